@@ -1,0 +1,67 @@
+# make quickstart   corpus -> one group alone -> two groups codistilling -> evaluation -> report
+# make test         checks and tests          make test-slow   the tests that take minutes
+# make check        ruff, mypy, pydoclint     make format      lets ruff rewrite what it can
+#
+# Nothing but Python >= 3.11 with venv, and make, is assumed. Every stage says so when its work is already done.
+
+PYTHON ?= python3
+VENV ?= .venv
+SEED ?= 1
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+QUICKSTART := runs/quickstart
+CORPUS := $(QUICKSTART)/corpus
+RUN := $(QUICKSTART)/seed_$(SEED)
+TRAIN := --gin_file=gin/quickstart.gin --gin_bindings="Experiment.seed = $(SEED)" \
+	--gin_bindings="Experiment.corpus_dir = '$(CORPUS)/tokens'"
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: quickstart test test-slow check format
+.DELETE_ON_ERROR:
+
+quickstart: $(VENV)/.installed
+	@echo "== 1/5 corpus: the documentation on this machine"
+	$(PY) -m tf_codistill.prepare_local_docs --output_dir=$(CORPUS) --gin_file=gin/corpus/local_docs_tiny.gin
+	@echo "== 2/5 one group alone"
+	$(PY) -m tf_codistill.launch --num_groups=1 --workdir=$(RUN)/alone $(TRAIN)
+	@echo "== 3/5 two groups codistilling"
+	$(PY) -m tf_codistill.launch --num_groups=2 --workdir=$(RUN)/codistillation $(TRAIN)
+	@echo "== 4/5 evaluation on held-out documents"
+	$(PY) -m tf_codistill.evaluate --runs=alone=$(RUN)/alone --runs=codistillation=$(RUN)/codistillation \
+		--output=$(RUN)/evaluation.json $(TRAIN)
+	@echo "== 5/5 report"
+	$(PY) -m tf_codistill.report --runs=alone=$(RUN)/alone --runs=codistillation=$(RUN)/codistillation \
+		--evaluation=$(RUN)/evaluation.json --output_dir=$(RUN)/report
+
+test: check
+	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pydoclint.main tf_codistill benchmarks
+
+format: $(VENV)/.installed-dev
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+$(PY):
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and \
+		f"error: $(PYTHON) is Python {v}; 3.11 or newer is needed, name one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp is younger than setup.py as long as what is installed is what setup.py asks for.
+$(VENV)/.installed: setup.py pyproject.toml | $(PY)
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: setup.py pyproject.toml | $(PY)
+	$(PIP) install --editable ".[test,dev]"
+	@touch $@ $(VENV)/.installed

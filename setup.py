@@ -1,0 +1,53 @@
+"""Installs the package `tf_codistill` and, as files of it, the configurations below ``gin/``.
+
+In a checkout gin files are found beside the package. A wheel carries them as ``tf_codistill/_files/gin/...``,
+never as a top-level ``gin``, which is the name of another project's package.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+GIN_PACKAGE = "tf_codistill._files.gin"
+
+REQUIREMENTS = [
+    "absl-py>=2.1,<3",
+    "fastwarc>=2.0,<3",
+    "gin-config>=0.5,<0.6",
+    "keras>=3.15,<3.16",
+    "matplotlib>=3.9,<4",
+    "numpy>=2.0,<3",
+    "pycld2>=0.42,<0.43",
+    "rich>=13.9,<16",
+    "sentencepiece>=0.2.1,<0.3",
+    "tensorboard>=2.20,<2.22",
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-text>=2.21.1,<2.22",
+]
+
+EXTRAS = {
+    "test": ["hypothesis>=6.130,<7", "pytest>=9.0,<10"],
+    "dev": ["mypy>=2.4,<2.5", "pydoclint>=0.12,<0.13", "ruff>=0.17,<0.18"],
+}
+
+setup(
+    name="tf_codistill",
+    version="0.1.0",
+    description="Codistillation: groups of workers that learn from each other's stale snapshots, in Keras",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["tf_codistill", "tf_codistill.*"]), GIN_PACKAGE],
+    package_dir={GIN_PACKAGE: "gin"},
+    package_data={GIN_PACKAGE: ["**/*.gin"], "tf_codistill": ["py.typed"]},
+    include_package_data=False,
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,314 @@
+"""The house: who may import whom, and how large things may grow.
+
+    6  programs          train evaluate launch report prepare_*
+    5  program
+    4  training/ evaluation launching reporting
+    3  checkpoints peers/
+    2  models/ corpus/ inputs/ recurrent_state distribution status learning_curves
+    1  losses schedules metrics tokens weights runs
+    0  shapes files
+
+A module imports from strictly lower floors or from its own package. The rules are functions of source text,
+so that each is also tried on a small house that breaks it.
+"""
+
+import ast
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+PACKAGE = "tf_codistill"
+ROOT = pathlib.Path(__file__).parents[1]
+
+FLOORS = (
+    ("shapes", "files"),
+    ("losses", "schedules", "metrics", "tokens", "weights", "runs"),
+    ("models", "corpus", "inputs", "recurrent_state", "distribution", "status", "learning_curves"),
+    ("checkpoints", "peers"),
+    ("training", "evaluation", "launching", "reporting"),
+    ("program",),
+    ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl"),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+PROGRAMS = FLOORS[-1]
+
+MODULE_LINES = 400
+PROGRAM_LINES = 79
+FUNCTION_LINES = 60
+USUAL_FUNCTION_LINES = 39
+USUAL_SHARE = 0.9
+
+House = Mapping[str, str]  # source by dotted module name below the package: {"peers.exchange": "..."}
+
+
+def read_house(root: pathlib.Path) -> House:
+    """The sources of the package; ``peers/__init__.py`` is the module ``peers``, its own is left out."""
+    house = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name:
+            house[name] = path.read_text(encoding="utf-8")
+    return house
+
+
+HOUSE = read_house(ROOT / PACKAGE)
+
+
+def imports(house: House, module: str) -> Iterator[tuple[int, str]]:
+    """Line and name below the package of what a module imports of the house, at its top or in a function."""
+    for node in ast.walk(ast.parse(house[module])):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(house, module, node)
+            targets = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for target in targets:
+            first, _, rest = target.partition(".")
+            while "." in rest and rest not in house:
+                rest = rest.rpartition(".")[0]
+            if first == PACKAGE and rest:
+                yield node.lineno, rest
+
+
+def _absolute(house: House, module: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    is_package = any(name.startswith(module + ".") for name in house)
+    parts = [PACKAGE, *module.split(".")]
+    base = parts[: len(parts) - node.level + is_package]
+    return ".".join([*base, node.module] if node.module else base)
+
+
+def homeless(house: House) -> list[str]:
+    return [f"{m} has no floor in FLOORS" for m in house if m.partition(".")[0] not in FLOOR_OF]
+
+
+def wrong_imports(house: House) -> list[str]:
+    """Imports of a floor that is not strictly lower, outside the module's own package."""
+    found = []
+    for module in house:
+        room = module.partition(".")[0]
+        for line, target in imports(house, module):
+            other = target.partition(".")[0]
+            if other != room and FLOOR_OF.get(other, 99) >= FLOOR_OF.get(room, -1):
+                floors = f"floor {FLOOR_OF.get(room)} imports floor {FLOOR_OF.get(other)}"
+                found.append(f"{module}, line {line}: import of {target} ({floors})")
+    return found
+
+
+def cycles(house: House) -> list[str]:
+    """Rings of modules that import each other, each told once, starting anywhere."""
+    found, done = [], set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        if module in trail:
+            found.append(" -> ".join([*trail[trail.index(module) :], module]))
+        elif module in house and module not in done:
+            for _, target in imports(house, module):
+                visit(target, (*trail, module))
+            done.add(module)
+
+    for module in house:
+        visit(module, ())
+    return found
+
+
+def functions(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def num_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def long_modules(house: House) -> list[str]:
+    lines = {module: len(source.splitlines()) for module, source in house.items()}
+    limit = {module: PROGRAM_LINES if module in PROGRAMS else MODULE_LINES for module in house}
+    return [f"{m} has {n} lines, at most {limit[m]}" for m, n in lines.items() if n > limit[m]]
+
+
+def long_functions(house: House) -> list[str]:
+    return [
+        f"{module}, line {node.lineno}: {node.name} has {num_lines(node)} lines, at most {FUNCTION_LINES}"
+        for module, source in house.items()
+        for node in functions(source)
+        if num_lines(node) > FUNCTION_LINES
+    ]
+
+
+def share_of_usual_functions(house: House) -> float:
+    sizes = [num_lines(node) for source in house.values() for node in functions(source)]
+    return sum(size <= USUAL_FUNCTION_LINES for size in sizes) / len(sizes)
+
+
+def public_definitions(source: str) -> Iterator[tuple[str, ast.AST]]:
+    """Name and node of the module, its public classes and functions, and their public methods."""
+    tree = ast.parse(source)
+    yield "module", tree
+    kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in tree.body:
+        if isinstance(node, kinds) and not node.name.startswith("_"):
+            yield node.name, node
+            for member in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(member, kinds) and not member.name.startswith("_"):
+                    yield f"{node.name}.{member.name}", member
+
+
+def undocumented(house: House) -> list[str]:
+    return [
+        f"{module}: {name} has no docstring"
+        for module, source in house.items()
+        for name, node in public_definitions(source)
+        if not ast.get_docstring(node)
+    ]
+
+
+def unannotated(house: House) -> list[str]:
+    found = []
+    for module, source in house.items():
+        for name, node in public_definitions(source):
+            members = node.body if isinstance(node, ast.ClassDef) else [node]
+            for function in members:
+                is_init = isinstance(function, ast.FunctionDef) and function.name == "__init__"
+                if (function is node or is_init) and isinstance(function, ast.FunctionDef):
+                    missing = _without_annotation(function)
+                    found += [f"{module}: {name}, {argument} has no annotation" for argument in missing]
+    return found
+
+
+def _without_annotation(function: ast.FunctionDef) -> list[str]:
+    a = function.args
+    arguments = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+    missing = [arg.arg for arg in arguments if not arg.annotation and arg.arg not in ("self", "cls")]
+    return missing + ([] if function.returns else ["return"])
+
+
+def bad_names(house: House) -> list[str]:
+    last = {module: module.rpartition(".")[2] for module in house}
+    taken = {"utils", "util", "helpers", "common", "misc"} | set(sys.stdlib_module_names)
+    return [f"{module}: a module cannot be called {name}" for module, name in last.items() if name in taken]
+
+
+def asserts(house: House) -> list[str]:
+    return [
+        f"{module}, line {node.lineno}: assert in library code; raise ValueError"
+        for module, source in house.items()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assert)
+    ]
+
+
+def configurable_programs(house: House) -> list[str]:
+    """Programs with a gin configurable of their own: run with ``-m`` it would be registered twice."""
+    return [
+        f"{module}, line {node.lineno}: {node.attr} in a program"
+        for module, source in house.items()
+        if module in PROGRAMS
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and node.attr in ("configurable", "register")
+    ]
+
+
+RULES = {
+    rule.__name__: rule
+    for rule in (
+        homeless,
+        wrong_imports,
+        cycles,
+        long_modules,
+        long_functions,
+        undocumented,
+        unannotated,
+        bad_names,
+        asserts,
+        configurable_programs,
+    )
+}
+
+DOC = '"""Doc."""\n'
+BROKEN = {
+    "homeless": {"attic": DOC},
+    "wrong_imports": {"losses": DOC + "def f() -> None:\n    'Doc.'\n    from tf_codistill import metrics\n"},
+    "cycles": {"peers": DOC, "peers.a": DOC + "from . import b\n", "peers.b": DOC + "from .a import x\n"},
+    "long_modules": {"train": DOC + "x = 1\n" * 79},
+    "long_functions": {"files": DOC + "def _f():\n" + "    x = 1\n" * 60},
+    "undocumented": {"files": DOC + "class A:\n    'Doc.'\n    def f(self) -> None: ...\n"},
+    "unannotated": {"files": DOC + "class A:\n    'Doc.'\n    def __init__(self, x) -> None: ...\n"},
+    "bad_names": {"corpus.queue": DOC},
+    "asserts": {"files": DOC + "assert True\n"},
+    "configurable_programs": {"train": DOC + "import gin\n@gin.configurable\ndef _f(): ...\n"},
+}
+EXAMPLE = {
+    "files": DOC,
+    "runs": DOC + "from tf_codistill import files\n",
+    "peers": DOC,
+    "peers.topology": DOC,
+    "peers.exchange": DOC + "import tf_codistill.files\nfrom tf_codistill.peers import topology\n",
+    "training": DOC,
+    "training.experiment": DOC + "from tf_codistill.peers.exchange import read\nimport os\n",
+    "train": DOC + "from tf_codistill import program, runs\nfrom tf_codistill.training import experiment\n",
+    "program": DOC + "def run(main: int, *, secs: float) -> None:\n    'Doc.'\n",
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_house_keeps_the_rule(rule):
+    assert not RULES[rule](HOUSE), "\n".join(RULES[rule](HOUSE))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_house_that_breaks_the_rule_is_found(rule):
+    assert len(RULES[rule](BROKEN[rule])) == 1
+    assert RULES[rule](EXAMPLE) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "told"),
+    [
+        (
+            "peers.exchange",
+            "from tf_codistill.training import callbacks",
+            "import of training (floor 3 imports",
+        ),
+        ("corpus.wet", "import tf_codistill.inputs.language", "import of inputs (floor 2 imports floor 2)"),
+        ("models.cell", "from ..program import run", "import of program (floor 2 imports floor 5)"),
+    ],
+)
+def test_offending_imports_are_told(module, source, told):
+    rooms = {"training": DOC, "inputs": DOC, "program": DOC, module.partition(".")[0]: DOC}
+    (found,) = wrong_imports({**rooms, module: source})
+    assert found.startswith(f"{module}, line 1: {told}")
+
+
+def test_most_functions_are_short():
+    share = share_of_usual_functions(HOUSE)
+    assert share >= USUAL_SHARE, f"{share:.0%} of the functions have less than 40 lines"
+    assert share_of_usual_functions({"files": "def f():\n" + "    x = 1\n" * 39}) == 0
+
+
+def test_gin_is_no_package():
+    """A module below gin/ would shadow the package gin for whoever runs from the repository."""
+    assert not list((ROOT / "gin").rglob("*.py"))
+
+
+def test_every_test_folder_is_a_package():
+    folders = {path.parent for path in (ROOT / "tests").rglob("*_test.py")}
+    assert not [str(folder) for folder in folders if not (folder / "__init__.py").exists()]
+
+
+def test_importing_the_package_is_cheap():
+    loaded = (
+        "import sys, tf_codistill; print(sorted({'tensorflow', 'keras', 'absl.flags'} & sys.modules.keys()))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert output.stdout.strip() == "[]"

@@ -1,0 +1,242 @@
+"""The pipeline: counts add up, the same input gives the same bytes, nothing half-made is taken for whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gin
+import numpy as np
+import pytest
+
+from tf_codistill import files, tokens
+from tf_codistill.corpus import pipeline
+from tf_codistill.corpus.pipeline import CorpusSettings, prepare
+from tf_codistill.corpus.wet import WetWriter
+from tf_codistill.corpus.word_pieces import WordPieces
+
+SETTINGS = CorpusSettings(num_pieces=150, num_shards=3, validation_share=0.2)
+NUM_GOOD = 60
+WORDS = "the quick brown fox jumps over lazy dogs while many small birds sing old songs about rain".split()
+
+
+def page_text(number: int) -> str:
+    rng = random.Random(number)
+    sentences = [" ".join(rng.choices(WORDS, k=8)).capitalize() + "." for _ in range(12)]
+    return f"Home\nPage {number} tells this. " + " ".join(sentences[:6]) + "\n" + " ".join(sentences[6:])
+
+
+@pytest.fixture
+def wet_files(tmp_path: Path) -> list[str]:
+    paths = [str(tmp_path / f"crawl-{index}.warc.wet.gz") for index in range(2)]
+    for index, path in enumerate(paths):
+        with WetWriter(path, description="pages of a test") as writer:
+            for number in range(index, NUM_GOOD, 2):
+                writer.write(f"https://example.org/{number}", page_text(number), "eng")
+            writer.write(f"https://example.org/foreign/{index}", page_text(0), "deu")
+            writer.write(f"https://example.org/links/{index}", "Home\nNext\nContact 3\n" * 20, "eng")
+            writer.write(f"https://example.org/short/{index}", "One short sentence.", "eng")
+    return paths
+
+
+def documents(directory: str, split: str) -> list[str]:
+    corpus = tokens.open_corpus(directory, verify_contents=True)
+    pieces = WordPieces(corpus.tokenizer_path)
+    part = corpus.split(split)
+    spans = zip(part.starts[:-1], part.starts[1:], strict=True)
+    return [pieces.decode(part.gather(np.arange(start, end))) for start, end in spans]
+
+
+def contents(directory: str) -> dict[str, bytes]:
+    return {name: Path(directory, name).read_bytes() for name in os.listdir(directory)}
+
+
+def test_every_good_page_is_in_one_split_word_for_word(tmp_path: Path, wet_files: list[str]) -> None:
+    output_dir = str(tmp_path / "corpus")
+    mark = prepare(wet_files, output_dir, SETTINGS)
+    train, validation = documents(output_dir, "train"), documents(output_dir, "validation")
+    expected = [page_text(number).removeprefix("Home\n") for number in range(NUM_GOOD)]
+    assert sorted(train + validation) == sorted(expected)
+    assert 0 < len(validation) < NUM_GOOD / 2
+    assert mark["vocabulary_size"] == 150 + tokens.NUM_SPECIAL
+    assert len(mark["splits"]["train"]["shards"]) == 3
+    assert mark["splits"]["train"]["num_documents"] == len(train)
+
+
+def test_counts_add_up(tmp_path: Path, wet_files: list[str]) -> None:
+    mark = prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    dropped = {"link_list": 2, "no_long_paragraphs": 2, "other_language": 2}
+    assert mark["counts"] == {"read": NUM_GOOD + 6, "kept": NUM_GOOD, "dropped": dropped}
+    assert "other_language" in pipeline.summary(mark, "corpus")
+
+
+def test_budget_of_tokens_is_kept_and_counted(tmp_path: Path, wet_files: list[str]) -> None:
+    settings = dataclasses.replace(SETTINGS, max_tokens=3000, max_validation_tokens=800)
+    mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
+    counts = mark["counts"]
+    assert 2500 < mark["splits"]["train"]["num_tokens"] <= 3000
+    assert 300 < mark["splits"]["validation"]["num_tokens"] <= 800
+    assert counts["dropped"]["over_max_tokens"] > 0
+    assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
+
+
+def test_held_out_pages_stay_held_out_under_another_budget(tmp_path: Path, wet_files: list[str]) -> None:
+    prepare(wet_files, str(tmp_path / "all"), SETTINGS)
+    prepare(wet_files, str(tmp_path / "some"), dataclasses.replace(SETTINGS, max_tokens=3000))
+    assert documents(str(tmp_path / "some"), "validation") == documents(str(tmp_path / "all"), "validation")
+    assert set(documents(str(tmp_path / "some"), "train")) < set(documents(str(tmp_path / "all"), "train"))
+
+
+def test_same_input_gives_same_bytes_in_any_order(tmp_path: Path, wet_files: list[str]) -> None:
+    prepare(wet_files, str(tmp_path / "first"), SETTINGS)
+    prepare(wet_files[::-1], str(tmp_path / "second"), SETTINGS)
+    assert contents(str(tmp_path / "first")) == contents(str(tmp_path / "second"))
+
+
+def test_second_run_returns_what_is_there(tmp_path: Path, wet_files: list[str]) -> None:
+    output_dir = str(tmp_path / "corpus")
+    first = prepare(wet_files, output_dir, SETTINGS)
+    times = {name: os.stat(os.path.join(output_dir, name)).st_mtime_ns for name in os.listdir(output_dir)}
+    assert prepare(wet_files, output_dir, SETTINGS) == first
+    assert times == {
+        name: os.stat(os.path.join(output_dir, name)).st_mtime_ns for name in os.listdir(output_dir)
+    }
+
+
+def test_other_settings_are_not_mistaken_for_the_same(tmp_path: Path, wet_files: list[str]) -> None:
+    output_dir = str(tmp_path / "corpus")
+    prepare(wet_files, output_dir, SETTINGS)
+    with pytest.raises(ValueError, match="prepared with num_pieces = 150, now it is 160"):
+        prepare(wet_files, output_dir, dataclasses.replace(SETTINGS, num_pieces=160))
+    with pytest.raises(ValueError, match="prepared with wet_files"):
+        prepare(wet_files[:1], output_dir, SETTINGS)
+
+
+def test_run_that_was_stopped_is_done_again(
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output_dir, whole_dir = str(tmp_path / "corpus"), str(tmp_path / "whole")
+    prepare(wet_files, whole_dir, SETTINGS)
+
+    def stop(writer: tokens.ShardWriter, document: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tokens.ShardWriter, "add", stop)
+        prepare(wet_files, output_dir, SETTINGS)
+    with pytest.raises(ValueError, match="not finished"):
+        tokens.open_corpus(output_dir)
+    Path(output_dir, "train-00000-of-00009.tokens").write_bytes(b"left over")
+    prepare(wet_files, output_dir, SETTINGS)
+    assert contents(output_dir) == contents(whole_dir)
+
+
+def test_damaged_file_stops_before_anything_is_written(tmp_path: Path, wet_files: list[str]) -> None:
+    content = Path(wet_files[1]).read_bytes()
+    Path(wet_files[1]).write_bytes(content[:-50])
+    with pytest.raises(ValueError, match=r"crawl-1\.warc\.wet\.gz.*truncated"):
+        prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    assert os.listdir(tmp_path / "corpus") == []
+
+
+def test_damaged_record_is_counted(tmp_path: Path, wet_files: list[str]) -> None:
+    body = page_text(5).encode()
+    path = tmp_path / "damaged.warc.wet"
+    path.write_bytes(
+        b"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: https://example.org/x\r\n"
+        b"WARC-Block-Digest: sha1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\n"
+        b"Content-Length: %d\r\n\r\n%b\r\n\r\n" % (len(body), body)
+    )
+    mark = prepare([*wet_files, str(path)], str(tmp_path / "corpus"), SETTINGS)
+    assert mark["counts"]["dropped"]["damaged_record"] == 1
+    assert mark["counts"]["kept"] == NUM_GOOD
+
+
+def test_directory_with_other_things_is_left_alone(tmp_path: Path, wet_files: list[str]) -> None:
+    output_dir = tmp_path / "thesis"
+    output_dir.mkdir()
+    (output_dir / "chapter_1.tex").write_text("years of work")
+    (output_dir / "notes.model").write_text("more work")
+    with pytest.raises(ValueError, match=r"chapter_1\.tex"):
+        prepare(wet_files, str(output_dir), SETTINGS)
+    assert sorted(os.listdir(output_dir)) == ["chapter_1.tex", "notes.model"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation_share": 0.0}, "validation_share is 0.0"),
+        ({"validation_share": 1.0}, "validation_share is 1.0"),
+        ({"num_shards": 0}, "num_shards is 0"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"num_pieces": -1}, "num_pieces is -1"),
+    ],
+)
+def test_settings_without_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SETTINGS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"validation_share": 1e-9}, "validation split would be empty"),
+        ({"max_tokens": 5}, "train split would be empty.*more than the 5"),
+        ({"filters": (lambda document: "nothing_pleases",)}, "nothing_pleases.*66"),
+        ({"num_pieces": 20_000}, "num_pieces = 20000"),
+    ],
+)
+def test_corpus_without_text_is_told(
+    tmp_path: Path, wet_files: list[str], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        prepare(wet_files, str(tmp_path / "corpus"), dataclasses.replace(SETTINGS, **changes))
+    assert files.read_mark(str(tmp_path / "corpus")) is None
+
+
+def test_missing_files_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no WET file"):
+        prepare([], str(tmp_path / "corpus"), SETTINGS)
+    with pytest.raises(FileNotFoundError, match=r"absent\.warc\.wet\.gz"):
+        prepare([str(tmp_path / "absent.warc.wet.gz")], str(tmp_path / "corpus"), SETTINGS)
+
+
+def test_gin_reaches_settings_and_filters() -> None:
+    gin.parse_config("CorpusSettings.num_pieces = 77\nEnglish.min_percent = 55")
+    try:
+        settings = CorpusSettings()
+    finally:
+        gin.clear_config()
+    assert settings.num_pieces == 77
+    assert "English(min_percent=55)" in map(repr, settings.filters)
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"tf_codistill.{program}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_program_prepares_then_finds_it_done_then_tells_of_a_damaged_file(
+    tmp_path: Path, wet_files: list[str]
+) -> None:
+    arguments = [
+        f"--wet_files={tmp_path}/crawl-*.warc.wet.gz",
+        "--gin_file=gin/corpus/common_crawl.gin",
+        "--gin_bindings=CorpusSettings.num_pieces = 150",
+    ]
+    done = run("prepare_common_crawl", f"--output_dir={tmp_path}/corpus", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert f"kept{NUM_GOOD:>42}" in done.stdout
+    again = run("prepare_common_crawl", f"--output_dir={tmp_path}/corpus", *arguments)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert "prepared already" in again.stderr
+    Path(wet_files[0]).write_bytes(b"")
+    failed = run("prepare_common_crawl", f"--output_dir={tmp_path}/other", *arguments)
+    assert failed.returncode == 1
+    assert failed.stderr.strip().splitlines()[-1].startswith("error: WET file")
+    assert "is empty" in failed.stderr

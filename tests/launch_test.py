@@ -1,0 +1,56 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+from tf_codistill import runs
+
+ROOT = pathlib.Path(__file__).parents[1]
+EXPERIMENT = (
+    "--gin_bindings=Experiment.num_steps = 100",
+    "--gin_bindings=Experiment.checkpoint_every_steps = 100",
+    "--gin_bindings=Experiment.corpus_dir = '/nowhere'",
+    "--gin_bindings=Experiment.optimizer = None",
+)
+
+
+def _launch(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "tf_codistill.launch", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _finish(workdir, num_steps):
+    os.makedirs(runs.group_dir(workdir, 0))
+    runs.append_metrics(runs.metrics_path(workdir, 0), "start", 0, num_steps=num_steps)
+    runs.append_metrics(runs.metrics_path(workdir, 0), "end", num_steps)
+
+
+def test_unknown_binding_is_told_before_a_worker_starts(tmp_path):
+    ended = _launch(f"--workdir={tmp_path / 'run'}", "--gin_bindings=Experiment.num_stepz = 1")
+    assert ended.returncode == 1
+    last = ended.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: gin: ")
+    assert "num_stepz" in last
+    assert not (tmp_path / "run").exists()
+
+
+def test_finished_run_is_left_alone(tmp_path):
+    _finish(str(tmp_path), 100)
+    ended = _launch(f"--workdir={tmp_path}", "--num_groups=1", *EXPERIMENT)
+    assert ended.returncode == 0, ended.stderr
+    assert "finished, 1 x 100 steps" in ended.stdout
+
+
+def test_workers_get_the_flags_and_their_failure_is_told(tmp_path):
+    _finish(str(tmp_path), 50)
+    ended = _launch(f"--workdir={tmp_path}", "--num_groups=1", *EXPERIMENT)
+    assert ended.returncode == 1
+    assert "error: worker 0 of group 0 failed with exit status 1" in ended.stderr
+    command = (tmp_path / "group_0" / "worker_0.log").read_text().splitlines()[0]
+    assert f"-m tf_codistill.train --workdir={tmp_path} --group=0 --num_groups=1" in command
+    assert command.count("--gin_bindings") == len(EXPERIMENT)

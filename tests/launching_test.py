@@ -1,0 +1,275 @@
+"""Small children stand in for training: they say who they are and do as they are told."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from tf_codistill import launching, runs
+
+CHILD = """
+    import json, os, signal, sys, time
+    config = json.loads(os.environ.get("TF_CONFIG", "{}"))
+    index = config.get("task", {}).get("index", 0)
+    group = int(sys.argv[1])
+    def leave(name, text=""):
+        path = os.path.join(sys.argv[2], f"{name}_{group}_{index}")
+        with open(path + ".partial", "w") as file:
+            file.write(text)
+        os.rename(path + ".partial", path)
+    def on_interrupt(number, frame):
+        leave("interrupted")
+        sys.exit(0)
+    signal.signal(signal.SIGINT, on_interrupt)
+    print(f"hello from {group} {index}")
+    leave("pid", str(os.getpid()))
+"""
+
+
+@pytest.fixture(name="launch")
+def fixture_launch(tmp_path):
+    """Launches children that run CHILD and then the given lines; returns what was printed."""
+    output = io.StringIO()
+
+    def launch(body="", num_groups=2, workers_per_group=1, **kwargs):
+        script = textwrap.dedent(CHILD) + textwrap.dedent(body)
+
+        def command(group):
+            return [sys.executable, "-c", script, str(group), str(tmp_path)]
+
+        kwargs = {"command": command, "grace_secs": 5.0, "stream": output, **kwargs}
+        launching.launch(
+            str(tmp_path / "run"), num_groups=num_groups, workers_per_group=workers_per_group, **kwargs
+        )
+        return output.getvalue()
+
+    return launch
+
+
+def _wait_for(*paths):
+    deadline = time.monotonic() + 20
+    while not all(path.exists() for path in paths):
+        assert time.monotonic() < deadline, f"waited in vain for {paths}"
+        time.sleep(0.02)
+
+
+def _assert_gone(*pid_files):
+    for path in pid_files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
+
+
+def test_every_worker_runs_and_logs_to_its_file(launch, tmp_path):
+    printed = launch(num_groups=2, workers_per_group=2)
+    for group in range(2):
+        for worker in range(2):
+            with open(runs.log_path(str(tmp_path / "run"), group, worker), encoding="utf-8") as log:
+                command, hello = log.read().strip().rsplit("\n", 1)
+            assert hello == f"hello from {group} {worker}"
+            assert command.startswith("$ ")
+    assert "2 groups of 2 workers" in printed
+    assert "done after" in printed
+
+
+def test_workers_of_a_group_share_tf_config_and_groups_do_not(launch, tmp_path):
+    launch("leave('config', os.environ['TF_CONFIG'])", num_groups=2, workers_per_group=2)
+    configs = {
+        (group, worker): json.loads((tmp_path / f"config_{group}_{worker}").read_text())
+        for group in range(2)
+        for worker in range(2)
+    }
+    addresses = [configs[group, 0]["cluster"]["worker"] for group in range(2)]
+    assert all(configs[group, 1]["cluster"]["worker"] == addresses[group] for group in range(2))
+    assert len({*addresses[0], *addresses[1]}) == 4
+    assert [configs[key]["task"] for key in sorted(configs)] == 2 * [
+        {"type": "worker", "index": 0},
+        {"type": "worker", "index": 1},
+    ]
+
+
+def test_a_group_of_one_worker_has_no_tf_config_and_gets_all_cores(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"task": {"index": 7}}))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    launch("leave('env', json.dumps(dict(os.environ)))", num_groups=1)
+    environment = json.loads((tmp_path / "env_0_0").read_text())
+    assert "TF_CONFIG" not in environment
+    cores = str(len(os.sched_getaffinity(0)))
+    assert environment["OMP_NUM_THREADS"] == environment["TF_NUM_INTRAOP_THREADS"] == cores
+
+
+def test_cores_are_shared_out_but_never_below_one(launch, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    launch("leave('threads', os.environ['OMP_NUM_THREADS'])", num_groups=2)
+    assert (tmp_path / "threads_1_0").read_text() == "4"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    launch("leave('threads', os.environ['OMP_NUM_THREADS'])", num_groups=2)
+    assert (tmp_path / "threads_1_0").read_text() == "1"
+
+
+def test_threads_that_the_user_chose_are_kept(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    launch("leave('threads', os.environ['OMP_NUM_THREADS'])")
+    assert (tmp_path / "threads_0_0").read_text() == "3"
+
+
+def test_ports_follow_base_port(launch, tmp_path):
+    base_port = 20000 + os.getpid() % 10000  # below the ports that the system gives to anybody
+    launch("leave('config', os.environ['TF_CONFIG'])", workers_per_group=2, base_port=base_port)
+    config = json.loads((tmp_path / "config_1_0").read_text())
+    assert config["cluster"]["worker"] == [f"127.0.0.1:{base_port + 2}", f"127.0.0.1:{base_port + 3}"]
+
+
+def test_port_in_use_is_told_before_anything_starts(launch, tmp_path):
+    with contextlib.closing(socket.socket()) as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port {port} is in use .*--base_port"):
+            launch(num_groups=1, workers_per_group=2, base_port=port - 1)
+    assert not list(tmp_path.glob("pid_*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_groups": 0}, "num_groups is 0; expected 1 or more"),
+        ({"workers_per_group": -1}, "workers_per_group is -1"),
+        ({"workers_per_group": 2, "base_port": 80}, "base_port is 80; expected 1024 to 65532"),
+        ({"workers_per_group": 2, "base_port": 65535}, "base_port is 65535"),
+    ],
+)
+def test_arguments_are_checked(launch, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        launch(**arguments)
+
+
+def test_workdir_that_cannot_be_written_to(launch, tmp_path):
+    (tmp_path / "run").write_text("a file in the way")
+    with pytest.raises(
+        ValueError, match=r"workdir '.*run' cannot be written to \(Not a directory.*permissions"
+    ):
+        launch()
+    assert not list(tmp_path.glob("pid_*"))
+
+
+def test_failing_worker_stops_the_others_and_shows_its_log(launch, tmp_path):
+    body = """
+        while group == 1 and not os.path.exists(os.path.join(sys.argv[2], "pid_0_0")):
+            time.sleep(0.02)
+        if group == 1:
+            print("error: the corpus is missing; prepare it")
+            sys.exit(3)
+        time.sleep(60)
+    """
+    started = time.monotonic()
+    with pytest.raises(ChildProcessError) as failure:
+        launch(body)
+    assert time.monotonic() - started < 20
+    lines = str(failure.value).splitlines()
+    assert lines[0].startswith("worker 0 of group 1 failed with exit status 3; ")
+    assert lines[-1].strip() == "error: the corpus is missing; prepare it"
+    assert (tmp_path / "interrupted_0_0").exists()
+    _assert_gone(tmp_path / "pid_0_0", tmp_path / "pid_1_0")
+
+
+def test_killed_worker_is_named_with_its_signal(launch):
+    body = """
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+    """
+    with pytest.raises(ChildProcessError, match="worker 1 of group 0 was killed by SIGKILL"):
+        launch(body, num_groups=1, workers_per_group=2)
+
+
+def test_stubborn_workers_are_killed_with_their_children(launch, tmp_path):
+    body = """
+        if group == 1:
+            while not os.path.exists(os.path.join(sys.argv[2], "grandchild_0_0")):
+                time.sleep(0.02)
+            sys.exit(1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        import subprocess
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        leave("grandchild", str(child.pid))
+        time.sleep(60)
+    """
+    with pytest.raises(ChildProcessError):
+        launch(body, grace_secs=0.3)
+    _assert_gone(tmp_path / "pid_0_0")
+    grandchild = int((tmp_path / "grandchild_0_0").read_text())
+    deadline = time.monotonic() + 5
+    while _is_alive(grandchild) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _is_alive(grandchild)
+
+
+def _is_alive(pid):
+    """Whether a process runs; one that is dead but has no parent to collect it does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+LAUNCHER = """
+    import sys
+    from tf_codistill import launching, program
+    script, folder = sys.argv[1:3]
+    command = lambda group: [sys.executable, "-c", script, str(group), folder]
+    del sys.argv[1:]
+    program.run(lambda: launching.launch(folder + "/run", num_groups=2, workers_per_group=2, command=command))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_signals_stop_every_worker(tmp_path, sent, status):
+    script = textwrap.dedent(CHILD) + "time.sleep(60)\n"
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(LAUNCHER), script, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    names = [f"{group}_{worker}" for group in range(2) for worker in range(2)]
+    _wait_for(*(tmp_path / f"pid_{name}" for name in names))
+    launcher.send_signal(sent)
+    output, _ = launcher.communicate(timeout=20)
+    assert launcher.returncode == status
+    assert "Traceback" not in output
+    assert all((tmp_path / f"interrupted_{name}").exists() for name in names)
+    _assert_gone(*(tmp_path / f"pid_{name}" for name in names))
+
+
+def _finish(workdir, num_groups, num_steps):
+    for group in range(num_groups):
+        os.makedirs(runs.group_dir(workdir, group), exist_ok=True)
+        path = runs.metrics_path(workdir, group)
+        runs.append_metrics(path, "start", 0, num_steps=num_steps)
+        runs.append_metrics(path, "end", num_steps, elapsed_secs=1.0)
+
+
+def test_finished_run_is_not_started_again(launch, tmp_path):
+    _finish(str(tmp_path / "run"), 2, 20)
+    assert "finished, 2 x 20 steps" in launch("sys.exit(1)")
+    assert not list(tmp_path.glob("pid_*"))
+
+
+def test_finished_run_goes_on_when_more_steps_are_asked_for(launch, tmp_path):
+    _finish(str(tmp_path / "run"), 2, 20)
+    launch(num_steps=30)
+    assert (tmp_path / "pid_1_0").exists()

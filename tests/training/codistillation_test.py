@@ -1,0 +1,211 @@
+"""CodistillationModel against Algorithm 1 in NumPy, and what Keras users may rely on."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_codistill import losses, recurrent_state, schedules
+from tf_codistill.peers.exchange import Snapshot
+from tf_codistill.training.codistillation import CodistillationModel
+from tf_codistill.training.peer_exchange import PeerExchange
+
+NUM_FEATURES, NUM_CLASSES, BATCH = 5, 4, 8
+
+
+def regression() -> keras.Model:
+    return keras.Sequential([keras.Input((NUM_FEATURES,)), keras.layers.Dense(NUM_CLASSES)])
+
+
+def compiled(num_teachers: int, weight: object, rate: float = 0.5, **options: object) -> CodistillationModel:
+    model = CodistillationModel(regression, num_teachers, distillation_weight=weight)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(rate), loss, jit_compile=options.pop("jit_compile", False), **options)
+    return model
+
+
+def examples(seed: int, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(num_steps * BATCH, NUM_FEATURES)).astype("float32")
+    return x, rng.integers(0, NUM_CLASSES, num_steps * BATCH).astype("int32")
+
+
+def batches(x: np.ndarray, y: np.ndarray) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH, drop_remainder=True)
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def algorithm_1(
+    start: list[list[np.ndarray]], data: list[tuple[np.ndarray, np.ndarray]], burn_in: int, every: int, steps: int
+) -> list[list[np.ndarray]]:
+    """Anil et al. 2018, Algorithm 1, for softmax regression; groups take turns of `every` steps."""
+    theta = [[a.astype("float64") for a in arrays] for arrays in start]
+    published: list[list[np.ndarray] | None] = [None] * len(theta)
+    for first in range(0, steps, every):
+        for i, (kernel, bias) in enumerate(theta):
+            teachers = [p for j, p in enumerate(published) if j != i and p is not None]
+            for step in range(first, first + every):
+                x, y = (part[step * BATCH : (step + 1) * BATCH] for part in data[i])
+                p = softmax(x @ kernel + bias)
+                d_logits = p - np.eye(NUM_CLASSES)[y]
+                if step >= burn_in and teachers:
+                    q = np.mean([softmax(x @ k + b) for k, b in teachers], axis=0)
+                    d_logits += p - q
+                kernel -= 0.5 * x.T @ d_logits / BATCH
+                bias -= 0.5 * d_logits.mean(0)
+            published[i] = [kernel.copy(), bias.copy()]
+    return theta
+
+
+@pytest.mark.parametrize("num_groups", [2, 3])
+def test_weights_equal_algorithm_1(num_groups: int, tmp_path) -> None:
+    burn_in, every, steps = 10, 5, 30
+    models = [compiled(num_groups - 1, schedules.BurnIn(burn_in)) for _ in range(num_groups)]
+    start = [[np.array(w) for w in model.student.get_weights()] for model in models]
+    data = [examples(group, steps) for group in range(num_groups)]
+    for first in range(0, steps, every):
+        for group, model in enumerate(models):
+            x, y = (part[first * BATCH : (first + every) * BATCH] for part in data[group])
+            callback = PeerExchange(str(tmp_path), group, num_groups, every_steps=every)
+            model.fit(batches(x, y), verbose=0, callbacks=[callback])
+    expected = algorithm_1(start, data, burn_in, every, steps)
+    for model, arrays in zip(models, expected, strict=True):
+        for weight, array in zip(model.student.get_weights(), arrays, strict=True):
+            np.testing.assert_allclose(weight, array, atol=1e-5)
+
+
+def test_logs_keep_the_parts_apart(tmp_path) -> None:
+    model = compiled(1, schedules.BurnIn(steps=2, weight=0.5), rate=0.0)
+    x, y = examples(0, 4)
+    teacher = regression()
+    model.build_for_data(batches(x, y).element_spec)
+    model.teachers.refresh(0, Snapshot(1, 0, 0.0, teacher.get_weights(), [], 0), carrying=False)
+    logs = model.fit(batches(x, y), verbose=0).history
+    task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, model.student(x))
+    late = x[2 * BATCH :]
+    psi = losses.SoftCrossEntropy()(tf.nn.softmax(teacher(late)), model.student(late))
+    agree = np.mean(np.argmax(teacher(late), -1) == np.argmax(model.student(late), -1))
+    assert logs["task_loss"][0] == pytest.approx(float(task), rel=1e-5)
+    assert logs["distillation_loss"][0] == pytest.approx(float(psi), rel=1e-5)
+    assert logs["distillation_weight"][0] == pytest.approx(0.25)
+    assert logs["teacher_agreement"][0] == pytest.approx(agree)
+    assert logs["staleness_steps"][0] == pytest.approx(3.5)
+    assert logs["loss"][0] == pytest.approx(float(task) + 0.25 * float(psi), rel=1e-4)
+
+
+def test_a_teacher_without_a_snapshot_has_no_say() -> None:
+    x, y = examples(0, 6)
+    models = [compiled(0, 1.0), compiled(2, 1.0), compiled(1, 1.0), compiled(2, 1.0)]
+    for model in models:
+        model.student.set_weights(models[0].student.get_weights())
+        model.build_for_data(batches(x, y).element_spec)
+    peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
+    models[2].teachers.refresh(0, peer, carrying=False)
+    models[3].teachers.refresh(1, peer, carrying=False)
+    alone, unheard, one_of_one, one_of_two = (
+        model.fit(batches(x, y), verbose=0, shuffle=False) and model.student.get_weights()[0] for model in models
+    )
+    np.testing.assert_array_equal(unheard, alone)
+    np.testing.assert_allclose(one_of_two, one_of_one, atol=1e-6)
+    assert np.abs(one_of_one - alone).max() > 1e-3
+
+
+def test_teachers_are_invisible_to_keras(tmp_path) -> None:
+    model = compiled(2, 1.0)
+    assert len(model.weights) == len(model.student.weights) == 2
+    assert model.count_params() == model.student.count_params()
+    path = str(tmp_path / "model.keras")
+    model.student.save(path)
+    x, _ = examples(0, 1)
+    np.testing.assert_array_equal(keras.saving.load_model(path)(x), model.student(x))
+
+
+def test_evaluate_and_predict_are_the_students() -> None:
+    model = compiled(1, 1.0, metrics=["accuracy"])
+    x, y = examples(0, 3)
+    results = model.evaluate(batches(x, y), return_dict=True, verbose=0)
+    expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, model.student(x))
+    assert set(results) == {"loss", "accuracy"}
+    assert results["loss"] == pytest.approx(float(expected), rel=1e-5)
+    np.testing.assert_allclose(model.predict(x, verbose=0), model.student(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 3}])
+def test_every_way_to_run_a_step_gives_the_same_weights(options: dict[str, object]) -> None:
+    x, y = examples(0, 6)
+    peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
+    plain, other = compiled(1, 1.0), compiled(1, 1.0, **options)
+    other.student.set_weights(plain.student.get_weights())
+    for model in (plain, other):
+        model.build_for_data(batches(x, y).element_spec)
+        model.teachers.refresh(0, peer, carrying=False)
+        model.fit(batches(x, y), verbose=0, shuffle=False)
+        assert model.step() == 6
+    np.testing.assert_allclose(plain.student.get_weights()[0], other.student.get_weights()[0], atol=1e-6)
+
+
+def test_a_model_without_logits_head_built_by_its_first_batch(tmp_path) -> None:
+    class Subclassed(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = keras.layers.Dense(NUM_CLASSES)
+
+        def call(self, features):
+            return self.head(features)
+
+    model = CodistillationModel(Subclassed, 1)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=2)
+    model.fit(batches(*examples(0, 4)), verbose=0, callbacks=[exchange])
+    assert exchange.published_bytes > 0
+    assert model.teachers.models[0].built
+
+
+def lstm() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input(batch_shape=(BATCH, 3, NUM_FEATURES)),
+            keras.layers.LSTM(6, stateful=True),
+            keras.layers.Dense(NUM_CLASSES),
+        ]
+    )
+
+
+def test_validation_within_fit_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4 * BATCH, 3, NUM_FEATURES)).astype("float32")
+    y = rng.integers(0, NUM_CLASSES, 4 * BATCH)
+    results = []
+    for validation in (None, batches(x[::-1].copy(), y)):
+        keras.utils.set_random_seed(1)
+        model = CodistillationModel(lstm, 0)
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(batches(x, y), epochs=3, shuffle=False, verbose=0, validation_data=validation)
+        results.append([*model.student.get_weights(), *recurrent_state.values(recurrent_state.variables(model.student))])
+    for without, with_validation in zip(*results, strict=True):
+        np.testing.assert_array_equal(without, with_validation)
+
+
+def test_validation_starts_from_the_lanes_state() -> None:
+    model = CodistillationModel(lstm, 0)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = np.random.default_rng(0).normal(size=(BATCH, 3, NUM_FEATURES)).astype("float32")
+    from_zero = model.predict(x, batch_size=BATCH, verbose=0)
+    carried = [np.full((BATCH, 6), 0.3, "float32")] * 2
+    recurrent_state.assign(recurrent_state.variables(model.student), carried)
+    from_carried = model.predict(x, batch_size=BATCH, verbose=0)
+    assert np.abs(from_carried - from_zero).max() > 1e-3
+    np.testing.assert_array_equal(recurrent_state.values(recurrent_state.variables(model.student)), carried)
+    np.testing.assert_allclose(from_carried, model.student(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan")])
+def test_a_bad_weight_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=str(weight)):
+        CodistillationModel(regression, 1, distillation_weight=weight)

@@ -1,0 +1,69 @@
+"""Codistillation for TensorFlow and Keras (Anil et al., ICLR 2018).
+
+n copies of a model train at the same time, each in its own group of workers; each adds to its loss a term that pulls
+it towards the average prediction of stale copies of the others:
+
+    with strategy.scope():
+        model = tf_codistill.CodistillationModel(
+            model_fn,                                   # () -> keras.Model, for the student and each teacher
+            num_teachers=1,
+            distillation_loss=tf_codistill.losses.SoftCrossEntropy(),
+            distillation_weight=tf_codistill.schedules.BurnIn(steps=3000, weight=1.0),
+        )
+        model.compile(optimizer="adam", loss=..., metrics=[...])
+    model.fit(
+        dataset,
+        epochs=...,
+        callbacks=[tf_codistill.PeerExchange("/shared/exchange", group=0, num_groups=2, every_steps=50)],
+    )
+    model.student.save("model.keras")                   # the servable model
+
+Importing this package parses no flags, touches no device and does not import TensorFlow; its names are loaded when
+they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tf_codistill import losses, metrics, recurrent_state, schedules
+    from tf_codistill.models.language_model import LanguageModel
+    from tf_codistill.peers.topology import teachers_of
+    from tf_codistill.training.codistillation import CodistillationModel
+    from tf_codistill.training.experiment import Experiment
+    from tf_codistill.training.peer_exchange import PeerExchange
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CodistillationModel",
+    "Experiment",
+    "LanguageModel",
+    "PeerExchange",
+    "losses",
+    "metrics",
+    "recurrent_state",
+    "schedules",
+    "teachers_of",
+]
+
+_HOMES = {
+    "CodistillationModel": "training.codistillation",
+    "Experiment": "training.experiment",
+    "LanguageModel": "models.language_model",
+    "PeerExchange": "training.peer_exchange",
+    "teachers_of": "peers.topology",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
+    return getattr(home, name) if name in _HOMES else home
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,126 @@
+"""The strategy of one group, its chief, and decisions that hold for all its workers.
+
+    strategy = create_strategy("auto")      # from TF_CONFIG, a TPU, or the local devices
+    if is_chief(strategy): ...              # the chief alone writes what the group shares
+    step, = broadcast(strategy, [step])     # the chief decides, then every worker knows
+
+A group is one ``tf.distribute`` strategy; peers are other groups and never appear here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
+
+
+def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
+    """Creates the strategy that trains one group; call it before any other TensorFlow operation.
+
+    Args:
+        name: ``auto`` takes ``multi_worker`` where TF_CONFIG names several workers, else ``tpu`` or ``mirrored``
+            where there are TPU cores or several GPUs, else ``none``. ``mirrored`` takes every GPU, or every
+            logical CPU where there is no GPU.
+
+    Returns:
+        The strategy; the default strategy for ``none``.
+
+    Raises:
+        ValueError: An unknown name, or a TF_CONFIG that cannot be used.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"strategy is {name!r}; expected one of {', '.join(STRATEGIES)}")
+    if name == "auto":
+        name = _best_strategy()
+    if name == "multi_worker":
+        if num_workers_in_tf_config() < 1:
+            raise ValueError("strategy 'multi_worker' needs TF_CONFIG with a list of workers; `launch` sets it")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if name == "tpu":
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        return tf.distribute.TPUStrategy(resolver)
+    return tf.distribute.get_strategy()
+
+
+def num_workers_in_tf_config() -> int:
+    """How many workers TF_CONFIG names for this group; 0 if it is not set.
+
+    Raises:
+        ValueError: TF_CONFIG is not what TensorFlow expects.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
+        return 0
+    try:
+        config = json.loads(text)
+        workers = config["cluster"].get("chief", []) + config["cluster"]["worker"]
+        if not 0 <= int(config["task"]["index"]) < len(workers):
+            raise ValueError(f"task index {config['task']['index']} is not below {len(workers)}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"TF_CONFIG is {text!r}: {error!r}; expected a JSON object with cluster and task") from error
+    return len(workers)
+
+
+def num_workers(strategy: tf.distribute.Strategy) -> int:
+    """Number of processes that share the strategy."""
+    resolver = strategy.cluster_resolver
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and resolver is not None:
+        return max(1, len(resolver.cluster_spec().as_dict().get("worker", [])))
+    return 1
+
+
+def worker_index(strategy: tf.distribute.Strategy) -> int:
+    """Which of the group's workers this process is, from 0."""
+    if num_workers(strategy) == 1:
+        return 0
+    return int(strategy.cluster_resolver.task_id)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes what the group shares."""
+    return worker_index(strategy) == 0
+
+
+def num_local_replicas(strategy: tf.distribute.Strategy) -> int:
+    """Number of replicas that this worker drives."""
+    return int(strategy.num_replicas_in_sync // num_workers(strategy))
+
+
+def broadcast(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list[int]:
+    """The chief's integers, on every worker. All workers must call it, with lists of one length."""
+    mine = integers if is_chief(strategy) else [0] * len(integers)
+    return _sum_over_workers(strategy, mine)
+
+
+def all_agree(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+    """Whether the flag is true on every worker. All workers must call it; it is also a barrier."""
+    return _sum_over_workers(strategy, [int(flag)]) == [num_workers(strategy)]
+
+
+def _sum_over_workers(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list[int]:
+    if num_workers(strategy) == 1:
+        return [int(i) for i in integers]
+    # Only the first replica of each worker carries the values, so that a worker counts once.
+    replicas = num_local_replicas(strategy)
+    rows = [np.asarray(integers, np.int64) if r == 0 else np.zeros(len(integers), np.int64) for r in range(replicas)]
+    values = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(rows[context.replica_id_in_sync_group % replicas])
+    )
+    total = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+    return [int(i) for i in total.numpy()]
+
+
+def _best_strategy() -> str:
+    if num_workers_in_tf_config() > 1:
+        return "multi_worker"
+    if os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU"):
+        return "tpu"
+    return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "none"

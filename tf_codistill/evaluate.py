@@ -1,0 +1,64 @@
+r"""Evaluates trained models on the held-out documents of a corpus.
+
+    python -m tf_codistill.evaluate --runs=alone=runs/one --runs=codistillation=runs/two \
+        --gin_file=gin/quickstart.gin --output=runs/evaluation.json
+
+Prints, and writes as JSON, the loss from a zero state and from a carried state and the perplexity of each group's model,
+of the ensemble of each run's groups, and of every ``--model=name=file.keras``.
+"""
+
+from __future__ import annotations
+
+from absl import flags, logging
+from rich.console import Console
+from rich.table import Table
+
+from tf_codistill import evaluation, files, program, runs, tokens
+from tf_codistill.training import experiment
+
+_RUNS = flags.DEFINE_multi_string("runs", [], "Run as name=workdir; may be repeated.")
+_MODELS = flags.DEFINE_multi_string("model", [], "Saved model as name=file.keras; may be repeated.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
+
+
+def main() -> None:
+    """Evaluates every run and model that was named."""
+    program.parse_gin()
+    settings = experiment.Experiment()
+    corpus = tokens.open_corpus(settings.corpus_dir)
+    _, stream = settings.streams(corpus, group=0, num_groups=1)
+    rows: dict[str, evaluation.Row] = {}
+    for name, workdir in program.named(_RUNS):
+        groups = runs.groups(workdir)
+        if not groups:
+            raise ValueError(f"--runs={name}={workdir}: no group has been trained there")
+        logging.info("evaluating %s", name)
+        members = {
+            f"group {group}": evaluation.from_checkpoint(
+                workdir, group, lambda: settings.make_model(corpus.vocabulary_size)
+            )
+            for group in groups
+        }
+        rows |= {f"{name}, {part}": row for part, row in evaluation.evaluate(members, stream).items()}
+    for name, path in program.named(_MODELS):
+        rows |= evaluation.evaluate({name: evaluation.from_saved_model(path, stream.num_lanes)}, stream)
+    if not rows:
+        raise ValueError("nothing to evaluate; name a run by --runs=name=workdir or a model by --model=name=file")
+    num_tokens = stream.steps_per_epoch * stream.num_lanes * stream.window_tokens
+    if _OUTPUT.value:
+        files.write_json(_OUTPUT.value, {"models": rows, "validation_tokens": num_tokens})
+    _print(rows, num_tokens)
+
+
+def _print(rows: dict[str, evaluation.Row], num_tokens: int) -> None:
+    table = Table(title=f"Loss in nats per token on {num_tokens:,} tokens of held-out documents")
+    for column in ("model", "state carried on", "state from zero", "perplexity"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, row in rows.items():
+        losses = (f"{row[key]:.3f}" for key in ("carried_state_loss", "zero_state_loss"))
+        table.add_row(name, *losses, f"{row['perplexity']:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    program.run(main)

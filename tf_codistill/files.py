@@ -1,0 +1,212 @@
+"""Directories and files that are either whole or not there.
+
+The only module that knows how something is committed, listed and checked. Every path may be local or
+of any scheme that ``tf.io.gfile`` knows (``gs://``, ``s3://``, ``hdfs://``).
+
+    snapshot_00000050/            a directory is written file by file ...
+        weights.data-00000-of-00001
+        weights.index
+        manifest.json             ... and exists for readers from the moment that its mark does
+
+A single file is written aside and then renamed. A directory is committed by its *mark*: a JSON manifest
+that names every file with its size and SHA-256, written last. Without a mark nobody looks at it; with a
+mark that does not fit the files it is corrupt, and `verify` says which file and why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any, cast
+
+import tensorflow as tf
+
+MARK = "manifest.json"
+
+_CHUNK_BYTES = 1 << 22
+
+
+class CorruptError(ValueError):
+    """A committed file or directory does not hold what its mark promises."""
+
+
+def join(*parts: str) -> str:
+    """Joins path parts; works for local paths and for URLs such as ``gs://bucket/folder``."""
+    return os.path.join(*parts)
+
+
+def exists(path: str) -> bool:
+    """Whether a file or directory is there, committed or not."""
+    return bool(tf.io.gfile.exists(path))
+
+
+def make_directory(path: str) -> str:
+    """Creates a directory with its parents and returns its path.
+
+    Raises:
+        ValueError: The directory cannot be created or written to.
+    """
+    probe = join(path, f".probe-{uuid.uuid4().hex}")
+    try:
+        tf.io.gfile.makedirs(path)
+        write(probe, b"")
+        tf.io.gfile.remove(probe)
+    except (tf.errors.OpError, OSError) as error:
+        raise ValueError(
+            f"directory {path!r} cannot be written to ({_reason(error)}); "
+            "name another one or change its permissions"
+        ) from error
+    return path
+
+
+def names(directory: str) -> list[str]:
+    """Names (not paths) of the entries of a directory, sorted; empty if it does not exist."""
+    try:
+        entries = tf.io.gfile.listdir(directory)
+    except tf.errors.NotFoundError:
+        return []
+    return sorted(entry.rstrip("/") for entry in entries)
+
+
+def glob(pattern: str) -> list[str]:
+    """Paths that match a shell pattern, sorted."""
+    return sorted(tf.io.gfile.glob(pattern))
+
+
+def size_bytes(path: str) -> int:
+    """Size of a file in bytes."""
+    return int(tf.io.gfile.stat(path).length)
+
+
+def read(path: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return cast(bytes, file.read())
+    except tf.errors.NotFoundError as error:
+        raise FileNotFoundError(f"file {path!r} does not exist") from error
+
+
+def write(path: str, content: bytes) -> None:
+    """Writes a file aside and renames it, so that a reader sees the old content or the new, never a part."""
+    aside = f"{path}.{uuid.uuid4().hex}.partial"
+    try:
+        with tf.io.gfile.GFile(aside, "wb") as file:
+            file.write(content)
+        tf.io.gfile.rename(aside, path, overwrite=True)
+    except BaseException:
+        if tf.io.gfile.exists(aside):
+            tf.io.gfile.remove(aside)
+        raise
+
+
+def read_json(path: str) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CorruptError: The file is not JSON.
+    """
+    try:
+        return json.loads(read(path).decode("utf-8"))
+    except ValueError as error:
+        raise CorruptError(f"file {path!r} is not JSON ({error}); delete it or write it again") from error
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes a JSON file atomically, indented, with sorted keys and a final newline."""
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+    write(path, (text + "\n").encode("utf-8"))
+
+
+def checksum(path: str) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits, read in pieces."""
+    digest = hashlib.sha256()
+    with tf.io.gfile.GFile(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def remove(path: str) -> None:
+    """Removes a file or a whole directory, its mark first; does nothing if it is not there."""
+    mark = join(path, MARK)
+    if tf.io.gfile.exists(mark):
+        tf.io.gfile.remove(mark)
+    if tf.io.gfile.isdir(path):
+        tf.io.gfile.rmtree(path)
+    elif tf.io.gfile.exists(path):
+        tf.io.gfile.remove(path)
+
+
+def commit(directory: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Marks a directory as whole.
+
+    Args:
+        directory: A directory in which every file has been written.
+        facts: What readers want to know without opening the files; becomes part of the mark.
+
+    Returns:
+        The mark: `facts` and, under ``files``, the size in bytes and SHA-256 of each file by name.
+    """
+    listing = {
+        name: {"bytes": size_bytes(join(directory, name)), "sha256": checksum(join(directory, name))}
+        for name in names(directory)
+        if name != MARK and not name.endswith(".partial")
+    }
+    mark = {**facts, "files": listing}
+    write_json(join(directory, MARK), mark)
+    return mark
+
+
+def read_mark(directory: str) -> dict[str, Any] | None:
+    """The mark of a committed directory, or None if the directory is absent or not committed.
+
+    Raises:
+        CorruptError: There is a mark, but it cannot be read.
+    """
+    path = join(directory, MARK)
+    try:
+        mark = read_json(path)
+    except FileNotFoundError:
+        return None
+    if not isinstance(mark, dict) or not isinstance(mark.get("files"), dict):
+        raise CorruptError(f"mark {path!r} lists no files; delete {directory!r} or write it again")
+    return mark
+
+
+def verify(directory: str, mark: dict[str, Any], contents: bool = True) -> None:
+    """Checks a committed directory against its mark.
+
+    Args:
+        directory: The committed directory.
+        mark: What `read_mark` returned for it.
+        contents: Whether to read every file for its checksum, not only its size.
+
+    Raises:
+        CorruptError: A file is missing, or has another size or checksum than the mark says.
+    """
+    for name, promised in mark["files"].items():
+        path = join(directory, name)
+        if not exists(path):
+            raise CorruptError(f"file {path!r} is missing although its mark lists it")
+        _compare(path, "bytes", promised["bytes"], size_bytes)
+        if contents:
+            _compare(path, "sha256", promised["sha256"], checksum)
+
+
+def _compare(path: str, what: str, promised: object, measure: Callable[[str], object]) -> None:
+    found = measure(path)
+    if found != promised:
+        raise CorruptError(f"file {path!r} is damaged: {what} is {found}, its mark says {promised}")
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "message", None) or str(error) or type(error).__name__).splitlines()[0]

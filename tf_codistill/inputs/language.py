@@ -1,0 +1,194 @@
+"""Batches of a language model: lanes of text, each a pure function of the step.
+
+The documents of a group's part, in an order drawn for the epoch, make one virtual row of N tokens. Each of
+L lanes reads a stretch of M of them, T tokens at a time, the recurrent state carried along (section 3.1):
+
+    virtual row  d3 d3 d3 d3 d3 d0 d0 d0 d2 d2 d2 d2 d2 d1 d1 d1 d1 d1     N = 18, L = 4, T = 2
+    lane 0      [s0 s0|s1 s1]                                              M = T * floor(N / (L * T)) = 4
+    lane 1                  [s0 s0|s1 s1]
+    lane 2                              [s0 s0|s1 s1]
+    lane 3                                          [s0 s0|s1 s1]          the last 2 tokens are left out
+
+The targets of step 1 are the tokens above s1, its inputs the tokens one before each of them (END_OF_DOCUMENT
+before the first token of all). So in an epoch no token is a target twice and fewer than L * T are left out;
+then the next epoch begins in another order. Nothing is remembered from step to step: to resume at a step is
+to ask for it.
+
+    stream = LaneStream(corpus.split("train"), seed=1, num_lanes=64)
+    inputs_BT, targets_BT = stream.batch(step=1370)
+    model.fit(dataset(stream, first_step=1370), ...)
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tf_codistill import tokens
+from tf_codistill.inputs import partition
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+
+_PREFETCHED_BATCHES = 8
+
+
+class LaneStream:
+    """The batches of one group, by step.
+
+    Args:
+        split: The tokens to read.
+        seed: At least 0; with `group` and the epoch it fixes the order of the documents.
+        group: Index of the group, from 0.
+        num_groups: Number of groups that train together.
+        data: ``disjoint`` or ``same``, see `partition.part_of`.
+        num_lanes: Rows of the batch of the whole group, all workers and replicas together.
+        window_tokens: Tokens of each lane in one batch.
+        shuffle: Whether each epoch draws an order; otherwise documents come as stored (validation).
+
+    Attributes:
+        num_lanes: As given.
+        window_tokens: As given.
+        steps_per_epoch: Steps until the part is exhausted.
+
+    Raises:
+        ValueError: A number is out of range, or the part is too small for the lanes.
+    """
+
+    def __init__(
+        self,
+        split: tokens.Split,
+        *,
+        seed: int,
+        group: int = 0,
+        num_groups: int = 1,
+        data: str = "same",
+        num_lanes: int,
+        window_tokens: int = 32,
+        shuffle: bool = True,
+    ) -> None:
+        for name, value, least in (
+            ("seed", seed, 0),
+            ("num_lanes", num_lanes, 1),
+            ("window_tokens", window_tokens, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name} is {value}; expected at least {least}")
+        self.num_lanes = num_lanes
+        self.window_tokens = window_tokens
+        self._split = split
+        self._seed = seed
+        self._group = group
+        self._shuffle = shuffle
+        self._part = partition.part_of(split.num_documents, group, num_groups, data)
+        num_tokens = int(np.diff(split.starts)[self._part].sum())
+        self.steps_per_epoch = num_tokens // (num_lanes * window_tokens)
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"num_lanes is {num_lanes} with window_tokens={window_tokens}, but the part of group {group} "
+                f"of split {split.name!r} has {num_tokens} tokens; use at most "
+                f"{num_tokens // window_tokens} lanes or a larger corpus"
+            )
+        # Replicas at both sides of an epoch's end ask for two epochs in turn.
+        self._epoch = functools.lru_cache(maxsize=2)(self._lay_out)
+
+    def batch(self, step: int, lanes: range | slice | None = None) -> tuple[Int32Array, Int32Array]:
+        """The batch of a step.
+
+        Args:
+            step: Step of training, from 0, through all epochs.
+            lanes: Which lanes; all of them by default.
+
+        Returns:
+            Inputs and targets, each int32 ``[B, T]`` with a row for each lane asked for.
+
+        Raises:
+            ValueError: The step is negative, or a lane is out of range.
+        """
+        if step < 0:
+            raise ValueError(f"step is {step}; expected at least 0")
+        if not isinstance(lanes, range):
+            lanes = range(self.num_lanes)[lanes or slice(None)]
+        if len(lanes) and (min(lanes) < 0 or max(lanes) >= self.num_lanes):
+            raise ValueError(f"lanes are {lanes}; expected lanes 0 to {self.num_lanes - 1}")
+        epoch, window = divmod(int(step), self.steps_per_epoch)
+        ends, shifts = self._epoch(epoch)
+        first_B = (np.array(lanes, np.int64) * self.steps_per_epoch + window) * self.window_tokens
+        virtual = first_B[:, None] + np.arange(-1, self.window_tokens)
+        stored = virtual + shifts[np.searchsorted(ends, virtual, side="right")]
+        ids = self._split.gather(np.maximum(stored, 0))
+        ids[virtual < 0] = tokens.END_OF_DOCUMENT
+        return ids[:, :-1], ids[:, 1:]
+
+    def _lay_out(self, epoch: int) -> tuple[Int64Array, Int64Array]:
+        """Virtual end of each document of the epoch, and its stored minus its virtual position."""
+        order = self._part
+        if self._shuffle:
+            # NumPy promises the same raw bits in every version, but not the same permutation.
+            source = np.random.PCG64(np.random.SeedSequence((self._seed, self._group, epoch)))
+            order = order[np.argsort(source.random_raw(len(order)), kind="stable")]
+        lengths = np.diff(self._split.starts)[order]
+        ends = np.cumsum(lengths)
+        return ends, self._split.starts[order] - (ends - lengths)
+
+
+def dataset(
+    stream: LaneStream,
+    *,
+    first_step: int = 0,
+    num_steps: int | None = None,
+    worker: int = 0,
+    num_workers: int = 1,
+    num_replicas: int = 1,
+) -> tf.data.Dataset:
+    """The batches of one worker as a `tf.data.Dataset`.
+
+    The worker's replicas take the elements in turn: element i is for step ``first_step + i // num_replicas``
+    and replica ``i % num_replicas``, which always gets the same lanes. Workers and their replicas hold the
+    lanes in order, so that together they see the rows that a single worker with the whole batch sees.
+
+    Args:
+        stream: The group's batches.
+        first_step: Step of the first element.
+        num_steps: Steps after which the dataset ends; without end by default.
+        worker: Index of the worker in its group, from 0.
+        num_workers: Number of workers of the group.
+        num_replicas: Replicas of each worker.
+
+    Returns:
+        Inputs and targets, each int32 ``[num_lanes / (num_workers * num_replicas), T]``.
+
+    Raises:
+        ValueError: A number is out of range, or the lanes do not divide evenly.
+    """
+    if num_replicas < 1 or not 0 <= worker < num_workers:
+        raise ValueError(
+            f"worker is {worker} of num_workers={num_workers} with num_replicas={num_replicas}; expected "
+            "0 <= worker < num_workers and at least one replica"
+        )
+    if first_step < 0 or (num_steps is not None and num_steps < 0):
+        raise ValueError(f"first_step is {first_step}, num_steps is {num_steps}; expected at least 0")
+    lanes_per_replica, rest = divmod(stream.num_lanes, num_workers * num_replicas)
+    if rest:
+        raise ValueError(
+            f"num_lanes is {stream.num_lanes}; expected a multiple of num_workers * num_replicas = "
+            f"{num_workers} * {num_replicas}"
+        )
+
+    def read(index: np.int64) -> tuple[Int32Array, Int32Array]:
+        step, replica = divmod(int(index), num_replicas)
+        first_lane = (worker * num_replicas + replica) * lanes_per_replica
+        return stream.batch(step, range(first_lane, first_lane + lanes_per_replica))
+
+    def element(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        batch = tf.numpy_function(read, [index], (tf.int32, tf.int32), stateful=False)
+        shape = (lanes_per_replica, stream.window_tokens)
+        return tf.ensure_shape(batch[0], shape), tf.ensure_shape(batch[1], shape)
+
+    indices = tf.data.Dataset.counter(first_step * num_replicas)
+    if num_steps is not None:
+        indices = indices.take(num_steps * num_replicas)
+    return indices.map(element).prefetch(_PREFETCHED_BATCHES)

@@ -1,0 +1,58 @@
+r"""Trains all groups of a run on this machine.
+
+    python -m tf_codistill.launch --num_groups=2 --workers_per_group=2 --workdir=runs/two \
+        --gin_file=gin/quickstart.gin --gin_bindings="num_steps = 500"
+
+Each worker is a ``python -m tf_codistill.train`` of its own. One line per group shows its progress; what the
+workers print goes to ``<workdir>/group_<g>/worker_<w>.log``. Ctrl-C stops them all, one that fails stops the
+others.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import flags
+
+from tf_codistill import launching, program
+from tf_codistill.training import experiment
+
+_NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.")
+_WORKERS_PER_GROUP = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.")
+_BASE_PORT = flags.DEFINE_integer("base_port", None, "First port for the workers; free ones by default.")
+
+
+def train_command(group: int) -> list[str]:
+    """The command line of the workers of one group.
+
+    Args:
+        group: Index of the group.
+
+    Returns:
+        The arguments, the interpreter first; everything given to this program goes to the workers.
+    """
+    return [
+        *(sys.executable, "-m", "tf_codistill.train"),
+        *(f"--workdir={program.WORKDIR.value}", f"--group={group}", f"--num_groups={_NUM_GROUPS.value}"),
+        *(f"--gin_file={path}" for path in program.GIN_FILE.value),
+        *(f"--gin_bindings={binding}" for binding in program.GIN_BINDINGS.value),
+    ]
+
+
+def main() -> None:
+    """Starts the workers and waits for them."""
+    if not program.WORKDIR.value:
+        raise ValueError("--workdir is not set; name the directory that is to hold the run")
+    program.parse_gin()  # a mistake in it is told here once, not by every worker
+    launching.launch(
+        program.WORKDIR.value,
+        num_groups=_NUM_GROUPS.value,
+        workers_per_group=_WORKERS_PER_GROUP.value,
+        base_port=_BASE_PORT.value,
+        num_steps=experiment.Experiment().num_steps,
+        command=train_command,
+    )
+
+
+if __name__ == "__main__":
+    program.run(main)

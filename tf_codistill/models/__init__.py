@@ -1,0 +1,1 @@
+"""Models that the experiments of the paper are made with."""

@@ -1,0 +1,198 @@
+"""Snapshots on their way: one directory that all groups see, one writer for each group's part of it.
+
+    <exchange>/
+        group_0/
+            model.json                           the weights that this group publishes: names, shapes, dtypes
+            snapshot_00000050/
+                weights.index                    written by tf.train.Checkpoint
+                weights.data-00000-of-00001
+                manifest.json                    the commit mark, written last
+            snapshot_00000100/...
+        group_1/...
+
+A snapshot's life: absent, being written, committed, superseded, deleted. Readers look only at committed ones. The
+writer keeps the newest `keep` and deletes an older one only when it is `min_age_secs` old, so that a slow reader is
+not robbed. Nothing here ever waits for a peer: late, dead or corrupt, it only leaves a teacher as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_codistill import files, weights
+
+FORMAT_VERSION = 1
+
+_SNAPSHOT = re.compile(r"snapshot_(\d{8,})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """A peer's weights at one step.
+
+    Attributes:
+        group: The group that published it.
+        step: The optimizer step after which it was taken.
+        published_at: When it was committed, in seconds since the epoch, by the publisher's clock.
+        weights: The arrays of ``model.weights`` in the model's order.
+        states: The recurrent state [B, ...] of the publisher's lanes, from which a new teacher starts; empty for a
+            model without memory.
+        num_bytes: Size of the files that were read.
+    """
+
+    group: int
+    step: int
+    published_at: float
+    weights: list[np.ndarray]
+    states: list[np.ndarray]
+    num_bytes: int
+
+
+class Exchange:
+    """One group's view of the directory: it writes its own part and reads the others'."""
+
+    def __init__(
+        self,
+        directory: str,
+        group: int,
+        *,
+        keep: int = 3,
+        min_age_secs: float = 600.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Takes note of where to write; touches no file.
+
+        Args:
+            directory: The shared directory, local or of any scheme of ``tf.io.gfile``.
+            group: This group.
+            keep: How many of the newest snapshots of this group always stay, at least 1.
+            min_age_secs: Age in seconds before a superseded snapshot is deleted.
+            clock: Returns seconds since the epoch.
+
+        Raises:
+            ValueError: `keep` or `min_age_secs` is out of range.
+        """
+        if keep < 1 or min_age_secs < 0:
+            raise ValueError(f"keep is {keep} and min_age_secs is {min_age_secs}; expected at least 1 and 0")
+        self.directory = directory
+        self.group = group
+        self._keep = keep
+        self._min_age_secs = min_age_secs
+        self._clock = clock
+
+    def announce(self, model: weights.Description, step: int) -> None:
+        """Says which weights this group will publish, and withdraws its snapshots from after `step`.
+
+        A group that resumes from an older checkpoint has not reached those steps yet.
+
+        Raises:
+            ValueError: The directory cannot be written to, or holds another model's snapshots of this group.
+        """
+        directory = files.make_directory(self._group_dir(self.group))
+        if (difference := self.difference(self.group, model)) is not None:
+            raise ValueError(
+                f"exchange directory {directory!r} belongs to another model ({difference}); use an empty one"
+            )
+        for name in files.names(directory):
+            match = _SNAPSHOT.fullmatch(name)
+            if match and int(match.group(1)) > step:
+                files.remove(files.join(directory, name))
+        files.write_json(files.join(directory, "model.json"), model)
+
+    def difference(self, group: int, model: weights.Description) -> str | None:
+        """Where a group's announced model differs from `model`; None if it does not or has announced none."""
+        path = files.join(self._group_dir(group), "model.json")
+        if not files.exists(path):
+            return None
+        return weights.first_difference(model, files.read_json(path))
+
+    def publish(
+        self, step: int, model: weights.Description, arrays: Sequence[np.ndarray], states: Sequence[np.ndarray] = ()
+    ) -> int:
+        """Writes and commits this group's snapshot of a step, then deletes superseded ones.
+
+        Args:
+            step: The optimizer step, which names the snapshot. One that is committed already is left as it is.
+            model: What `weights.description` says of the model.
+            arrays: The arrays of ``model.weights``.
+            states: The recurrent state of this worker's lanes, if any.
+
+        Returns:
+            The size of the snapshot in bytes; 0 if it was there already.
+        """
+        directory = self._snapshot_dir(self.group, step)
+        if files.read_mark(directory) is not None:
+            return 0
+        files.remove(directory)
+        tf.io.gfile.makedirs(directory)
+        weights.write(files.join(directory, "weights"), weights=arrays, states=states)
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "group": self.group,
+            "step": step,
+            "published_at": self._clock(),
+            "fingerprint": weights.fingerprint(model),
+            "weights": model,
+            "states": weights.describe_arrays(states),
+        }
+        mark = files.commit(directory, facts)
+        self._delete_superseded()
+        return _num_bytes(mark)
+
+    def latest(self, group: int, newer_than: int = -1) -> int | None:
+        """The step of a group's newest committed snapshot, or None if none is newer than the step given."""
+        for step in reversed(self._steps(group)):
+            if step <= newer_than:
+                return None
+            if files.exists(files.join(self._snapshot_dir(group, step), files.MARK)):
+                return step
+        return None
+
+    def read(self, group: int, step: int, model: weights.Description) -> Snapshot:
+        """Reads a committed snapshot and checks it against its mark and the model.
+
+        Raises:
+            ValueError: It has been deleted, is damaged, or holds another model's weights; says which one.
+        """
+        directory = self._snapshot_dir(group, step)
+        mark = files.read_mark(directory)
+        if mark is None:
+            raise ValueError(f"snapshot {directory!r} is not there any more")
+        if mark.get("format_version") != FORMAT_VERSION:
+            raise ValueError(f"snapshot {directory!r} has format version {mark.get('format_version')!r}, not 1")
+        if mark["fingerprint"] != weights.fingerprint(model):
+            difference = weights.first_difference(model, mark["weights"])
+            raise ValueError(f"snapshot {directory!r} holds another model: {difference}")
+        files.verify(directory, mark)
+        arrays = weights.read(files.join(directory, "weights"), weights=mark["weights"], states=mark["states"])
+        return Snapshot(
+            group=group, step=step, published_at=mark["published_at"], num_bytes=_num_bytes(mark), **arrays
+        )
+
+    def _delete_superseded(self) -> None:
+        for step in self._steps(self.group)[: -self._keep]:
+            directory = self._snapshot_dir(self.group, step)
+            mark = files.read_mark(directory)
+            if mark is None or self._clock() - mark["published_at"] >= self._min_age_secs:
+                files.remove(directory)
+
+    def _steps(self, group: int) -> list[int]:
+        matches = (_SNAPSHOT.fullmatch(name) for name in files.names(self._group_dir(group)))
+        return sorted(int(match.group(1)) for match in matches if match)
+
+    def _group_dir(self, group: int) -> str:
+        return files.join(self.directory, f"group_{group}")
+
+    def _snapshot_dir(self, group: int, step: int) -> str:
+        return files.join(self._group_dir(group), f"snapshot_{step:08d}")
+
+
+def _num_bytes(mark: dict[str, Any]) -> int:
+    return sum(int(entry["bytes"]) for entry in mark["files"].values())

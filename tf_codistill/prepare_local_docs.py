@@ -1,0 +1,36 @@
+"""Prepares a corpus from the English documentation on this machine; nothing is downloaded.
+
+    python -m tf_codistill.prepare_local_docs --gin_file=gin/corpus/local_docs_tiny.gin --output_dir=docs
+
+        docs/wet/       the documentation as WET files
+        docs/tokens/    the corpus that training reads
+
+A second run finds what is finished and changes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absl import flags
+
+from tf_codistill import files, program
+from tf_codistill.corpus import local_docs, pipeline
+
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for WET files and corpus.", required=True)
+
+
+def main() -> None:
+    """Collects the documentation, prepares the corpus and says what became of its documents."""
+    program.parse_gin()
+    wet_dir = files.join(_OUTPUT_DIR.value, "wet")
+    corpus_dir = files.join(_OUTPUT_DIR.value, "tokens")
+    if files.read_mark(corpus_dir) is not None:
+        print(f"corpus {corpus_dir!r} is prepared already", file=sys.stderr)
+    local_docs.collect(wet_dir)
+    mark = pipeline.prepare(files.glob(files.join(wet_dir, "*.warc.wet.gz")), corpus_dir)
+    print(pipeline.summary(mark, corpus_dir))
+
+
+if __name__ == "__main__":
+    program.run(main)

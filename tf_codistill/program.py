@@ -1,0 +1,127 @@
+"""What every program shares: flags, gin files, logging, and errors in one sentence.
+
+    from tf_codistill import program
+
+    def main() -> None:
+        program.parse_gin()          # --gin_file, --gin_bindings
+        ...                          # one call into the library; before its expensive part:
+        program.check_bindings()     # every name that was bound has been used
+
+    if __name__ == "__main__":
+        program.run(main)
+
+A gin file is named from the directory that holds ``gin/``, always as ``gin/...``. It is looked up below the
+working directory, beside the package in a checkout, and among the files of the installed package.
+"""
+
+from __future__ import annotations
+
+import logging as python_logging
+import os
+import sys
+from collections.abc import Callable
+
+import gin
+from absl import app, flags, logging
+
+GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", [], "Gin file, named as gin/...; may be repeated, later files override earlier ones."
+)
+GIN_BINDINGS = flags.DEFINE_multi_string(
+    "gin_bindings", [], "Gin binding such as 'num_steps = 500'; may be repeated, overrides every gin file."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, snapshots, metrics, logs.")
+
+_MACRO = "gin.macro"
+_PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__))
+GIN_SEARCH_PATH = (os.getcwd(), os.path.dirname(_PACKAGE_DIR), os.path.join(_PACKAGE_DIR, "_files"))
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a program: parses its flags, calls `main`, and tells a user's mistake in one sentence.
+
+    The exit status is 0 when all went well, 1 for a mistake of the user (the sentence is on standard error;
+    ``--verbosity=1`` adds the traceback), 130 after Ctrl-C.
+    """
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            _stop(f"argument {argv[1]!r} was not expected; values are given as --flag=value, see --help")
+        try:
+            main()
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except (ValueError, OSError) as error:
+            logging.debug("traceback", exc_info=True)
+            _stop(str(error))
+
+    python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
+    app.run(guarded)
+
+
+def parse_gin() -> None:
+    """Reads ``--gin_file`` and ``--gin_bindings``.
+
+    Raises:
+        ValueError: A file does not exist, a binding cannot be parsed, or it names something unknown.
+    """
+    gin.config._LOCATION_PREFIXES[:] = [""]  # gin has no public way to start afresh
+    for directory in GIN_SEARCH_PATH:
+        gin.add_config_file_search_path(directory)
+    try:
+        gin.parse_config_files_and_bindings(GIN_FILE.value, GIN_BINDINGS.value)
+    except OSError as error:
+        raise ValueError(
+            f"gin file not found in --gin_file={','.join(GIN_FILE.value)}; "
+            f"looked below {', '.join(GIN_SEARCH_PATH)}. {_first_line(error)}"
+        ) from error
+    except (SyntaxError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"gin: {_first_line(error)} Check the names in the gin file and bindings.") from error
+
+
+def check_bindings() -> None:
+    """Checks that everything that the gin files and bindings bind has been used by now.
+
+    Raises:
+        ValueError: Names that nothing used: a misspelt scope, or a part that the experiment does not have.
+    """
+    used = {
+        (scope if selector == _MACRO else "", selector, name)
+        for (scope, selector), parameters in gin.config._OPERATIVE_CONFIG.items()
+        for name in parameters
+    }
+    bound = {
+        (scope if selector == _MACRO else "", selector, name)
+        for (scope, selector), parameters in gin.config._CONFIG.items()
+        for name in parameters
+    }
+    unused = sorted(scope or f"{selector}.{name}" for scope, selector, name in bound - used)
+    if unused:
+        raise ValueError(f"gin binds {', '.join(unused)}, but nothing uses it; remove the binding or correct its name")
+
+
+def named(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
+    """The values of a repeated flag of the form name=value.
+
+    Raises:
+        ValueError: A value has another form.
+    """
+    pairs = [tuple(given.split("=", 1)) for given in flag.value]
+    for given, pair in zip(flag.value, pairs, strict=True):
+        if len(pair) != 2 or not all(pair):
+            raise ValueError(f"--{flag.name}={given} is not understood; expected --{flag.name}=name=value")
+    return [(pair[0], pair[1]) for pair in pairs]
+
+
+def bindings_in_force() -> str:
+    """What gin gave to everything that has been called by now, defaults included, as a gin file."""
+    return str(gin.operative_config_str())
+
+
+def _stop(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".") + "."

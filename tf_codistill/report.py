@@ -1,0 +1,34 @@
+r"""Compares runs: learning curves, a table and a sentence, as PNG and Markdown.
+
+    python -m tf_codistill.report --runs=alone=runs/one --runs=codistillation=runs/two \
+        --evaluation=runs/evaluation.json --output_dir=runs/report
+
+The first of the runs is the baseline. Runs may still be training.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from tf_codistill import learning_curves, program, reporting
+
+_RUNS = flags.DEFINE_multi_string("runs", [], "Run as name=workdir; repeat it, the baseline first.")
+_EVALUATION = flags.DEFINE_multi_string("evaluation", [], "JSON file written by `evaluate`; may be repeated.")
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for the report.", required=True)
+
+
+def main() -> None:
+    """Reads the runs, writes the report, prints its sentences."""
+    shown = []
+    for given in _RUNS.value:
+        name, _, workdir = given.partition("=")
+        if not name or not workdir:
+            raise ValueError(f"--runs={given} is not understood; expected --runs=name=workdir")
+        shown.append(learning_curves.read_run(name, workdir))
+    evaluations = [reporting.read_evaluation(path) for path in _EVALUATION.value]
+    sentences = reporting.write_report(shown, evaluations, _OUTPUT_DIR.value)
+    print(f"report: {_OUTPUT_DIR.value}/{reporting.REPORT}", *sentences, sep="\n")
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,178 @@
+"""What came out of a comparison of runs: a sentence, a picture and a table.
+
+    <output_dir>/
+        learning_curves.png     validation loss over steps and over time; where each group passes the baseline
+        report.md               the sentence, the picture, a row per group, the evaluation
+
+The first run is the *baseline*, usually one group alone. Every other run is measured against the lowest
+validation loss that the baseline ever had: at which step did each of its groups first reach that?
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tf_codistill import files
+from tf_codistill.learning_curves import Curve, Run, draw
+
+PICTURE = "learning_curves.png"
+REPORT = "report.md"
+
+_RUN_COLUMNS = (
+    *("run", "group", "best loss", "at step", "final loss", "steps", "training time"),
+    "passes the baseline's best at step",
+)
+_EVALUATION_COLUMNS = {
+    "carried_state_loss": "loss, state carried on",
+    "zero_state_loss": "loss, state from zero",
+    "perplexity": "perplexity",
+}
+
+
+def conclusion(baseline: Run, run: Run) -> str:
+    """Says in one sentence how much sooner a run reached the lowest validation loss of the baseline.
+
+    Args:
+        baseline: The run to compare with.
+        run: The run to tell about.
+
+    Returns:
+        A sentence without its full stop. The percentage is the mean over those groups that reached that loss.
+    """
+    whose = "the model trained alone" if len(baseline.curves) == 1 else baseline.name
+    target = f"the best loss of {whose}"
+    reached = [step for curve in run.curves if (step := passing_step(curve, baseline)) is not None]
+    num_steps = max(int(curve.steps[-1]) for curve in run.curves)
+    if not reached:
+        return f"{run.name} did not reach {target} within {num_steps} steps"
+    share = f"after {100 * statistics.mean(reached) / baseline.best_step:.0f} % of its steps"
+    if len(reached) == len(run.curves):
+        return f"{run.name} reached {target} {share}"
+    who = f"{len(reached)} of {len(run.curves)} groups of {run.name}"
+    return f"{who} reached {target} {share}, the rest did not within {num_steps} steps"
+
+
+def passing_step(curve: Curve, baseline: Run) -> int | None:
+    """The first step at which a group's validation loss is the baseline's lowest or less, or None."""
+    index = curve.first_reaching(baseline.best)
+    return None if index is None else int(curve.steps[index])
+
+
+def read_evaluation(path: str) -> dict[str, Any]:
+    """Reads what `evaluate` wrote about one or more models.
+
+    Args:
+        path: A JSON file.
+
+    Returns:
+        ``models``, by name the losses from a carried and from a zero state (nats per token) and the
+        perplexity, and ``validation_tokens``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not of that form.
+    """
+    evaluation = files.read_json(path)
+    try:
+        rows = evaluation["models"].values()
+        complete = all(isinstance(row[key], (int, float)) for row in rows for key in _EVALUATION_COLUMNS)
+        complete = complete and bool(rows) and isinstance(evaluation["validation_tokens"], int)
+    except (TypeError, KeyError, AttributeError):
+        complete = False
+    if not complete:
+        keys = ", ".join(_EVALUATION_COLUMNS)
+        raise ValueError(f"evaluation {path!r} is not what `evaluate` writes: expected {keys} of each model")
+    return dict(evaluation)
+
+
+def write_report(shown: Sequence[Run], evaluations: Sequence[dict[str, Any]], output_dir: str) -> list[str]:
+    """Writes the picture and the report.
+
+    Args:
+        shown: The runs, the baseline first.
+        evaluations: What `read_evaluation` returned, in the order in which to show it.
+        output_dir: Directory for the two files; created if it does not exist, older ones are replaced.
+
+    Returns:
+        The conclusions, one sentence for every run but the baseline.
+
+    Raises:
+        ValueError: There is no run, two have the same name, or the directory cannot be written to.
+    """
+    names = [run.name for run in shown]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"runs are named {names}; expected one or more, each with a name of its own")
+    baseline, *others = shown
+    sentences = [conclusion(baseline, run) for run in others]
+    title = sentences[0] if len(sentences) == 1 else "Validation loss while training"
+    files.make_directory(output_dir)
+    files.write(files.join(output_dir, PICTURE), draw(shown, _capitalised(title)))
+    report = _markdown(shown, sentences, evaluations)
+    files.write(files.join(output_dir, REPORT), report.encode("utf-8"))
+    return sentences
+
+
+def _markdown(shown: Sequence[Run], sentences: Sequence[str], evaluations: Sequence[dict[str, Any]]) -> str:
+    baseline = shown[0]
+    parts = [
+        f"# {' and '.join(run.name for run in shown)}",
+        *(f"**{_capitalised(sentence)}.**" for sentence in sentences),
+        f"![Validation loss over steps and over time]({PICTURE})",
+        "## Learning curves",
+        f"Validation loss in nats per token. The baseline is *{baseline.name}*: {baseline.best:.3f} at step "
+        f"{baseline.best_step}. The time is what each group spent in training on its share of the machine.",
+        _table(_RUN_COLUMNS, (row for run in shown for row in _run_rows(run, baseline))),
+    ]
+    for evaluation in evaluations:
+        parts += [
+            "## Evaluation",
+            f"On {evaluation['validation_tokens']:,} tokens of held-out documents, in nats per token.",
+            _table(("model", *_EVALUATION_COLUMNS.values()), _evaluation_rows(evaluation)),
+        ]
+    parts += ["## Where the figures are from", "\n".join(f"* {run.name}: `{run.workdir}`" for run in shown)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _run_rows(run: Run, baseline: Run) -> list[list[str]]:
+    rows = []
+    for curve in run.curves:
+        step = passing_step(curve, baseline) if run is not baseline else None
+        rows.append(
+            [
+                *(run.name, str(curve.group), f"{curve.best:.3f}", str(curve.steps[curve.best_index])),
+                f"{curve.final:.3f}",
+                f"{curve.steps[-1]}{'' if curve.is_finished else ' (unfinished)'}",
+                _minutes(float(curve.secs[-1])),
+                "" if run is baseline else "never" if step is None else str(step),
+            ]
+        )
+    if len(run.curves) > 1:
+        best = statistics.mean(curve.best for curve in run.curves)
+        final = statistics.mean(curve.final for curve in run.curves)
+        rows.append([run.name, "mean", f"{best:.3f}", "", f"{final:.3f}", "", "", ""])
+    return rows
+
+
+def _evaluation_rows(evaluation: dict[str, Any]) -> Iterable[list[str]]:
+    for name, row in evaluation["models"].items():
+        yield [
+            name,
+            f"{row['carried_state_loss']:.3f}",
+            f"{row['zero_state_loss']:.3f}",
+            f"{row['perplexity']:.2f}",
+        ]
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def _minutes(secs: float) -> str:
+    return f"{secs / 60:.1f} min"
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]

@@ -1,0 +1,115 @@
+"""A run on disk: where each group keeps what, and the metrics file that programs read.
+
+    <workdir>/
+        exchange/group_0/snapshot_00000050/...   snapshots on their way to peers
+        group_0/
+            metrics.jsonl                        one JSON object per line, see below
+            config.gin                           the bindings that were in force
+            checkpoints/checkpoint_00000500/...  what the group needs to resume
+            tensorboard/                         event files
+            student.keras                        the servable model, written at the end
+            worker_0.log                         output of the group's first worker
+
+A line of the metrics file has ``kind`` and ``step``, then numbers by name:
+
+    {"kind": "start", "step": 0, "num_steps": 2000, "time": 1700000000.0, ...}
+    {"kind": "train", "step": 50, "elapsed_secs": 7.1, "tokens_per_sec": 14411.0, "loss": 5.9, "task_loss": 5.9,
+     "distillation_loss": 0.0, "distillation_weight": 0.0, "teacher_agreement": 0.0, "staleness_steps": 0.0}
+    {"kind": "validation", "step": 100, "elapsed_secs": 15.0, "loss": 5.4, "perplexity": 221.4}
+    {"kind": "end", "step": 2000, "elapsed_secs": 280.0}
+
+``elapsed_secs`` counts the time spent in training, restarts taken out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+KINDS = ("start", "train", "validation", "end")
+
+
+def exchange_dir(workdir: str) -> str:
+    """The directory through which the groups of a run exchange snapshots."""
+    return os.path.join(workdir, "exchange")
+
+
+def group_dir(workdir: str, group: int) -> str:
+    """The directory of one group of a run."""
+    return os.path.join(workdir, f"group_{group}")
+
+
+def metrics_path(workdir: str, group: int) -> str:
+    """The metrics file of one group."""
+    return os.path.join(group_dir(workdir, group), "metrics.jsonl")
+
+
+def checkpoints_dir(workdir: str, group: int) -> str:
+    """The directory of one group's checkpoints."""
+    return os.path.join(group_dir(workdir, group), "checkpoints")
+
+
+def tensorboard_dir(workdir: str, group: int) -> str:
+    """The directory of one group's TensorBoard event files."""
+    return os.path.join(group_dir(workdir, group), "tensorboard")
+
+
+def student_path(workdir: str, group: int) -> str:
+    """The servable model of one group."""
+    return os.path.join(group_dir(workdir, group), "student.keras")
+
+
+def config_path(workdir: str, group: int) -> str:
+    """The gin bindings that were in force in one group."""
+    return os.path.join(group_dir(workdir, group), "config.gin")
+
+
+def log_path(workdir: str, group: int, worker: int) -> str:
+    """The log of one worker of one group."""
+    return os.path.join(group_dir(workdir, group), f"worker_{worker}.log")
+
+
+def groups(workdir: str) -> list[int]:
+    """The groups of a run that have written metrics, in order."""
+    if not os.path.isdir(workdir):
+        return []
+    found = (re.fullmatch(r"group_(\d+)", name) for name in os.listdir(workdir))
+    indices = sorted(int(match.group(1)) for match in found if match)
+    return [group for group in indices if os.path.exists(metrics_path(workdir, group))]
+
+
+def append_metrics(path: str, kind: str, step: int, **values: float | int | str) -> None:
+    """Appends one line to a metrics file.
+
+    Raises:
+        ValueError: `kind` is not one of `KINDS`.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind of metrics is {kind!r}; expected one of {', '.join(KINDS)}")
+    line = json.dumps({"kind": kind, "step": int(step), **values})
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a metrics file, optionally of one kind; empty if there is no file.
+
+    A last line that a killed process left unfinished is passed over.
+    """
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().split("\n")[:-1]
+    records = [json.loads(line) for line in lines if line]
+    return [record for record in records if kind in (None, record["kind"])]
+
+
+def rewind_metrics(path: str, step: int) -> None:
+    """Drops what was logged after `step`, and any ending, so that a resumed run logs every step once."""
+    kept = [r for r in read_metrics(path) if r["step"] <= step and r["kind"] != "end"]
+    partial = path + ".partial"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in kept)
+    os.replace(partial, path)

@@ -1,0 +1,1 @@
+"""Training: the codistillation model, its callbacks, and the experiment that puts everything together."""

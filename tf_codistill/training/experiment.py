@@ -1,0 +1,251 @@
+"""The experiment: one group's training, put together from its parts. The single root of every gin file.
+
+    corpus -> lanes -> tf.data ---------------------------+
+    model_fn -> CodistillationModel(student, teachers) ---+--> model.fit(..., callbacks=[PeerExchange, MetricsLog, Saver])
+    exchange directory -> PeerExchange -------------------+
+
+    Experiment(corpus_dir=..., model_fn=..., num_steps=2000, ...).train(workdir, group=0, num_groups=2)
+
+Called again with the same workdir it goes on from the last checkpoint, exactly: weights, optimizer, step, the recurrent
+state of each worker's lanes and the teachers are restored, and the batches are a function of the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+import gin
+import keras
+import tensorflow as tf
+from absl import logging
+
+from tf_codistill import checkpoints, distribution, files, losses, recurrent_state, runs, schedules, tokens, weights
+from tf_codistill.inputs import language
+from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.peers.topology import Topology, teachers_of
+from tf_codistill.training.callbacks import MetricsLog, Saver
+from tf_codistill.training.codistillation import CodistillationModel
+from tf_codistill.training.peer_exchange import PeerExchange
+
+_OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
+_LEARNING_RATES = ("CosineDecay", "ExponentialDecay", "PiecewiseConstantDecay", "PolynomialDecay")
+
+for _name in _OPTIMIZERS:
+    gin.external_configurable(getattr(keras.optimizers, _name), module="keras.optimizers")
+for _name in _LEARNING_RATES:
+    gin.external_configurable(getattr(keras.optimizers.schedules, _name), module="keras.optimizers.schedules")
+for _part in (losses.SoftCrossEntropy, losses.KLDivergence, losses.SquaredLogits, schedules.BurnIn, schedules.Constant):
+    gin.external_configurable(_part, module=_part.__module__)
+
+
+@gin.configurable
+@dataclasses.dataclass(kw_only=True)
+class Experiment:
+    """What is trained, on what, and how; the same for every group of a run.
+
+    Attributes:
+        corpus_dir: Directory with token shards and their manifest.
+        num_steps: Optimizer steps of each group.
+        optimizer: Makes a Keras optimizer.
+        model_fn: Makes the model from ``vocabulary_size`` and ``batch_size``, the lanes of one replica (None for a
+            model that is served).
+        num_lanes: Lanes of a group, that is its batch size over all workers and replicas.
+        window_tokens: Tokens that a lane moves on in a step.
+        data: ``same`` if all groups read all documents, each in its own order, or ``disjoint`` if each reads its own
+            part (section 3.3.2 of Anil et al. 2018).
+        distillation_loss: psi; soft-target cross-entropy if not given.
+        distillation_weight: Factor of psi, a number or a function of the step.
+        topology: Who teaches whom.
+        exchange_every_steps: Steps between two exchanges of snapshots.
+        log_every_steps: Steps of which a line of the metrics file is the average.
+        validate_every_steps: Steps between two validations, a multiple of `log_every_steps`.
+        checkpoint_every_steps: Steps between two checkpoints, a multiple of `log_every_steps`.
+        seed: With the group it fixes the initialisation and the order of documents.
+        jit_compile: Whether the training step is compiled by XLA.
+    """
+
+    corpus_dir: str
+    num_steps: int
+    optimizer: Callable[[], keras.optimizers.Optimizer]
+    model_fn: Callable[..., keras.Model] = LanguageModel
+    num_lanes: int = 64
+    window_tokens: int = 32
+    data: str = "disjoint"
+    distillation_loss: losses.DistillationLoss | None = None
+    distillation_weight: schedules.Schedule | float = 1.0
+    topology: Topology = "fully_connected"
+    exchange_every_steps: int = 50
+    log_every_steps: int = 50
+    validate_every_steps: int = 100
+    checkpoint_every_steps: int = 500
+    seed: int = 0
+    jit_compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
+            value = getattr(self, name)
+            if self.log_every_steps < 1 or value < 1 or value % self.log_every_steps:
+                raise ValueError(
+                    f"{name} is {value}; expected a positive multiple of log_every_steps, which is "
+                    f"{self.log_every_steps}"
+                )
+
+    def train(
+        self,
+        workdir: str,
+        group: int,
+        num_groups: int,
+        strategy: tf.distribute.Strategy | None = None,
+        when_built: Callable[[], None] = lambda: None,
+    ) -> CodistillationModel:
+        """Trains one group to its last step, from the last checkpoint if there is one.
+
+        Args:
+            workdir: Directory of the run, shared by its groups.
+            group: This group, from 0.
+            num_groups: Number of groups; 1 trains a model alone.
+            strategy: The group's strategy; the default strategy if not given.
+            when_built: Called when everything has been built, before the first step.
+
+        Returns:
+            The trained model.
+
+        Raises:
+            ValueError: Something in the configuration, the corpus, the workdir or a peer does not fit.
+        """
+        strategy = strategy or tf.distribute.get_strategy()
+        num_teachers = len(teachers_of(group, num_groups, self.topology))
+        corpus = tokens.open_corpus(self.corpus_dir)
+        training, validation = self.streams(corpus, group, num_groups)
+        files.make_directory(runs.group_dir(workdir, group))
+        keras.utils.set_random_seed(1000 * self.seed + group)
+        with strategy.scope():
+            model = self.build(corpus.vocabulary_size, num_teachers)
+        model.build_for_data(self._feed(training, strategy).element_spec)
+        resume = _Resume(model, checkpoints.Checkpoints(runs.checkpoints_dir(workdir, group), strategy))
+        resume.restore()
+        when_built()
+        exchange = PeerExchange(
+            runs.exchange_dir(workdir), group, num_groups, self.exchange_every_steps, self.topology
+        )
+        callbacks = [exchange, Saver(resume.save, self.checkpoint_every_steps // self.log_every_steps)]
+        if distribution.is_chief(strategy):
+            tokens_per_step = self.num_lanes * self.window_tokens
+            callbacks.insert(1, MetricsLog(workdir, group, self.num_steps, tokens_per_step))
+        model.fit(
+            self._feed(training, strategy, first_step=model.step()),
+            initial_epoch=model.step() // self.log_every_steps,
+            epochs=self.num_steps // self.log_every_steps,
+            steps_per_epoch=self.log_every_steps,
+            validation_data=self._feed(validation, strategy),
+            validation_steps=validation.steps_per_epoch,
+            validation_freq=self.validate_every_steps // self.log_every_steps,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=0,
+        )
+        if distribution.is_chief(strategy):
+            self._save_student(model.student, corpus.vocabulary_size, runs.student_path(workdir, group))
+        return model
+
+    def streams(
+        self, corpus: tokens.Corpus, group: int, num_groups: int
+    ) -> tuple[language.LaneStream, language.LaneStream]:
+        """The group's training lanes and the validation lanes, which are the same for every group."""
+        lanes = {"seed": self.seed, "num_lanes": self.num_lanes, "window_tokens": self.window_tokens}
+        training = language.LaneStream(
+            corpus.split("train"), group=group, num_groups=num_groups, data=self.data, **lanes
+        )
+        return training, language.LaneStream(corpus.split("validation"), shuffle=False, **lanes)
+
+    def build(self, vocabulary_size: int, num_teachers: int) -> CodistillationModel:
+        """The compiled model; call it in the scope of the strategy.
+
+        Args:
+            vocabulary_size: Number of word pieces of the corpus.
+            num_teachers: Number of peers that teach this group.
+
+        Returns:
+            Student and teachers, with a part of the lanes for each replica.
+
+        Raises:
+            ValueError: The lanes cannot be shared out evenly.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        if self.num_lanes % replicas:
+            raise ValueError(f"num_lanes is {self.num_lanes}; expected a multiple of the {replicas} replicas")
+        model = CodistillationModel(
+            lambda: self.make_model(vocabulary_size, self.num_lanes // replicas),
+            num_teachers,
+            self.distillation_loss,
+            self.distillation_weight,
+        )
+        model.compile(
+            optimizer=self.optimizer(),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=self.jit_compile,
+        )
+        return model
+
+    def make_model(self, vocabulary_size: int, num_lanes: int | None = None) -> keras.Model:
+        """The stateful model, with all lanes of the group unless another number is given."""
+        return self.model_fn(vocabulary_size=vocabulary_size, batch_size=num_lanes or self.num_lanes)
+
+    def _feed(self, stream: language.LaneStream, strategy: tf.distribute.Strategy, first_step: int = 0) -> Any:
+        """The stream as what `fit` reads; each worker makes its own part."""
+        return strategy.distribute_datasets_from_function(
+            lambda context: language.dataset(
+                stream,
+                first_step=first_step,
+                worker=context.input_pipeline_id,
+                num_workers=context.num_input_pipelines,
+                num_replicas=distribution.num_local_replicas(strategy),
+            )
+        )
+
+    def _save_student(self, student: keras.Model, vocabulary_size: int, path: str) -> None:
+        served = self.model_fn(vocabulary_size=vocabulary_size, batch_size=None)
+        served.set_weights(weights.values(student.weights))
+        aside = path.removesuffix(".keras") + ".partial.keras"
+        served.save(aside)
+        os.replace(aside, path)
+
+
+class _Resume:
+    """What a checkpoint holds of a model, and how it gets there and back."""
+
+    def __init__(self, model: CodistillationModel, saved: checkpoints.Checkpoints) -> None:
+        self._model = model
+        self._saved = saved
+        student = model.student
+        known = {id(weight) for weight in student.weights}
+        self._shared = {
+            "weights": student.weights,
+            "seeds": [variable for variable in student.variables if id(variable) not in known],
+            "optimizer": model.optimizer.variables,
+        }
+        self._own = {
+            "lanes": recurrent_state.variables(student),
+            "teacher_lanes": model.teachers.recurrent_states(),
+        }
+
+    def save(self) -> None:
+        shared = {name: weights.values(variables) for name, variables in self._shared.items()}
+        shared["teachers"] = self._model.teachers.arrays()
+        own = {name: recurrent_state.values(variables) for name, variables in self._own.items()}
+        self._saved.save(self._model.step(), shared, own)
+
+    def restore(self) -> None:
+        step = self._saved.latest()
+        if step is None:
+            return
+        shared, own = self._saved.restore(step)
+        self._model.teachers.restore(shared.pop("teachers"))
+        for name, arrays in shared.items():
+            weights.assign(self._shared[name], arrays)
+        for name, lanes in own.items():
+            recurrent_state.assign(self._own[name], lanes)
+        logging.info("resumed from step %d", step)

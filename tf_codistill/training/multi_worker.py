@@ -1,0 +1,98 @@
+"""A keras.Model whose `fit` and `evaluate` also work under MultiWorkerMirroredStrategy.
+
+Stock Keras 3 fails there for two reasons (https://github.com/keras-team/keras/issues/20585): it averages the values
+of a distributed batch eagerly to learn their shapes, and it reduces scalar logs along an axis that they do not have.
+Here shapes come from the dataset's element specification, everything is built eagerly in the strategy's scope before
+the first step is traced, and logs are the results of the metrics, which are summed over all replicas when read.
+
+    train_function(iterator):
+        repeat steps_per_execution times:
+            strategy.run(train_step, next(iterator))     on every replica of every worker
+        return results of the metrics                    equal on every worker
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
+
+StepFunction = Callable[[Any], Any]
+
+
+class MultiWorkerModel(keras.Model):  # type: ignore[misc]
+    """The part of `CodistillationModel` that has nothing to do with codistillation."""
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Creates what `fit` calls with an iterator; Keras calls it.
+
+        Args:
+            force: Whether to create it again.
+        """
+        if self.train_function is None or force:
+            self.train_function = self._steps(self.train_step, self.get_metrics_result)
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Creates what `evaluate` calls with an iterator; Keras calls it.
+
+        Args:
+            force: Whether to create it again.
+        """
+        if self.test_function is None or force:
+            self.test_function = self._steps(self.test_step, self.get_test_results)
+
+    def build_for(self, features: Any) -> None:
+        """Builds what the subclass holds beside Keras's own parts; called once, in scope, before the first step.
+
+        Args:
+            features: Specification of the model's inputs on one replica: a structure of ``tf.TensorSpec``.
+        """
+
+    def get_test_results(self) -> dict[str, tf.Tensor]:
+        """The results that `evaluate` logs; those of all metrics unless a subclass leaves some out."""
+        return self.get_metrics_result()
+
+    def _steps(self, step: StepFunction, results: Callable[[], dict[str, tf.Tensor]]) -> StepFunction:
+        strategy = self.distribute_strategy
+        compiled = tf.function(step, jit_compile=True) if self.jit_compile and not self.run_eagerly else step
+
+        def one(data: Any) -> None:
+            strategy.run(compiled, args=(data,))
+
+        def several(iterator: Any) -> dict[str, tf.Tensor]:
+            for _ in tf.range(self.steps_per_execution) if self.steps_per_execution > 1 else range(1):
+                one(next(iterator))
+            return results()
+
+        def from_generator(generator: Any) -> dict[str, tf.Tensor]:
+            for data in generator:
+                one(data)
+            return results()
+
+        on_dataset = several if self.run_eagerly else tf.function(several, reduce_retracing=True)
+        return lambda iterator: (on_dataset if isinstance(iterator, _ITERATORS) else from_generator)(iterator)
+
+    def build_for_data(self, element_spec: Any) -> None:
+        """Builds model, optimizer, loss and metrics; `fit` and `evaluate` do it if it has not been done.
+
+        Args:
+            element_spec: Specification of the elements of a dataset, distributed or not.
+        """
+        data = keras.tree.map_structure(_on_one_replica, element_spec)
+        with self.distribute_strategy.scope():
+            self._symbolic_build(data_batch=data)
+            features, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+            self.build_for(features)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        self.build_for_data(data_batch if iterator is None else iterator._distributed_dataset.element_spec)
+
+
+def _on_one_replica(spec: Any) -> tf.TensorSpec:
+    """The specification of the values on one replica, whether distributed or not."""
+    components = getattr(spec, "_value_specs", None)
+    return components[0] if components else spec

@@ -4,10 +4,15 @@ In a checkout gin files are found beside the package. A wheel carries them as ``
 never as a top-level ``gin``, which is the name of another project's package.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+VERSION = re.findall(
+    r'^__version__ = "(.+)"$', (HERE / "tf_codistill/__init__.py").read_text("utf-8"), re.MULTILINE
+)
 GIN_PACKAGE = "tf_codistill._files.gin"
 
 REQUIREMENTS = [
@@ -32,9 +37,9 @@ EXTRAS = {
 
 setup(
     name="tf_codistill",
-    version="0.1.0",
+    version=VERSION[0],
     description="Codistillation: groups of workers that learn from each other's stale snapshots, in Keras",
-    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

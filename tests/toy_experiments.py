@@ -14,7 +14,9 @@ from tf_codistill.training.experiment import Experiment
 VOCABULARY_SIZE = 40
 
 
-def write_language_corpus(directory: str, num_documents: int = 60, vocabulary_size: int = VOCABULARY_SIZE) -> str:
+def write_language_corpus(
+    directory: str, num_documents: int = 60, vocabulary_size: int = VOCABULARY_SIZE
+) -> str:
     """Documents in which a piece is often followed by its successor, for training and for validation."""
     rng = np.random.default_rng(0)
     files.make_directory(directory)
@@ -59,5 +61,8 @@ def _document(rng: np.random.Generator, vocabulary_size: int) -> list[int]:
     ids = [int(rng.integers(tokens.NUM_SPECIAL, vocabulary_size))]
     for _ in range(int(rng.integers(20, 60))):
         jump = 1 if rng.random() < 0.8 else int(rng.integers(0, vocabulary_size))
-        ids.append(tokens.NUM_SPECIAL + (ids[-1] - tokens.NUM_SPECIAL + jump) % (vocabulary_size - tokens.NUM_SPECIAL))
+        ids.append(
+            tokens.NUM_SPECIAL
+            + (ids[-1] - tokens.NUM_SPECIAL + jump) % (vocabulary_size - tokens.NUM_SPECIAL)
+        )
     return ids

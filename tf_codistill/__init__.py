@@ -1,7 +1,7 @@
 """Codistillation for TensorFlow and Keras (Anil et al., ICLR 2018).
 
-n copies of a model train at the same time, each in its own group of workers; each adds to its loss a term that pulls
-it towards the average prediction of stale copies of the others:
+n copies of a model train at the same time, each in its own group of workers; each adds to its loss a term
+that pulls it towards the average prediction of stale copies of the others:
 
     with strategy.scope():
         model = tf_codistill.CodistillationModel(
@@ -18,8 +18,8 @@ it towards the average prediction of stale copies of the others:
     )
     model.student.save("model.keras")                   # the servable model
 
-Importing this package parses no flags, touches no device and does not import TensorFlow; its names are loaded when
-they are first used.
+Importing this package parses no flags, touches no device and does not import TensorFlow; its names are loaded
+when they are first used.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@
             shared.index, shared.data-...        written by the chief: what all workers hold alike
             worker_0.index, worker_0.data-...    written by each worker: the recurrent state of its lanes
             worker_1.index, ...
-            manifest.json                        the commit mark, written by the chief when all have written
+            manifest.json                        the commit mark, by the chief when all have written
 
-Values are arrays by name, so what a checkpoint holds is decided by the caller (`training.experiment`). The input
-position is no part of it: batches are a function of the step.
+Values are arrays by name, so what a checkpoint holds is decided by the caller (`training.experiment`). The
+input position is no part of it: batches are a function of the step.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Checkpoints:
         chief = distribution.is_chief(self._strategy)
         if chief:
             files.remove(directory)
-            tf.io.gfile.makedirs(directory)
+            files.make_directory(directory)
             weights.write(files.join(directory, "shared"), **shared)
         distribution.all_agree(self._strategy, True)
         weights.write(files.join(directory, self._worker_name()), **own)
@@ -85,6 +85,9 @@ class Checkpoints:
 
     def restore(self, step: int) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]]]:
         """Reads a committed checkpoint.
+
+        Args:
+            step: Its step.
 
         Returns:
             What was given to `save` as `shared`, and this worker's `own`.
@@ -112,11 +115,16 @@ def committed_steps(directory: str) -> list[int]:
     """Steps of the committed checkpoints in a directory, in ascending order."""
     matches = (_CHECKPOINT.fullmatch(name) for name in files.names(directory))
     steps = sorted(int(match.group(1)) for match in matches if match)
-    return [step for step in steps if files.exists(files.join(directory, f"checkpoint_{step:08d}", files.MARK))]
+    return [
+        step for step in steps if files.exists(files.join(directory, f"checkpoint_{step:08d}", files.MARK))
+    ]
 
 
 def read_latest(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
     """Reads the newest committed checkpoint of a group, whatever strategy wrote it.
+
+    Args:
+        directory: Directory of the group's checkpoints.
 
     Returns:
         Its step, the shared arrays, and the own arrays of each worker.
@@ -133,6 +141,12 @@ def read_latest(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[
 def read(path: str) -> tuple[dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
     """Reads one checkpoint with the own arrays of all workers.
 
+    Args:
+        path: Directory of the checkpoint.
+
+    Returns:
+        The shared arrays, and the own arrays of each worker.
+
     Raises:
         ValueError: It is absent, damaged, or of another format version.
     """
@@ -140,8 +154,16 @@ def read(path: str) -> tuple[dict[str, list[np.ndarray]], list[dict[str, list[np
     if mark is None:
         raise ValueError(f"checkpoint {path!r} is not there or not committed")
     if mark.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"checkpoint {path!r} has format version {mark.get('format_version')!r}; expected 1")
-    files.verify(path, mark)
-    shared = weights.read(files.join(path, "shared"), **mark["shared"])
-    owns = [weights.read(files.join(path, f"worker_{i}"), **mark["own"]) for i in range(mark["num_workers"])]
-    return shared, owns
+        raise ValueError(
+            f"checkpoint {path!r} has format version {mark.get('format_version')!r}; "
+            f"expected {FORMAT_VERSION}"
+        )
+    try:
+        files.verify(path, mark)
+        shared = weights.read(files.join(path, "shared"), **mark["shared"])
+        names = [f"worker_{i}" for i in range(mark["num_workers"])]
+        return shared, [weights.read(files.join(path, name), **mark["own"]) for name in names]
+    except (KeyError, TypeError, ValueError) as error:
+        raise files.CorruptError(
+            f"{error}; delete {path!r} to go back to the checkpoint before it"
+        ) from error

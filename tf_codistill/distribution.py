@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -23,9 +23,9 @@ def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
     """Creates the strategy that trains one group; call it before any other TensorFlow operation.
 
     Args:
-        name: ``auto`` takes ``multi_worker`` where TF_CONFIG names several workers, else ``tpu`` or ``mirrored``
-            where there are TPU cores or several GPUs, else ``none``. ``mirrored`` takes every GPU, or every
-            logical CPU where there is no GPU.
+        name: ``auto`` takes ``multi_worker`` where TF_CONFIG names several workers, else ``tpu`` or
+            ``mirrored`` where there are TPU cores or several GPUs, else ``none``. ``mirrored`` takes every
+            GPU, or every logical CPU where there is no GPU.
 
     Returns:
         The strategy; the default strategy for ``none``.
@@ -39,7 +39,9 @@ def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
         name = _best_strategy()
     if name == "multi_worker":
         if num_workers_in_tf_config() < 1:
-            raise ValueError("strategy 'multi_worker' needs TF_CONFIG with a list of workers; `launch` sets it")
+            raise ValueError(
+                "strategy 'multi_worker' needs TF_CONFIG with a list of workers; `launch` sets it"
+            )
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -51,7 +53,10 @@ def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
 
 
 def num_workers_in_tf_config() -> int:
-    """How many workers TF_CONFIG names for this group; 0 if it is not set.
+    """How many workers the environment variable TF_CONFIG names for this group, a chief among them.
+
+    Returns:
+        Their number; 0 if the variable is not set.
 
     Raises:
         ValueError: TF_CONFIG is not what TensorFlow expects.
@@ -61,19 +66,22 @@ def num_workers_in_tf_config() -> int:
         return 0
     try:
         config = json.loads(text)
-        workers = config["cluster"].get("chief", []) + config["cluster"]["worker"]
-        if not 0 <= int(config["task"]["index"]) < len(workers):
-            raise ValueError(f"task index {config['task']['index']} is not below {len(workers)}")
+        cluster, task = config["cluster"], config["task"]
+        if not 0 <= int(task["index"]) < len(cluster[task["type"]]):
+            raise ValueError(f"task index {task['index']} is not below {len(cluster[task['type']])}")
+        return _num_chiefs(cluster) + len(cluster.get("worker", []))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"TF_CONFIG is {text!r}: {error!r}; expected a JSON object with cluster and task") from error
-    return len(workers)
+        raise ValueError(
+            f"TF_CONFIG is {text!r}: {error!r}; expected a JSON object with cluster and task"
+        ) from error
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
     """Number of processes that share the strategy."""
     resolver = strategy.cluster_resolver
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and resolver is not None:
-        return max(1, len(resolver.cluster_spec().as_dict().get("worker", [])))
+        cluster = resolver.cluster_spec().as_dict()
+        return max(1, _num_chiefs(cluster) + len(cluster.get("worker", [])))
     return 1
 
 
@@ -81,7 +89,9 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
     """Which of the group's workers this process is, from 0."""
     if num_workers(strategy) == 1:
         return 0
-    return int(strategy.cluster_resolver.task_id)
+    resolver = strategy.cluster_resolver
+    before = _num_chiefs(resolver.cluster_spec().as_dict()) if resolver.task_type == "worker" else 0
+    return before + int(resolver.task_id)
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -110,12 +120,20 @@ def _sum_over_workers(strategy: tf.distribute.Strategy, integers: Sequence[int])
         return [int(i) for i in integers]
     # Only the first replica of each worker carries the values, so that a worker counts once.
     replicas = num_local_replicas(strategy)
-    rows = [np.asarray(integers, np.int64) if r == 0 else np.zeros(len(integers), np.int64) for r in range(replicas)]
+    rows = [
+        np.asarray(integers, np.int64) if r == 0 else np.zeros(len(integers), np.int64)
+        for r in range(replicas)
+    ]
     values = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(rows[context.replica_id_in_sync_group % replicas])
     )
     total = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
     return [int(i) for i in total.numpy()]
+
+
+def _num_chiefs(cluster: Mapping[str, Sequence[str]]) -> int:
+    """TensorFlow counts a task of type chief, where there is one, as the worker before all others."""
+    return len(cluster.get("chief", []))
 
 
 def _best_strategy() -> str:

@@ -3,8 +3,8 @@ r"""Evaluates trained models on the held-out documents of a corpus.
     python -m tf_codistill.evaluate --runs=alone=runs/one --runs=codistillation=runs/two \
         --gin_file=gin/quickstart.gin --output=runs/evaluation.json
 
-Prints, and writes as JSON, the loss from a zero state and from a carried state and the perplexity of each group's model,
-of the ensemble of each run's groups, and of every ``--model=name=file.keras``.
+Prints, and writes as JSON, the loss from a zero state and from a carried state and the perplexity of each
+group's model, of the ensemble of each run's groups, and of every ``--model=name=file.keras``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 def main() -> None:
     """Evaluates every run and model that was named."""
     program.parse_gin()
-    settings = experiment.Experiment()
+    settings = experiment.configured()
     corpus = tokens.open_corpus(settings.corpus_dir)
     _, stream = settings.streams(corpus, group=0, num_groups=1)
     rows: dict[str, evaluation.Row] = {}
@@ -43,7 +43,9 @@ def main() -> None:
     for name, path in program.named(_MODELS):
         rows |= evaluation.evaluate({name: evaluation.from_saved_model(path, stream.num_lanes)}, stream)
     if not rows:
-        raise ValueError("nothing to evaluate; name a run by --runs=name=workdir or a model by --model=name=file")
+        raise ValueError(
+            "nothing to evaluate; name a run by --runs=name=workdir or a model by --model=name=file"
+        )
     num_tokens = stream.steps_per_epoch * stream.num_lanes * stream.window_tokens
     if _OUTPUT.value:
         files.write_json(_OUTPUT.value, {"models": rows, "validation_tokens": num_tokens})

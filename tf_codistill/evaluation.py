@@ -2,13 +2,15 @@
 
     members = {"group 0": from_checkpoint(...), "group 1": from_checkpoint(...)}
     losses = evaluate(members, stream)
-    {"group 0":  {"zero_state_loss": 3.71, "carried_state_loss": 3.60, "perplexity": 36.6, "carried_from": "checkpoint"},
-     "group 1":  ...,
+    {"group 0": {"zero_state_loss": 3.71, "carried_state_loss": 3.60, "perplexity": 36.6,
+                 "carried_from": "checkpoint"},
+     "group 1": ...,
      "ensemble": ...}                         the mean of the members' probabilities, as a model of its own
 
-Every document is read once from a zero state, which is how a served model begins, and once from a state that the model
-carried here: that of its training lanes. The two can differ much, because the hidden state of a training lane is
-never reset (section 3.1 of Anil et al. 2018), so that a zero state is one the model has not seen since it began.
+The documents are read once from a zero state, which is how a served model begins, and once from a state that
+the model carried here: that of its training lanes. The two can differ much, because the hidden state of a
+training lane is never reset (section 3.1 of Anil et al. 2018), so that a zero state is one the model has not
+seen since it began.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import tensorflow as tf
 
 from tf_codistill import checkpoints, recurrent_state, runs, weights
 from tf_codistill.inputs import language
+from tf_codistill.models.language_model import LanguageModel
 
 ENSEMBLE = "ensemble"
 
@@ -35,8 +38,8 @@ class Member:
 
     Attributes:
         model: A stateful language model with as many lanes as the evaluation.
-        lanes: The recurrent state [any number of lanes, ...] that it carries here; None to carry over the state in
-            which a first pass over the documents ended.
+        lanes: The recurrent state [any number of lanes, ...] that it carries here; None to carry over the
+            state in which a first pass over the documents ended.
     """
 
     model: keras.Model
@@ -63,7 +66,9 @@ def from_checkpoint(workdir: str, group: int, make_model: Callable[[], keras.Mod
     try:
         weights.assign(model.weights, shared["weights"])
     except ValueError as error:
-        raise ValueError(f"checkpoint in {directory!r} holds another model: {error}; check --gin_file") from error
+        raise ValueError(
+            f"checkpoint in {directory!r} holds another model: {error}; check --gin_file"
+        ) from error
     lanes = [np.concatenate(parts) for parts in zip(*(own["lanes"] for own in owns), strict=True)]
     return Member(model, lanes)
 
@@ -83,12 +88,14 @@ def from_saved_model(path: str, num_lanes: int) -> Member:
     """
     try:
         served = keras.saving.load_model(path, compile=False)
-    except (OSError, TypeError) as error:
-        raise ValueError(f"model {path!r} cannot be loaded: {error}") from error
-    config = served.get_config()
-    if "batch_size" not in config:
-        raise ValueError(f"model {path!r} is a {type(served).__name__}; expected a LanguageModel, which has lanes")
-    model = type(served).from_config({**config, "batch_size": num_lanes})
+    except Exception as error:  # Keras has a type of its own for each way in which a file can be bad
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"model {path!r} cannot be loaded: {reason}") from error
+    if not isinstance(served, LanguageModel):
+        raise ValueError(
+            f"model {path!r} is a {type(served).__name__}; expected a LanguageModel, which has lanes"
+        )
+    model = type(served).from_config({**served.get_config(), "batch_size": num_lanes})
     model.set_weights(served.get_weights())
     return Member(model, lanes=None)
 
@@ -101,8 +108,8 @@ def evaluate(members: Mapping[str, Member], stream: language.LaneStream) -> dict
         stream: Held-out documents; all windows of its first epoch are read.
 
     Returns:
-        By name: ``zero_state_loss`` and ``carried_state_loss`` in nats per token, ``perplexity`` of the latter, and
-        ``carried_from``, ``checkpoint`` or ``first pass``.
+        By name: ``zero_state_loss`` and ``carried_state_loss`` in nats per token, ``perplexity`` of the
+        latter, and ``carried_from``, ``checkpoint`` or ``first pass``.
     """
     models = [member.model for member in members.values()]
     nats = _nats_function(models)
@@ -132,7 +139,8 @@ def _nats_function(models: Sequence[keras.Model]) -> Callable[[tf.Tensor, tf.Ten
     @tf.function
     def nats(inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
         """Mean negative log-likelihood of each model, and of the mean of their probabilities."""
-        each = [-tf.nn.sparse_softmax_cross_entropy_with_logits(targets, model(inputs)) for model in models]
+        logits = [model(inputs, training=False) for model in models]
+        each = [-tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits_BTV) for logits_BTV in logits]
         ensemble = tf.reduce_logsumexp(tf.stack(each), axis=0) - math.log(len(models))
         return -tf.stack([tf.reduce_mean(log_likelihood) for log_likelihood in [*each, ensemble]])
 

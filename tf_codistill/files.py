@@ -15,11 +15,12 @@ mark that does not fit the files it is corrupt, and `verify` says which file and
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import tensorflow as tf
@@ -40,11 +41,18 @@ def join(*parts: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether a file or directory is there, committed or not."""
-    return bool(tf.io.gfile.exists(path))
+    with _os_errors(path):
+        return bool(tf.io.gfile.exists(path))
 
 
 def make_directory(path: str) -> str:
-    """Creates a directory with its parents and returns its path.
+    """Creates a directory with its parents, or finds that it is there.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        Its path, as given.
 
     Raises:
         ValueError: The directory cannot be created or written to.
@@ -65,50 +73,63 @@ def make_directory(path: str) -> str:
 def names(directory: str) -> list[str]:
     """Names (not paths) of the entries of a directory, sorted; empty if it does not exist."""
     try:
-        entries = tf.io.gfile.listdir(directory)
-    except tf.errors.NotFoundError:
+        with _os_errors(directory):
+            entries = tf.io.gfile.listdir(directory)
+    except FileNotFoundError:
         return []
     return sorted(entry.rstrip("/") for entry in entries)
 
 
 def glob(pattern: str) -> list[str]:
     """Paths that match a shell pattern, sorted."""
-    return sorted(tf.io.gfile.glob(pattern))
+    with _os_errors(pattern):
+        return sorted(tf.io.gfile.glob(pattern))
 
 
 def size_bytes(path: str) -> int:
     """Size of a file in bytes."""
-    return int(tf.io.gfile.stat(path).length)
+    with _os_errors(path):
+        return int(tf.io.gfile.stat(path).length)
 
 
 def read(path: str) -> bytes:
     """The content of a file.
 
+    Args:
+        path: The file.
+
+    Returns:
+        All its bytes.
+
     Raises:
         FileNotFoundError: There is no such file.
     """
-    try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return cast(bytes, file.read())
-    except tf.errors.NotFoundError as error:
-        raise FileNotFoundError(f"file {path!r} does not exist") from error
+    with _os_errors(path), tf.io.gfile.GFile(path, "rb") as file:
+        return cast(bytes, file.read())
 
 
 def write(path: str, content: bytes) -> None:
     """Writes a file aside and renames it, so that a reader sees the old content or the new, never a part."""
     aside = f"{path}.{uuid.uuid4().hex}.partial"
     try:
-        with tf.io.gfile.GFile(aside, "wb") as file:
-            file.write(content)
-        tf.io.gfile.rename(aside, path, overwrite=True)
+        with _os_errors(path):
+            with tf.io.gfile.GFile(aside, "wb") as file:
+                file.write(content)
+            tf.io.gfile.rename(aside, path, overwrite=True)
     except BaseException:
-        if tf.io.gfile.exists(aside):
+        with contextlib.suppress(tf.errors.OpError):
             tf.io.gfile.remove(aside)
         raise
 
 
 def read_json(path: str) -> Any:
     """The content of a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds, as Python objects.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -129,7 +150,7 @@ def write_json(path: str, content: Any) -> None:
 def checksum(path: str) -> str:
     """SHA-256 of a file as 64 hexadecimal digits, read in pieces."""
     digest = hashlib.sha256()
-    with tf.io.gfile.GFile(path, "rb") as file:
+    with _os_errors(path), tf.io.gfile.GFile(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -138,12 +159,13 @@ def checksum(path: str) -> str:
 def remove(path: str) -> None:
     """Removes a file or a whole directory, its mark first; does nothing if it is not there."""
     mark = join(path, MARK)
-    if tf.io.gfile.exists(mark):
-        tf.io.gfile.remove(mark)
-    if tf.io.gfile.isdir(path):
-        tf.io.gfile.rmtree(path)
-    elif tf.io.gfile.exists(path):
-        tf.io.gfile.remove(path)
+    with _os_errors(path):
+        if tf.io.gfile.isdir(path):
+            if tf.io.gfile.exists(mark):
+                tf.io.gfile.remove(mark)
+            tf.io.gfile.rmtree(path)
+        elif tf.io.gfile.exists(path):
+            tf.io.gfile.remove(path)
 
 
 def commit(directory: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +189,13 @@ def commit(directory: str, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_mark(directory: str) -> dict[str, Any] | None:
-    """The mark of a committed directory, or None if the directory is absent or not committed.
+    """What the commit of a directory left in it.
+
+    Args:
+        directory: A directory, there or not.
+
+    Returns:
+        The mark, or None if the directory is absent or not committed.
 
     Raises:
         CorruptError: There is a mark, but it cannot be read.
@@ -177,9 +205,10 @@ def read_mark(directory: str) -> dict[str, Any] | None:
         mark = read_json(path)
     except FileNotFoundError:
         return None
-    if not isinstance(mark, dict) or not isinstance(mark.get("files"), dict):
+    listing = mark.get("files") if isinstance(mark, dict) else None
+    if not isinstance(listing, dict) or not all(isinstance(entry, dict) for entry in listing.values()):
         raise CorruptError(f"mark {path!r} lists no files; delete {directory!r} or write it again")
-    return mark
+    return cast(dict[str, Any], mark)
 
 
 def verify(directory: str, mark: dict[str, Any], contents: bool = True) -> None:
@@ -195,17 +224,29 @@ def verify(directory: str, mark: dict[str, Any], contents: bool = True) -> None:
     """
     for name, promised in mark["files"].items():
         path = join(directory, name)
-        if not exists(path):
-            raise CorruptError(f"file {path!r} is missing although its mark lists it")
-        _compare(path, "bytes", promised["bytes"], size_bytes)
-        if contents:
-            _compare(path, "sha256", promised["sha256"], checksum)
+        try:
+            _compare(path, "bytes", promised.get("bytes"), size_bytes)
+            if contents:
+                _compare(path, "sha256", promised.get("sha256"), checksum)
+        except FileNotFoundError as error:
+            raise CorruptError(f"file {path!r} is missing although its mark lists it") from error
 
 
 def _compare(path: str, what: str, promised: object, measure: Callable[[str], object]) -> None:
     found = measure(path)
     if found != promised:
         raise CorruptError(f"file {path!r} is damaged: {what} is {found}, its mark says {promised}")
+
+
+@contextlib.contextmanager
+def _os_errors(path: str) -> Iterator[None]:
+    """Raises `OSError` where TensorFlow raises an error of its own, which is none."""
+    try:
+        yield
+    except tf.errors.NotFoundError as error:
+        raise FileNotFoundError(f"file {path!r} does not exist") from error
+    except tf.errors.OpError as error:
+        raise OSError(f"file {path!r} cannot be used: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -49,7 +49,7 @@ def main() -> None:
         num_groups=_NUM_GROUPS.value,
         workers_per_group=_WORKERS_PER_GROUP.value,
         base_port=_BASE_PORT.value,
-        num_steps=experiment.Experiment().num_steps,
+        num_steps=experiment.configured().num_steps,  # from gin
         command=train_command,
     )
 

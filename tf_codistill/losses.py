@@ -1,15 +1,16 @@
-"""Distillation losses: how far the student is from what its teachers say (psi in Anil et al. 2018, Algorithm 1).
+"""Distillation losses: how far the student is from its teachers (psi in Anil et al. 2018, Algorithm 1).
 
     loss = SoftCrossEntropy()
-    teacher_BTV = loss.aggregate([logits_BTV of each teacher])      the mean over peers, of what this loss compares
-    loss(teacher_BTV, student_logits_BTV)                           a scalar, mean over the batch
+    teacher_BTV = loss.aggregate([logits_BTV of each teacher])   mean over peers of what this loss compares
+    loss(teacher_BTV, student_logits_BTV)                        a scalar, mean over the batch
 
-    SoftCrossEntropy   T^2 H(p, q)              mean of the teachers' probabilities as soft targets (the paper's choice)
-    KLDivergence       T^2 KL(p || q)           the same gradient, zero when student and teacher agree
-    SquaredLogits      mean_c (t_c - s_c)^2     mean of the teachers' logits
+    SoftCrossEntropy   T^2 H(p, q)            the teachers' mean probabilities as soft targets (the paper)
+    KLDivergence       T^2 KL(p || q)         the same gradient, zero when student and teacher agree
+    SquaredLogits      mean_c (t_c - s_c)^2   against the mean of the teachers' logits
 
-p and q are softmax(logits / T) of the aggregated teacher and of the student. The factor T^2 keeps the size of the gradient
-when the temperature T grows (Hinton et al. 2015, section 2). No gradient flows into the teacher.
+p is the teachers' mean of softmax(logits / T), q the student's softmax(logits / T). The factor T^2 keeps the
+size of the gradient when the temperature T grows (Hinton et al. 2015, section 2). No gradient flows into the
+teacher.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def soft_cross_entropy(
     Returns:
         The loss of each example in nats, [...].
     """
-    nats = tf.nn.softmax_cross_entropy_with_logits(tf.stop_gradient(teacher_probs), student_logits / temperature)
-    return nats * temperature**2
+    targets = tf.stop_gradient(teacher_probs)
+    return tf.nn.softmax_cross_entropy_with_logits(targets, student_logits / temperature) * temperature**2
 
 
 def kl_divergence(teacher_probs: tf.Tensor, student_logits: tf.Tensor, temperature: float = 1.0) -> tf.Tensor:
@@ -67,10 +68,11 @@ def squared_logits(teacher_logits: tf.Tensor, student_logits: tf.Tensor) -> tf.T
     Returns:
         The loss of each example, [...], a mean over classes.
     """
-    return tf.reduce_mean(tf.math.squared_difference(tf.stop_gradient(teacher_logits), student_logits), axis=-1)
+    targets = tf.stop_gradient(teacher_logits)
+    return tf.reduce_mean(tf.math.squared_difference(targets, student_logits), axis=-1)
 
 
-class DistillationLoss(keras.losses.Loss, abc.ABC):  # type: ignore[misc]
+class DistillationLoss(keras.losses.Loss, abc.ABC):
     """What every distillation loss can do: aggregate the teachers, then compare the student with them."""
 
     @abc.abstractmethod
@@ -81,7 +83,7 @@ class DistillationLoss(keras.losses.Loss, abc.ABC):  # type: ignore[misc]
 
         Args:
             teacher_logits: Logits of P teachers: a sequence of P tensors [..., C] or one tensor [P, ..., C].
-            weights: Share of each teacher in the mean, float32 [P], 0 for one to leave out; equal if not given.
+            weights: Share of each teacher in the mean, float32 [P], 0 to leave it out; None for equal shares.
 
         Returns:
             The first argument of `call`, [..., C].
@@ -123,7 +125,9 @@ class _SoftTargets(DistillationLoss):
         """
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if not math.isfinite(temperature) or temperature <= 0:
-            raise ValueError(f"temperature is {temperature!r}; expected a finite number > 0, 1.0 for plain softmax")
+            raise ValueError(
+                f"temperature is {temperature!r}; expected a finite number > 0, 1.0 for plain softmax"
+            )
         self.temperature = float(temperature)
 
     def aggregate(
@@ -133,7 +137,7 @@ class _SoftTargets(DistillationLoss):
 
         Args:
             teacher_logits: Logits of P teachers: a sequence of P tensors [..., C] or one tensor [P, ..., C].
-            weights: Share of each teacher in the mean, float32 [P], 0 for one to leave out; equal if not given.
+            weights: Share of each teacher in the mean, float32 [P], 0 to leave it out; None for equal shares.
 
         Returns:
             Probabilities, [..., C].
@@ -148,7 +152,7 @@ class _SoftTargets(DistillationLoss):
 
 @keras.saving.register_keras_serializable(package="tf_codistill")
 class SoftCrossEntropy(_SoftTargets):
-    """Cross-entropy with the mean of the teachers' probabilities as soft targets; the paper's distillation loss."""
+    """Cross-entropy with the teachers' mean probabilities as soft targets; the paper's distillation loss."""
 
     def call(self, teacher: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
         """Compares the student with its teachers.
@@ -191,7 +195,7 @@ class SquaredLogits(DistillationLoss):
 
         Args:
             teacher_logits: Logits of P teachers: a sequence of P tensors [..., C] or one tensor [P, ..., C].
-            weights: Share of each teacher in the mean, float32 [P], 0 for one to leave out; equal if not given.
+            weights: Share of each teacher in the mean, float32 [P], 0 to leave it out; None for equal shares.
 
         Returns:
             Logits, [..., C].

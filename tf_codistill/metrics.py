@@ -1,10 +1,9 @@
 """What is measured besides losses.
 
-    perplexity = Perplexity()                       a Keras metric for model.compile(metrics=[...])
-    perplexity.update_state(targets_BT, logits_BTV)
-    perplexity.result()                             exp(mean negative log-likelihood per token, in nats)
+Perplexity is a Keras metric, agreement a function:
 
-    agreement(teacher_probs_BTV, logits_BTV)        share of positions where teacher and student have the same favourite
+    model.compile(..., metrics=[Perplexity()])   exp(mean negative log-likelihood per token, in nats)
+    agreement(teacher_probs_BTV, logits_BTV)     share of positions where both have the same favourite
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="tf_codistill")
-class Perplexity(keras.metrics.Metric):  # type: ignore[misc]
+class Perplexity(keras.metrics.Metric):
     """Exponential of the mean negative log-likelihood of all tokens seen since the last reset."""
 
     def __init__(self, name: str = "perplexity", dtype: str | None = None) -> None:
@@ -53,7 +52,8 @@ class Perplexity(keras.metrics.Metric):  # type: ignore[misc]
         Returns:
             A scalar tensor; 1 before the first token.
         """
-        return tf.exp(tf.math.divide_no_nan(tf.convert_to_tensor(self._nats), tf.convert_to_tensor(self._tokens)))
+        nats, tokens = tf.convert_to_tensor(self._nats), tf.convert_to_tensor(self._tokens)
+        return tf.exp(tf.math.divide_no_nan(nats, tokens))
 
 
 def agreement(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:

@@ -24,6 +24,8 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory of the corpus."
 def main() -> None:
     """Prepares the corpus and says what became of its documents."""
     program.parse_gin()
+    settings = pipeline.CorpusSettings()
+    program.check_bindings()
     paths = []
     for pattern in _WET_FILES.value:
         found = files.glob(pattern)
@@ -33,7 +35,7 @@ def main() -> None:
     output_dir = _OUTPUT_DIR.value
     if files.read_mark(output_dir) is not None:
         print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
-    mark = pipeline.prepare(paths, output_dir)
+    mark = pipeline.prepare(paths, output_dir, settings)
     print(pipeline.summary(mark, output_dir))
 
 

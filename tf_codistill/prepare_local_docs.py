@@ -23,12 +23,14 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for WET files a
 def main() -> None:
     """Collects the documentation, prepares the corpus and says what became of its documents."""
     program.parse_gin()
+    settings = pipeline.CorpusSettings()
+    program.check_bindings()
     wet_dir = files.join(_OUTPUT_DIR.value, "wet")
     corpus_dir = files.join(_OUTPUT_DIR.value, "tokens")
     if files.read_mark(corpus_dir) is not None:
         print(f"corpus {corpus_dir!r} is prepared already", file=sys.stderr)
     local_docs.collect(wet_dir)
-    mark = pipeline.prepare(files.glob(files.join(wet_dir, "*.warc.wet.gz")), corpus_dir)
+    mark = pipeline.prepare(files.glob(files.join(wet_dir, "*.warc.wet.gz")), corpus_dir, settings)
     print(pipeline.summary(mark, corpus_dir))
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging as python_logging
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -33,6 +34,7 @@ GIN_BINDINGS = flags.DEFINE_multi_string(
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, snapshots, metrics, logs.")
 
 _MACRO = "gin.macro"
+_NOT_BOUND = "\n  No values supplied by Gin"
 _PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__))
 GIN_SEARCH_PATH = (os.getcwd(), os.path.dirname(_PACKAGE_DIR), os.path.join(_PACKAGE_DIR, "_files"))
 
@@ -51,9 +53,11 @@ def run(main: Callable[[], None]) -> None:
             main()
         except KeyboardInterrupt:
             sys.exit(130)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, TypeError) as error:
+            if isinstance(error, TypeError) and _NOT_BOUND not in str(error):
+                raise
             logging.debug("traceback", exc_info=True)
-            _stop(str(error))
+            _stop(_sentence(error))
 
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
     app.run(guarded)
@@ -65,7 +69,10 @@ def parse_gin() -> None:
     Raises:
         ValueError: A file does not exist, a binding cannot be parsed, or it names something unknown.
     """
-    gin.config._LOCATION_PREFIXES[:] = [""]  # gin has no public way to start afresh
+    # gin has no public way to start afresh, nor to leave out its reader of packages, which logs every file
+    # that it does not find.
+    gin.config._LOCATION_PREFIXES[:] = [""]
+    gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
     for directory in GIN_SEARCH_PATH:
         gin.add_config_file_search_path(directory)
     try:
@@ -73,10 +80,12 @@ def parse_gin() -> None:
     except OSError as error:
         raise ValueError(
             f"gin file not found in --gin_file={','.join(GIN_FILE.value)}; "
-            f"looked below {', '.join(GIN_SEARCH_PATH)}. {_first_line(error)}"
+            f"looked below {', '.join(GIN_SEARCH_PATH)}. {_sentence(error)}"
         ) from error
-    except (SyntaxError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"gin: {_first_line(error)} Check the names in the gin file and bindings.") from error
+    except (SyntaxError, ValueError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        raise ValueError(
+            f"gin: {_sentence(error)}; correct the name or value in the gin file or --gin_bindings"
+        ) from error
 
 
 def check_bindings() -> None:
@@ -86,22 +95,34 @@ def check_bindings() -> None:
         ValueError: Names that nothing used: a misspelt scope, or a part that the experiment does not have.
     """
     used = {
-        (scope if selector == _MACRO else "", selector, name)
+        (outer, selector, name)
         for (scope, selector), parameters in gin.config._OPERATIVE_CONFIG.items()
         for name in parameters
+        for outer in (_outer_scopes(scope) if selector != _MACRO else [scope])
     }
     bound = {
-        (scope if selector == _MACRO else "", selector, name)
+        (scope, selector, name)
         for (scope, selector), parameters in gin.config._CONFIG.items()
         for name in parameters
     }
-    unused = sorted(scope or f"{selector}.{name}" for scope, selector, name in bound - used)
+    unused = sorted(
+        scope if selector == _MACRO else f"{scope}/{selector}.{name}".lstrip("/")
+        for scope, selector, name in bound - used
+    )
     if unused:
-        raise ValueError(f"gin binds {', '.join(unused)}, but nothing uses it; remove the binding or correct its name")
+        raise ValueError(
+            f"gin binds {', '.join(unused)}, but nothing uses it; remove the binding or correct its name"
+        )
 
 
 def named(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
     """The values of a repeated flag of the form name=value.
+
+    Args:
+        flag: What ``flags.DEFINE_multi_string`` returned.
+
+    Returns:
+        Pairs of name and value, in the order of the command line.
 
     Raises:
         ValueError: A value has another form.
@@ -118,10 +139,22 @@ def bindings_in_force() -> str:
     return str(gin.operative_config_str())
 
 
+def _outer_scopes(scope: str) -> list[str]:
+    """The scopes whose bindings hold in a scope: for ``a/b`` those are none, ``a`` and ``a/b`` itself."""
+    parts = scope.split("/")
+    return ["/".join(parts[:length]) for length in range(len(parts) + 1)]
+
+
 def _stop(message: str) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.exit(1)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".") + "."
+def _sentence(error: Exception) -> str:
+    """What an error says; of what gin adds to it, only the file and line."""
+    text = str(error)
+    if _NOT_BOUND in text:
+        return text.split("\n")[0] + "; bind what is missing in a --gin_file or by --gin_bindings"
+    said = re.split(r"\n  In (?:call to|file|bindings)| in config string: ?\n", text)[0].strip().rstrip(".")
+    place = re.search(r"\n  In (file .*|bindings string line \d+)", text)
+    return f"{said} (in {place.group(1)})" if place else said

@@ -1,15 +1,15 @@
 """The hidden state that a stateful model carries from batch to batch, one row per lane.
 
                       lane 0   h_0 c_0  |
-    model.layers[1]   lane 1   h_1 c_1  |  `variables(model)` of one replica; another replica has its own lanes
+    model.layers[1]   lane 1   h_1 c_1  |  `variables(model)` of one replica; another has its own lanes
                       ...               |
 
-State is not a weight: it belongs to the lanes that a replica reads, is neither averaged nor served, and Keras leaves
-it out of ``model.weights``. Every Keras layer with an attribute ``states`` that holds variables takes part, as
-``keras.layers.LSTM(stateful=True)`` and `LayerNormLSTM` do.
+State is not a weight: it belongs to the lanes that a replica reads, is neither averaged nor served, and Keras
+leaves it out of ``model.weights``. Every Keras layer with an attribute ``states`` that holds variables takes
+part, as ``keras.layers.LSTM(stateful=True)`` and `LayerNormLSTM` do.
 
-A model often has to read other text than its lanes (validation, in the middle of training). A `SecondState` lends it
-another state for that time, and to the bit the lanes know nothing of it:
+A model often has to read other text than its lanes (validation, in the middle of training). A `SecondState`
+lends it another state for that time, and to the bit the lanes know nothing of it:
 
     second = SecondState(model)
     second.start()                            # a copy of the lanes' state
@@ -71,10 +71,12 @@ class SecondState:
         kept = [tf.identity(state.value) for state in self._lanes]
         for state, own in zip(self._lanes, self._own, strict=True):
             state.assign(own.value)
-        yield
-        for state, own, value in zip(self._lanes, self._own, kept, strict=True):
-            own.assign(state.value)
-            state.assign(value)
+        try:
+            yield
+        finally:
+            for state, own, value in zip(self._lanes, self._own, kept, strict=True):
+                own.assign(state.value)
+                state.assign(value)
 
 
 def values(states: Sequence[keras.Variable]) -> list[np.ndarray]:
@@ -91,13 +93,17 @@ def assign(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray]) -> Non
             has fewer rows than this worker has lanes.
 
     Raises:
-        ValueError: The number of arrays, or their shape behind the first axis, does not fit.
+        ValueError: The number of arrays, or their shape behind the first axis, does not fit, or an array has
+            no rows; then no state has changed.
     """
     if len(states) != len(lanes):
         raise ValueError(f"{len(lanes)} arrays of recurrent state do not fit {len(states)} state variables")
     for state, rows in zip(states, lanes, strict=True):
-        if tuple(rows.shape[1:]) != tuple(state.shape[1:]):
-            raise ValueError(f"recurrent state of shape {rows.shape} does not fit lanes of shape {tuple(state.shape)}")
+        if len(rows) == 0 or tuple(rows.shape[1:]) != tuple(state.shape[1:]):
+            raise ValueError(
+                f"recurrent state of shape {rows.shape} does not fit lanes of shape {tuple(state.shape)}"
+            )
+    for state, rows in zip(states, lanes, strict=True):
         for replica, replica_copy in enumerate(weights.local_copies(state)):
             wanted = np.arange(state.shape[0]) + replica * state.shape[0]
             replica_copy.assign(tf.cast(rows[wanted % len(rows)], replica_copy.dtype))

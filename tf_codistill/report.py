@@ -19,12 +19,7 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for the report.
 
 def main() -> None:
     """Reads the runs, writes the report, prints its sentences."""
-    shown = []
-    for given in _RUNS.value:
-        name, _, workdir = given.partition("=")
-        if not name or not workdir:
-            raise ValueError(f"--runs={given} is not understood; expected --runs=name=workdir")
-        shown.append(learning_curves.read_run(name, workdir))
+    shown = [learning_curves.read_run(name, workdir) for name, workdir in program.named(_RUNS)]
     evaluations = [reporting.read_evaluation(path) for path in _EVALUATION.value]
     sentences = reporting.write_report(shown, evaluations, _OUTPUT_DIR.value)
     print(f"report: {_OUTPUT_DIR.value}/{reporting.REPORT}", *sentences, sep="\n")

@@ -13,8 +13,9 @@
 A line of the metrics file has ``kind`` and ``step``, then numbers by name:
 
     {"kind": "start", "step": 0, "num_steps": 2000, "time": 1700000000.0, ...}
-    {"kind": "train", "step": 50, "elapsed_secs": 7.1, "tokens_per_sec": 14411.0, "loss": 5.9, "task_loss": 5.9,
-     "distillation_loss": 0.0, "distillation_weight": 0.0, "teacher_agreement": 0.0, "staleness_steps": 0.0}
+    {"kind": "train", "step": 50, "elapsed_secs": 7.1, "tokens_per_sec": 14411.0, "loss": 5.9,
+     "task_loss": 5.9, "distillation_loss": 0.0, "distillation_weight": 0.0, "teacher_agreement": 0.0,
+     "staleness_steps": 0.0}
     {"kind": "validation", "step": 100, "elapsed_secs": 15.0, "loss": 5.4, "perplexity": 221.4}
     {"kind": "end", "step": 2000, "elapsed_secs": 280.0}
 
@@ -83,6 +84,12 @@ def groups(workdir: str) -> list[int]:
 def append_metrics(path: str, kind: str, step: int, **values: float | int | str) -> None:
     """Appends one line to a metrics file.
 
+    Args:
+        path: The metrics file; created if it is not there.
+        kind: What the line tells, one of `KINDS`.
+        step: The optimizer step that it tells of.
+        **values: Numbers by name.
+
     Raises:
         ValueError: `kind` is not one of `KINDS`.
     """
@@ -94,15 +101,25 @@ def append_metrics(path: str, kind: str, step: int, **values: float | int | str)
 
 
 def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
-    """The lines of a metrics file, optionally of one kind; empty if there is no file.
+    """The lines of a metrics file.
 
     A last line that a killed process left unfinished is passed over.
+
+    Args:
+        path: The metrics file.
+        kind: The only kind that is wanted, one of `KINDS`; all by default.
+
+    Returns:
+        One dictionary for each line, in order; empty if there is no file.
+
+    Raises:
+        ValueError: A line is no record of the kind that `append_metrics` writes.
     """
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8") as file:
         lines = file.read().split("\n")[:-1]
-    records = [json.loads(line) for line in lines if line]
+    records = [_record(path, number, line) for number, line in enumerate(lines, start=1) if line]
     return [record for record in records if kind in (None, record["kind"])]
 
 
@@ -113,3 +130,19 @@ def rewind_metrics(path: str, step: int) -> None:
     with open(partial, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in kept)
     os.replace(partial, path)
+
+
+def _record(path: str, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if (
+        not isinstance(record, dict)
+        or record.get("kind") not in KINDS
+        or not isinstance(record.get("step"), int)
+    ):
+        raise ValueError(
+            f"line {number} of metrics file {path!r} is no record: {line[:80]!r}; delete the line"
+        )
+    return record

@@ -4,8 +4,8 @@
     weight(199)                     -> 0.0    the student first gets off the ground alone
     weight(200)                     -> 1.0    then it learns from its teachers
 
-A schedule is a function from a step, a Python integer or a scalar tensor, to a scalar float32 tensor. It works
-eagerly and in a `tf.function`.
+A schedule is a function from a step, a Python integer or a scalar tensor, to a scalar float32 tensor. It
+works eagerly and in a `tf.function`.
 """
 
 from __future__ import annotations

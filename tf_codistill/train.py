@@ -2,9 +2,9 @@ r"""Trains one worker of one group.
 
     python -m tf_codistill.train --workdir=runs/two --group=0 --num_groups=2 --gin_file=gin/quickstart.gin
 
-Start one for every worker of every group; TF_CONFIG tells the workers of a group about each other, the workdir is all
-that groups share. On one machine `launch` does it. Started again with the same workdir it goes on from its last
-checkpoint.
+Start one for every worker of every group; TF_CONFIG tells the workers of a group about each other, the
+workdir is all that groups share. On one machine `launch` does it. Started again with the same workdir it goes
+on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from tf_codistill import distribution, files, program, runs
 from tf_codistill.training import experiment
 
 _GROUP = flags.DEFINE_integer("group", 0, "This group, from 0.")
-_NUM_GROUPS = flags.DEFINE_integer("num_groups", 1, "Groups that train together, 1 for a model trained alone.")
-_STRATEGY = flags.DEFINE_enum("strategy", "auto", distribution.STRATEGIES, "How the group's replicas train together.")
+_NUM_GROUPS = flags.DEFINE_integer(
+    "num_groups", 1, "Groups that train together, 1 for a model trained alone."
+)
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", "auto", distribution.STRATEGIES, "How the group's replicas train together."
+)
 
 
 def main() -> None:
@@ -24,7 +28,7 @@ def main() -> None:
     workdir, group = program.WORKDIR.value, _GROUP.value
     if not workdir:
         raise ValueError("--workdir is not set; name the directory of the run")
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     strategy = distribution.create_strategy(_STRATEGY.value)
     program.parse_gin()
 
@@ -33,7 +37,7 @@ def main() -> None:
         if distribution.is_chief(strategy):
             files.write(runs.config_path(workdir, group), program.bindings_in_force().encode())
 
-    experiment.Experiment().train(workdir, group, _NUM_GROUPS.value, strategy, when_built)
+    experiment.configured().train(workdir, group, _NUM_GROUPS.value, strategy, when_built)
 
 
 if __name__ == "__main__":

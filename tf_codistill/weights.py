@@ -4,9 +4,9 @@
     write(prefix, weights=[...], states=[...])    <prefix>.index, <prefix>.data-00000-of-00001
     read(prefix, weights=[...descriptions...])    {"weights": [array, ...]}
 
-Files are written and read by ``tf.train.Checkpoint``, so that TensorFlow's own tools can inspect them. Position in
-the list identifies a weight: two instances of one model agree in order, but Keras numbers their names apart
-(``dense`` and ``dense_1``), so names are compared with these numbers taken off.
+Files are written and read by ``tf.train.Checkpoint``, so that TensorFlow's own tools can inspect them.
+Position in the list identifies a weight: two instances of one model agree in order, but Keras numbers their
+names apart (``dense`` and ``dense_1``), so names are compared with these numbers taken off.
 """
 
 from __future__ import annotations
@@ -58,17 +58,32 @@ def values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
     return [np.array(local_copies(variable)[0]) for variable in variables]
 
 
+def checksum(model: keras.Model) -> str:
+    """SHA-256 of the values of a model's weights as hexadecimal digits; equal exactly for equal bits."""
+    digest = hashlib.sha256()
+    for array in values(model.weights):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 def assign(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:
     """Assigns arrays to variables, and to each local copy of a mirrored one, without communication.
 
+    Args:
+        variables: Variables of the default strategy or of one that mirrors them.
+        arrays: An array for each variable, of its shape; cast to its dtype.
+
     Raises:
-        ValueError: The number of arrays or a shape does not fit.
+        ValueError: The number of arrays or a shape does not fit; then no variable has changed.
     """
     if len(variables) != len(arrays):
         raise ValueError(f"{len(arrays)} arrays do not fit {len(variables)} variables")
     for variable, array in zip(variables, arrays, strict=True):
         if tuple(variable.shape) != array.shape:
-            raise ValueError(f"variable {variable.path!r} has shape {tuple(variable.shape)}, array has {array.shape}")
+            raise ValueError(
+                f"variable {variable.path!r} has shape {tuple(variable.shape)}, array has {array.shape}"
+            )
+    for variable, array in zip(variables, arrays, strict=True):
         for copy in local_copies(variable):
             copy.assign(tf.cast(array, copy.dtype))
 
@@ -80,11 +95,22 @@ def local_copies(variable: keras.Variable) -> tuple[tf.Variable, ...]:
 
 
 def write(prefix: str, **arrays: Sequence[np.ndarray]) -> None:
-    """Writes named lists of arrays to the files ``<prefix>.index`` and ``<prefix>.data-...``."""
+    """Writes named lists of arrays to the files ``<prefix>.index`` and ``<prefix>.data-...``.
+
+    Args:
+        prefix: Path of the files without their endings, local or of any scheme of ``tf.io.gfile``.
+        **arrays: The lists by name.
+
+    Raises:
+        OSError: The files cannot be written.
+    """
 
     def act() -> None:
         variables = {name: [tf.Variable(array) for array in group] for name, group in arrays.items()}
-        tf.train.Checkpoint(**variables).write(prefix)
+        try:
+            tf.train.Checkpoint(**variables).write(prefix)
+        except tf.errors.OpError as error:
+            raise OSError(f"arrays cannot be written to {prefix!r}: {_first_line(error)}") from error
 
     _outside_strategy(act)
 
@@ -105,12 +131,13 @@ def read(prefix: str, **arrays: Description) -> dict[str, list[np.ndarray]]:
 
     def act() -> dict[str, list[np.ndarray]]:
         variables = {
-            name: [tf.Variable(tf.zeros(row["shape"], row["dtype"])) for row in group] for name, group in arrays.items()
+            name: [tf.Variable(tf.zeros(row["shape"], row["dtype"])) for row in group]
+            for name, group in arrays.items()
         }
         try:
-            tf.train.Checkpoint(**variables).read(prefix).assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
-            raise ValueError(f"arrays in {prefix!r} cannot be read: {str(error).splitlines()[0]}") from error
+            tf.train.Checkpoint(**variables).read(prefix).assert_consumed()
+        except Exception as error:  # TensorFlow has a type of its own for each way in which files can be bad
+            raise ValueError(f"arrays in {prefix!r} cannot be read: {_first_line(error)}") from error
         return {name: [variable.numpy() for variable in group] for name, group in variables.items()}
 
     return _outside_strategy(act)
@@ -125,8 +152,12 @@ def _plain_name(path: str) -> str:
     return "/".join(re.sub(r"_\d+$", "", part) for part in path.split("/"))
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _outside_strategy(act: Callable[[], Result]) -> Result:
-    """Calls `act` where no ``strategy.scope()`` is active: a variable made inside one would be a collective."""
+    """Calls `act` where no ``strategy.scope()`` is active: variables made in one would be collectives."""
     if not tf.distribute.has_strategy():
         return act()
     with ThreadPoolExecutor(1) as fresh_thread:

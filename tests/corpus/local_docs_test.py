@@ -82,8 +82,8 @@ def test_each_module_becomes_a_page_of_prose(tmp_path: Path, package: str) -> No
 
 
 def test_pages_say_that_they_are_english_and_are_counted(tmp_path: Path, package: str) -> None:
-    mark = local_docs.collect(str(tmp_path), [package], modules_per_file=2)
-    paths = files.glob(str(tmp_path / "*.warc.wet.gz"))
+    mark = local_docs.collect(str(tmp_path / "wet"), [package], modules_per_file=2)
+    paths = files.glob(str(tmp_path / "wet" / "*.warc.wet.gz"))
     assert len(paths) == 2
     records = [record for path in paths for record in read_wet(path)]
     assert {record.language for record in records} == {"eng"}
@@ -91,18 +91,20 @@ def test_pages_say_that_they_are_english_and_are_counted(tmp_path: Path, package
 
 
 def test_second_run_changes_nothing_and_a_stopped_one_is_done_again(tmp_path: Path, package: str) -> None:
-    first = local_docs.collect(str(tmp_path), [package])
-    assert local_docs.collect(str(tmp_path), ["not_installed_at_all"]) == first
-    (tmp_path / files.MARK).unlink()
-    (tmp_path / "docs-00009.warc.wet.gz").write_bytes(b"left over")
-    assert local_docs.collect(str(tmp_path), [package]) == first
+    wet_dir = tmp_path / "wet"
+    first = local_docs.collect(str(wet_dir), [package])
+    assert local_docs.collect(str(wet_dir), ["not_installed_at_all"]) == first
+    (wet_dir / files.MARK).unlink()
+    (wet_dir / "docs-00009.warc.wet.gz").write_bytes(b"left over")
+    assert local_docs.collect(str(wet_dir), [package]) == first
 
 
 def test_damaged_file_of_an_earlier_run_is_told(tmp_path: Path, package: str) -> None:
-    local_docs.collect(str(tmp_path), [package])
-    (tmp_path / "docs-00000.warc.wet.gz").write_bytes(b"short")
+    wet_dir = tmp_path / "wet"
+    local_docs.collect(str(wet_dir), [package])
+    (wet_dir / "docs-00000.warc.wet.gz").write_bytes(b"short")
     with pytest.raises(files.CorruptError, match=r"docs-00000.*damaged"):
-        local_docs.collect(str(tmp_path), [package])
+        local_docs.collect(str(wet_dir), [package])
 
 
 @pytest.mark.parametrize("name", ["not_installed_at_all", "no-name", "this", "sys", ""])

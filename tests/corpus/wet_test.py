@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,11 @@ from tf_codistill.corpus.wet import Record, WetWriter, read_wet
 
 PAGES = [
     ("https://docs.local/a", "Ein Satz über Wörter.\nAnd a second line, 日本語 included.", "deu"),
-    ("https://docs.local/b", "WARC/1.0\r\nWARC-Type: conversion\r\nContent-Length: 5\r\n\r\nhello\r\n\r\n", "eng"),
+    (
+        "https://docs.local/b",
+        "A page about\r\n\r\nWARC/1.0\r\nWARC-Type: conversion\r\nContent-Length: 5\r\n\r\nhello\r\n\r\n",
+        "eng",
+    ),
     ("https://docs.local/empty", "", "eng"),
     ("https://docs.local/c", "The last page. " * 200, "eng"),
 ]
@@ -108,8 +113,10 @@ def test_flipped_byte_is_told(wet_path: str) -> None:
     [
         (b"", "is empty"),
         (gzip.compress(b""), "holds no page"),
-        (b"<html>not found</html>" * 50, "holds no page"),
+        (b"<html>not found</html>" * 50, "truncated or damaged.*html"),
+        (gzip.compress(b"<html>not found</html>" * 50), "truncated or damaged.*html"),
     ],
+    ids=["empty", "empty gzip member", "another format", "another format, packed"],
 )
 def test_file_without_pages_is_told(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "nothing.warc.wet.gz"
@@ -125,16 +132,47 @@ def test_missing_file_is_told(tmp_path: Path) -> None:
 
 def page(url: str, body: bytes, length: int | None = None, digest: str = "") -> bytes:
     head = f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: {url}\r\n{digest}"
-    return f"{head}Content-Length: {len(body) if length is None else length}\r\n\r\n".encode() + body + b"\r\n\r\n"
+    return (
+        f"{head}Content-Length: {len(body) if length is None else length}\r\n\r\n".encode()
+        + body
+        + b"\r\n\r\n"
+    )
 
 
-def test_record_with_a_wrong_length_hides_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("length", [0, 50, 99, 108, 190, 10_000])
+def test_record_with_a_wrong_length_hides_no_other(
+    tmp_path: Path, length: int, pack: Callable[[bytes], bytes]
+) -> None:
     path = tmp_path / "lengths.warc.wet"
-    digest = "WARC-Block-Digest: sha1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\n"
-    path.write_bytes(page("a", b"one") + page("b", "ä".encode() * 50, 50, digest) + page("c", b"three"))
+    pages = [page("a", b"one"), page("b", "ä".encode() * 50, length), page("c", b"three")]
+    path.write_bytes(b"".join(map(pack, pages)))
     records = list(read_wet(str(path)))
     assert [(record.url, record.is_whole) for record in records] == [("a", True), ("b", False), ("c", True)]
-    assert records[2].text == "three"
+    assert [record.text for record in records] == ["one", "ä" * 50, "three"]
+
+
+def test_record_with_a_wrong_checksum_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "checksums.warc.wet"
+    digest = "WARC-Block-Digest: sha1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\n"
+    path.write_bytes(page("a", b"one", digest=digest) + page("b", b"two"))
+    assert [record.is_whole for record in read_wet(str(path))] == [False, True]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 350])
+def test_gzip_members_need_not_end_with_records(tmp_path: Path, wet_path: str, size: int) -> None:
+    content = gzip.decompress(Path(wet_path).read_bytes())
+    path = tmp_path / "blocks.warc.wet.gz"
+    path.write_bytes(
+        b"".join(gzip.compress(content[start : start + size]) for start in range(0, len(content), size))
+    )
+    assert list(read_wet(str(path))) == list(read_wet(wet_path))
+
+
+def test_line_ends_without_carriage_return_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "lines.warc.wet"
+    path.write_bytes((page("a", b"one") + page("b", b"two")).replace(b"\r\n", b"\n"))
+    assert [record.text for record in read_wet(str(path))] == ["one", "two"]
 
 
 def test_bad_utf8_becomes_replacement_characters(tmp_path: Path) -> None:

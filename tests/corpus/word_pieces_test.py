@@ -69,7 +69,10 @@ def test_marks_surround_sentences_and_paragraphs(pieces: WordPieces) -> None:
         ("", []),
         (" ", [" "]),
         ("It rains. We stay.", ["It rains.", " We stay."]),
-        ('"Stop!" He did.  Did he? (Yes.) 9 times', ['"Stop!"', " He did.", "  Did he?", " (Yes.)", " 9 times"]),
+        (
+            '"Stop!" He did.  Did he? (Yes.) 9 times',
+            ['"Stop!"', " He did.", "  Did he?", " (Yes.)", " 9 times"],
+        ),
         ("Mr. Smith met J. Doe, cf. Fig. 3.", ["Mr. Smith met J. Doe, cf. Fig. 3."]),
         ("Wait... Then go", ["Wait...", " Then go"]),
         ("version 3.11 of e.g. python", ["version 3.11 of e.g. python"]),

@@ -42,7 +42,11 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def algorithm_1(
-    start: list[list[np.ndarray]], data: list[tuple[np.ndarray, np.ndarray]], burn_in: int, every: int, steps: int
+    start: list[list[np.ndarray]],
+    data: list[tuple[np.ndarray, np.ndarray]],
+    burn_in: int,
+    every: int,
+    steps: int,
 ) -> list[list[np.ndarray]]:
     """Anil et al. 2018, Algorithm 1, for softmax regression; groups take turns of `every` steps."""
     theta = [[a.astype("float64") for a in arrays] for arrays in start]
@@ -109,7 +113,8 @@ def test_a_teacher_without_a_snapshot_has_no_say() -> None:
     models[2].teachers.refresh(0, peer, carrying=False)
     models[3].teachers.refresh(1, peer, carrying=False)
     alone, unheard, one_of_one, one_of_two = (
-        model.fit(batches(x, y), verbose=0, shuffle=False) and model.student.get_weights()[0] for model in models
+        model.fit(batches(x, y), verbose=0, shuffle=False) and model.student.get_weights()[0]
+        for model in models
     )
     np.testing.assert_array_equal(unheard, alone)
     np.testing.assert_allclose(one_of_two, one_of_one, atol=1e-6)
@@ -136,7 +141,9 @@ def test_evaluate_and_predict_are_the_students() -> None:
     np.testing.assert_allclose(model.predict(x, verbose=0), model.student(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 3}])
+@pytest.mark.parametrize(
+    "options", [{"jit_compile": True}, {"run_eagerly": True}, {"steps_per_execution": 3}]
+)
 def test_every_way_to_run_a_step_gives_the_same_weights(options: dict[str, object]) -> None:
     x, y = examples(0, 6)
     peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
@@ -187,7 +194,9 @@ def test_validation_within_fit_changes_nothing() -> None:
         model = CodistillationModel(lstm, 0)
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         model.fit(batches(x, y), epochs=3, shuffle=False, verbose=0, validation_data=validation)
-        results.append([*model.student.get_weights(), *recurrent_state.values(recurrent_state.variables(model.student))])
+        results.append(
+            [*model.student.get_weights(), *recurrent_state.values(recurrent_state.variables(model.student))]
+        )
     for without, with_validation in zip(*results, strict=True):
         np.testing.assert_array_equal(without, with_validation)
 

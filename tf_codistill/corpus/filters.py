@@ -16,9 +16,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable
 
-import pycld2
-
 import gin
+import pycld2
 
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\U0001fffe-\U0001ffff]")
 _SENTENCE_END = re.compile(r"""[.!?:;,…]["'”’»)\]]*$""")

@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import gin
 from tf_codistill import files
 from tf_codistill.corpus.progress import Progress
 from tf_codistill.corpus.wet import WetWriter
@@ -51,7 +50,6 @@ Block = list[tuple[int, str]]
 """Lines of a docstring between blank lines: indentation and text of each."""
 
 
-@gin.configurable(denylist=["output_dir"])
 def collect(
     output_dir: str, packages: Sequence[str] = PACKAGES, modules_per_file: int = 2000
 ) -> dict[str, Any]:
@@ -183,8 +181,7 @@ def _root(package: str) -> str:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            f"package {package!r} is not installed as a package of Python files; install it or take it out "
-            "of collect.packages"
+            f"package {package!r} is not installed as a package of Python files; install it or leave it out"
         )
     return os.path.realpath(next(iter(spec.submodule_search_locations)))
 

@@ -9,7 +9,7 @@
 
 Documents are stored in the order of a hash of their address, which also says whether a document is held out
 for validation. So the result depends neither on the order of the files nor on chance: the same files and
-settings give the same bytes. The manifest is written last; without it nobody takes the directory for a corpus.
+settings give the same bytes. The manifest is written last; without it nobody takes this for a corpus.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import gin
+
 from tf_codistill import files, tokens
 from tf_codistill.corpus.filters import Document, English, Filter, LinkList, LongParagraphs, judge
 from tf_codistill.corpus.progress import Progress

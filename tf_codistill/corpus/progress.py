@@ -62,21 +62,19 @@ class Progress:
         self._done += number
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self._done, rate=self._rate())
-        elif time.monotonic() - self._last_line > _LINE_EVERY_SECS:
+        elif self._done < self._total and time.monotonic() - self._last_line > _LINE_EVERY_SECS:
             self._last_line = time.monotonic()
-            self._print_line()
+            secs_left = (self._last_line - self._start) * (self._total / max(self._done, 1) - 1)
+            self._print_line(f", {secs_left:.0f} s left")
 
     def _rate(self) -> str:
         return f"{self._done / max(time.monotonic() - self._start, 1e-3):,.0f} {self._unit}/s"
 
-    def _print_line(self) -> None:
+    def _print_line(self, ending: str = "") -> None:
         elapsed = time.monotonic() - self._start
-        left = elapsed * (self._total / max(self._done, 1) - 1)
+        done = f"{self._done:,} of {self._total:,} {self._unit}"
         print(
-            f"{self._title}: {self._done:,} of {self._total:,} {self._unit} in {elapsed:.1f} s "
-            f"({self._rate()}, {max(left, 0):.0f} s left)",
-            file=sys.stderr,
-            flush=True,
+            f"{self._title}: {done} in {elapsed:.1f} s ({self._rate()}{ending})", file=sys.stderr, flush=True
         )
 
 

@@ -26,19 +26,25 @@ import dataclasses
 import gzip
 import hashlib
 import io
+import itertools
 import os
+import re
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Self
-
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from tf_codistill import files
 
 _PACKED_CHUNK_BYTES = 1 << 16
 _GZIP_MAGIC = b"\x1f\x8b"
+_HEAD_BYTES = 16  # enough to see that another record begins
+_LONGEST_BODY_BYTES = 1 << 24  # beyond, a length is not believed before looking for the next record
+_GZIP = 31  # zlib's number for "with gzip header and checksum"
+_HEAD = re.compile(rb"[\r\n]*WARC/1\.\d[ \t]*\r?\n((?:[^\r\n]+\r?\n)*)\r?\n")
+_OTHER_HEAD = re.compile(rb"\r?\n(?=WARC/1\.\d[ \t]*\r?\n[A-Za-z-]+:)")
+_NEXT = re.compile(rb"[\r\n]*(?:WARC/1\.|$)")
 _REMEDY = "fetch it again or leave it out"
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122's namespace for URLs
 
@@ -84,15 +90,11 @@ def read_wet(path: str, advance: Callable[[int], None] | None = None) -> Iterato
         raise ValueError(f"WET file {path!r} is empty; {_REMEDY}")
     num_pages = 0
     try:
-        stream = _Unpacked(content, advance or (lambda num_bytes: None))
-        for record in ArchiveIterator(stream, record_types=WarcRecordType.any_type, quirks_mode=True):
-            body = record.reader.read()
-            if record.headers.get("Content-Length") is None or len(body) < record.content_length:
-                raise EOFError(f"its last record has {len(body)} bytes of text, fewer than it announces")
-            if record.record_type == WarcRecordType.conversion:
+        for headers, body, has_told_length in _split(_unpack(content, advance or (lambda num_bytes: None))):
+            if headers.get("warc-type") == "conversion":
                 num_pages += 1
-                yield _record(record, body)
-    except (EOFError, OSError, zlib.error) as error:
+                yield _record(headers, body, has_told_length)
+    except (EOFError, zlib.error) as error:
         raise ValueError(f"WET file {path!r} is truncated or damaged: {error}; {_REMEDY}") from error
     if not num_pages:
         raise ValueError(f"WET file {path!r} holds no page (no WARC record of type conversion); {_REMEDY}")
@@ -177,68 +179,76 @@ class WetWriter:
         self._packed.write(gzip.compress(head.encode("utf-8") + block + b"\r\n\r\n", mtime=0))
 
 
-class _Unpacked(io.RawIOBase):
-    """The content of a file as a stream, its gzip members unpacked, that insists on whole members.
-
-    FastWARC unpacks by itself, but takes a file that ends inside a member for a shorter one.
-    """
-
-    def __init__(self, content: bytes, advance: Callable[[int], None]) -> None:
-        super().__init__()
-        self._pieces = _unpack(content, advance)
-        self._left = memoryview(b"")
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        # FastWARC asks in this way where it is; it never really moves.
-        target = offset + (self._position if whence == io.SEEK_CUR else 0)
-        if whence == io.SEEK_END or target != self._position:
-            raise io.UnsupportedOperation("an unpacked WET file is read from front to back")
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._left:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._left = memoryview(piece)
-        size = min(len(buffer), len(self._left))
-        buffer[:size] = self._left[:size]
-        self._left = self._left[size:]
-        self._position += size
-        return size
-
-
 def _unpack(content: bytes, advance: Callable[[int], None]) -> Iterator[bytes]:
-    packed = content.startswith(_GZIP_MAGIC)
-    member = zlib.decompressobj(wbits=31)
+    """Yields what the gzip members of a file hold, or the whole file if it is not packed."""
+    if not content.startswith(_GZIP_MAGIC):
+        advance(len(content))
+        yield content
+        return
+    member, unpacked = zlib.decompressobj(wbits=_GZIP), []
     for start in range(0, len(content), _PACKED_CHUNK_BYTES):
         chunk = content[start : start + _PACKED_CHUNK_BYTES]
         advance(len(chunk))
-        while packed and chunk:
-            if member.eof:
-                member = zlib.decompressobj(wbits=31)
-            yield member.decompress(chunk)
+        while chunk:
+            unpacked.append(member.decompress(chunk))
             chunk = member.unused_data
-        if chunk:
-            yield chunk
-    if packed and not member.eof:
+            if member.eof:
+                yield b"".join(unpacked)
+                member, unpacked = zlib.decompressobj(wbits=_GZIP), []
+    if unpacked:
         raise EOFError("it ends inside a gzip member")
 
 
-def _record(record: WarcRecord, body: bytes) -> Record:
-    headers = record.headers
-    digest = headers.get("WARC-Block-Digest")
-    is_checkable = digest is not None and digest.startswith("sha1:")
+def _split(blocks: Iterable[bytes]) -> Iterator[tuple[dict[str, str], bytes, bool]]:
+    """Yields each record: headers, body, and whether the body has the length that the headers tell."""
+    buffer = b""
+    for block in itertools.chain(blocks, (None,)):
+        is_last = block is None
+        buffer += block or b""
+        position = 0
+        while (found := _next_record(buffer, position, is_last)) is not None:
+            headers, body, position, has_told_length = found
+            yield headers, body, has_told_length
+        buffer = buffer[position:]
+
+
+def _next_record(
+    buffer: bytes, position: int, is_last: bool
+) -> tuple[dict[str, str], bytes, int, bool] | None:
+    """The record at a position, with the position after it; None if the buffer ends before it does."""
+    head = _HEAD.match(buffer, position)
+    if head is None:
+        rest = buffer[position:].strip()
+        if rest and (is_last or not rest.startswith(b"WARC/"[: len(rest)])):
+            raise EOFError(f"it has {rest[:20]!r} where a record should begin")
+        return None
+    lines = head.group(1).decode("utf-8", errors="replace").splitlines()
+    fields = (line.partition(":") for line in lines)
+    headers = {name.strip().lower(): value.strip() for name, _, value in fields}
+    start, length = head.end(), headers.get("content-length", "")
+    end = start + int(length) if length.isdecimal() else -1
+    if start <= end <= len(buffer) and _NEXT.match(buffer, end):
+        return headers, buffer[start:end], end, True
+    if not is_last and len(buffer) - _HEAD_BYTES < end < start + _LONGEST_BODY_BYTES:
+        return None
+    # The told length leads to no other record. What looks like one may be text, but there is no better sign.
+    other = _OTHER_HEAD.search(buffer, start)
+    if other is None and not is_last:
+        return None
+    if other is None and not start <= end <= len(buffer):
+        raise EOFError(f"its last record lacks some of its {length or 'unknown number of'} bytes")
+    end = other.start() if other else len(buffer)
+    return headers, buffer[start:end].rstrip(b"\r\n"), end, False
+
+
+def _record(headers: Mapping[str, str], body: bytes, has_told_length: bool) -> Record:
+    digest = headers.get("warc-block-digest", "")
     return Record(
-        url=headers.get("WARC-Target-URI") or "",
+        url=headers.get("warc-target-uri", ""),
         text=body.decode("utf-8", errors="replace"),
-        language=headers.get("WARC-Identified-Content-Language"),
-        record_id=headers.get("WARC-Record-ID") or "",
-        is_whole=not is_checkable or digest == _digest(body),
+        language=headers.get("warc-identified-content-language"),
+        record_id=headers.get("warc-record-id", ""),
+        is_whole=digest == _digest(body) if digest.startswith("sha1:") else has_told_length,
     )
 
 

@@ -1,10 +1,10 @@
-"""The paper's language model: embedding, layer-normalised LSTM layers, softmax (Anil et al. 2018, section 3.1).
+"""The paper's language model: embedding, layer-normalised LSTM layers, softmax (Anil et al. 2018, 3.1).
 
     tokens_BT -> embedding_BTD -> LayerNormLSTM x num_layers -> logits_BTV (float32)
 
-One class, two kinds: with a batch size the recurrent state is carried from call to call, lane by lane, for training
-on streams of documents; without, every call starts from a zero state and takes any batch, for serving. Both kinds have
-the same weights in the same order.
+One class, two kinds: with a batch size the recurrent state is carried from call to call, lane by lane, for
+training on streams of documents; without, every call starts from a zero state and takes any batch, for
+serving. Both kinds have the same weights in the same order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tf_codistill.models.layer_norm_lstm import LayerNormLSTM
 
 @gin.configurable
 @keras.saving.register_keras_serializable(package="tf_codistill")
-class LanguageModel(keras.Model):  # type: ignore[misc]
+class LanguageModel(keras.Model):
     """A recurrent language model over word pieces. Its variables exist from construction on."""
 
     def __init__(
@@ -40,10 +40,11 @@ class LanguageModel(keras.Model):  # type: ignore[misc]
             embedding_dim: Width of the input embedding.
             num_layers: Number of layer-normalised LSTM layers.
             num_units: Units of each of them.
-            batch_size: Number of lanes per replica, whose state is carried from call to call; None for a stateless
-                model that takes any batch.
+            batch_size: Number of lanes per replica, whose state is carried from call to call; None for a
+                stateless model that takes any batch.
             name: Name of the model.
-            dtype: Keras dtype policy such as "mixed_bfloat16"; None for the global one. Logits are float32 at least.
+            dtype: Keras dtype policy such as "mixed_bfloat16"; None for the global one. Logits are at least
+                float32.
 
         Raises:
             ValueError: A size is not a positive integer.
@@ -56,11 +57,13 @@ class LanguageModel(keras.Model):  # type: ignore[misc]
             "num_units": num_units,
         }
         for size_name, size in {**self._sizes, "batch_size": 1 if batch_size is None else batch_size}.items():
-            if not isinstance(size, int) or size < 1:
+            if size != int(size) or size < 1:
                 raise ValueError(f"{size_name} of a LanguageModel is {size!r}; expected an integer >= 1")
         self.batch_size = batch_size
         policy = self.dtype_policy
-        self.embedding = keras.layers.Embedding(vocabulary_size, embedding_dim, name="embedding", dtype=policy)
+        self.embedding = keras.layers.Embedding(
+            vocabulary_size, embedding_dim, name="embedding", dtype=policy
+        )
         self.recurrent_layers = [
             LayerNormLSTM(num_units, stateful=batch_size is not None, name=f"lstm_{i}", dtype=policy)
             for i in range(num_layers)
@@ -75,8 +78,6 @@ class LanguageModel(keras.Model):  # type: ignore[misc]
         Args:
             input_shape: Shape of the token ids, [B, T]; either may be None, B only in a stateless model.
         """
-        if self.built:
-            return
         batch_size, num_tokens = input_shape
         width = self._sizes["embedding_dim"]
         self.embedding.build((batch_size, num_tokens))
@@ -86,18 +87,19 @@ class LanguageModel(keras.Model):  # type: ignore[misc]
         self.head.build((batch_size, num_tokens, width))
         self.built = True
 
-    def call(self, tokens: tf.Tensor) -> tf.Tensor:
+    def call(self, tokens: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Predicts the token after each position.
 
         Args:
             tokens: Ids of word pieces, integers [B, T].
+            training: False for predictions only, which are faster and the same.
 
         Returns:
             Logits, [B, T, V].
         """
         activations = self.embedding(tokens)
         for layer in self.recurrent_layers:
-            activations = layer(activations)
+            activations = layer(activations, training=training)
         return self.head(activations)
 
     def get_config(self) -> dict[str, Any]:

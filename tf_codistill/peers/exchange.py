@@ -10,9 +10,10 @@
             snapshot_00000100/...
         group_1/...
 
-A snapshot's life: absent, being written, committed, superseded, deleted. Readers look only at committed ones. The
-writer keeps the newest `keep` and deletes an older one only when it is `min_age_secs` old, so that a slow reader is
-not robbed. Nothing here ever waits for a peer: late, dead or corrupt, it only leaves a teacher as it is.
+A snapshot's life: absent, being written, committed, superseded, deleted. Readers look only at committed ones.
+The writer keeps the newest `keep` and deletes an older one only when it is `min_age_secs` old, so that a slow
+reader is not robbed. Nothing here ever waits for a peer: late, dead or corrupt, it only leaves a teacher as
+it is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tf_codistill import files, weights
 
@@ -42,8 +42,8 @@ class Snapshot:
         step: The optimizer step after which it was taken.
         published_at: When it was committed, in seconds since the epoch, by the publisher's clock.
         weights: The arrays of ``model.weights`` in the model's order.
-        states: The recurrent state [B, ...] of the publisher's lanes, from which a new teacher starts; empty for a
-            model without memory.
+        states: The recurrent state [B, ...] of the publisher's lanes, from which a new teacher starts; empty
+            for a model without memory.
         num_bytes: Size of the files that were read.
     """
 
@@ -92,6 +92,10 @@ class Exchange:
 
         A group that resumes from an older checkpoint has not reached those steps yet.
 
+        Args:
+            model: What `weights.description` says of the model.
+            step: The optimizer step that the group begins with.
+
         Raises:
             ValueError: The directory cannot be written to, or holds another model's snapshots of this group.
         """
@@ -107,31 +111,55 @@ class Exchange:
         files.write_json(files.join(directory, "model.json"), model)
 
     def difference(self, group: int, model: weights.Description) -> str | None:
-        """Where a group's announced model differs from `model`; None if it does not or has announced none."""
+        """Compares a model with the one that a group has announced.
+
+        Args:
+            group: The group that has announced it.
+            model: What `weights.description` says of the model to compare with.
+
+        Returns:
+            In words where they differ first; None if they do not, or if the group has announced none.
+
+        Raises:
+            CorruptError: The announcement cannot be read.
+        """
         path = files.join(self._group_dir(group), "model.json")
-        if not files.exists(path):
+        try:
+            return weights.first_difference(model, files.read_json(path))
+        except FileNotFoundError:
             return None
-        return weights.first_difference(model, files.read_json(path))
+        except (KeyError, TypeError) as error:
+            raise files.CorruptError(
+                f"file {path!r} describes no model ({error!r}); delete it or write it again"
+            ) from error
 
     def publish(
-        self, step: int, model: weights.Description, arrays: Sequence[np.ndarray], states: Sequence[np.ndarray] = ()
+        self,
+        step: int,
+        model: weights.Description,
+        arrays: Sequence[np.ndarray],
+        states: Sequence[np.ndarray] = (),
     ) -> int:
         """Writes and commits this group's snapshot of a step, then deletes superseded ones.
 
         Args:
-            step: The optimizer step, which names the snapshot. One that is committed already is left as it is.
+            step: The optimizer step, which names the snapshot. One that is committed already stays as it is.
             model: What `weights.description` says of the model.
             arrays: The arrays of ``model.weights``.
             states: The recurrent state of this worker's lanes, if any.
 
         Returns:
             The size of the snapshot in bytes; 0 if it was there already.
+
+        Raises:
+            ValueError: The directory cannot be written to.
+            OSError: The snapshot cannot be written.
         """
         directory = self._snapshot_dir(self.group, step)
-        if files.read_mark(directory) is not None:
+        if _readable_mark(directory) is not None:
             return 0
         files.remove(directory)
-        tf.io.gfile.makedirs(directory)
+        files.make_directory(directory)
         weights.write(files.join(directory, "weights"), weights=arrays, states=states)
         facts = {
             "format_version": FORMAT_VERSION,
@@ -158,6 +186,14 @@ class Exchange:
     def read(self, group: int, step: int, model: weights.Description) -> Snapshot:
         """Reads a committed snapshot and checks it against its mark and the model.
 
+        Args:
+            group: The group that published it.
+            step: Its step.
+            model: What `weights.description` says of the model that shall take it.
+
+        Returns:
+            The snapshot, every byte of it as it was published.
+
         Raises:
             ValueError: It has been deleted, is damaged, or holds another model's weights; says which one.
         """
@@ -166,20 +202,26 @@ class Exchange:
         if mark is None:
             raise ValueError(f"snapshot {directory!r} is not there any more")
         if mark.get("format_version") != FORMAT_VERSION:
-            raise ValueError(f"snapshot {directory!r} has format version {mark.get('format_version')!r}, not 1")
-        if mark["fingerprint"] != weights.fingerprint(model):
-            difference = weights.first_difference(model, mark["weights"])
-            raise ValueError(f"snapshot {directory!r} holds another model: {difference}")
-        files.verify(directory, mark)
-        arrays = weights.read(files.join(directory, "weights"), weights=mark["weights"], states=mark["states"])
+            raise ValueError(
+                f"snapshot {directory!r} has format version {mark.get('format_version')!r}; "
+                f"expected {FORMAT_VERSION}"
+            )
+        try:
+            if difference := weights.first_difference(model, mark["weights"]):
+                raise ValueError(f"snapshot {directory!r} holds another model: {difference}")
+            files.verify(directory, mark)
+            arrays = weights.read(files.join(directory, "weights"), weights=model, states=mark["states"])
+            published_at = float(mark["published_at"])
+        except (KeyError, TypeError) as error:
+            raise files.CorruptError(f"mark of snapshot {directory!r} is damaged ({error!r})") from error
         return Snapshot(
-            group=group, step=step, published_at=mark["published_at"], num_bytes=_num_bytes(mark), **arrays
+            group=group, step=step, published_at=published_at, num_bytes=_num_bytes(mark), **arrays
         )
 
     def _delete_superseded(self) -> None:
         for step in self._steps(self.group)[: -self._keep]:
             directory = self._snapshot_dir(self.group, step)
-            mark = files.read_mark(directory)
+            mark = _readable_mark(directory)
             if mark is None or self._clock() - mark["published_at"] >= self._min_age_secs:
                 files.remove(directory)
 
@@ -192,6 +234,15 @@ class Exchange:
 
     def _snapshot_dir(self, group: int, step: int) -> str:
         return files.join(self._group_dir(group), f"snapshot_{step:08d}")
+
+
+def _readable_mark(directory: str) -> dict[str, Any] | None:
+    """The mark of this group's own snapshot, None also for one that no peer can make use of any more."""
+    try:
+        mark = files.read_mark(directory)
+    except files.CorruptError:
+        return None
+    return mark if mark and isinstance(mark.get("published_at"), float | int) else None
 
 
 def _num_bytes(mark: dict[str, Any]) -> int:

@@ -1,14 +1,15 @@
 """Frozen models that hold the peers' snapshots.
 
     teachers = Teachers(model_fn, num_teachers=2)
-    teachers.refresh(0, snapshot)                     # weights of peer 0 at step 50
+    teachers.refresh(0, snapshot, carrying=True)      # weights of peer 0 at step 50
     logits_P = teachers.predict(features)             # one prediction for each teacher, no gradient
     teachers.present()                                # [1., 0.]: the second has no snapshot yet
 
-Teachers are invisible to Keras: not among the student's layers, weights or files. A recurrent teacher reads the same
-lanes as the student and carries its own hidden state over them. A model whose state has never been reset may not work
-from a zero state, so a new teacher starts from the state of its peer's lanes, which travels with the snapshot; when
-later snapshots replace the weights the state is kept, because it belongs to the text that this group has read.
+Teachers are invisible to Keras: not among the student's layers, weights or files. A recurrent teacher reads
+the same lanes as the student and carries its own hidden state over them. A model whose state has never been
+reset may not work from a zero state, so a new teacher starts from the state of its peer's lanes, which
+travels with the snapshot; when later snapshots replace the weights the state is kept, because it belongs to
+the text that this group has read.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class Teachers:
 
     def predict(self, features: Any) -> list[Any]:
         """Predictions of all teachers, [B, ...] each, cut off from gradients; recurrent states move on."""
-        return [keras.tree.map_structure(tf.stop_gradient, model(features, training=False)) for model in self.models]
+        return [
+            keras.tree.map_structure(tf.stop_gradient, model(features, training=False))
+            for model in self.models
+        ]
 
     def present(self) -> tf.Tensor:
         """1.0 for every teacher that holds a snapshot, else 0.0; float32 [P]."""
@@ -77,8 +81,8 @@ class Teachers:
         Args:
             index: Which teacher, from 0.
             snapshot: The snapshot that it shall hold.
-            carrying: Whether the teacher has been reading the lanes, so that its recurrent state is worth keeping;
-                otherwise it takes the snapshot's.
+            carrying: Whether the teacher has been reading the lanes, so that its recurrent state is worth
+                keeping; otherwise it takes the snapshot's.
 
         Raises:
             ValueError: The snapshot does not fit the model.
@@ -89,7 +93,7 @@ class Teachers:
         if states and snapshot.states and not (carrying and self._carrying[index]):
             recurrent_state.assign(states, snapshot.states)
         self._carrying[index] = carrying
-        weights.assign(self._steps[index : index + 1], [np.int64(snapshot.step)])
+        weights.assign(self._steps[index : index + 1], [np.array(snapshot.step)])
 
     def arrays(self) -> list[np.ndarray]:
         """All that is shared by the group's workers: snapshot steps, then the weights of each teacher."""
@@ -108,4 +112,6 @@ class Teachers:
         return [weight for model in self.models for weight in model.weights]
 
     def _steps_P(self) -> tf.Tensor:  # noqa: N802 - P is a shape letter
+        if not self._steps:
+            return tf.zeros([0], tf.int64)
         return tf.stack([tf.convert_to_tensor(step.value) for step in self._steps])

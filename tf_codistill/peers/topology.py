@@ -46,10 +46,10 @@ def teachers_of(group: int, num_groups: int, topology: Topology = "fully_connect
 
 
 def _from_table(group: int, num_groups: int, table: Mapping[int, Sequence[int]]) -> list[int]:
-    if sorted(table) != list(range(num_groups)):
-        raise ValueError(f"topology names groups {sorted(table)}; expected each of 0 to {num_groups - 1} once")
+    if set(table) != set(range(num_groups)):
+        raise ValueError(f"topology names groups {list(table)}; expected each of 0 to {num_groups - 1} once")
     for learner, peers in table.items():
-        wrong = [peer for peer in peers if peer == learner or not 0 <= peer < num_groups]
+        wrong = [peer for peer in peers if peer == learner or peer not in range(num_groups)]
         if wrong or len(set(peers)) != len(peers):
             raise ValueError(
                 f"topology says that {list(peers)} teach group {learner}; expected different groups of "

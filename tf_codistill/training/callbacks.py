@@ -23,7 +23,7 @@ from tf_codistill import runs
 _VALIDATION = "val_"
 
 
-class MetricsLog(keras.callbacks.Callback):  # type: ignore[misc]
+class MetricsLog(keras.callbacks.Callback):
     """Writes a group's metrics file and TensorBoard events; the chief alone needs it."""
 
     def __init__(
@@ -63,7 +63,9 @@ class MetricsLog(keras.callbacks.Callback):  # type: ignore[misc]
         del logs
         step = self.model.step()
         runs.rewind_metrics(self._path, step)
-        spent = max((float(record.get("elapsed_secs", 0.0)) for record in runs.read_metrics(self._path)), default=0.0)
+        spent = max(
+            (float(record.get("elapsed_secs", 0.0)) for record in runs.read_metrics(self._path)), default=0.0
+        )
         self._began = self._clock() - spent
         runs.append_metrics(
             self._path, "start", step, num_steps=self._num_steps, time=time.time(), elapsed_secs=spent
@@ -127,13 +129,15 @@ class MetricsLog(keras.callbacks.Callback):  # type: ignore[misc]
             for name, value in numbers.items():
                 tf.summary.scalar(f"{kind}/{name}", value)
         self._writer.flush()
-        logging.info("step %d %s: %s", step, kind, "  ".join(f"{k} {v:.4g}" for k, v in sorted(numbers.items())))
+        logging.info(
+            "step %d %s: %s", step, kind, "  ".join(f"{k} {v:.4g}" for k, v in sorted(numbers.items()))
+        )
 
     def _elapsed_secs(self) -> float:
         return round(self._clock() - self._began, 3)
 
 
-class Saver(keras.callbacks.Callback):  # type: ignore[misc]
+class Saver(keras.callbacks.Callback):
     """Calls `save` every so many intervals and when training ends; every worker needs it."""
 
     def __init__(self, save: Callable[[], None], every_epochs: int) -> None:

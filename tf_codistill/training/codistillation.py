@@ -1,12 +1,12 @@
 """Codistillation (Anil et al. 2018, Algorithm 1): the student of one group and its stale teachers.
 
     while not converged:
-        y, f = get_train_example()
-        theta_i <- theta_i - eta grad { phi(y, F(theta_i, f)) + psi(mean over j != i of F(theta_j, f), F(theta_i, f)) }
+        y, f = get_train_example() theta_i <- theta_i - eta grad { phi(y, F(theta_i, f)) + psi(mean_{j != i}
+        F(theta_j, f), F(theta_i, f)) }
 
-`CodistillationModel.train_step` is this line. phi is the loss given to `compile`; psi is `distillation_loss`, and its
-factor `distillation_weight` is 0 during the burn-in steps. The theta_j are snapshots that `PeerExchange` brings now and
-then, held by `teachers`.
+`CodistillationModel.train_step` is this line. phi is the loss given to `compile`; psi is `distillation_loss`,
+and its factor `distillation_weight` is 0 during the burn-in steps. The theta_j are snapshots that
+`PeerExchange` brings now and then, held by `teachers`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ _PARTS = ("task_loss", "distillation_loss", "distillation_weight", "teacher_agre
 class CodistillationModel(MultiWorkerModel):
     """Trains ``student`` on its task and towards the mean prediction of its teachers.
 
-    `compile`, `fit`, `evaluate` and `predict` are those of Keras. The logs keep the parts apart: ``loss`` (total),
-    ``task_loss``, ``distillation_loss``, ``distillation_weight``, ``teacher_agreement`` and ``staleness_steps``; the
-    last four are 0 as long as nothing is learned from a teacher. Without a snapshot from a peer the student trains on
-    its task alone.
+    `compile`, `fit`, `evaluate` and `predict` are those of Keras. The logs keep the parts apart: ``loss``
+    (total), ``task_loss``, ``distillation_loss``, ``distillation_weight``, ``teacher_agreement`` and
+    ``staleness_steps``; the last four are 0 as long as nothing is learned from a teacher. Without a snapshot
+    from a peer the student trains on its task alone.
 
-    A stateful student carries its recurrent state from one training batch to the next. `evaluate` and `predict`, also
-    for validation data in `fit`, start from a copy of that state and leave the original as it is.
+    A stateful student carries its recurrent state from one training batch to the next. `evaluate` and
+    `predict`, also for validation data in `fit`, start from a copy of that state and leave the original as it
+    is.
     """
 
     def __init__(
@@ -47,7 +48,8 @@ class CodistillationModel(MultiWorkerModel):
         """Creates the student and its teachers; call it in the scope of the strategy that will train them.
 
         Args:
-            model_fn: Makes a model that maps features to logits [B, ..., C]; called for the student and each teacher.
+            model_fn: Makes a model that maps features to logits [B, ..., C]; called for the student and each
+                teacher.
             num_teachers: How many peers teach this group; 0 trains the student alone.
             distillation_loss: psi; soft-target cross-entropy if not given.
             distillation_weight: Factor of psi, a number or a function of the step; 1 throughout if not given.
@@ -109,7 +111,9 @@ class CodistillationModel(MultiWorkerModel):
         """
         features, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         prediction = self.predict_step(data)
-        self._count_loss(self.compute_loss(features, targets, prediction, sample_weight, training=False), features)
+        self._count_loss(
+            self.compute_loss(features, targets, prediction, sample_weight, training=False), features
+        )
         self.compute_metrics(features, targets, prediction, sample_weight)
 
     def predict_step(self, data: Any) -> Any:
@@ -157,7 +161,9 @@ class CodistillationModel(MultiWorkerModel):
         Args:
             features: Specification of the features on one replica.
         """
-        symbols = keras.tree.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), features)
+        symbols = keras.tree.map_structure(
+            lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), features
+        )
         for teacher in self.teachers.models:
             if not teacher.built:
                 teacher(symbols)
@@ -175,7 +181,9 @@ class CodistillationModel(MultiWorkerModel):
         """The factor of psi in this step: 0 during burn-in and as long as no peer has published."""
         if not self.teachers:
             return tf.constant(0.0)
-        return self.distillation_weight(self.optimizer.iterations.value) * tf.reduce_max(self.teachers.present())
+        return self.distillation_weight(self.optimizer.iterations.value) * tf.reduce_max(
+            self.teachers.present()
+        )
 
     def _teaching(self, features: Any, prediction: tf.Tensor, weight: tf.Tensor) -> tf.Tensor | None:
         """The teachers' mean prediction, or that of equal logits where it would have no weight."""

@@ -1,18 +1,20 @@
 """The experiment: one group's training, put together from its parts. The single root of every gin file.
 
-    corpus -> lanes -> tf.data ---------------------------+
-    model_fn -> CodistillationModel(student, teachers) ---+--> model.fit(..., callbacks=[PeerExchange, MetricsLog, Saver])
-    exchange directory -> PeerExchange -------------------+
+    corpus -> lanes -> tf.data --------------------------+
+    model_fn -> CodistillationModel(student, teachers) --+--> model.fit(dataset, callbacks)
+    PeerExchange, MetricsLog, Saver ---------------------+
 
     Experiment(corpus_dir=..., model_fn=..., num_steps=2000, ...).train(workdir, group=0, num_groups=2)
 
-Called again with the same workdir it goes on from the last checkpoint, exactly: weights, optimizer, step, the recurrent
-state of each worker's lanes and the teachers are restored, and the batches are a function of the step.
+Called again with the same workdir it goes on from the last checkpoint, exactly: weights, optimizer, step, the
+recurrent state of each worker's lanes and the teachers are restored, and the batches are a function of the
+step.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +24,17 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tf_codistill import checkpoints, distribution, files, losses, recurrent_state, runs, schedules, tokens, weights
+from tf_codistill import (
+    checkpoints,
+    distribution,
+    files,
+    losses,
+    recurrent_state,
+    runs,
+    schedules,
+    tokens,
+    weights,
+)
 from tf_codistill.inputs import language
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.peers.topology import Topology, teachers_of
@@ -37,7 +49,13 @@ for _name in _OPTIMIZERS:
     gin.external_configurable(getattr(keras.optimizers, _name), module="keras.optimizers")
 for _name in _LEARNING_RATES:
     gin.external_configurable(getattr(keras.optimizers.schedules, _name), module="keras.optimizers.schedules")
-for _part in (losses.SoftCrossEntropy, losses.KLDivergence, losses.SquaredLogits, schedules.BurnIn, schedules.Constant):
+for _part in (
+    losses.SoftCrossEntropy,
+    losses.KLDivergence,
+    losses.SquaredLogits,
+    schedules.BurnIn,
+    schedules.Constant,
+):
     gin.external_configurable(_part, module=_part.__module__)
 
 
@@ -50,12 +68,12 @@ class Experiment:
         corpus_dir: Directory with token shards and their manifest.
         num_steps: Optimizer steps of each group.
         optimizer: Makes a Keras optimizer.
-        model_fn: Makes the model from ``vocabulary_size`` and ``batch_size``, the lanes of one replica (None for a
-            model that is served).
+        model_fn: Makes the model from ``vocabulary_size`` and ``batch_size``, the lanes of one replica (None
+            for a model that is served).
         num_lanes: Lanes of a group, that is its batch size over all workers and replicas.
         window_tokens: Tokens that a lane moves on in a step.
-        data: ``same`` if all groups read all documents, each in its own order, or ``disjoint`` if each reads its own
-            part (section 3.3.2 of Anil et al. 2018).
+        data: ``same`` if all groups read all documents, each in its own order, or ``disjoint`` if each reads
+            its own part (section 3.3.2 of Anil et al. 2018).
         distillation_loss: psi; soft-target cross-entropy if not given.
         distillation_weight: Factor of psi, a number or a function of the step.
         topology: Who teaches whom.
@@ -85,9 +103,9 @@ class Experiment:
     jit_compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "log_every_steps", "validate_every_steps", "checkpoint_every_steps"):
+        for name in ("log_every_steps", "num_steps", "validate_every_steps", "checkpoint_every_steps"):
             value = getattr(self, name)
-            if self.log_every_steps < 1 or value < 1 or value % self.log_every_steps:
+            if value < 1 or value % self.log_every_steps:
                 raise ValueError(
                     f"{name} is {value}; expected a positive multiple of log_every_steps, which is "
                     f"{self.log_every_steps}"
@@ -147,6 +165,7 @@ class Experiment:
             shuffle=False,
             verbose=0,
         )
+        logging.info("trained to step %d, weights %s", model.step(), weights.checksum(model.student))
         if distribution.is_chief(strategy):
             self._save_student(model.student, corpus.vocabulary_size, runs.student_path(workdir, group))
         return model
@@ -155,11 +174,11 @@ class Experiment:
         self, corpus: tokens.Corpus, group: int, num_groups: int
     ) -> tuple[language.LaneStream, language.LaneStream]:
         """The group's training lanes and the validation lanes, which are the same for every group."""
-        lanes = {"seed": self.seed, "num_lanes": self.num_lanes, "window_tokens": self.window_tokens}
-        training = language.LaneStream(
-            corpus.split("train"), group=group, num_groups=num_groups, data=self.data, **lanes
+        lanes = functools.partial(
+            language.LaneStream, seed=self.seed, num_lanes=self.num_lanes, window_tokens=self.window_tokens
         )
-        return training, language.LaneStream(corpus.split("validation"), shuffle=False, **lanes)
+        training = lanes(corpus.split("train"), group=group, num_groups=num_groups, data=self.data)
+        return training, lanes(corpus.split("validation"), shuffle=False)
 
     def build(self, vocabulary_size: int, num_teachers: int) -> CodistillationModel:
         """The compiled model; call it in the scope of the strategy.
@@ -194,7 +213,9 @@ class Experiment:
         """The stateful model, with all lanes of the group unless another number is given."""
         return self.model_fn(vocabulary_size=vocabulary_size, batch_size=num_lanes or self.num_lanes)
 
-    def _feed(self, stream: language.LaneStream, strategy: tf.distribute.Strategy, first_step: int = 0) -> Any:
+    def _feed(
+        self, stream: language.LaneStream, strategy: tf.distribute.Strategy, first_step: int = 0
+    ) -> Any:
         """The stream as what `fit` reads; each worker makes its own part."""
         return strategy.distribute_datasets_from_function(
             lambda context: language.dataset(
@@ -212,6 +233,11 @@ class Experiment:
         aside = path.removesuffix(".keras") + ".partial.keras"
         served.save(aside)
         os.replace(aside, path)
+
+
+def configured() -> Experiment:
+    """The experiment whose settings gin binds."""
+    return Experiment()  # type: ignore[call-arg]
 
 
 class _Resume:
@@ -243,9 +269,15 @@ class _Resume:
         if step is None:
             return
         shared, own = self._saved.restore(step)
-        self._model.teachers.restore(shared.pop("teachers"))
-        for name, arrays in shared.items():
-            weights.assign(self._shared[name], arrays)
-        for name, lanes in own.items():
-            recurrent_state.assign(self._own[name], lanes)
+        try:
+            self._model.teachers.restore(shared.pop("teachers"))
+            for name, arrays in shared.items():
+                weights.assign(self._shared[name], arrays)
+            for name, lanes in own.items():
+                recurrent_state.assign(self._own[name], lanes)
+        except ValueError as error:
+            raise ValueError(
+                f"the checkpoint of step {step} holds another model or other groups: {error}; "
+                "use the settings that it was made with, or another workdir"
+            ) from error
         logging.info("resumed from step %d", step)

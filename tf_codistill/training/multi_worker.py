@@ -1,9 +1,10 @@
 """A keras.Model whose `fit` and `evaluate` also work under MultiWorkerMirroredStrategy.
 
-Stock Keras 3 fails there for two reasons (https://github.com/keras-team/keras/issues/20585): it averages the values
-of a distributed batch eagerly to learn their shapes, and it reduces scalar logs along an axis that they do not have.
-Here shapes come from the dataset's element specification, everything is built eagerly in the strategy's scope before
-the first step is traced, and logs are the results of the metrics, which are summed over all replicas when read.
+Stock Keras 3 fails there for two reasons (https://github.com/keras-team/keras/issues/20585): it averages the
+values of a distributed batch eagerly to learn their shapes, and it reduces scalar logs along an axis that
+they do not have. Here shapes come from the dataset's element specification, everything is built eagerly in
+the strategy's scope before the first step is traced, and logs are the results of the metrics, which are
+summed over all replicas when read.
 
     train_function(iterator):
         repeat steps_per_execution times:
@@ -22,10 +23,14 @@ import tensorflow as tf
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 
 StepFunction = Callable[[Any], Any]
+Results = Callable[[], dict[str, tf.Tensor]]
 
 
-class MultiWorkerModel(keras.Model):  # type: ignore[misc]
+class MultiWorkerModel(keras.Model):
     """The part of `CodistillationModel` that has nothing to do with codistillation."""
+
+    train_function: StepFunction | None
+    test_function: StepFunction | None
 
     def make_train_function(self, force: bool = False) -> None:
         """Creates what `fit` calls with an iterator; Keras calls it.
@@ -46,7 +51,7 @@ class MultiWorkerModel(keras.Model):  # type: ignore[misc]
             self.test_function = self._steps(self.test_step, self.get_test_results)
 
     def build_for(self, features: Any) -> None:
-        """Builds what the subclass holds beside Keras's own parts; called once, in scope, before the first step.
+        """Builds what the subclass holds beside Keras's own parts; called in scope before the first step.
 
         Args:
             features: Specification of the model's inputs on one replica: a structure of ``tf.TensorSpec``.
@@ -56,7 +61,7 @@ class MultiWorkerModel(keras.Model):  # type: ignore[misc]
         """The results that `evaluate` logs; those of all metrics unless a subclass leaves some out."""
         return self.get_metrics_result()
 
-    def _steps(self, step: StepFunction, results: Callable[[], dict[str, tf.Tensor]]) -> StepFunction:
+    def _steps(self, step: StepFunction, results: Results) -> StepFunction:
         strategy = self.distribute_strategy
         compiled = tf.function(step, jit_compile=True) if self.jit_compile and not self.run_eagerly else step
 

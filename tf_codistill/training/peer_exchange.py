@@ -6,7 +6,8 @@
         agree       the chief's choice is broadcast, every worker reads the same snapshots
         refresh     if all workers could read it, the teacher takes it, else all keep the one they have
 
-Groups need nothing else of each other. A peer that is late, dead or writes rubbish leaves its teacher as it is.
+Groups need nothing else of each other. A peer that is late, dead or writes rubbish leaves its teacher as it
+is.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from absl import logging
 
 from tf_codistill import distribution, recurrent_state, weights
 from tf_codistill.peers import exchange
-from tf_codistill.peers.topology import Topology, teachers_of
 from tf_codistill.peers.teachers import NO_SNAPSHOT
+from tf_codistill.peers.topology import Topology, teachers_of
 from tf_codistill.training.codistillation import CodistillationModel
 
 
-class PeerExchange(keras.callbacks.Callback):  # type: ignore[misc]
+class PeerExchange(keras.callbacks.Callback):
     """Publishes this group's snapshots and keeps its teachers fresh.
 
     Attributes:
@@ -65,7 +66,9 @@ class PeerExchange(keras.callbacks.Callback):  # type: ignore[misc]
             raise ValueError(f"every_steps is {every_steps}; expected at least 1")
         self._peers = teachers_of(group, num_groups, topology)
         self._num_groups = num_groups
-        self._exchange = exchange.Exchange(directory, group, keep=keep, min_age_secs=min_age_secs, clock=clock)
+        self._exchange = exchange.Exchange(
+            directory, group, keep=keep, min_age_secs=min_age_secs, clock=clock
+        )
         self._every_steps = every_steps
         self._steps_since = 0
         self._steps_of_batch = 0
@@ -81,12 +84,14 @@ class PeerExchange(keras.callbacks.Callback):  # type: ignore[misc]
             logs: Not used.
 
         Raises:
-            ValueError: The model is not a `CodistillationModel`, has another number of teachers than the topology
-                gives this group, or differs from a peer's.
+            ValueError: The model is not a `CodistillationModel`, has another number of teachers than the
+                topology gives this group, or differs from a peer's.
         """
         del logs
         if not isinstance(self.model, CodistillationModel):
-            raise ValueError(f"PeerExchange needs a CodistillationModel; the model is a {type(self.model).__name__}")
+            raise ValueError(
+                f"PeerExchange needs a CodistillationModel; the model is a {type(self.model).__name__}"
+            )
         if len(self.model.teachers) != len(self._peers):
             raise ValueError(
                 f"num_teachers is {len(self.model.teachers)}, but groups {self._peers} teach group "
@@ -177,7 +182,10 @@ class PeerExchange(keras.callbacks.Callback):  # type: ignore[misc]
             snapshot = self._exchange.read(self._peers[index], step, self._description)
         except (ValueError, OSError) as error:
             self._pass_over(error)
-        if distribution.all_agree(self.model.distribute_strategy, snapshot is not None) and snapshot is not None:
+        if (
+            distribution.all_agree(self.model.distribute_strategy, snapshot is not None)
+            and snapshot is not None
+        ):
             carrying = float(self.model.distillation_weight(self.model.step())) > 0
             self.model.teachers.refresh(index, snapshot, carrying)
             self.read_bytes += snapshot.num_bytes

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import tensorflow as tf
+
+from tests.workers import run_workers
+from tf_codistill import distribution
+
+
+def task(cluster: dict[str, list[str]], kind: str = "worker", index: int = 0) -> str:
+    return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("TPU_NAME", raising=False)
+
+
+@pytest.mark.parametrize("name", ["auto", "none"])
+def test_one_process_without_accelerators_needs_no_strategy(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [])
+    assert distribution.create_strategy(name) is tf.distribute.get_strategy()
+
+
+def test_several_gpus_are_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["0", "1"] if kind == "GPU" else [])
+    monkeypatch.setattr(tf.config, "list_logical_devices", _logical_cpus())
+    strategy = distribution.create_strategy("auto")
+    assert isinstance(strategy, tf.distribute.MirroredStrategy)
+    assert strategy.num_replicas_in_sync == 2
+
+
+def _logical_cpus() -> object:
+    cpus = tf.config.list_logical_devices("CPU")
+    return lambda kind: cpus if kind == "CPU" else []
+
+
+def test_one_worker_is_the_chief_and_decides_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tf.config, "list_logical_devices", _logical_cpus())
+    for strategy in (distribution.create_strategy("none"), distribution.create_strategy("mirrored")):
+        assert distribution.num_workers(strategy) == 1
+        assert distribution.worker_index(strategy) == 0
+        assert distribution.is_chief(strategy)
+        assert distribution.num_local_replicas(strategy) == strategy.num_replicas_in_sync
+        assert distribution.broadcast(strategy, [3, -1, 2**40]) == [3, -1, 2**40]
+        assert distribution.broadcast(strategy, []) == []
+        assert distribution.all_agree(strategy, True)
+        assert not distribution.all_agree(strategy, False)
+
+
+def test_a_worker_counts_once_however_many_replicas_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    # Several replicas in each of several workers need GPUs: the part of one such worker in the sum is tested.
+    monkeypatch.setattr(distribution, "num_workers", lambda strategy: 2)
+    monkeypatch.setattr(distribution, "worker_index", lambda strategy: 0)
+    monkeypatch.setattr(distribution, "num_local_replicas", lambda strategy: 2)
+    assert distribution.broadcast(strategy, [7, -1]) == [7, -1]
+    assert not distribution.all_agree(strategy, True), "the other worker has not agreed"
+
+
+def test_unknown_strategy() -> None:
+    with pytest.raises(ValueError, match="strategy is 'horovod'; expected one of auto, none, mirrored"):
+        distribution.create_strategy("horovod")
+
+
+def test_multi_worker_without_workers() -> None:
+    with pytest.raises(ValueError, match="strategy 'multi_worker' needs TF_CONFIG"):
+        distribution.create_strategy("multi_worker")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", 0),
+        (task({"worker": ["a:1"]}), 1),
+        (task({"worker": ["a:1", "b:1"]}, index=1), 2),
+        (task({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, index=1), 3),
+        (task({"chief": ["a:1"]}, "chief"), 1),
+    ],
+)
+def test_workers_are_counted(text: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CONFIG", text)
+    assert distribution.num_workers_in_tf_config() == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"cluster": {"worker": ["a:1"]}}',
+        task({"worker": ["a:1"]}, index=1),
+        task({"ps": ["a:1"]}),
+    ],
+)
+def test_a_tf_config_that_cannot_be_used_is_shown(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(ValueError, match="TF_CONFIG is .*expected a JSON object with cluster and task"):
+        distribution.create_strategy("auto")
+
+
+@pytest.mark.parametrize(("kind", "index", "expected"), [("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)])
+def test_a_chief_by_name_comes_before_the_workers(
+    kind: str, index: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", task({"chief": ["a:1"], "worker": ["b:1", "c:1"]}, kind, index))
+
+    class MultiWorker:
+        cluster_resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", MultiWorker)
+    assert distribution.num_workers(MultiWorker()) == 3
+    assert distribution.worker_index(MultiWorker()) == expected
+    assert distribution.is_chief(MultiWorker()) == (expected == 0)
+
+
+_TWO_WORKERS = """
+from tf_codistill import distribution
+strategy = distribution.create_strategy("auto")
+
+import json, tempfile
+import keras
+import numpy as np
+from tf_codistill import weights
+
+index = distribution.worker_index(strategy)
+with strategy.scope():
+    variable = keras.Variable(np.zeros(2, "float32"))
+weights.assign([variable], [np.full(2, index + 1.0, "float32")])
+with tempfile.TemporaryDirectory() as directory, strategy.scope():
+    arrays = [np.full(3, index, "float32")]
+    weights.write(directory + "/own", own=arrays)
+    own = weights.read(directory + "/own", own=weights.describe_arrays(arrays))["own"][0].tolist()
+print(json.dumps({
+    "workers": distribution.num_workers(strategy),
+    "index": index,
+    "chief": distribution.is_chief(strategy),
+    "replicas": distribution.num_local_replicas(strategy),
+    "broadcast": distribution.broadcast(strategy, [7 + index, -1, 2**40 - index]),
+    "both": distribution.all_agree(strategy, True),
+    "one": distribution.all_agree(strategy, index == 0),
+    "other": distribution.all_agree(strategy, index == 1),
+    "none": distribution.all_agree(strategy, False),
+    "variable": weights.values([variable])[0].tolist(),
+    "own": own,
+}))
+"""
+
+
+def test_two_workers_take_the_chiefs_decision() -> None:
+    answers = [json.loads(output) for output in run_workers(_TWO_WORKERS, 2)]
+    for index, answer in enumerate(answers):
+        assert answer == {
+            "workers": 2,
+            "index": index,
+            "chief": index == 0,
+            "replicas": 1,
+            "broadcast": [7, -1, 2**40],
+            "both": True,
+            "one": False,
+            "other": False,
+            "none": False,
+            "variable": [index + 1.0] * 2,
+            "own": [index] * 3,
+        }
+
+
+def test_a_worker_that_fails_is_shown_and_the_others_end() -> None:
+    fails = "if '\"index\": 1' in os.environ['TF_CONFIG']: raise SystemExit('it broke')"
+    script = f"import os, time\n{fails}\ntime.sleep(99)"
+    with pytest.raises(RuntimeError, match=r"(?s)worker 1 exited with 1.*it broke"):
+        run_workers(script, 2)
+    with pytest.raises(RuntimeError, match="time is up"):
+        run_workers("import time; time.sleep(99)", 1, timeout_secs=0.2)

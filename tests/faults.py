@@ -1,0 +1,92 @@
+"""Faults for tests: a process that dies at any operation on files, and files that are damaged.
+
+for operation in itertools.count():
+    if not dies_at(operation, lambda: exchange.publish(...)):
+        break                       # it ran to its end: every operation has been tried
+    ...                             # what did the dead process leave behind?
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+_OPERATIONS = ("makedirs", "remove", "rename", "rmtree")
+
+
+class _Killed(BaseException):
+    pass
+
+
+def dies_at(operation: int, act: Callable[[], Any]) -> bool:
+    """Calls `act`, and lets it do nothing to any file from its `operation`-th change of one on.
+
+    The change at which it dies is half done, where it can be: half of a file is written.
+
+    Returns:
+        Whether it died.
+    """
+    count = 0
+
+    def alive() -> bool:
+        nonlocal count
+        count += 1
+        return count <= operation
+
+    def mortal(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if not alive():
+                raise _Killed
+            return function(*args, **kwargs)
+
+        return call
+
+    class MortalFile(tf.io.gfile.GFile):
+        def write(self, content: bytes) -> None:
+            if alive():
+                super().write(content)
+            elif count == operation + 1:
+                super().write(content[: len(content) // 2])
+                raise _Killed
+            else:
+                raise _Killed
+
+    write_checkpoint = tf.train.Checkpoint.write
+
+    def mortal_write(checkpoint: tf.train.Checkpoint, prefix: str) -> str:
+        whole = alive()
+        if not whole and count > operation + 1:
+            raise _Killed
+        path = write_checkpoint(checkpoint, prefix)
+        if not whole:
+            halve(pathlib.Path(prefix + ".data-00000-of-00001"))
+            raise _Killed
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _OPERATIONS:
+            patch.setattr(tf.io.gfile, name, mortal(getattr(tf.io.gfile, name)))
+        patch.setattr(tf.io.gfile, "GFile", MortalFile)
+        patch.setattr(tf.train.Checkpoint, "write", mortal_write)
+        try:
+            act()
+        except _Killed:
+            return True
+    return False
+
+
+def halve(path: pathlib.Path) -> None:
+    """Cuts a file in the middle."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def flip(path: pathlib.Path, position: int, bits: int = 1) -> None:
+    """Flips bits of one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[position] ^= bits
+    path.write_bytes(bytes(content))

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests import faults
+from tf_codistill import files
+
+
+def write_directory(directory: pathlib.Path) -> dict[str, object]:
+    directory.mkdir(parents=True)
+    (directory / "a.bin").write_bytes(b"\x00\x01\x02\x03")
+    (directory / "b.txt").write_bytes(b"text")
+    return files.commit(str(directory), {"step": 50})
+
+
+def test_write_replaces_and_read_returns_all_bytes(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "file")
+    for content in (b"first", b"", bytes(range(256)) * 1000):
+        files.write(path, content)
+        assert files.read(path) == content
+        assert files.size_bytes(path) == len(content)
+        assert files.checksum(path) == hashlib.sha256(content).hexdigest()
+    assert files.names(str(tmp_path)) == ["file"]
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["new file", "old file"])
+def test_a_writer_that_dies_leaves_the_old_content_or_the_new(tmp_path: pathlib.Path, exists: bool) -> None:
+    for operation in itertools.count():
+        path = tmp_path / str(operation) / "file"
+        path.parent.mkdir()
+        if exists:
+            path.write_bytes(b"old content")
+        died = faults.dies_at(operation, lambda: files.write(str(path), b"new content"))  # noqa: B023
+        if not died:
+            break
+        assert (path.read_bytes() if path.exists() else None) == (b"old content" if exists else None)
+    assert operation == 2, "a file is written aside, then renamed"
+    assert path.read_bytes() == b"new content"
+
+
+def test_a_write_that_fails_cleans_up(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise files.tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    files.write(str(tmp_path / "file"), b"old")
+    monkeypatch.setattr(files.tf.io.gfile, "rename", full)
+    with pytest.raises(OSError, match=r"file '.*/file' cannot be used: No space left on device"):
+        files.write(str(tmp_path / "file"), b"new")
+    assert files.names(str(tmp_path)) == ["file"]
+    assert files.read(str(tmp_path / "file")) == b"old"
+
+
+_KILLED_WRITER = """
+import os, signal, sys
+import tensorflow as tf
+from tf_codistill import files
+files.write(sys.argv[1], b"old content")
+tf.io.gfile.rename = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+files.write(sys.argv[1], b"new content")
+"""
+
+
+def test_a_killed_process_leaves_the_old_content(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "file")
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED_WRITER, path], timeout=120, stderr=subprocess.DEVNULL
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert files.read(path) == b"old content"
+    assert len(files.names(str(tmp_path))) == 2, "the new content was written aside"
+    assert sorted(files.commit(str(tmp_path), {})["files"]) == ["file"], "what is aside belongs to no commit"
+
+
+def test_a_directory_is_there_from_its_mark_on(tmp_path: pathlib.Path) -> None:
+    for operation in itertools.count():
+        directory = tmp_path / str(operation)
+        directory.mkdir()
+        (directory / "a.bin").write_bytes(b"1234")
+        if not faults.dies_at(operation, lambda: files.commit(str(directory), {"step": 50})):  # noqa: B023
+            break
+        assert files.read_mark(str(directory)) is None
+    assert operation == 2
+    mark = files.read_mark(str(directory))
+    assert mark == {
+        "step": 50,
+        "files": {"a.bin": {"bytes": 4, "sha256": hashlib.sha256(b"1234").hexdigest()}},
+    }
+    files.verify(str(directory), mark)
+
+
+@pytest.mark.parametrize("name", ["a.bin", "b.txt"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "longer"])
+def test_verify_names_the_damaged_file(tmp_path: pathlib.Path, name: str, damage: str) -> None:
+    directory = tmp_path / "directory"
+    mark = write_directory(directory)
+    files.verify(str(directory), mark)
+    path = directory / name
+    if damage == "truncated":
+        faults.halve(path)
+    elif damage == "flipped":
+        faults.flip(path, 2)
+    elif damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes() + b"\x00")
+    with pytest.raises(files.CorruptError, match=f"{name}.* is (damaged|missing)"):
+        files.verify(str(directory), mark)
+    if damage == "flipped":
+        files.verify(str(directory), mark, contents=False)
+    else:
+        with pytest.raises(files.CorruptError, match=name):
+            files.verify(str(directory), mark, contents=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b'{"files": []}', b'{"files": {"a.bin": 4}}', b"\xff\xfe"],
+    ids=str,
+)
+def test_a_mark_that_is_rubbish_is_corrupt_and_named(tmp_path: pathlib.Path, content: bytes) -> None:
+    write_directory(tmp_path / "directory")
+    (tmp_path / "directory" / files.MARK).write_bytes(content)
+    with pytest.raises(files.CorruptError, match="manifest.json"):
+        files.read_mark(str(tmp_path / "directory"))
+
+
+def test_an_entry_without_numbers_fits_no_file(tmp_path: pathlib.Path) -> None:
+    mark = write_directory(tmp_path / "directory")
+    mark["files"]["a.bin"] = {}
+    with pytest.raises(files.CorruptError, match="a.bin"):
+        files.verify(str(tmp_path / "directory"), mark)
+
+
+def test_a_directory_without_mark_or_that_is_absent_has_none(tmp_path: pathlib.Path) -> None:
+    assert files.read_mark(str(tmp_path)) is None
+    assert files.read_mark(str(tmp_path / "absent")) is None
+
+
+def test_remove_takes_the_mark_first(tmp_path: pathlib.Path) -> None:
+    for operation in itertools.count():
+        directory = tmp_path / str(operation)
+        write_directory(directory)
+        if not faults.dies_at(operation, lambda: files.remove(str(directory))):  # noqa: B023
+            break
+        mark = files.read_mark(str(directory))
+        if mark is not None:
+            files.verify(str(directory), mark)
+    assert operation == 2
+    assert not directory.exists()
+    files.remove(str(directory))
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    files.remove(str(file))
+    assert not file.exists()
+
+
+def test_json_round_trip_and_error(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "facts.json")
+    content = {"b": [1, 2.5, None], "a": {"ü": "\u2028"}}
+    files.write_json(path, content)
+    assert files.read_json(path) == content
+    assert files.read(path).endswith(b"\n")
+    assert json.loads(pathlib.Path(path).read_text("utf-8")) == content
+    files.write(path, b'{"a": ')
+    with pytest.raises(files.CorruptError, match=r"facts\.json' is not JSON .*; delete it"):
+        files.read_json(path)
+
+
+def test_what_is_not_there(tmp_path: pathlib.Path) -> None:
+    absent = str(tmp_path / "absent")
+    assert not files.exists(absent)
+    assert files.names(absent) == []
+    assert files.glob(str(tmp_path / "*.gz")) == []
+    for look in (files.read, files.read_json, files.size_bytes, files.checksum):
+        with pytest.raises(FileNotFoundError, match="absent' does not exist"):
+            look(absent)
+
+
+def test_errors_of_tensorflow_become_errors_of_the_system(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="cannot be used"):
+        files.read(str(tmp_path))
+    with pytest.raises(OSError, match="file/below"):
+        files.write(str(tmp_path / "file" / "below"), b"")
+
+
+def test_make_directory_says_which_one_cannot_be_written_to(tmp_path: pathlib.Path) -> None:
+    directory = str(tmp_path / "a" / "b")
+    assert files.make_directory(directory) == directory
+    assert files.make_directory(directory) == directory
+    assert os.listdir(directory) == []
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"directory '.*/file/below' cannot be written to .*; name another one"
+    ):
+        files.make_directory(str(tmp_path / "file" / "below"))
+
+
+def test_a_scheme_of_gfile() -> None:
+    directory = "ram://files_test/directory"
+    files.make_directory(directory)
+    files.write(files.join(directory, "a.bin"), b"1234")
+    mark = files.commit(directory, {"step": 1})
+    assert files.read_mark(directory) == mark
+    assert sorted(mark["files"]) == ["a.bin"]
+    files.verify(directory, mark)
+    assert files.names(directory) == ["a.bin", files.MARK]
+    files.write(files.join(directory, "a.bin"), b"1235")
+    with pytest.raises(files.CorruptError, match=r"ram://.*a\.bin"):
+        files.verify(directory, mark)
+    files.remove(directory)
+    assert files.read_mark(directory) is None

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_codistill import recurrent_state, weights
+from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.peers.exchange import Snapshot
+from tf_codistill.peers.teachers import NO_SNAPSHOT, Teachers
+
+LANES, WINDOW, UNITS = 2, 3, 4
+
+
+def language_model() -> keras.Model:
+    return LanguageModel(vocabulary_size=7, embedding_dim=3, num_layers=1, num_units=UNITS, batch_size=LANES)
+
+
+def classifier() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(3),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+        ]
+    )
+
+
+def snapshot_of(model: keras.Model, step: int = 50) -> Snapshot:
+    states = recurrent_state.values(recurrent_state.variables(model))
+    return Snapshot(0, step, 0.0, weights.values(model.weights), states, num_bytes=0)
+
+
+def tokens(seed: int) -> tf.Tensor:
+    return tf.constant(np.random.default_rng(seed).integers(0, 7, (LANES, WINDOW)), tf.int32)
+
+
+def test_without_a_snapshot_nobody_is_present() -> None:
+    teachers = Teachers(classifier, 2)
+    assert len(teachers) == 2
+    assert teachers.steps() == [NO_SNAPSHOT, NO_SNAPSHOT]
+    np.testing.assert_array_equal(teachers.present(), [0.0, 0.0])
+    assert float(teachers.staleness_steps(tf.constant(100, tf.int64))) == 0.0
+
+
+def test_staleness_is_the_mean_over_those_that_are_present() -> None:
+    teachers = Teachers(classifier, 3)
+    teachers.refresh(0, snapshot_of(classifier(), 50), carrying=True)
+    teachers.refresh(2, snapshot_of(classifier(), 80), carrying=True)
+    assert teachers.steps() == [50, NO_SNAPSHOT, 80]
+    np.testing.assert_array_equal(teachers.present(), [1.0, 0.0, 1.0])
+    staleness = tf.function(teachers.staleness_steps)
+    assert float(staleness(tf.constant(100, tf.int64))) == (50 + 20) / 2
+    assert float(staleness(tf.constant(70, tf.int64))) == (20 - 10) / 2
+    assert teachers.present().dtype == tf.float32
+
+
+def test_a_model_alone_has_no_teachers() -> None:
+    teachers = Teachers(classifier, 0)
+    assert len(teachers) == 0
+    assert teachers.predict(tf.zeros([1, 4])) == []
+    assert teachers.present().shape == (0,)
+    assert float(teachers.staleness_steps(tf.constant(100, tf.int64))) == 0.0
+    assert teachers.arrays() == []
+    teachers.restore([])
+    assert teachers.recurrent_states() == []
+    with pytest.raises(ValueError, match="num_teachers is -1; expected 0 or more"):
+        Teachers(classifier, -1)
+
+
+def test_a_teacher_predicts_as_its_peer_and_passes_no_gradient() -> None:
+    peers = [classifier(), classifier()]
+    for seed, peer in enumerate(peers):
+        source = np.random.default_rng(seed)
+        peer.set_weights([source.uniform(0.5, 1.5, weight.shape) for weight in peer.weights])
+    teachers = Teachers(classifier, 2)
+    for index, peer in enumerate(peers):
+        teachers.refresh(index, snapshot_of(peer), carrying=False)
+    before = teachers.arrays()
+    features = tf.random.stateless_normal([5, 4], [1, 2])
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        predictions = teachers.predict(features)
+        total = tf.add_n([tf.reduce_sum(prediction) for prediction in predictions])
+    for peer, prediction in zip(peers, predictions, strict=True):
+        np.testing.assert_allclose(prediction, peer(features, training=False), rtol=1e-6)
+    assert tape.gradient(total, features) is None
+    for one, other in zip(teachers.arrays(), before, strict=True):
+        np.testing.assert_array_equal(one, other, "no moving average moves, no dropout")
+
+
+def test_teachers_are_invisible_to_keras() -> None:
+    class Owner(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = classifier()
+            self.teachers = Teachers(classifier, 2)
+
+    owner = Owner()
+    assert len(owner.weights) == len(owner.student.weights)
+    assert len(owner.variables) == len(owner.student.variables)
+    assert owner.layers == [owner.student]
+    assert not any(model.trainable_variables for model in owner.teachers.models)
+
+
+def test_a_new_teacher_starts_from_the_state_of_its_peer_and_keeps_its_own_later() -> None:
+    peer = language_model()
+    peer(tokens(1))
+    teachers = Teachers(language_model, 1)
+    teachers.refresh(0, snapshot_of(peer, 50), carrying=False)
+    np.testing.assert_array_equal(
+        recurrent_state.values(teachers.recurrent_states()),
+        recurrent_state.values(recurrent_state.variables(peer)),
+    )
+    np.testing.assert_array_equal(teachers.predict(tokens(2))[0], peer(tokens(2)))
+
+    peer(tokens(3))
+    teachers.refresh(0, snapshot_of(peer, 100), carrying=True)
+    at_first_use = recurrent_state.values(teachers.recurrent_states())
+    np.testing.assert_array_equal(at_first_use, recurrent_state.values(recurrent_state.variables(peer)))
+
+    teachers.predict(tokens(4))
+    own = recurrent_state.values(teachers.recurrent_states())
+    peer.set_weights([weight + 0.1 for weight in peer.get_weights()])
+    peer(tokens(5))
+    teachers.refresh(0, snapshot_of(peer, 150), carrying=True)
+    np.testing.assert_array_equal(
+        recurrent_state.values(teachers.recurrent_states()), own, "its own lanes' state"
+    )
+    for one, other in zip(teachers.models[0].get_weights(), peer.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_snapshot_that_does_not_fit_leaves_the_teacher_as_it_is() -> None:
+    teachers = Teachers(classifier, 1)
+    teachers.refresh(0, snapshot_of(classifier(), 50), carrying=True)
+    before = teachers.arrays()
+    wrong = [*(array + 1 for array in snapshot_of(classifier()).weights[:-1]), np.zeros(9, "float32")]
+    with pytest.raises(ValueError, match=r"array has \(9,\)"):
+        teachers.refresh(0, Snapshot(0, 100, 0.0, wrong, [], 0), carrying=True)
+    for one, other in zip(teachers.arrays(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_arrays_restore_steps_weights_and_who_carries() -> None:
+    peer = language_model()
+    peer(tokens(1))
+    teachers = Teachers(language_model, 2)
+    teachers.refresh(1, snapshot_of(peer, 2**40), carrying=True)
+    arrays = teachers.arrays()
+    again = Teachers(language_model, 2)
+    again.restore(arrays)
+    assert again.steps() == [NO_SNAPSHOT, 2**40]
+    for one, other in zip(again.arrays(), arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
+    recurrent_state.assign(again.recurrent_states(), recurrent_state.values(teachers.recurrent_states()))
+    again.predict(tokens(2))
+    own = recurrent_state.values(again.recurrent_states())
+    again.refresh(1, snapshot_of(peer, 2**40 + 1), carrying=True)
+    np.testing.assert_array_equal(recurrent_state.values(again.recurrent_states()), own)
+
+
+def test_every_replica_has_the_snapshot_and_its_own_lanes() -> None:
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    peers = [language_model(), language_model()]
+    for seed, peer in enumerate(peers):
+        peer.set_weights(peers[0].get_weights())
+        peer(tokens(seed))
+    rows = [recurrent_state.values(recurrent_state.variables(peer)) for peer in peers]
+    lanes = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+    with strategy.scope():
+        teachers = Teachers(language_model, 1)
+        teachers.refresh(0, Snapshot(0, 50, 0.0, peers[0].get_weights(), lanes, 0), carrying=False)
+
+    @tf.function
+    def predict() -> tf.Tensor:
+        return strategy.run(
+            lambda: (teachers.predict(tokens(9))[0], teachers.staleness_steps(tf.constant(70)))
+        )
+
+    logits, staleness = predict()
+    for peer, found in zip(peers, strategy.experimental_local_results(logits), strict=True):
+        np.testing.assert_allclose(found, peer(tokens(9)), atol=1e-6)
+    assert [float(value) for value in strategy.experimental_local_results(staleness)] == [20.0, 20.0]
+    assert float(teachers.staleness_steps(tf.constant(70))) == 20.0, "also outside of a replica"

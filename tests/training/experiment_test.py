@@ -1,0 +1,202 @@
+"""The experiment: exact resume, equal results however many replicas, and everything written that was
+promised."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.replicas import two_replicas
+from tests.toy_experiments import VOCABULARY_SIZE, toy_experiment, toy_model, write_language_corpus
+from tf_codistill import checkpoints, recurrent_state, runs, weights
+from tf_codistill.peers.exchange import Exchange
+from tf_codistill.training.codistillation import CodistillationModel
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> str:
+    return write_language_corpus(str(tmp_path_factory.mktemp("corpus")))
+
+
+@pytest.fixture
+def peer(tmp_path) -> str:
+    """A workdir in which group 1 has published one snapshot and is gone."""
+    keras.utils.set_random_seed(77)
+    model = toy_model(VOCABULARY_SIZE, batch_size=4)
+    lanes = [np.full((4, 12), 0.1, "float32")] * 4
+    exchange = Exchange(runs.exchange_dir(str(tmp_path)), 1)
+    exchange.publish(3, weights.description(model), model.get_weights(), lanes)
+    return str(tmp_path)
+
+
+def everything(model: CodistillationModel) -> list[np.ndarray]:
+    states = recurrent_state.variables(model.student) + model.teachers.recurrent_states()
+    variables = [*model.student.weights, *model.optimizer.variables]
+    return [*weights.values(variables), *model.teachers.arrays(), *recurrent_state.values(states)]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(corpus, peer, tmp_path_factory) -> None:
+    straight = toy_experiment(corpus).train(peer, 0, 2)
+    assert straight.teachers.steps() == [3]
+
+    workdir = tmp_path_factory.mktemp("resumed")
+    os.symlink(os.path.join(peer, "exchange", "group_1"), _made(workdir / "exchange") / "group_1")
+    toy_experiment(corpus, num_steps=10).train(str(workdir), 0, 2)
+    resumed = toy_experiment(corpus).train(str(workdir), 0, 2)
+    assert resumed.step() == straight.step() == 20
+    for one, other in zip(everything(straight), everything(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    records = [runs.read_metrics(runs.metrics_path(str(path), 0), "train") for path in (peer, workdir)]
+    assert [r["step"] for r in records[1]] == [5, 10, 15, 20]
+    for one, other in zip(*records, strict=True):
+        assert one["loss"] == other["loss"]
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_resumed_from(corpus, tmp_path) -> None:
+    toy_experiment(corpus).train(str(tmp_path), 0, 1)
+    directory = runs.checkpoints_dir(str(tmp_path), 0)
+    assert checkpoints.committed_steps(directory) == [10, 20]
+    os.remove(os.path.join(directory, "checkpoint_00000020", "manifest.json"))
+    steps = []
+    toy_experiment(corpus).train(
+        str(tmp_path), 0, 1, when_built=lambda: steps.extend(checkpoints.committed_steps(directory))
+    )
+    assert steps == [10]
+    assert checkpoints.committed_steps(directory) == [10, 20]
+    logged = [r["step"] for r in runs.read_metrics(runs.metrics_path(str(tmp_path), 0), "train")]
+    assert logged == [5, 10, 15, 20]
+
+
+def test_two_replicas_equal_one(corpus, peer) -> None:
+    weights_of = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas()):
+        workdir = os.path.join(peer, f"replicas_{strategy.num_replicas_in_sync}")
+        os.makedirs(os.path.join(workdir, "exchange"))
+        os.symlink(os.path.join(peer, "exchange", "group_1"), os.path.join(workdir, "exchange", "group_1"))
+        experiment = toy_experiment(corpus, optimizer=lambda: keras.optimizers.SGD(0.01))
+        model = experiment.train(workdir, 0, 2, strategy)
+        assert model.teachers.steps() == [3]
+        weights_of.append(weights.values(model.student.weights))
+        validation = runs.read_metrics(runs.metrics_path(workdir, 0), "validation")
+        weights_of[-1].append(np.array([record["loss"] for record in validation]))
+    for one, two in zip(*weights_of, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_groups_differ_in_initialisation_and_order_and_learn_from_each_other(corpus, tmp_path) -> None:
+    experiment = toy_experiment(corpus)
+    first = [experiment.streams(_opened(corpus), group, 2)[0].batch(0)[0] for group in (0, 1)]
+    assert (first[0] != first[1]).any()
+    starts = []
+    for num_steps in (10, 20):
+        for group in (0, 1):
+            model = toy_experiment(corpus, num_steps=num_steps).train(str(tmp_path), group, 2)
+            starts.append(model.student.get_weights()[0])
+    assert np.abs(starts[0] - starts[1]).max() > 0.01
+    last = runs.read_metrics(runs.metrics_path(str(tmp_path), 0), "train")[-1]
+    assert last["distillation_weight"] == 1
+    assert last["distillation_loss"] > 0
+    assert last["staleness_steps"] == pytest.approx(
+        8
+    )  # steps 16 to 20, with what group 1 published at step 10
+
+
+def test_what_a_run_leaves(corpus, tmp_path) -> None:
+    workdir = str(tmp_path)
+    model = toy_experiment(corpus, validate_every_steps=5).train(workdir, 0, 1)
+    path = runs.metrics_path(workdir, 0)
+    assert [r["step"] for r in runs.read_metrics(path, "validation")] == [5, 10, 15, 20]
+    assert [(r["step"], r["num_steps"]) for r in runs.read_metrics(path, "start")] == [(0, 20)]
+    assert [r["step"] for r in runs.read_metrics(path, "end")] == [20]
+    train = runs.read_metrics(path, "train")
+    parts = {
+        "loss",
+        "task_loss",
+        "distillation_loss",
+        "distillation_weight",
+        "staleness_steps",
+        "tokens_per_sec",
+    }
+    assert all(parts <= set(record) for record in train)
+    assert train[-1]["loss"] < train[0]["loss"]
+    served = keras.saving.load_model(runs.student_path(workdir, 0))
+    for one, other in zip(served.get_weights(), model.student.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert served(np.ones((3, 5), "int32")).shape == (3, 5, VOCABULARY_SIZE)
+    assert _scalars(runs.tensorboard_dir(workdir, 0)) >= {
+        "train/tokens_per_sec",
+        "train/task_loss",
+        "validation/loss",
+    }
+
+
+def test_an_experiment_trained_to_its_end_is_left_as_it_is(corpus, tmp_path) -> None:
+    first = toy_experiment(corpus).train(str(tmp_path), 0, 1)
+    again = toy_experiment(corpus).train(str(tmp_path), 0, 1)
+    for one, other in zip(everything(first), everything(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_steps": 12}, "num_steps is 12; expected a positive multiple of log_every_steps, which is 5"),
+        ({"validate_every_steps": 0}, "validate_every_steps is 0"),
+        ({"log_every_steps": 0}, "log_every_steps is 0"),
+        ({"corpus_dir": "/nowhere"}, "/nowhere"),
+        ({"num_lanes": 5000}, "num_lanes is 5000"),
+        ({"topology": "star-shaped"}, "topology is 'star-shaped'"),
+    ],
+)
+def test_a_bad_setting_is_refused_before_training(corpus, tmp_path, changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        toy_experiment(**{"corpus_dir": corpus, **changes}).train(str(tmp_path), 0, 2)
+
+
+def test_a_group_out_of_range_is_refused(corpus, tmp_path) -> None:
+    with pytest.raises(ValueError, match="group is 2; expected 0 <= group < num_groups, which is 2"):
+        toy_experiment(corpus).train(str(tmp_path), 2, 2)
+
+
+def test_another_model_in_the_workdir_is_refused(corpus, tmp_path) -> None:
+    toy_experiment(corpus, num_steps=5).train(str(tmp_path), 0, 1)
+    wider = lambda vocabulary_size, batch_size: keras.Sequential(  # noqa: E731
+        [
+            keras.Input((None,), batch_size=batch_size),
+            keras.layers.Embedding(vocabulary_size, vocabulary_size),
+        ]
+    )
+    with pytest.raises(ValueError, match="checkpoint.*another model"):
+        toy_experiment(corpus, model_fn=wider).train(str(tmp_path), 0, 1)
+
+
+def _opened(corpus: str):
+    from tf_codistill import tokens
+
+    return tokens.open_corpus(corpus)
+
+
+def _made(path):
+    path.mkdir()
+    return path
+
+
+def _scalars(directory: str) -> set[str]:
+    names = set()
+    for name in os.listdir(directory):
+        for event in tf.compat.v1.train.summary_iterator(os.path.join(directory, name)):
+            names |= {value.tag for value in event.summary.value}
+    return names
+
+
+def test_metrics_are_plain_json_lines(corpus, tmp_path) -> None:
+    toy_experiment(corpus, num_steps=5).train(str(tmp_path), 0, 1)
+    with open(runs.metrics_path(str(tmp_path), 0), encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    assert {line["kind"] for line in lines} == {"start", "train", "end"}

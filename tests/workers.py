@@ -1,0 +1,84 @@
+"""Real worker processes of one group, for tests of MultiWorkerMirroredStrategy.
+
+outputs = run_workers("print(os.environ['TF_CONFIG'])", num_workers=2)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def run_workers(script: str, num_workers: int, timeout_secs: float = 120) -> list[str]:
+    """Runs a Python script in each of several processes that TF_CONFIG makes the workers of one group.
+
+    Args:
+        script: Source text; it may import `tf_codistill` and `tests`.
+        num_workers: Number of processes.
+        timeout_secs: Seconds after which they are killed.
+
+    Returns:
+        The standard output of each worker.
+
+    Raises:
+        RuntimeError: A worker failed or time is up; the others have been killed. Holds the end of all logs.
+    """
+    addresses = [f"localhost:{port}" for port in _free_ports(num_workers)]
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        workers = []
+        for index in range(num_workers):
+            out, err = (
+                stack.enter_context(open(f"{directory}/{index}.{end}", "wb")) for end in ("out", "err")
+            )
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            environment = {**os.environ, "TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "2"}
+            environment["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")])
+            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, "-c", script]
+            workers.append(subprocess.Popen(command, env=environment, stdout=out, stderr=err))
+        failure = _wait(workers, time.monotonic() + timeout_secs)
+        texts = [[_text(f"{directory}/{i}.{end}") for end in ("out", "err")] for i in range(num_workers)]
+    if failure:
+        logs = [f"--- worker {i}\n{out[-3000:]}\n{err[-6000:]}" for i, (out, err) in enumerate(texts)]
+        raise RuntimeError("\n".join([failure, *logs]))
+    return [out for out, _ in texts]
+
+
+def _wait(workers: list[subprocess.Popen[bytes]], deadline: float) -> str | None:
+    try:
+        while True:
+            codes = [worker.poll() for worker in workers]
+            failed = [f"worker {i} exited with {code}" for i, code in enumerate(codes) if code]
+            if failed:
+                return ", ".join(failed)
+            if None not in codes:
+                return None
+            if time.monotonic() > deadline:
+                return "time is up"
+            time.sleep(0.05)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+def _free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind(("localhost", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()

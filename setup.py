@@ -17,7 +17,6 @@ GIN_PACKAGE = "tf_codistill._files.gin"
 
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
-    "fastwarc>=2.0,<3",
     "gin-config>=0.5,<0.6",
     "keras>=3.15,<3.16",
     "matplotlib>=3.9,<4",
@@ -31,7 +30,7 @@ REQUIREMENTS = [
 ]
 
 EXTRAS = {
-    "test": ["hypothesis>=6.130,<7", "pytest>=9.0,<10"],
+    "test": ["fastwarc>=2.0,<3", "hypothesis>=6.130,<7", "pytest>=9.0,<10", "pytest-timeout>=2.3,<3"],
     "dev": ["mypy>=2.4,<2.5", "pydoclint>=0.12,<0.13", "ruff>=0.17,<0.18"],
 }
 

@@ -192,7 +192,7 @@ class CodistillationModel(MultiWorkerModel):
         predictions = tf.cond(
             weight > 0,
             lambda: self.teachers.predict(features),
-            lambda: [tf.zeros_like(prediction) for _ in range(len(self.teachers))],
+            lambda: [_equal_logits(prediction) for _ in range(len(self.teachers))],
         )
         predictions = [tf.stop_gradient(one) for one in predictions]
         if len(predictions) == 1:
@@ -237,3 +237,10 @@ class CodistillationModel(MultiWorkerModel):
         if self.student.built:
             with self.distribute_strategy.scope():
                 self._own_second_state().start()
+
+
+def _equal_logits(like: tf.Tensor) -> tf.Tensor:
+    if like.shape.is_fully_defined():
+        # A constant: teachers that waited for the student's prediction could not be computed beside it.
+        return tf.zeros(like.shape, like.dtype)
+    return tf.zeros_like(like)

@@ -1,0 +1,233 @@
+"""The real programs, run as a user runs them, on an experiment that trains in seconds.
+
+with Programs() as programs:
+    ended = programs.run("train", "--workdir=...", *experiment(tmp_path, corpus))
+    ended.status, ended.output, ended.error
+
+Importing TensorFlow takes seconds. So one process imports it once and forks for every program that is run; the
+fork starts like ``python -m tf_codistill.train``, with its own flags, directory, environment and output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+
+from tf_codistill import runs
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+TIMEOUT_SECS = 120
+
+TOY = """
+include 'gin/models/language_model_tiny.gin'
+LanguageModel.embedding_dim = 24
+LanguageModel.num_units = 32
+Experiment.num_steps = 20
+Experiment.num_lanes = 8
+Experiment.window_tokens = 8
+Experiment.data = 'same'
+Experiment.seed = 3
+Experiment.exchange_every_steps = 5
+Experiment.log_every_steps = 5
+Experiment.validate_every_steps = 10
+Experiment.checkpoint_every_steps = 10
+"""
+
+ADAM = ("Experiment.optimizer = @keras.optimizers.Adam", "keras.optimizers.Adam.learning_rate = 0.002")
+SGD = ("Experiment.optimizer = @keras.optimizers.SGD", "keras.optimizers.SGD.learning_rate = 0.5")
+
+_FORKS = """
+import json, os, runpy, signal, sys
+import tensorflow
+from tf_codistill.training import experiment
+
+def child(work):
+    for target, path in ((1, work["output"]), (2, work["error"])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), target)
+    os.chdir(work["directory"])
+    os.environ.update(work["environment"])
+    signal.alarm(work["timeout_secs"])
+    sys.argv = ["-m", *work["arguments"]]
+    runpy.run_module("tf_codistill." + work["program"], run_name="__main__", alter_sys=True)
+
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        child(json.loads(line))
+        sys.exit(0)
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+@dataclasses.dataclass
+class Ended:
+    """How a program ended.
+
+    Attributes:
+        status: Its exit status; minus the number of the signal that killed it.
+        output: What it wrote to standard output.
+        error: What it wrote to standard error.
+    """
+
+    status: int
+    output: str
+    error: str
+
+    def sentence(self) -> str:
+        """The one sentence in which the program said what the user did wrong."""
+        assert self.status == 1, self
+        assert "Traceback" not in self.error, self.error
+        said = [line for line in self.error.splitlines() if line.startswith("error: ")]
+        assert len(said) == 1, self.error
+        assert self.error.count("error: ") == 1, self.error
+        return said[0].removeprefix("error: ")
+
+
+class Programs:
+    """Runs one program at a time; a context manager."""
+
+    def __enter__(self) -> Programs:
+        self._forks = subprocess.Popen(
+            [sys.executable, "-c", _FORKS],
+            cwd=REPOSITORY,
+            env=_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._forks.kill()
+        self._forks.communicate()
+
+    def run(
+        self,
+        program: str,
+        *arguments: str,
+        directory: str | os.PathLike[str] = REPOSITORY,
+        environment: Mapping[str, str] | None = None,
+        timeout_secs: int = TIMEOUT_SECS,
+    ) -> Ended:
+        """Runs ``python -m tf_codistill.<program>``.
+
+        Args:
+            program: Its name.
+            *arguments: Its command line.
+            directory: Its working directory.
+            environment: Variables beside those of this process.
+            timeout_secs: Seconds after which it is killed.
+
+        Returns:
+            How it ended.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            paths = {name: os.path.join(scratch, name) for name in ("output", "error")}
+            work = {
+                **{"program": program, "arguments": arguments, "timeout_secs": timeout_secs},
+                **{"directory": os.fspath(directory), "environment": dict(environment or {})},
+                **paths,
+            }
+            assert self._forks.stdin is not None
+            assert self._forks.stdout is not None
+            self._forks.stdin.write(json.dumps(work) + "\n")
+            self._forks.stdin.flush()
+            status = int(self._forks.stdout.readline())
+            return Ended(status, *(pathlib.Path(path).read_text(errors="replace") for path in paths.values()))
+
+
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A program of its own process, with standard error merged into standard output, killed on leaving."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=REPOSITORY,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()  # a launcher stops its workers
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+        process.kill()
+        process.communicate()
+
+
+def experiment(
+    directory: pathlib.Path, corpus_dir: str, *bindings: str, optimizer: Sequence[str] = ADAM
+) -> list[str]:
+    """Flags for the toy experiment, its gin file written to a directory, with bindings of the test's own."""
+    path = directory / "toy.gin"
+    path.write_text(TOY)
+    bound = (f"Experiment.corpus_dir = {corpus_dir!r}", *optimizer, *bindings)
+    return [f"--gin_file={path}", *(f"--gin_bindings={binding}" for binding in bound)]
+
+
+def metrics(workdir: str | os.PathLike[str], group: int, kind: str) -> dict[int, dict[str, float]]:
+    """The lines of one kind in a group's metrics file by step; every step is there once."""
+    records = runs.read_metrics(runs.metrics_path(os.fspath(workdir), group), kind)
+    by_step = {record["step"]: record for record in records}
+    assert len(by_step) == len(records), f"steps logged twice: {[record['step'] for record in records]}"
+    return by_step
+
+
+def final_weights(log: str) -> tuple[int, str]:
+    """The last step and the checksum of all weights there, as a worker's log tells them at its end."""
+    words = [line for line in log.splitlines() if "trained to step" in line][-1].split()
+    return int(words[-3].rstrip(",")), words[-1]
+
+
+def log_of(workdir: str | os.PathLike[str], group: int, worker: int = 0) -> str:
+    """What a worker started by `launch` has written."""
+    return pathlib.Path(runs.log_path(os.fspath(workdir), group, worker)).read_text(errors="replace")
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_secs: float = 60) -> None:
+    """Waits for something that a running program does."""
+    deadline = time.monotonic() + timeout_secs
+    while not condition():
+        assert process.poll() is None, f"ended with {process.returncode}: {process.communicate()[0]}"
+        assert time.monotonic() < deadline, "time is up"
+        time.sleep(0.01)
+
+
+def pids_of(workdir: str | os.PathLike[str]) -> list[int]:
+    """The processes that were started to train a run on this machine."""
+    flag = f"--workdir={os.fspath(workdir)}".encode()
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if flag in words and b"tf_codistill.train" in words:
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def kill(pid: int) -> None:
+    """Ends a process with no chance to tidy up."""
+    os.kill(pid, signal.SIGKILL)
+
+
+def _environment() -> dict[str, str]:
+    changes = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
+    return {**environment, **changes, "PYTHONPATH": str(REPOSITORY)}

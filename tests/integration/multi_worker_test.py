@@ -37,9 +37,7 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(
-    programs: Programs, corpus: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[int, Trained]:
+def trained(programs: Programs, corpus: str, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Trained]:
     """Group 0 trained by one and by two workers, each time taught by the same snapshot of group 1.
 
     Gradient descent, as Adam would hide gradients that are wrong by a factor.
@@ -88,9 +86,7 @@ def test_two_workers_log_as_much_as_one_with_the_whole_batch(trained: dict[int, 
 
 
 @pytest.mark.slow
-def test_two_groups_of_two_workers(
-    programs: Programs, corpus: str, tmp_path: pathlib.Path
-) -> None:
+def test_two_groups_of_two_workers(programs: Programs, corpus: str, tmp_path: pathlib.Path) -> None:
     """Until the burn-in is over the groups' ways cannot cross, so that group 0 is as if it were alone."""
     bindings = (
         *("Experiment.distillation_weight = @BurnIn()", "BurnIn.steps = 20", "BurnIn.weight = 1.0"),
@@ -101,7 +97,9 @@ def test_two_groups_of_two_workers(
     with started("tf_codistill.launch", *command) as process:
         output, _ = process.communicate(timeout=TIMEOUT_SECS)
     assert process.returncode == 0, output
-    ends = [[final_weights(log_of(tmp_path / "four", group, worker)) for worker in (0, 1)] for group in (0, 1)]
+    ends = [
+        [final_weights(log_of(tmp_path / "four", group, worker)) for worker in (0, 1)] for group in (0, 1)
+    ]
     for first, second in ends:
         assert first == second
         assert first[0] == 60

@@ -1,11 +1,11 @@
 """The real programs, run as a user runs them, on an experiment that trains in seconds.
 
-with Programs() as programs:
-    ended = programs.run("train", "--workdir=...", *experiment(tmp_path, corpus))
-    ended.status, ended.output, ended.error
+    with Programs() as programs:
+        ended = programs.run("train", "--workdir=...", *experiment(tmp_path, corpus))
+        ended.status, ended.output, ended.error
 
-Importing TensorFlow takes seconds. So one process imports it once and forks for every program that is run; the
-fork starts like ``python -m tf_codistill.train``, with its own flags, directory, environment and output.
+Importing TensorFlow takes seconds. So one process imports it once and forks for every program that is run;
+the fork starts like ``python -m tf_codistill.train``, with its own flags, directory, environment and output.
 """
 
 from __future__ import annotations
@@ -201,7 +201,9 @@ def log_of(workdir: str | os.PathLike[str], group: int, worker: int = 0) -> str:
     return pathlib.Path(runs.log_path(os.fspath(workdir), group, worker)).read_text(errors="replace")
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout_secs: float = 60) -> None:
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[str], timeout_secs: float = 60
+) -> None:
     """Waits for something that a running program does."""
     deadline = time.monotonic() + timeout_secs
     while not condition():

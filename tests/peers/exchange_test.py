@@ -81,8 +81,6 @@ def test_the_newest_by_number_counts(tmp_path: pathlib.Path) -> None:
         publish(writer, step)
     assert writer.latest(0) == 100_000_000
     assert_whole(writer.read(0, 100_000_000, MODEL), 100_000_000)
-    assert writer.latest(0, newer_than=99_999_950) == 100_000_000
-    assert writer.latest(0, newer_than=100_000_000) is None
 
 
 def test_a_model_without_memory_publishes_no_states(tmp_path: pathlib.Path) -> None:
@@ -261,10 +259,10 @@ def test_a_late_commit_is_seen_when_it_is_there(
     slow.start()
     while not files.exists(str(tmp_path / "group_0" / "snapshot_00000100" / "weights.index")):
         assert reader.latest(0) == 50
-    assert reader.latest(0, newer_than=50) is None
+    assert reader.latest(0) == 50
     may_commit.set()
     slow.join()
-    assert reader.latest(0, newer_than=50) == 100
+    assert reader.latest(0) == 100
 
 
 def test_a_snapshot_that_vanishes_while_it_is_read_is_an_error_of_its_own(
@@ -349,3 +347,17 @@ def test_arguments_out_of_range(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="cannot be written to"):
         exchange(tmp_path / "file").announce(MODEL, 0)
     assert weights.fingerprint(MODEL) == weights.fingerprint(json.loads(json.dumps(MODEL)))
+
+
+def test_an_announcement_without_snapshots_binds_nobody(tmp_path: pathlib.Path) -> None:
+    other = [MODEL[0], {**MODEL[1], "shape": [7]}]
+    writer, reader = exchange(tmp_path, 0), exchange(tmp_path, 1)
+    writer.announce(other, 0)
+    writer.announce(MODEL, 0)
+    assert reader.difference(0, MODEL) is None
+    writer.withdraw()
+    assert reader.difference(0, other) is None
+    writer.announce(MODEL, 0)
+    publish(writer, 50)
+    writer.withdraw()
+    assert reader.difference(0, other) is not None

@@ -104,6 +104,47 @@ def test_other_models_are_refused(tmp_path) -> None:
         )
 
 
+def test_a_peer_that_begins_anew_takes_its_teacher_back(tmp_path) -> None:
+    publish(str(tmp_path), 1, 900, regression())
+    model = compiled(1, 1.0)
+    train(model, PeerExchange(str(tmp_path), 0, 2, every_steps=2))
+    assert model.teachers.steps() == [900]
+    peer = regression()
+    Exchange(str(tmp_path), 1).announce(weights.description(peer), step=0)
+    publish(str(tmp_path), 1, 5, peer)
+    train(model, PeerExchange(str(tmp_path), 0, 2, every_steps=2))
+    assert model.teachers.steps() == [5]
+
+
+def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Exchange, "publish", full)
+    model = compiled(1, 1.0)
+    callback = PeerExchange(str(tmp_path), 0, 2, every_steps=2)
+    train(model, callback)
+    assert model.step() == 4
+    assert callback.failed_publications == 3
+
+
+def test_a_group_that_is_refused_leaves_no_trace(tmp_path) -> None:
+    wider = keras.Sequential([keras.Input((7,)), keras.layers.Dense(4)])
+    peer = Exchange(str(tmp_path), 1)
+    model = compiled(1, 1.0)
+    callback = PeerExchange(str(tmp_path), 0, 2)
+    announce = Exchange.announce
+
+    def at_the_same_time(exchange: Exchange, *args: object) -> None:
+        announce(peer, weights.description(wider), 0)
+        announce(exchange, *args)
+
+    callback._exchange.announce = at_the_same_time.__get__(callback._exchange)
+    with pytest.raises(ValueError, match="train different models"):
+        train(model, callback)
+    assert peer.difference(0, weights.description(wider)) is None
+
+
 @pytest.mark.parametrize("every_steps", [0, -1])
 def test_every_steps_is_positive(every_steps: int) -> None:
     with pytest.raises(ValueError, match=str(every_steps)):

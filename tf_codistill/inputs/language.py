@@ -191,7 +191,7 @@ def dataset(
     indices = tf.data.Dataset.counter(first_step * num_replicas)
     if num_steps is not None:
         indices = indices.take(num_steps * num_replicas)
-    # Nothing is left to tune here, and an iterator that goes waits for its tuning thread, up to half a minute.
+    # Nothing is left to tune, and an iterator that goes waits for its tuning thread, up to half a minute.
     options = tf.data.Options()
     options.autotune.enabled = False
     return indices.map(element).prefetch(_PREFETCHED_BATCHES).with_options(options)

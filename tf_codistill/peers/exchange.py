@@ -100,7 +100,8 @@ class Exchange:
             ValueError: The directory cannot be written to, or holds another model's snapshots of this group.
         """
         directory = files.make_directory(self._group_dir(self.group))
-        if (difference := self.difference(self.group, model)) is not None:
+        difference = self.difference(self.group, model)
+        if difference is not None and self._steps(self.group):
             raise ValueError(
                 f"exchange directory {directory!r} belongs to another model ({difference}); use an empty one"
             )
@@ -109,6 +110,11 @@ class Exchange:
             if match and int(match.group(1)) > step:
                 files.remove(files.join(directory, name))
         files.write_json(files.join(directory, "model.json"), model)
+
+    def withdraw(self) -> None:
+        """Takes back what `announce` said, unless snapshots of this group lie there already."""
+        if not self._steps(self.group):
+            files.remove(files.join(self._group_dir(self.group), "model.json"))
 
     def difference(self, group: int, model: weights.Description) -> str | None:
         """Compares a model with the one that a group has announced.
@@ -174,11 +180,9 @@ class Exchange:
         self._delete_superseded()
         return _num_bytes(mark)
 
-    def latest(self, group: int, newer_than: int = -1) -> int | None:
-        """The step of a group's newest committed snapshot, or None if none is newer than the step given."""
+    def latest(self, group: int) -> int | None:
+        """The step of a group's newest committed snapshot, or None if there is none."""
         for step in reversed(self._steps(group)):
-            if step <= newer_than:
-                return None
             if files.exists(files.join(self._snapshot_dir(group, step), files.MARK)):
                 return step
         return None

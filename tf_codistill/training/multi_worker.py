@@ -29,8 +29,8 @@ Results = Callable[[], dict[str, tf.Tensor]]
 class MultiWorkerModel(keras.Model):
     """The part of `CodistillationModel` that has nothing to do with codistillation."""
 
-    train_function: StepFunction | None
-    test_function: StepFunction | None
+    train_function: Any
+    test_function: Any
 
     def make_train_function(self, force: bool = False) -> None:
         """Creates what `fit` calls with an iterator; Keras calls it.

@@ -32,6 +32,7 @@ class PeerExchange(keras.callbacks.Callback):
     Attributes:
         published_bytes: Bytes written so far by this worker.
         read_bytes: Bytes of peers' snapshots read so far by this worker.
+        failed_publications: How many snapshots of this group could not be written.
         failed_reads: How many snapshots were passed over because they could not be read.
     """
 
@@ -76,6 +77,7 @@ class PeerExchange(keras.callbacks.Callback):
         self.published_bytes = 0
         self.read_bytes = 0
         self.failed_reads = 0
+        self.failed_publications = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Announces this group's model, compares it with the peers', and takes what they have published.
@@ -98,10 +100,9 @@ class PeerExchange(keras.callbacks.Callback):
                 f"{self._exchange.group}; make CodistillationModel with num_teachers={len(self._peers)}"
             )
         self._description = weights.description(self.model.student)
-        self._steps_since = 0
+        self._steps_since = self.model.step() % self._every_steps
         if distribution.is_chief(self.model.distribute_strategy):
-            self._check_peers()
-            self._exchange.announce(self._description, self.model.step())
+            self._announce()
         self._take_from_peers()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -137,6 +138,15 @@ class PeerExchange(keras.callbacks.Callback):
         del logs
         self._publish()
 
+    def _announce(self) -> None:
+        self._check_peers()
+        self._exchange.announce(self._description, self.model.step())
+        try:
+            self._check_peers()  # of two groups that begin at the same time one at least sees the other
+        except ValueError:
+            self._exchange.withdraw()
+            raise
+
     def _check_peers(self) -> None:
         for peer in range(self._num_groups):
             difference = self._exchange.difference(peer, self._description)
@@ -147,14 +157,17 @@ class PeerExchange(keras.callbacks.Callback):
                 )
 
     def _publish(self) -> None:
-        if distribution.is_chief(self.model.distribute_strategy):
-            student = self.model.student
+        if not distribution.is_chief(self.model.distribute_strategy):
+            return
+        student = self.model.student
+        states = recurrent_state.values(recurrent_state.variables(student))
+        try:
             self.published_bytes += self._exchange.publish(
-                self.model.step(),
-                self._description,
-                weights.values(student.weights),
-                recurrent_state.values(recurrent_state.variables(student)),
+                self.model.step(), self._description, weights.values(student.weights), states
             )
+        except OSError as error:
+            self.failed_publications += 1
+            logging.warning("group %d published no snapshot: %s", self._exchange.group, error)
 
     def _take_from_peers(self) -> None:
         strategy = self.model.distribute_strategy
@@ -162,19 +175,20 @@ class PeerExchange(keras.callbacks.Callback):
         fresh = [NO_SNAPSHOT] * len(held)
         if distribution.is_chief(strategy):
             for index, (peer, step) in enumerate(zip(self._peers, held, strict=True)):
-                fresh[index] = self._latest(peer, step)
+                fresh[index] = self._latest(peer, held=step)
         fresh = distribution.broadcast(strategy, fresh) if fresh else []
         for index, step in enumerate(fresh):
             if step != NO_SNAPSHOT:
                 self._refresh(index, step)
 
     def _latest(self, peer: int, held: int) -> int:
+        """The step to read, below `held` if the peer began anew; `NO_SNAPSHOT` if there is no other."""
         try:
-            found = self._exchange.latest(peer, newer_than=held)
+            found = self._exchange.latest(peer)
         except (ValueError, OSError) as error:
             self._pass_over(error)
             return NO_SNAPSHOT
-        return NO_SNAPSHOT if found is None else found
+        return NO_SNAPSHOT if found in (None, held) else found
 
     def _refresh(self, index: int, step: int) -> None:
         snapshot = None

@@ -107,6 +107,18 @@ def test_groups_differ_in_initialisation_and_order_and_learn_from_each_other(cor
     )  # steps 16 to 20, with what group 1 published at step 10
 
 
+def test_validation_changes_nothing_in_training(corpus, peer) -> None:
+    results = []
+    for every in (5, 20):
+        workdir = os.path.join(peer, f"validated_every_{every}")
+        os.makedirs(os.path.join(workdir, "exchange"))
+        os.symlink(os.path.join(peer, "exchange", "group_1"), os.path.join(workdir, "exchange", "group_1"))
+        results.append(everything(toy_experiment(corpus, validate_every_steps=every).train(workdir, 0, 2)))
+        assert len(runs.read_metrics(runs.metrics_path(workdir, 0), "validation")) == 20 // every
+    for often, once in zip(*results, strict=True):
+        np.testing.assert_array_equal(often, once)
+
+
 def test_what_a_run_leaves(corpus, tmp_path) -> None:
     workdir = str(tmp_path)
     model = toy_experiment(corpus, validate_every_steps=5).train(workdir, 0, 1)

@@ -4,14 +4,17 @@ An epoch of `fit` is one log interval, so that the averages in Keras's logs are 
 
     on_epoch_end    logs {"loss": 4.1, "task_loss": ..., "val_loss": ...}
         MetricsLog  -> a line in metrics.jsonl, the same numbers as TensorBoard scalars, a line in the log
-        Saver       -> a checkpoint, every so many steps and when training ends
+        Saver       -> a checkpoint, every so many steps, when training ends, and at Ctrl-C
 """
 
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import keras
@@ -138,30 +141,60 @@ class MetricsLog(keras.callbacks.Callback):
 
 
 class Saver(keras.callbacks.Callback):
-    """Calls `save` every so many intervals and when training ends; every worker needs it."""
+    """Saves every so many intervals, when training ends, and when asked to stop; every worker needs it.
 
-    def __init__(self, save: Callable[[], None], every_epochs: int) -> None:
+    SIGINT (Ctrl-C) and SIGTERM (preemption) ask: the interval is trained to its end, a checkpoint is saved, and
+    KeyboardInterrupt leaves `fit`. One worker that is asked stops its group. A second signal does not wait.
+    """
+
+    def __init__(
+        self, save: Callable[[], None], every_epochs: int, any_worker: Callable[[bool], bool] = bool
+    ) -> None:
         """Takes note of the arguments.
 
         Args:
             save: Saves a checkpoint of the step that has been reached.
             every_epochs: Intervals between two calls.
+            any_worker: Whether a flag is set on any worker of the group; called by all of them.
         """
         super().__init__()
         self._save = save
         self._every_epochs = every_epochs
+        self._any_worker = any_worker
         self._saved_step = -1
+        self._is_asked = False
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Listens to signals, where Python lets it: in the main thread.
+
+        Args:
+            logs: Not used.
+        """
+        del logs
+        self._is_asked = False
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {
+                number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
+            }
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Saves if it is time to.
+        """Saves if it is time to, or if training shall stop.
 
         Args:
             epoch: Index of the interval.
             logs: Not used.
+
+        Raises:
+            KeyboardInterrupt: A worker of the group was asked to stop.
         """
         del logs
-        if (epoch + 1) % self._every_epochs == 0:
+        is_asked = self._any_worker(self._is_asked)
+        if is_asked or (epoch + 1) % self._every_epochs == 0:
             self._save_once()
+        if is_asked:
+            self._listen_no_more()
+            raise KeyboardInterrupt(f"stopped and saved at step {self._saved_step}")
 
     def on_train_end(self, logs: Any = None) -> None:
         """Saves what training ended with.
@@ -171,9 +204,20 @@ class Saver(keras.callbacks.Callback):
         """
         del logs
         self._save_once()
+        self._listen_no_more()
 
     def _save_once(self) -> None:
         step = self.model.step()
         if step != self._saved_step:
             self._save()
             self._saved_step = step
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        logging.info("%s: stopping at the end of the interval", signal.Signals(number).name)
+        self._is_asked = True
+        self._listen_no_more()
+
+    def _listen_no_more(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())

@@ -149,7 +149,12 @@ class Experiment:
         exchange = PeerExchange(
             runs.exchange_dir(workdir), group, num_groups, self.exchange_every_steps, self.topology
         )
-        callbacks = [exchange, Saver(resume.save, self.checkpoint_every_steps // self.log_every_steps)]
+        saver = Saver(
+            resume.save,
+            self.checkpoint_every_steps // self.log_every_steps,
+            lambda flag: not distribution.all_agree(strategy, not flag),
+        )
+        callbacks = [exchange, saver]
         if distribution.is_chief(strategy):
             tokens_per_step = self.num_lanes * self.window_tokens
             callbacks.insert(1, MetricsLog(workdir, group, self.num_steps, tokens_per_step))

@@ -141,10 +141,10 @@ class MetricsLog(keras.callbacks.Callback):
 
 
 class Saver(keras.callbacks.Callback):
-    """Saves every so many intervals, when training ends, and when asked to stop; every worker needs it.
+    """Saves every so many intervals, at the end of training, and when asked to stop; every worker needs it.
 
-    SIGINT (Ctrl-C) and SIGTERM (preemption) ask: the interval is trained to its end, a checkpoint is saved, and
-    KeyboardInterrupt leaves `fit`. One worker that is asked stops its group. A second signal does not wait.
+    SIGINT (Ctrl-C) and SIGTERM (preemption) ask: the interval is trained to its end, a checkpoint is saved,
+    and KeyboardInterrupt leaves `fit`. A worker that is asked stops its group. A second signal does not wait.
     """
 
     def __init__(

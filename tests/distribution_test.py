@@ -51,6 +51,8 @@ def test_one_worker_is_the_chief_and_decides_alone(monkeypatch: pytest.MonkeyPat
         assert distribution.broadcast(strategy, []) == []
         assert distribution.all_agree(strategy, True)
         assert not distribution.all_agree(strategy, False)
+        assert distribution.any_worker(strategy, True)
+        assert not distribution.any_worker(strategy, False)
 
 
 def test_a_worker_counts_once_however_many_replicas_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +147,8 @@ print(json.dumps({
     "broadcast": distribution.broadcast(strategy, [7 + index, -1, 2**40 - index]),
     "both": distribution.all_agree(strategy, True),
     "one": distribution.all_agree(strategy, index == 0),
+    "any": distribution.any_worker(strategy, index == 1),
+    "not any": distribution.any_worker(strategy, False),
     "other": distribution.all_agree(strategy, index == 1),
     "none": distribution.all_agree(strategy, False),
     "variable": weights.values([variable])[0].tolist(),
@@ -164,6 +168,8 @@ def test_two_workers_take_the_chiefs_decision() -> None:
             "broadcast": [7, -1, 2**40],
             "both": True,
             "one": False,
+            "any": True,
+            "not any": False,
             "other": False,
             "none": False,
             "variable": [index + 1.0] * 2,

@@ -50,7 +50,8 @@ def test_workers_get_the_flags_and_their_failure_is_told(tmp_path):
     _finish(str(tmp_path), 50)
     ended = _launch(f"--workdir={tmp_path}", "--num_groups=1", *EXPERIMENT)
     assert ended.returncode == 1
-    assert "error: worker 0 of group 0 failed with exit status 1" in ended.stderr
+    assert "error: worker 0 of group 0: " in ended.stderr
+    assert "/nowhere" in ended.stderr
     command = (tmp_path / "group_0" / "worker_0.log").read_text().splitlines()[0]
     assert f"-m tf_codistill.train --workdir={tmp_path} --group=0 --num_groups=1" in command
     assert command.count("--gin_bindings") == len(EXPERIMENT)

@@ -167,7 +167,7 @@ def test_failing_worker_stops_the_others_and_shows_its_log(launch, tmp_path):
         while group == 1 and not os.path.exists(os.path.join(sys.argv[2], "pid_0_0")):
             time.sleep(0.02)
         if group == 1:
-            print("error: the corpus is missing; prepare it")
+            print("its last words")
             sys.exit(3)
         time.sleep(60)
     """
@@ -177,9 +177,20 @@ def test_failing_worker_stops_the_others_and_shows_its_log(launch, tmp_path):
     assert time.monotonic() - started < 20
     lines = str(failure.value).splitlines()
     assert lines[0].startswith("worker 0 of group 1 failed with exit status 3; ")
-    assert lines[-1].strip() == "error: the corpus is missing; prepare it"
+    assert lines[-1].strip() == "its last words"
     assert (tmp_path / "interrupted_0_0").exists()
     _assert_gone(tmp_path / "pid_0_0", tmp_path / "pid_1_0")
+
+
+def test_worker_that_tells_a_users_mistake_is_quoted(launch):
+    body = """
+        print("of no interest")
+        print("error: the corpus is missing; prepare it")
+        sys.exit(1)
+    """
+    with pytest.raises(ChildProcessError) as failure:
+        launch(body, num_groups=1)
+    assert str(failure.value) == "worker 0 of group 0: the corpus is missing; prepare it"
 
 
 def test_killed_worker_is_named_with_its_signal(launch):

@@ -174,8 +174,14 @@ def brew(kind, minutes=3):
         raise ValueError(f"minutes is {minutes}; expected at least 0")
     return kind
 
+@gin.configurable(module="tea")
+def pick(*, leaves):
+    return leaves
+
 def main():
     program.parse_gin()
+    if _WAY.value == "keywords":
+        pick()
     if _WAY.value == "interrupt":
         raise KeyboardInterrupt
     if _WAY.value == "missing":
@@ -195,6 +201,12 @@ if __name__ == "__main__":
     [
         (["--gin_bindings=brew.kind = 'black'"], 0, "black", ""),
         ([], 1, "", r"missing 1 required positional argument: 'kind'; bind what is missing in a --gin_file"),
+        (
+            ["--way=keywords"],
+            1,
+            "",
+            "missing 1 required keyword-only argument: 'leaves'; bind what is missing in a --gin_file",
+        ),
         (["extra"], 1, "", "argument 'extra' was not expected; values are given as --flag=value, see --help"),
         (["--gin_bindings=stew.kind = 1"], 1, "", "gin: No configurable matching 'stew' "),
         (

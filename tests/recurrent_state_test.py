@@ -180,6 +180,9 @@ def test_assign_gives_every_replica_its_rows() -> None:
     np.testing.assert_array_equal(
         recurrent_state.values(states), expected, "rows are used again from the first"
     )
+    of_two_workers = [np.concatenate([rows, rows + 100]) for rows in lanes]
+    recurrent_state.assign(states, of_two_workers, worker=1)
+    np.testing.assert_array_equal(recurrent_state.values(states), [rows + 100 for rows in lanes])
 
 
 def test_assign_refuses_what_does_not_fit_and_changes_nothing() -> None:

@@ -31,7 +31,7 @@ def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
         The strategy; the default strategy for ``none``.
 
     Raises:
-        ValueError: An unknown name, or a TF_CONFIG that cannot be used.
+        ValueError: An unknown name, or a TF_CONFIG that cannot be used, such as one with a port in use.
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy is {name!r}; expected one of {', '.join(STRATEGIES)}")
@@ -42,7 +42,7 @@ def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
             raise ValueError(
                 "strategy 'multi_worker' needs TF_CONFIG with a list of workers; `launch` sets it"
             )
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multi_worker_strategy()
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
@@ -115,6 +115,11 @@ def all_agree(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     return _sum_over_workers(strategy, [int(flag)]) == [num_workers(strategy)]
 
 
+def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
+    """Whether the flag is true on at least one worker. All workers must call it."""
+    return _sum_over_workers(strategy, [int(flag)]) > [0]
+
+
 def _sum_over_workers(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list[int]:
     if num_workers(strategy) == 1:
         return [int(i) for i in integers]
@@ -129,6 +134,19 @@ def _sum_over_workers(strategy: tf.distribute.Strategy, integers: Sequence[int])
     )
     total = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
     return [int(i) for i in total.numpy()]
+
+
+def _multi_worker_strategy() -> tf.distribute.Strategy:
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except tf.errors.OpError as error:
+        config = json.loads(os.environ["TF_CONFIG"])
+        task = config["task"]
+        address = config["cluster"][task["type"]][int(task["index"])]
+        raise ValueError(
+            f"this worker cannot serve at {address}, its address in TF_CONFIG: {error.message}; is the port "
+            "in use? Choose another one for all workers"
+        ) from error
 
 
 def _num_chiefs(cluster: Mapping[str, Sequence[str]]) -> int:

@@ -38,6 +38,7 @@ GRACE_SECS = 30.0
 TAIL_LINES = 15
 
 _HOST = "127.0.0.1"
+_SENTENCE = "error: "  # so a program says what its user did wrong, as the last it says
 
 
 def launch(
@@ -124,6 +125,8 @@ class _Worker:
         with open(self.log_path, encoding="utf-8", errors="replace") as log:
             tail = log.read().splitlines()[-TAIL_LINES:]
         name = f"worker {self.index} of group {self.group}"
+        if code > 0 and tail[-1].startswith(_SENTENCE):
+            return f"{name}: {tail[-1].removeprefix(_SENTENCE)}"
         return "\n".join([f"{name} {how}; {self.log_path} ends with", *(f"    {line}" for line in tail)])
 
 

@@ -34,7 +34,10 @@ GIN_BINDINGS = flags.DEFINE_multi_string(
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, snapshots, metrics, logs.")
 
 _MACRO = "gin.macro"
-_NOT_BOUND = "\n  No values supplied by Gin"
+# gin says it in its own words where an argument may also be positional.
+_NOT_BOUND = re.compile(
+    r"\n  No values supplied by Gin|missing \d+ required keyword-only .*\n  In call to configurable"
+)
 _PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__))
 GIN_SEARCH_PATH = (os.getcwd(), os.path.dirname(_PACKAGE_DIR), os.path.join(_PACKAGE_DIR, "_files"))
 
@@ -54,11 +57,13 @@ def run(main: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             sys.exit(130)
         except (ValueError, OSError, TypeError) as error:
-            if isinstance(error, TypeError) and _NOT_BOUND not in str(error):
+            if isinstance(error, TypeError) and not _NOT_BOUND.search(str(error)):
                 raise
             logging.debug("traceback", exc_info=True)
             _stop(_sentence(error))
 
+    # TensorFlow tells at each save how long it thought about its files.
+    logging.get_absl_handler().addFilter(lambda record: record.filename != "functional_saver.py")
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
     app.run(guarded)
 
@@ -153,7 +158,7 @@ def _stop(message: str) -> None:
 def _sentence(error: Exception) -> str:
     """What an error says; of what gin adds to it, only the file and line."""
     text = str(error)
-    if _NOT_BOUND in text:
+    if _NOT_BOUND.search(text):
         return text.split("\n")[0] + "; bind what is missing in a --gin_file or by --gin_bindings"
     said = re.split(r"\n  In (?:call to|file|bindings)| in config string: ?\n", text)[0].strip().rstrip(".")
     place = re.search(r"\n  In (file .*|bindings string line \d+)", text)

@@ -84,13 +84,14 @@ def values(states: Sequence[keras.Variable]) -> list[np.ndarray]:
     return [np.concatenate([copy.numpy() for copy in weights.local_copies(state)]) for state in states]
 
 
-def assign(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray]) -> None:
+def assign(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray], worker: int = 0) -> None:
     """Gives each lane of this worker a state.
 
     Args:
         states: State variables, each [B, ...] on every local replica.
         lanes: For each variable an array [any number of lanes, ...]; used again from its first row where it
-            has fewer rows than this worker has lanes.
+            has fewer rows than there are lanes.
+        worker: This worker, if `lanes` are those of all workers of a group in order.
 
     Raises:
         ValueError: The number of arrays, or their shape behind the first axis, does not fit, or an array has
@@ -104,6 +105,7 @@ def assign(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray]) -> Non
                 f"recurrent state of shape {rows.shape} does not fit lanes of shape {tuple(state.shape)}"
             )
     for state, rows in zip(states, lanes, strict=True):
-        for replica, replica_copy in enumerate(weights.local_copies(state)):
-            wanted = np.arange(state.shape[0]) + replica * state.shape[0]
+        copies = weights.local_copies(state)
+        for replica, replica_copy in enumerate(copies):
+            wanted = np.arange(state.shape[0]) + (worker * len(copies) + replica) * state.shape[0]
             replica_copy.assign(tf.cast(rows[wanted % len(rows)], replica_copy.dtype))

@@ -16,7 +16,6 @@ from tests.integration.programs import (
     final_weights,
     log_of,
     metrics,
-    started,
 )
 from tests.workers import run_workers
 
@@ -45,17 +44,14 @@ def trained(programs: Programs, corpus: str, tmp_path_factory: pytest.TempPathFa
     directory = tmp_path_factory.mktemp("workers")
     flags = experiment(directory, corpus, "Experiment.distillation_weight = 0.5", optimizer=SGD)
     flags.append("--num_groups=2")
-    peer = programs.run("train", f"--workdir={directory / 'peer'}", "--group=1", *flags)
-    assert peer.status == 0, peer.error
+    programs.succeed("train", f"--workdir={directory / 'peer'}", "--group=1", *flags)
     trained = {}
     for number in (1, 2):
         workdir = directory / str(number)
         shutil.copytree(directory / "peer" / "exchange", workdir / "exchange")
         arguments = [f"--workdir={workdir}", "--group=0", *flags]
         if number == 1:
-            ended = programs.run("train", *arguments)
-            assert ended.status == 0, ended.error
-            logs = [ended.error]
+            logs = [programs.succeed("train", *arguments).error]
         else:
             logs = run_workers(_TRAIN.format(arguments=arguments), number, timeout_secs=TIMEOUT_SECS)
         trained[number] = Trained(workdir, logs)
@@ -94,9 +90,7 @@ def test_two_groups_of_two_workers(programs: Programs, corpus: str, tmp_path: pa
     )
     flags = experiment(tmp_path, corpus, *bindings, optimizer=SGD)
     command = ["--num_groups=2", "--workers_per_group=2", f"--workdir={tmp_path / 'four'}", *flags]
-    with started("tf_codistill.launch", *command) as process:
-        output, _ = process.communicate(timeout=TIMEOUT_SECS)
-    assert process.returncode == 0, output
+    programs.succeed("launch", *command)
     ends = [
         [final_weights(log_of(tmp_path / "four", group, worker)) for worker in (0, 1)] for group in (0, 1)
     ]
@@ -105,8 +99,7 @@ def test_two_groups_of_two_workers(programs: Programs, corpus: str, tmp_path: pa
         assert first[0] == 60
     assert ends[0] != ends[1]
 
-    one = programs.run("train", f"--workdir={tmp_path / 'one'}", "--num_groups=2", *flags)
-    assert one.status == 0, one.error
+    programs.succeed("train", f"--workdir={tmp_path / 'one'}", "--num_groups=2", *flags)
     losses = [metrics(tmp_path / name, 0, "validation") for name in ("one", "four")]
     for step in (10, 20):
         assert losses[1][step]["loss"] == pytest.approx(losses[0][step]["loss"], abs=1e-4)

@@ -28,8 +28,8 @@ from tf_codistill import runs
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TIMEOUT_SECS = 120
 
-# The recurrent state of an untrained layer-normalised LSTM is chaotic: noise of one part in 10 million doubles
-# about every 8 tokens. Lanes that move on by 4 tokens keep it too small to be seen in what 20 steps come to.
+# The recurrent state of an untrained layer-normalised LSTM is chaotic: noise of one part in 10 million grows
+# ten thousandfold within some 100 tokens. Lanes that move on by 4 tokens a step keep it small.
 TOY = """
 include 'gin/models/language_model_tiny.gin'
 LanguageModel.embedding_dim = 24
@@ -60,15 +60,22 @@ def child(work):
     os.environ.update(work["environment"])
     signal.alarm(work["timeout_secs"])
     sys.argv = ["-m", *work["arguments"]]
-    runpy.run_module("tf_codistill." + work["program"], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("tf_codistill." + work["program"], run_name="__main__", alter_sys=True)
+    except SystemExit as end:  # tidying up after TensorFlow takes longer than many a program
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code or 0)
 
 for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        child(json.loads(line))
+    work = json.loads(line)
+    if "wait_for" in work:
+        print(os.waitstatus_to_exitcode(os.waitpid(work["wait_for"], 0)[1]), flush=True)
+    elif pid := os.fork():
+        print(pid, flush=True)
+    else:
+        child(work)
         sys.exit(0)
-    _, status = os.waitpid(pid, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
@@ -92,18 +99,46 @@ class Ended:
         assert "Traceback" not in self.error, self.error
         said = [line for line in self.error.splitlines() if line.startswith("error: ")]
         assert len(said) == 1, self.error
-        assert self.error.count("error: ") == 1, self.error
         return said[0].removeprefix("error: ")
 
 
+class Running:
+    """A program that is running.
+
+    Attributes:
+        pid: Its process.
+    """
+
+    def __init__(self, pid: int, paths: Sequence[str], wait: Callable[[], int]) -> None:
+        self.pid = pid
+        self._paths = paths
+        self._wait = wait
+        self._ended: Ended | None = None
+
+    def wait(self) -> Ended:
+        """Waits for its end."""
+        if self._ended is None:
+            status = self._wait()
+            self._ended = Ended(status, *(pathlib.Path(p).read_text(errors="replace") for p in self._paths))
+        return self._ended
+
+    def wait_until(self, condition: Callable[[], bool], timeout_secs: float = TIMEOUT_SECS) -> None:
+        """Waits for something that the program does."""
+        deadline = time.monotonic() + timeout_secs
+        while not condition():
+            assert not _is_over(self.pid), self.wait()
+            assert time.monotonic() < deadline, "time is up"
+            time.sleep(0.01)
+
+
 class Programs:
-    """Runs one program at a time; a context manager."""
+    """Runs programs; a context manager."""
 
     def __enter__(self) -> Programs:
+        changes = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
         self._forks = subprocess.Popen(
             [sys.executable, "-c", _FORKS],
-            cwd=REPOSITORY,
-            env=_environment(),
+            env={**{name: value for name, value in os.environ.items() if name != "TF_CONFIG"}, **changes},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -117,61 +152,69 @@ class Programs:
         self._forks.kill()
         self._forks.communicate()
 
-    def run(
+    @contextlib.contextmanager
+    def started(
         self,
         program: str,
         *arguments: str,
         directory: str | os.PathLike[str] = REPOSITORY,
         environment: Mapping[str, str] | None = None,
-        timeout_secs: int = TIMEOUT_SECS,
-    ) -> Ended:
-        """Runs ``python -m tf_codistill.<program>``.
+    ) -> Iterator[Running]:
+        """Starts ``python -m tf_codistill.<program>``, and makes sure that it ends.
 
         Args:
             program: Its name.
             *arguments: Its command line.
             directory: Its working directory.
             environment: Variables beside those of this process.
-            timeout_secs: Seconds after which it is killed.
 
-        Returns:
-            How it ended.
+        Yields:
+            The running program.
         """
         with tempfile.TemporaryDirectory() as scratch:
             paths = {name: os.path.join(scratch, name) for name in ("output", "error")}
             work = {
-                **{"program": program, "arguments": arguments, "timeout_secs": timeout_secs},
-                **{"directory": os.fspath(directory), "environment": dict(environment or {})},
+                "program": program,
+                "arguments": arguments,
+                "timeout_secs": TIMEOUT_SECS,
+                "directory": os.fspath(directory),
+                "environment": dict(environment or {}),
                 **paths,
             }
-            assert self._forks.stdin is not None
-            assert self._forks.stdout is not None
-            self._forks.stdin.write(json.dumps(work) + "\n")
-            self._forks.stdin.flush()
-            status = int(self._forks.stdout.readline())
-            return Ended(status, *(pathlib.Path(path).read_text(errors="replace") for path in paths.values()))
+            pid = self._ask(work)
+            running = Running(pid, list(paths.values()), lambda: self._ask({"wait_for": pid}))
+            try:
+                yield running
+            finally:
+                if not _is_over(pid):
+                    os.kill(pid, signal.SIGTERM)  # `launch` then stops its workers
+                running.wait()
 
+    def run(
+        self,
+        program: str,
+        *arguments: str,
+        directory: str | os.PathLike[str] = REPOSITORY,
+        environment: Mapping[str, str] | None = None,
+    ) -> Ended:
+        """Runs a program to its end; arguments are those of `started`."""
+        with self.started(program, *arguments, directory=directory, environment=environment) as running:
+            return running.wait()
 
-@contextlib.contextmanager
-def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A program of its own process, with standard error merged into standard output, killed on leaving."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        cwd=REPOSITORY,
-        env=_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()  # a launcher stops its workers
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(60)
-        process.kill()
-        process.communicate()
+    def succeed(self, program: str, *arguments: str) -> Ended:
+        """Runs a program to its end, which is to be a good one."""
+        ended = self.run(program, *arguments)
+        assert ended.status == 0, f"{program} ended with {ended.status}\n{ended.output}\n{ended.error}"
+        return ended
+
+    def _ask(self, question: Mapping[str, object]) -> int:
+        assert self._forks.stdin is not None
+        assert self._forks.stdout is not None
+        self._forks.stdin.write(json.dumps(question) + "\n")
+        self._forks.stdin.flush()
+        answer = self._forks.stdout.readline()
+        assert answer, "tf_codistill cannot be imported"
+        return int(answer)
 
 
 def experiment(
@@ -203,17 +246,6 @@ def log_of(workdir: str | os.PathLike[str], group: int, worker: int = 0) -> str:
     return pathlib.Path(runs.log_path(os.fspath(workdir), group, worker)).read_text(errors="replace")
 
 
-def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[str], timeout_secs: float = 60
-) -> None:
-    """Waits for something that a running program does."""
-    deadline = time.monotonic() + timeout_secs
-    while not condition():
-        assert process.poll() is None, f"ended with {process.returncode}: {process.communicate()[0]}"
-        assert time.monotonic() < deadline, "time is up"
-        time.sleep(0.01)
-
-
 def pids_of(workdir: str | os.PathLike[str]) -> list[int]:
     """The processes that were started to train a run on this machine."""
     flag = f"--workdir={os.fspath(workdir)}".encode()
@@ -226,12 +258,8 @@ def pids_of(workdir: str | os.PathLike[str]) -> list[int]:
     return sorted(found)
 
 
-def kill(pid: int) -> None:
-    """Ends a process with no chance to tidy up."""
-    os.kill(pid, signal.SIGKILL)
-
-
-def _environment() -> dict[str, str]:
-    changes = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
-    return {**environment, **changes, "PYTHONPATH": str(REPOSITORY)}
+def _is_over(pid: int) -> bool:
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

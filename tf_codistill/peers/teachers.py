@@ -75,7 +75,7 @@ class Teachers:
         """The step of the snapshot that each teacher holds; `NO_SNAPSHOT` before the first."""
         return [int(step) for step in weights.values(self._steps)]
 
-    def refresh(self, index: int, snapshot: Snapshot, carrying: bool) -> None:
+    def refresh(self, index: int, snapshot: Snapshot, carrying: bool, worker: int = 0) -> None:
         """Replaces a teacher's weights.
 
         Args:
@@ -83,6 +83,7 @@ class Teachers:
             snapshot: The snapshot that it shall hold.
             carrying: Whether the teacher has been reading the lanes, so that its recurrent state is worth
                 keeping; otherwise it takes the snapshot's.
+            worker: Which worker of its group this one is, and so which lanes of the snapshot are its own.
 
         Raises:
             ValueError: The snapshot does not fit the model.
@@ -91,7 +92,7 @@ class Teachers:
         states = recurrent_state.variables(model)
         weights.assign(model.weights, snapshot.weights)
         if states and snapshot.states and not (carrying and self._carrying[index]):
-            recurrent_state.assign(states, snapshot.states)
+            recurrent_state.assign(states, snapshot.states, worker)
         self._carrying[index] = carrying
         weights.assign(self._steps[index : index + 1], [np.array(snapshot.step)])
 

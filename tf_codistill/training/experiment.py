@@ -105,9 +105,9 @@ class Experiment:
     def __post_init__(self) -> None:
         for name in ("log_every_steps", "num_steps", "validate_every_steps", "checkpoint_every_steps"):
             value = getattr(self, name)
-            if value < 1 or value % self.log_every_steps:
+            if not isinstance(value, int) or value < 1 or value % self.log_every_steps:
                 raise ValueError(
-                    f"{name} is {value}; expected a positive multiple of log_every_steps, which is "
+                    f"{name} is {value!r}; expected a positive multiple of log_every_steps, which is "
                     f"{self.log_every_steps}"
                 )
 
@@ -146,27 +146,16 @@ class Experiment:
         resume = _Resume(model, checkpoints.Checkpoints(runs.checkpoints_dir(workdir, group), strategy))
         resume.restore()
         when_built()
-        exchange = PeerExchange(
-            runs.exchange_dir(workdir), group, num_groups, self.exchange_every_steps, self.topology
-        )
-        saver = Saver(
-            resume.save,
-            self.checkpoint_every_steps // self.log_every_steps,
-            lambda flag: not distribution.all_agree(strategy, not flag),
-        )
-        callbacks = [exchange, saver]
-        if distribution.is_chief(strategy):
-            tokens_per_step = self.num_lanes * self.window_tokens
-            callbacks.insert(1, MetricsLog(workdir, group, self.num_steps, tokens_per_step))
+        first_step = model.step()
         model.fit(
-            self._feed(training, strategy, first_step=model.step()),
-            initial_epoch=model.step() // self.log_every_steps,
+            self._feed(training, strategy, first_step),
+            initial_epoch=first_step // self.log_every_steps,
             epochs=self.num_steps // self.log_every_steps,
             steps_per_epoch=self.log_every_steps,
             validation_data=self._feed(validation, strategy),
             validation_steps=validation.steps_per_epoch,
             validation_freq=self.validate_every_steps // self.log_every_steps,
-            callbacks=callbacks,
+            callbacks=self._callbacks(workdir, group, num_groups, resume, strategy),
             shuffle=False,
             verbose=0,
         )
@@ -217,6 +206,21 @@ class Experiment:
     def make_model(self, vocabulary_size: int, num_lanes: int | None = None) -> keras.Model:
         """The stateful model, with all lanes of the group unless another number is given."""
         return self.model_fn(vocabulary_size=vocabulary_size, batch_size=num_lanes or self.num_lanes)
+
+    def _callbacks(
+        self, workdir: str, group: int, num_groups: int, resume: _Resume, strategy: tf.distribute.Strategy
+    ) -> list[keras.callbacks.Callback]:
+        callbacks = [
+            PeerExchange(
+                runs.exchange_dir(workdir), group, num_groups, self.exchange_every_steps, self.topology
+            )
+        ]
+        if distribution.is_chief(strategy):
+            tokens_per_step = self.num_lanes * self.window_tokens
+            callbacks.append(MetricsLog(workdir, group, self.num_steps, tokens_per_step))
+        every_epochs = self.checkpoint_every_steps // self.log_every_steps
+        any_worker = functools.partial(distribution.any_worker, strategy)
+        return [*callbacks, Saver(resume.save, every_epochs, any_worker)]
 
     def _feed(
         self, stream: language.LaneStream, strategy: tf.distribute.Strategy, first_step: int = 0

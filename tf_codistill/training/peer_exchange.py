@@ -201,7 +201,8 @@ class PeerExchange(keras.callbacks.Callback):
             and snapshot is not None
         ):
             carrying = float(self.model.distillation_weight(self.model.step())) > 0
-            self.model.teachers.refresh(index, snapshot, carrying)
+            worker = distribution.worker_index(self.model.distribute_strategy)
+            self.model.teachers.refresh(index, snapshot, carrying, worker)
             self.read_bytes += snapshot.num_bytes
 
     def _pass_over(self, error: Exception) -> None:

@@ -1,0 +1,114 @@
+"""Every gin file and every command that is written down somewhere does what it says."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+
+import gin
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from tests.integration.programs import REPOSITORY, TIMEOUT_SECS, Programs
+from tf_codistill import program
+from tf_codistill.corpus import filters, pipeline
+from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.training.experiment import configured
+
+GIN_FILES = sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("gin/**/*.gin"))
+TEXTS = sorted(
+    path
+    for pattern in ("*.md", "docs/*.md", "data/*/*.md", "gin/**/*.gin", "tf_codistill/*.py")
+    for path in REPOSITORY.glob(pattern)
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_gin() -> Iterator[None]:
+    flags.FLAGS.mark_as_parsed()
+    with gin.unlock_config(), flagsaver.flagsaver():
+        gin.clear_config(clear_constants=True)
+        yield
+        gin.clear_config(clear_constants=True)
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.parametrize("name", GIN_FILES)
+def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(corpus: str, name: str) -> None:
+    text = (REPOSITORY / name).read_text()
+    flags.FLAGS.gin_file = [name]
+    if "\nExperiment." in text:
+        flags.FLAGS.gin_bindings = [f"Experiment.corpus_dir = {corpus!r}"]
+    program.parse_gin()
+    if "\nExperiment." in text:
+        model = configured().build(vocabulary_size=40, num_teachers=1)
+        assert len(model.teachers) == 1
+    elif "\nCorpusSettings." in text:
+        assert isinstance(pipeline.CorpusSettings().filters[0], filters.English)
+    else:
+        vocabulary_size, claimed = re.search(
+            r"([\d,]+) word.pieces.*?([\d.]+) M weights", text, re.DOTALL
+        ).groups()
+        model = LanguageModel(vocabulary_size=int(vocabulary_size.replace(",", "")))
+        assert model.count_params() / 1e6 == pytest.approx(float(claimed), rel=0.005)
+    program.check_bindings()
+
+
+@pytest.mark.parametrize("name", GIN_FILES)
+def test_a_gin_file_opens_with_a_comment_that_says_what_it_is(name: str) -> None:
+    text = (REPOSITORY / name).read_text()
+    header = text.split("\n\n")[0].splitlines() + text.split("\n\n")[1].splitlines()
+    assert re.fullmatch(r"# [A-Z].{20,}[.:]?", header[0]), "the first line is a title"
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert len(comments) >= 3
+    if "Experiment." in text or "CorpusSettings." in text:
+        assert any(line.startswith("# Command") for line in comments)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command line of a program in a document, a gin file or a docstring, with where it stands."""
+    found = []
+    for path in TEXTS:
+        text = re.sub(r"\\\n\s*(#\s*)?", "", path.read_text())
+        for match in re.finditer(r"^[ #$>`*]*python -m (tf_codistill\.\w+.*)$", text, re.MULTILINE):
+            found.append((str(path.relative_to(REPOSITORY)), match.group(1).rstrip("`")))
+    return found
+
+
+@functools.cache
+def makefile_commands() -> list[tuple[str, str]]:
+    """What `make quickstart` would run."""
+    shown = subprocess.run(
+        ["make", "--dry-run", "--always-make", "quickstart"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECS,
+        check=True,
+    )
+    lines = shown.stdout.replace("\\\n", " ").splitlines()
+    return [("Makefile", line.split(" -m ", 1)[1]) for line in lines if " -m tf_codistill." in line]
+
+
+def test_there_are_commands_to_try() -> None:
+    assert len([where for where, _ in commands() if where == "README.md"]) >= 2
+    assert len(makefile_commands()) == 5
+
+
+@pytest.mark.parametrize(("where", "command"), [*commands(), *makefile_commands()])
+def test_a_command_that_is_written_down_has_only_flags_that_exist(
+    programs: Programs, where: str, command: str
+) -> None:
+    module, *arguments = shlex.split(command)
+    assert pathlib.Path(REPOSITORY, *module.split(".")).with_suffix(".py").exists(), where
+    ended = programs.run(module.removeprefix("tf_codistill."), *arguments, "--only_check_args")
+    assert ended.status == 0, ended.error
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name == "--gin_file":
+            assert value in GIN_FILES, where

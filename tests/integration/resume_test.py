@@ -1,0 +1,94 @@
+"""A run that is stopped in the middle, twice and in two ways, ends as one that never was."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+
+import pytest
+
+from tests.integration.programs import (
+    Programs,
+    Running,
+    experiment,
+    final_weights,
+    log_of,
+    metrics,
+    pids_of,
+)
+from tf_codistill import checkpoints, runs
+
+NUM_STEPS = 90
+
+
+def reach(step: int, workdir: pathlib.Path, running: Running) -> None:
+    """Waits until a run has logged a step and has a checkpoint to resume from."""
+    saved = runs.checkpoints_dir(str(workdir), 0)
+    path = runs.metrics_path(str(workdir), 0)
+
+    def reached() -> bool:
+        steps = [record["step"] for record in runs.read_metrics(path, "train")]
+        return (
+            max(steps, default=0) >= step
+            and os.path.isdir(saved)
+            and checkpoints.committed_steps(saved) != []
+        )
+
+    running.wait_until(reached)
+
+
+def resumed_from(workdir: pathlib.Path) -> list[int]:
+    lines = log_of(workdir, 0).splitlines()
+    return [int(line.split()[-1]) for line in lines if "resumed from step" in line]
+
+
+@pytest.mark.parametrize(
+    "num_workers", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["one_worker", "two_workers"]
+)
+def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_happened(
+    programs: Programs, corpus: str, tmp_path: pathlib.Path, num_workers: int
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    flags = experiment(tmp_path, corpus, f"Experiment.num_steps = {NUM_STEPS}")
+    flags += ["--num_groups=1", f"--workers_per_group={num_workers}"]
+
+    with programs.started("launch", f"--workdir={stopped}", *flags) as running:
+        reach(15, stopped, running)
+        os.kill(pids_of(stopped)[-1], signal.SIGKILL)
+        sentence = running.wait().sentence()
+    assert f"worker {num_workers - 1} of group 0 was killed by SIGKILL" in sentence
+    assert pids_of(stopped) == [], "the others were stopped, too"
+    first = max(metrics(stopped, 0, "train"))
+    assert first < NUM_STEPS
+
+    with programs.started("launch", f"--workdir={stopped}", *flags) as running:
+        reach(first + 10, stopped, running)
+        os.kill(running.pid, signal.SIGINT)
+        ended = running.wait()
+    assert ended.status == 130, ended
+    assert "Traceback" not in ended.output + ended.error
+    assert pids_of(stopped) == []
+    interrupted = max(metrics(stopped, 0, "train"))
+    assert interrupted < NUM_STEPS
+
+    programs.succeed("launch", f"--workdir={stopped}", *flags)
+    after_kill, after_interrupt = resumed_from(stopped)
+    assert 10 <= after_kill <= first
+    assert after_interrupt == interrupted, "Ctrl-C loses no steps"
+
+    programs.succeed("launch", f"--workdir={whole}", *flags)
+    for worker in range(num_workers):
+        straight, other = (final_weights(log_of(workdir, 0, worker)) for workdir in (whole, stopped))
+        assert straight == other
+        assert straight[0] == NUM_STEPS
+    for kind, every in (("train", 5), ("validation", 10)):
+        records = [metrics(workdir, 0, kind) for workdir in (whole, stopped)]
+        assert list(records[0]) == list(records[1]) == list(range(every, NUM_STEPS + 1, every))
+        assert [r["loss"] for r in records[0].values()] == [r["loss"] for r in records[1].values()]
+    assert list(metrics(stopped, 0, "end")) == [NUM_STEPS]
+    times = [r["elapsed_secs"] for r in runs.read_metrics(runs.metrics_path(str(stopped), 0))]
+    assert times == sorted(times), "time goes on where it stopped"
+
+    again = programs.succeed("launch", f"--workdir={stopped}", *flags)
+    assert f"finished, 1 x {NUM_STEPS} steps" in again.output

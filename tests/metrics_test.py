@@ -1,4 +1,4 @@
-"""Perplexity and agreement against NumPy."""
+"""Perplexity, agreement and divergence against NumPy."""
 
 from __future__ import annotations
 
@@ -71,3 +71,73 @@ def test_agreement_is_the_share_of_equal_favourites(num_equal):
     teacher = np.roll(student, 1, axis=-1)
     teacher[:num_equal] = 0.7 * student[:num_equal]
     assert float(metrics.agreement(teacher, student)) == num_equal / 4
+
+
+def masked(logits: np.ndarray, mask: np.ndarray) -> tf.Tensor:
+    tensor = tf.constant(logits)
+    tensor._keras_mask = tf.constant(mask)
+    return tensor
+
+
+MASK_BT = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 0, 0]], bool)
+
+
+def test_perplexity_leaves_masked_tokens_out():
+    perplexity = metrics.Perplexity()
+    perplexity.update_state(TARGETS_BT, masked(LOGITS_BTV, MASK_BT))
+    np.testing.assert_allclose(
+        perplexity.result(), np.exp(nats(LOGITS_BTV, TARGETS_BT)[MASK_BT].mean()), rtol=1e-5
+    )
+
+
+def test_perplexity_takes_a_weight_for_each_row():
+    """A square batch, where weights along the wrong axis would go unnoticed."""
+    perplexity = metrics.Perplexity()
+    perplexity.update_state(TARGETS_BT[:3], LOGITS_BTV[:3], sample_weight=np.array([1.0, 0.0, 1.0]))
+    expected = np.exp(nats(LOGITS_BTV[:3:2], TARGETS_BT[:3:2]).mean())
+    np.testing.assert_allclose(perplexity.result(), expected, rtol=1e-5)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+TEACHERS_PBTV = RNG.normal(size=(3, 4, 3, 5)).astype("float32")
+MEASURES = {
+    "agreement": lambda t, s: (t.argmax(-1) == s.argmax(-1)).astype(float),
+    "divergence": lambda t, s: (np.exp(log_softmax(t)) * (log_softmax(t) - log_softmax(s))).sum(-1),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_mean_over_the_teachers_that_count_and_the_positions_that_count(name):
+    measure, reference = getattr(metrics, name), MEASURES[name]
+    teachers = TEACHERS_PBTV.copy()
+    weights = np.array([1.0, 3.0, 0.0], "float32")
+    expected = sum(
+        share * reference(teacher, LOGITS_BTV)[MASK_BT].mean()
+        for share, teacher in zip((0.25, 0.75), teachers[:2], strict=True)
+    )
+    teachers[2] = np.nan
+    student = masked(LOGITS_BTV, MASK_BT)
+    value = measure(list(teachers), student, teacher_weights=tf.constant(weights))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    weighted = measure(list(teachers), LOGITS_BTV, MASK_BT.astype("float32"), tf.constant(weights))
+    np.testing.assert_allclose(weighted, expected, rtol=1e-5)
+    single = measure(TEACHERS_PBTV[0], LOGITS_BTV)
+    np.testing.assert_allclose(single, reference(TEACHERS_PBTV[0], LOGITS_BTV).mean(), rtol=1e-5)
+    assert float(measure(list(teachers), LOGITS_BTV, teacher_weights=tf.zeros(3))) == 0
+    assert float(measure(TEACHERS_PBTV[0], masked(LOGITS_BTV, MASK_BT & False))) == 0
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_logistic_output_is_two_classes(name):
+    measure = getattr(metrics, name)
+    teacher, student = LOGITS_BTV[..., :1], TEACHERS_PBTV[0, ..., :1]
+    both = [np.concatenate([np.zeros_like(one), one], axis=-1) for one in (teacher, student)]
+    np.testing.assert_allclose(measure(teacher, student), measure(*both), rtol=1e-6)
+    assert 0 < float(measure(teacher, student)) < 1
+
+
+def test_equal_predictions_do_not_diverge():
+    assert float(metrics.divergence(LOGITS_BTV * 30, LOGITS_BTV * 30)) == 0

@@ -1,12 +1,17 @@
 """What is measured besides losses.
 
-Perplexity is a Keras metric, agreement a function:
+Perplexity is a Keras metric, the others are functions:
 
     model.compile(..., metrics=[Perplexity()])   exp(mean negative log-likelihood per token, in nats)
-    agreement(teacher_probs_BTV, logits_BTV)     share of positions where both have the same favourite
+    agreement(teacher_BTC, student_BTC)          share of positions where both have the same favourite
+    divergence(teacher_BTC, student_BTC)         mean KL(teacher || student), in nats
+
+Positions that the Keras mask of the student's prediction hides, and those of sample weight 0, count nowhere.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -36,13 +41,11 @@ class Perplexity(keras.metrics.Metric):
         Args:
             y_true: Integer ids of the true tokens, [...].
             y_pred: Logits, [..., V].
-            sample_weight: Weight of each token, broadcast to [...]; None for 1.
+            sample_weight: Weight of each token, or of the leading axes of [...]; None for 1.
         """
         logits = tf.cast(y_pred, self.dtype)
         nats = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.cast(y_true, tf.int64), logits)
-        weights = tf.ones_like(nats)
-        if sample_weight is not None:
-            weights *= tf.cast(sample_weight, nats.dtype)
+        weights = _weights(nats, y_pred, sample_weight)
         self._nats.assign_add(tf.reduce_sum(nats * weights))
         self._tokens.assign_add(tf.reduce_sum(weights))
 
@@ -56,15 +59,97 @@ class Perplexity(keras.metrics.Metric):
         return tf.exp(tf.math.divide_no_nan(nats, tokens))
 
 
-def agreement(teacher: tf.Tensor, student: tf.Tensor) -> tf.Tensor:
+def agreement(
+    teacher: tf.Tensor | Sequence[tf.Tensor],
+    student: tf.Tensor,
+    sample_weight: tf.Tensor | None = None,
+    teacher_weights: tf.Tensor | None = None,
+) -> tf.Tensor:
     """How often teacher and student have the same most likely class.
 
     Args:
-        teacher: Logits or probabilities of the teacher, [..., C].
+        teacher: Logits or probabilities of the teacher, [..., C], or a list of those of P teachers. Logistic
+            outputs, C = 1, must be logits, of teacher and student: their favourite is the sign.
         student: Logits or probabilities of the student, [..., C].
+        sample_weight: Weight of each position, or of the leading axes of [...]; None for 1.
+        teacher_weights: Share of each teacher in the mean, float32 [P], 0 to leave it out; None for equal
+            shares.
 
     Returns:
-        A scalar float32 tensor between 0 and 1: the mean over all positions.
+        A scalar float32 tensor between 0 and 1: the mean over teachers and positions; 0 if nothing counts.
     """
-    same = tf.equal(tf.argmax(teacher, axis=-1), tf.argmax(student, axis=-1))
-    return tf.reduce_mean(tf.cast(same, tf.float32))
+    favourite = _favourite(student)
+    same = [tf.cast(tf.equal(_favourite(one), favourite), tf.float32) for one in _each(teacher)]
+    return _mean_over_teachers(same, student, sample_weight, teacher_weights)
+
+
+def divergence(
+    teacher: tf.Tensor | Sequence[tf.Tensor],
+    student: tf.Tensor,
+    sample_weight: tf.Tensor | None = None,
+    teacher_weights: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """How far the student's prediction is from the teacher's, KL(teacher || student) at temperature 1.
+
+    Args:
+        teacher: Logits of the teacher, [..., C], or a list of those of P teachers; C = 1 for a logistic
+            output.
+        student: Logits of the student, [..., C].
+        sample_weight: Weight of each position, or of the leading axes of [...]; None for 1.
+        teacher_weights: Share of each teacher in the mean, float32 [P], 0 to leave it out; None for equal
+            shares.
+
+    Returns:
+        A scalar float32 tensor in nats: the mean over teachers and positions; 0 if nothing counts.
+    """
+    log_q = tf.nn.log_softmax(_two_classes(student))
+    values = []
+    for one in _each(teacher):
+        log_p = tf.nn.log_softmax(_two_classes(one))
+        values.append(tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1))
+    return _mean_over_teachers(values, student, sample_weight, teacher_weights)
+
+
+def _each(teacher: tf.Tensor | Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
+
+
+def _favourite(prediction: tf.Tensor) -> tf.Tensor:
+    if prediction.shape[-1] == 1:
+        return tf.cast(tf.squeeze(tf.convert_to_tensor(prediction), axis=-1) > 0, tf.int64)
+    return tf.argmax(prediction, axis=-1)
+
+
+def _two_classes(logits: tf.Tensor) -> tf.Tensor:
+    """A logistic output is a softmax over two classes, the negative one with logit 0."""
+    logits = tf.cast(logits, tf.float32)
+    return tf.concat([tf.zeros_like(logits), logits], axis=-1) if logits.shape[-1] == 1 else logits
+
+
+def _mean_over_teachers(
+    values: list[tf.Tensor],
+    student: tf.Tensor,
+    sample_weight: tf.Tensor | None,
+    teacher_weights: tf.Tensor | None,
+) -> tf.Tensor:
+    values_P = tf.stack([_mean(one, _weights(one, student, sample_weight)) for one in values])
+    weights_P = tf.ones_like(values_P) if teacher_weights is None else tf.cast(teacher_weights, tf.float32)
+    return _mean(values_P, weights_P)
+
+
+def _mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    total = tf.reduce_sum(tf.math.multiply_no_nan(values, weights))
+    return tf.math.divide_no_nan(total, tf.reduce_sum(weights))
+
+
+def _weights(values: tf.Tensor, prediction: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:
+    """Weights like the values: 1, by sample weight, and 0 where the Keras mask of the prediction hides."""
+    weights = tf.ones_like(values)
+    for factor in (sample_weight, getattr(prediction, "_keras_mask", None)):
+        if factor is not None:
+            factor = tf.cast(factor, values.dtype)
+            # Weights belong to the leading axes; broadcasting would take them for those of the last.
+            for _ in range(len(values.shape) - len(factor.shape)):
+                factor = factor[..., tf.newaxis]
+            weights *= factor
+    return weights

@@ -65,6 +65,11 @@ class SecondState:
             for from_copy, to_copy in pairs:
                 to_copy.assign(from_copy)
 
+    def follow(self, model: keras.Model) -> None:
+        """Copies the state of the lanes of a model of the same kind; called on a replica."""
+        for own, lanes in zip(self._own, variables(model), strict=True):
+            own.assign(lanes.value)
+
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Within it the model reads and writes this state; called on a replica."""
@@ -77,6 +82,11 @@ class SecondState:
             for state, own, value in zip(self._lanes, self._own, kept, strict=True):
                 own.assign(state.value)
                 state.assign(value)
+
+
+def is_finite(states: Sequence[keras.Variable]) -> bool:
+    """Whether the state of every lane of this worker is free of NaN and infinity."""
+    return all(bool(np.isfinite(lanes).all()) for lanes in values(states))
 
 
 def values(states: Sequence[keras.Variable]) -> list[np.ndarray]:

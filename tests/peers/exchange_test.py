@@ -14,6 +14,7 @@ import pytest
 
 from tests import faults
 from tf_codistill import files, weights
+from tf_codistill.peers import precision as precisions
 from tf_codistill.peers.exchange import Exchange, Snapshot
 
 MODEL = [
@@ -73,6 +74,70 @@ def test_a_snapshot_reaches_a_peer(tmp_path: pathlib.Path, scheme: str) -> None:
     with pytest.raises(ValueError, match=r"snapshot '.*snapshot_00000050' is not there any more"):
         reader.read(0, 50, MODEL)
     assert reader.latest(1) is None, "each group has its own part"
+
+
+WIDE = [{"name": "kernel", "shape": [64, 20], "dtype": "float32"}, MODEL[1]]
+WIDE_ARRAYS = [np.random.default_rng(0).normal(size=(64, 20)).astype("float32"), arrays(7)[1]]
+
+
+@pytest.mark.parametrize("precision", precisions.PRECISIONS)
+def test_a_snapshot_in_fewer_bits_is_read_whoever_reads_it(tmp_path: pathlib.Path, precision: str) -> None:
+    writer, reader = exchange(tmp_path, 0, precision=precision), exchange(tmp_path, 1, precision="float16")
+    writer.announce(WIDE, 0)
+    assert reader.difference(0, WIDE) is None, "models are compared as they are trained"
+    writer.publish(100, WIDE, WIDE_ARRAYS, states(5))
+    mark = files.read_mark(str(tmp_path / "group_0" / "snapshot_00000100"))
+    assert (mark["precision"], mark["fingerprint"]) == (precision, weights.fingerprint(WIDE))
+    snapshot = reader.read(0, 100, WIDE)
+    for found, array in zip(snapshot.weights, WIDE_ARRAYS, strict=True):
+        expected = precisions.unpack(precisions.pack(array, precision), "float32")
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(snapshot.states, states(5), rtol=0 if precision == "float32" else 2**-8)
+    data = snapshot_files(tmp_path)["weights.data-00000-of-00001"].stat().st_size
+    smallest = {"float32": 5120 + 88, "bfloat16": 2560 + 48, "float16": 2560 + 48, "int8": 1360 + 48}[
+        precision
+    ]
+    assert smallest <= data < smallest + 600
+
+
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_damage_to_a_packed_snapshot_is_seen(tmp_path: pathlib.Path, precision: str) -> None:
+    writer, reader = exchange(tmp_path, 0, precision=precision), exchange(tmp_path, 1)
+    writer.publish(100, WIDE, WIDE_ARRAYS)
+    whole = reader.read(0, 100, WIDE).weights
+    paths = snapshot_files(tmp_path)
+    source = np.random.default_rng(0)
+    for name in ("weights.data-00000-of-00001", "weights.index"):
+        content = paths[name].read_bytes()
+        for position in source.choice(len(content), 10, replace=False):
+            faults.flip(paths[name], position, 1 << int(source.integers(8)))
+            with pytest.raises(ValueError, match=re.escape(name)):
+                reader.read(0, 100, WIDE)
+            paths[name].write_bytes(content)
+    mark = json.loads(paths[files.MARK].read_text())
+    without = {key: value for key, value in mark.items() if key != "precision"}
+    for wrong in (
+        {"precision": "float32"},
+        {"precision": "float16"},
+        {"precision": "int4"},
+        {"precision": 8},
+        {},
+    ):
+        paths[files.MARK].write_text(json.dumps({**without, **wrong}))
+        with pytest.raises(ValueError, match="snapshot_00000100"):
+            reader.read(0, 100, WIDE)
+    paths[files.MARK].write_text(json.dumps(mark))
+    for found, array in zip(reader.read(0, 100, WIDE).weights, whole, strict=True):
+        np.testing.assert_array_equal(found, array)
+
+
+def test_a_mark_that_names_no_precision_is_of_an_older_version(tmp_path: pathlib.Path) -> None:
+    publish(exchange(tmp_path), 100)
+    path = snapshot_files(tmp_path)[files.MARK]
+    mark = json.loads(path.read_text())
+    del mark["precision"]
+    path.write_text(json.dumps(mark))
+    assert_whole(exchange(tmp_path, 1).read(0, 100, MODEL), 100)
 
 
 def test_the_newest_by_number_counts(tmp_path: pathlib.Path) -> None:

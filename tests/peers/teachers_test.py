@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from tf_codistill import recurrent_state, weights
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.peers.exchange import Snapshot
 from tf_codistill.peers.teachers import NO_SNAPSHOT, Teachers
+from tf_codistill.peers.topology import NO_PEER
 
 LANES, WINDOW, UNITS = 2, 3, 4
 
@@ -133,6 +136,29 @@ def test_a_new_teacher_starts_from_the_state_of_its_peer_and_keeps_its_own_later
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "int8"])
+def test_teachers_hold_and_restore_the_precision_that_they_are_given(precision: str) -> None:
+    def wide() -> keras.Model:
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(64), keras.layers.Dense(32)])
+
+    peer = wide()
+    teachers = Teachers(wide, 2, precision)
+    teachers.refresh(1, snapshot_of(peer, 50), carrying=False)
+    features = tf.random.stateless_normal([5, 4], [1, 2])
+    found = teachers.predict(features)[1]
+    np.testing.assert_allclose(found, peer(features), atol=0 if precision == "float32" else 0.05)
+    small = {"float32": 4 * 256 + 4 * 2048, "int8": 2 * 256 + 2048 + 4 * 32}.get(
+        precision, 2 * 256 + 2 * 2048
+    )
+    assert teachers.num_bytes() == 2 * (small + 4 * 96)
+    again = Teachers(wide, 2, precision)
+    again.restore(teachers.arrays())
+    np.testing.assert_array_equal(again.predict(features)[1], found)
+    if precision != "float32":
+        with pytest.raises(ValueError, match="has shape"):
+            Teachers(wide, 2).restore(teachers.arrays())
+
+
 def test_a_snapshot_that_does_not_fit_leaves_the_teacher_as_it_is() -> None:
     teachers = Teachers(classifier, 1)
     teachers.refresh(0, snapshot_of(classifier(), 50), carrying=True)
@@ -185,3 +211,31 @@ def test_every_replica_has_the_snapshot_and_its_own_lanes() -> None:
         np.testing.assert_allclose(found, peer(tokens(9)), atol=1e-6)
     assert [float(value) for value in strategy.experimental_local_results(staleness)] == [20.0, 20.0]
     assert float(teachers.staleness_steps(tf.constant(70))) == 20.0, "also outside of a replica"
+
+
+def test_a_teacher_that_comes_to_stand_for_another_peer_takes_its_state_too() -> None:
+    first, second = language_model(), language_model()
+    first(tokens(1))
+    second(tokens(2))
+    of_second = dataclasses.replace(snapshot_of(second), group=2)
+    teachers = Teachers(language_model, 1)
+    assert teachers.peers() == [NO_PEER]
+    for _ in range(2):
+        teachers.refresh(0, snapshot_of(first), carrying=True)
+    teachers.predict(tokens(3))
+    teachers.refresh(0, of_second, carrying=True)
+    assert teachers.peers() == [2]
+    np.testing.assert_array_equal(teachers.predict(tokens(4))[0], second(tokens(4)))
+
+
+def test_age_is_the_mean_over_those_that_hold_a_snapshot_and_survives_a_restart() -> None:
+    teachers = Teachers(classifier, 3)
+    assert teachers.staleness_secs(1000.0) == 0.0
+    for index, (peer, published_at) in enumerate([(4, 940.0), (7, 980.5)]):
+        snapshot = dataclasses.replace(snapshot_of(classifier()), group=peer, published_at=published_at)
+        teachers.refresh(index, snapshot, carrying=False)
+    assert teachers.staleness_secs(1000.0) == pytest.approx((60 + 19.5) / 2)
+    again = Teachers(classifier, 3)
+    again.restore(teachers.arrays())
+    assert again.peers() == teachers.peers() == [4, 7, NO_PEER]
+    assert again.staleness_secs(1000.0) == teachers.staleness_secs(1000.0)

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from tf_codistill import files, weights
+from tf_codistill.peers import precision as precisions
 
 FORMAT_VERSION = 1
 
@@ -65,6 +66,7 @@ class Exchange:
         *,
         keep: int = 3,
         min_age_secs: float = 600.0,
+        precision: str = "float32",
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Takes note of where to write; touches no file.
@@ -74,10 +76,12 @@ class Exchange:
             group: This group.
             keep: How many of the newest snapshots of this group always stay, at least 1.
             min_age_secs: Age in seconds before a superseded snapshot is deleted.
+            precision: How this group's snapshots hold weights, one of `precision.PRECISIONS`. Snapshots of
+                any precision are read.
             clock: Returns seconds since the epoch.
 
         Raises:
-            ValueError: `keep` or `min_age_secs` is out of range.
+            ValueError: `keep` or `min_age_secs` is out of range, or there is no such precision.
         """
         if keep < 1 or min_age_secs < 0:
             raise ValueError(f"keep is {keep} and min_age_secs is {min_age_secs}; expected at least 1 and 0")
@@ -85,6 +89,7 @@ class Exchange:
         self.group = group
         self._keep = keep
         self._min_age_secs = min_age_secs
+        self._precision = precisions.check(precision)
         self._clock = clock
 
     def announce(self, model: weights.Description, step: int) -> None:
@@ -166,13 +171,18 @@ class Exchange:
             return 0
         files.remove(directory)
         files.make_directory(directory)
-        weights.write(files.join(directory, "weights"), weights=arrays, states=states)
+        weights.write(
+            files.join(directory, "weights"),
+            weights=precisions.pack_all(arrays, self._precision),
+            states=precisions.pack_all(states, precisions.of_states(self._precision)),
+        )
         facts = {
             "format_version": FORMAT_VERSION,
             "group": self.group,
             "step": step,
             "published_at": self._clock(),
             "fingerprint": weights.fingerprint(model),
+            "precision": self._precision,
             "weights": model,
             "states": weights.describe_arrays(states),
         }
@@ -196,7 +206,8 @@ class Exchange:
             model: What `weights.description` says of the model that shall take it.
 
         Returns:
-            The snapshot, every byte of it as it was published.
+            The snapshot, every byte of it as it was published, unpacked from the precision that its mark
+            names.
 
         Raises:
             ValueError: It has been deleted, is damaged, or holds another model's weights; says which one.
@@ -210,11 +221,21 @@ class Exchange:
                 f"snapshot {directory!r} has format version {mark.get('format_version')!r}; "
                 f"expected {FORMAT_VERSION}"
             )
+        precision = mark.get("precision", "float32")
+        if precision not in precisions.PRECISIONS:
+            raise ValueError(
+                f"snapshot {directory!r} has precision {precision!r}; expected one of {precisions.PRECISIONS}"
+            )
         try:
             if difference := weights.first_difference(model, mark["weights"]):
                 raise ValueError(f"snapshot {directory!r} holds another model: {difference}")
             files.verify(directory, mark)
-            arrays = weights.read(files.join(directory, "weights"), weights=model, states=mark["states"])
+            arrays = _read_packed(
+                files.join(directory, "weights"),
+                precision,
+                weights=model,
+                states=mark["states"],
+            )
             published_at = float(mark["published_at"])
         except (KeyError, TypeError) as error:
             raise files.CorruptError(f"mark of snapshot {directory!r} is damaged ({error!r})") from error
@@ -238,6 +259,14 @@ class Exchange:
 
     def _snapshot_dir(self, group: int, step: int) -> str:
         return files.join(self._group_dir(group), f"snapshot_{step:08d}")
+
+
+def _read_packed(prefix: str, precision: str, **arrays: weights.Description) -> dict[str, list[np.ndarray]]:
+    """Reads what `publish` wrote in a precision, as it was before."""
+    kinds = {"weights": precision, "states": precisions.of_states(precision)}
+    packed = {name: precisions.packed_description(arrays[name], kind) for name, kind in kinds.items()}
+    parts = weights.read(prefix, **packed)
+    return {name: precisions.unpack_all(parts[name], arrays[name], kind) for name, kind in kinds.items()}
 
 
 def _readable_mark(directory: str) -> dict[str, Any] | None:

@@ -1,0 +1,128 @@
+"""A frozen model that keeps its weights packed in memory and unpacks each when a layer reads it.
+
+    pack(model, "int8")                      [192, 768] float32  ->  590 KB become 151 KB
+    assign(model, arrays, "int8")            weights of a snapshot
+    model(features, training=False)          every layer reads float32 tensors that live for one step
+
+Layers know nothing of it: a packed weight is the Keras variable that it was, with another way to find its
+value. So it works wherever the model does: in ``tf.function``, ``tf.cond``, loops, XLA and on each replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_codistill import weights
+from tf_codistill.peers import precision as precisions
+
+_WORD = 8  # bytes
+
+
+class PackedVariable(keras.Variable):
+    """A weight that is unpacked whenever it is read. `pack` makes it of a plain one.
+
+    Attributes:
+        words: The bits of its parts, one after another, int64. Several workers can only create variables of
+            types that their first one can broadcast, and the small types are not among them.
+    """
+
+    words: keras.Variable
+    _layout: list[tuple[tuple[int, ...], str]]
+
+    def keep(self, words: keras.Variable, layout: list[tuple[tuple[int, ...], str]]) -> None:
+        """Takes its value from `words` from now on, and gives up the memory that it has had.
+
+        Args:
+            words: The bits of its parts.
+            layout: What `precision.layout` says of the parts.
+        """
+        self.words, self._layout = words, layout
+        # To Keras it has not been initialised yet: whoever reads it gets what its initializer returns.
+        self._value, self._initializer = None, self._unpacked
+
+    def _unpacked(self, shape: Any, dtype: Any) -> tf.Tensor:
+        words = tf.convert_to_tensor(self.words.value)
+        parts = []
+        for part_shape, part_dtype in self._layout:
+            parts.append(_from_words(words, part_shape, part_dtype))
+            words = words[_num_words(part_shape, part_dtype) :]
+        if len(parts) == 2:
+            values, unit = parts
+            return tf.ensure_shape(tf.cast(tf.cast(values, tf.float32) * unit, dtype), shape)
+        return tf.ensure_shape(tf.cast(parts[0], dtype), shape)
+
+    def _direct_assign(self, value: Any) -> None:
+        del value
+        raise ValueError(f"weight {self.path!r} of a teacher is packed; only a snapshot can replace it")
+
+
+def pack(model: keras.Model, precision: str) -> None:
+    """Packs those weights of a model that are not packed yet; call it in the scope of the strategy.
+
+    Args:
+        model: A model whose weights nobody trains. One that has not been built has none, and stays as it is.
+        precision: One of `precision.PRECISIONS`.
+    """
+    for weight in model.weights:
+        layout = precisions.layout(weight.shape, weight.dtype, precision)
+        if isinstance(weight, PackedVariable) or layout == [(tuple(weight.shape), weight.dtype)]:
+            continue
+        (array,) = weights.values([weight])
+        words = keras.Variable(_words(array, precision), dtype="int64", trainable=False, name=weight.name)
+        weight.__class__ = PackedVariable  # layers hold this very object, under names of their own
+        weight.keep(words, layout)
+
+
+def assign(model: keras.Model, arrays: Sequence[np.ndarray], precision: str) -> None:
+    """Replaces the weights of a model that `pack` has packed.
+
+    Args:
+        model: The model.
+        arrays: An array for each of ``model.weights``, not packed.
+        precision: The precision that `pack` was given.
+
+    Raises:
+        ValueError: The number of arrays or a shape does not fit; then no weight has changed.
+    """
+    for weight, array in zip(model.weights, arrays, strict=False):
+        if tuple(weight.shape) != array.shape:
+            raise ValueError(
+                f"variable {weight.path!r} has shape {tuple(weight.shape)}, array has {array.shape}"
+            )
+    packed = [
+        _words(array.astype(weight.dtype, copy=False), precision)
+        if isinstance(weight, PackedVariable)
+        else array
+        for weight, array in zip(model.weights, arrays, strict=False)
+    ]
+    weights.assign(stored(model), packed + list(arrays[len(packed) :]))
+
+
+def stored(model: keras.Model) -> list[keras.Variable]:
+    """What takes up memory: for each of ``model.weights`` the variable itself, or its words."""
+    return [getattr(weight, "words", weight) for weight in model.weights]
+
+
+def num_bytes(model: keras.Model) -> int:
+    """Memory that a model's weights take up on each replica, in bytes."""
+    return sum(int(np.prod(one.shape)) * tf.as_dtype(one.dtype).size for one in stored(model))
+
+
+def _words(array: np.ndarray, precision: str) -> np.ndarray:
+    strings = [part.tobytes() for part in precisions.pack(array, precision)]
+    padded = b"".join(string + bytes(-len(string) % _WORD) for string in strings)
+    return np.frombuffer(padded, np.int64)
+
+
+def _from_words(words: tf.Tensor, shape: tuple[int, ...], dtype: str) -> tf.Tensor:
+    values = tf.reshape(tf.bitcast(words[: _num_words(shape, dtype)], dtype), [-1])
+    return tf.reshape(values[: int(np.prod(shape))], shape)
+
+
+def _num_words(shape: tuple[int, ...], dtype: str) -> int:
+    return -(-int(np.prod(shape)) * tf.as_dtype(dtype).size // _WORD)

@@ -1,6 +1,7 @@
 # make quickstart   corpus -> one group alone -> two groups codistilling -> evaluation -> report
 # make test         checks and tests          make test-slow   the tests that take minutes
 # make check        ruff, mypy, pydoclint     make format      lets ruff rewrite what it can
+# make docs         the API reference, as HTML pages in build/api
 #
 # Nothing but Python >= 3.11 with venv, and make, is assumed. Every stage says so when its work is already done.
 
@@ -19,7 +20,7 @@ TRAIN := --gin_file=gin/quickstart.gin --gin_bindings="Experiment.seed = $(SEED)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: quickstart test test-slow check format
+.PHONY: quickstart test test-slow check format docs
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -46,11 +47,15 @@ check: $(VENV)/.installed-dev
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pydoclint.main tf_codistill benchmarks
+	$(PY) -m pydoclint.main tf_codistill benchmarks examples docs
 
 format: $(VENV)/.installed-dev
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+docs: $(VENV)/.installed-dev
+	$(PY) docs/api_reference.py build/api
+	@echo "build/api/index.html"
 
 $(PY):
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and \
@@ -63,5 +68,5 @@ $(VENV)/.installed: setup.py pyproject.toml | $(PY)
 	@touch $@
 
 $(VENV)/.installed-dev: setup.py pyproject.toml | $(PY)
-	$(PIP) install --editable ".[test,dev]"
+	$(PIP) install --editable ".[test,dev,docs]"
 	@touch $@ $(VENV)/.installed

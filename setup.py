@@ -31,6 +31,7 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "test": ["fastwarc>=2.0,<3", "hypothesis>=6.130,<7", "pytest>=9.0,<10", "pytest-timeout>=2.3,<3"],
+    "docs": ["pdoc>=16,<17"],
     "dev": ["mypy>=2.4,<2.5", "pydoclint>=0.12,<0.13", "ruff>=0.17,<0.18"],
 }
 

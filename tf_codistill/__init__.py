@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from tf_codistill.peers.topology import teachers_of
     from tf_codistill.training.codistillation import CodistillationModel
     from tf_codistill.training.experiment import Experiment
+    from tf_codistill.training.one_process import CodistillingStudents
     from tf_codistill.training.peer_exchange import PeerExchange
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CodistillationModel",
+    "CodistillingStudents",
     "Experiment",
     "LanguageModel",
     "PeerExchange",
@@ -51,6 +53,7 @@ __all__ = [
 
 _HOMES = {
     "CodistillationModel": "training.codistillation",
+    "CodistillingStudents": "training.one_process",
     "Experiment": "training.experiment",
     "LanguageModel": "models.language_model",
     "PeerExchange": "training.peer_exchange",

@@ -9,6 +9,8 @@ group's model, of the ensemble of each run's groups, and of every ``--model=name
 
 from __future__ import annotations
 
+import functools
+
 from absl import flags, logging
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +37,7 @@ def main() -> None:
         logging.info("evaluating %s", name)
         members = {
             f"group {group}": evaluation.from_checkpoint(
-                workdir, group, lambda: settings.make_model(corpus.vocabulary_size)
+                workdir, group, functools.partial(settings.make_model, corpus.vocabulary_size, group=group)
             )
             for group in groups
         }

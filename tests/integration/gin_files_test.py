@@ -42,10 +42,14 @@ def _fresh_gin() -> Iterator[None]:
 def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(corpus: str, name: str) -> None:
     text = (REPOSITORY / name).read_text()
     flags.FLAGS.gin_file = [name]
-    if "\nExperiment." in text:
-        flags.FLAGS.gin_bindings = [f"Experiment.corpus_dir = {corpus!r}"]
+    is_experiment = "\nExperiment." in text or "\ninclude 'gin/quickstart.gin'" in text
+    if is_experiment:
+        readers = [
+            name for name in ("Experiment", "unigram_frequencies") if name + "." in text + "Experiment."
+        ]
+        flags.FLAGS.gin_bindings = [f"{reader}.corpus_dir = {corpus!r}" for reader in readers]
     program.parse_gin()
-    if "\nExperiment." in text:
+    if is_experiment:
         model = configured().build(vocabulary_size=40, num_teachers=1)
         assert len(model.teachers) == 1
     elif "\nCorpusSettings." in text:

@@ -20,7 +20,8 @@ def regression() -> keras.Model:
 
 
 def compiled(num_teachers: int, weight: object, rate: float = 0.5, **options: object) -> CodistillationModel:
-    model = CodistillationModel(regression, num_teachers, distillation_weight=weight)
+    own = {name: options.pop(name) for name in ("measure_every_steps", "teacher_fns") if name in options}
+    model = CodistillationModel(regression, num_teachers, distillation_weight=weight, **own)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(rate), loss, jit_compile=options.pop("jit_compile", False), **options)
     return model
@@ -85,7 +86,7 @@ def test_weights_equal_algorithm_1(num_groups: int, tmp_path) -> None:
 
 
 def test_logs_keep_the_parts_apart(tmp_path) -> None:
-    model = compiled(1, schedules.BurnIn(steps=2, weight=0.5), rate=0.0)
+    model = compiled(1, schedules.BurnIn(steps=2, weight=0.5), rate=0.0, measure_every_steps=1)
     x, y = examples(0, 4)
     teacher = regression()
     model.build_for_data(batches(x, y).element_spec)

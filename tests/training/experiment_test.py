@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 
+import gin
 import keras
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ import tensorflow as tf
 from tests.replicas import two_replicas
 from tests.toy_experiments import VOCABULARY_SIZE, toy_experiment, toy_model, write_language_corpus
 from tf_codistill import checkpoints, recurrent_state, runs, weights
+from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.peers.exchange import Exchange
+from tf_codistill.peers.topology import RandomPeers, teachers_of
 from tf_codistill.training.codistillation import CodistillationModel
+from tf_codistill.training.experiment import configured
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +216,82 @@ def test_metrics_are_plain_json_lines(corpus, tmp_path) -> None:
     with open(runs.metrics_path(str(tmp_path), 0), encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     assert {line["kind"] for line in lines} == {"start", "train", "end"}
+
+
+def deeper(vocabulary_size: int, batch_size: int | None) -> keras.Model:
+    return LanguageModel(vocabulary_size, embedding_dim=6, num_layers=1, num_units=10, batch_size=batch_size)
+
+
+def test_groups_of_two_architectures_learn_from_each_other_and_resume(corpus, tmp_path) -> None:
+    models = {}
+    for group, num_steps in ((0, 10), (1, 20), (0, 20)):
+        experiment = toy_experiment(corpus, num_steps=num_steps, peer_model_fns={1: deeper})
+        models[group] = experiment.train(str(tmp_path), group, 2)
+    assert [models[group].teachers.steps() for group in (0, 1)] == [[20], [10]]
+    for group in (0, 1):
+        taught, peer = models[group].teachers.models[0], models[1 - group].student
+        assert weights.first_difference(weights.description(taught), weights.description(peer)) is None
+        last = runs.read_metrics(runs.metrics_path(str(tmp_path), group), "train")[-1]
+        assert last["distillation_loss"] > 0
+        assert last["teacher_task_loss"] > 0
+    served = keras.saving.load_model(runs.student_path(str(tmp_path), 1))
+    assert len(served.weights) == len(models[1].student.weights) != len(models[0].student.weights)
+
+
+@pytest.mark.slow
+def test_random_peers_resume_with_the_peers_that_they_had(corpus, tmp_path_factory) -> None:
+    results = []
+    for stops in ((20,), (10, 20)):
+        workdir = str(tmp_path_factory.mktemp("random"))
+        keras.utils.set_random_seed(5)
+        for group in (1, 2, 3):
+            model = toy_model(VOCABULARY_SIZE, batch_size=4)
+            lanes = [np.full((4, 12), 0.1 * group, "float32")] * 4
+            exchange = Exchange(runs.exchange_dir(workdir), group, clock=lambda: 7.0)
+            exchange.publish(3, weights.description(model), model.get_weights(), lanes)
+        for num_steps in stops:
+            experiment = toy_experiment(corpus, num_steps=num_steps, topology=RandomPeers(2, seed=1))
+            model = experiment.train(workdir, 0, 4)
+        assert sorted(model.teachers.peers()) == teachers_of(0, 4, RandomPeers(2, seed=1), exchange=4)
+        results.append(everything(model))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peer_model_fns": {3: deeper}}, r"peer_model_fns names groups \[3\]; expected some of 0 to 2"),
+        (
+            {"peer_model_fns": {1: deeper}, "topology": RandomPeers(1)},
+            r"topology lets a teacher stand for any of groups \[1, 2\], but peer_model_fns gives them",
+        ),
+        ({"topology": RandomPeers(3)}, "RandomPeers needs 3 peers for each group; there are 2"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(corpus, tmp_path, changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        toy_experiment(corpus, **changes).train(str(tmp_path), 0, 3)
+
+
+def test_gin_says_topology_and_architectures() -> None:
+    gin.clear_config()
+    gin.parse_config("""
+        Experiment.corpus_dir = 'nowhere'
+        Experiment.num_steps = 50
+        Experiment.optimizer = @keras.optimizers.SGD
+        Experiment.topology = @RandomPeers()
+        RandomPeers.num_peers = 2
+        Experiment.peer_model_fns = {1: @narrow/LanguageModel}
+        LanguageModel.embedding_dim = 4
+        LanguageModel.num_layers = 1
+        LanguageModel.num_units = 8
+        narrow/LanguageModel.num_units = 5
+    """)
+    try:
+        experiment = configured()
+        assert experiment.topology == RandomPeers(2)
+        widths = [experiment.make_model(9, group=group).weights[-2].shape[0] for group in (0, 1)]
+    finally:
+        gin.clear_config()
+    assert widths == [8, 5]

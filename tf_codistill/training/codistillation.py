@@ -1,8 +1,8 @@
 """Codistillation (Anil et al. 2018, Algorithm 1): the student of one group and its stale teachers.
 
     while not converged:
-        y, f = get_train_example() theta_i <- theta_i - eta grad { phi(y, F(theta_i, f)) + psi(mean_{j != i}
-        F(theta_j, f), F(theta_i, f)) }
+        y, f = get_train_example()
+        theta_i -= eta grad { phi(y, F(theta_i, f)) + psi(mean_{j != i} F(theta_j, f), F(theta_i, f)) }
 
 `CodistillationModel.train_step` is this line. phi is the loss given to `compile`; psi is `distillation_loss`,
 and its factor `distillation_weight` is 0 during the burn-in steps. The theta_j are snapshots that
@@ -11,26 +11,38 @@ and its factor `distillation_weight` is 0 during the burn-in steps. The theta_j 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_codistill import losses, metrics, recurrent_state, schedules, weights
-from tf_codistill.peers.teachers import Teachers
-from tf_codistill.training.multi_worker import MultiWorkerModel
+from tf_codistill import recurrent_state, schedules, weights
+from tf_codistill.peers.teachers import ModelFn, Teachers
+from tf_codistill.training.comparison import Comparison, Task
+from tf_codistill.training.distillation import Distillation, Losses, Teaching, Weights, equal_logits
+from tf_codistill.training.multi_worker import MultiWorkerModel, of_whole_batch
 
-_PARTS = ("task_loss", "distillation_loss", "distillation_weight", "teacher_agreement", "staleness_steps")
+_PARTS = (
+    "task_loss",
+    "distillation_loss",
+    "distillation_weight",
+    "staleness_steps",
+    "dropped_teachers",
+)
 
 
 class CodistillationModel(MultiWorkerModel):
     """Trains ``student`` on its task and towards the mean prediction of its teachers.
 
     `compile`, `fit`, `evaluate` and `predict` are those of Keras. The logs keep the parts apart: ``loss``
-    (total), ``task_loss``, ``distillation_loss``, ``distillation_weight``, ``teacher_agreement`` and
-    ``staleness_steps``; the last four are 0 as long as nothing is learned from a teacher. Without a snapshot
-    from a peer the student trains on its task alone.
+    (total), ``task_loss``, ``distillation_loss`` (before its weight, over all outputs),
+    ``distillation_weight``, ``staleness_steps``, ``dropped_teachers`` and what `training.comparison` measures
+    of the teachers now and then; all but the first two are 0 as long as nothing is learned from a teacher.
+    Without a snapshot from a peer the student trains on its task alone.
+
+    A teacher whose prediction is not finite is dropped for that step and counted; a good snapshot brings it
+    back.
 
     A stateful student carries its recurrent state from one training batch to the next. `evaluate` and
     `predict`, also for validation data in `fit`, start from a copy of that state and leave the original as it
@@ -39,34 +51,51 @@ class CodistillationModel(MultiWorkerModel):
 
     def __init__(
         self,
-        model_fn: Callable[[], keras.Model],
+        model_fn: ModelFn,
         num_teachers: int = 1,
-        distillation_loss: losses.DistillationLoss | None = None,
-        distillation_weight: schedules.Schedule | float = 1.0,
+        distillation_loss: Losses | None = None,
+        distillation_weight: Weights = 1.0,
+        teacher_fns: Sequence[ModelFn] | None = None,
+        weight_decay: schedules.WeightDecay | None = None,
+        teacher_precision: str = "float32",
+        measure_every_steps: int = 10,
         name: str = "codistillation",
     ) -> None:
         """Creates the student and its teachers; call it in the scope of the strategy that will train them.
 
         Args:
-            model_fn: Makes a model that maps features to logits [B, ..., C]; called for the student and each
-                teacher.
+            model_fn: Makes a model that maps features to logits [B, ..., C], or to several such outputs;
+                called for the student and each teacher.
             num_teachers: How many peers teach this group; 0 trains the student alone.
-            distillation_loss: psi; soft-target cross-entropy if not given.
-            distillation_weight: Factor of psi, a number or a function of the step; 1 throughout if not given.
+            distillation_loss: psi for every output, or by name for those to distil; soft-target cross-entropy
+                if not given.
+            distillation_weight: Factor of psi, a number or a function of the step, for every output or by
+                name.
+            teacher_fns: Makes each teacher, in order, where peers train other architectures than the student.
+            weight_decay: L2 penalty on the student's matrices that follows a schedule: codistillation
+                regularises, so that less of it is needed as training goes on (Sodhani et al. 2020).
+            teacher_precision: How teachers hold their weights in memory, one of `peers.precision.PRECISIONS`;
+                int8 takes about a quarter of float32.
+            measure_every_steps: Steps between two comparisons of teachers and student, at least 1.
             name: Name of the model.
 
         Raises:
-            ValueError: `num_teachers` is negative or a constant weight is negative or not finite.
+            ValueError: `num_teachers` is negative or not the number of `teacher_fns`, a constant weight is
+                negative or not finite, losses and weights name different outputs, or there is
+                no such precision.
         """
         super().__init__(name=name)
+        if teacher_fns is not None and len(teacher_fns) != num_teachers:
+            raise ValueError(f"num_teachers is {num_teachers}, but there are {len(teacher_fns)} teacher_fns")
+        self.distillation = Distillation(distillation_loss, distillation_weight)
         self.student = model_fn()
-        self.teachers = Teachers(model_fn, num_teachers)
-        self.distillation_loss = distillation_loss or losses.SoftCrossEntropy()
-        self.distillation_weight = (
-            distillation_weight if callable(distillation_weight) else schedules.Constant(distillation_weight)
-        )
+        makers = model_fn if teacher_fns is None else teacher_fns
+        self.teachers = Teachers(makers, num_teachers, teacher_precision)
+        self.weight_decay = weight_decay
         self._second_state: recurrent_state.SecondState | None = None
-        self._parts = {part: keras.metrics.Mean(name=part) for part in _PARTS}
+        self.comparison = Comparison(self.distillation, num_teachers, measure_every_steps)
+        parts = [*_PARTS, *self.distillation.part_names(), *self.comparison.part_names()]
+        self._parts = {part: keras.metrics.Mean(name=part) for part in parts}
         self.built = self.student.built
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -88,19 +117,19 @@ class CodistillationModel(MultiWorkerModel):
             data: Features, targets and optionally sample weights.
         """
         features, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        weight = self._weight_now()
         with tf.GradientTape() as tape:
             prediction = self.student(features, training=True)
-            teaching = self._teaching(features, prediction, weight)
-            task_loss = self.compute_loss(features, targets, prediction, sample_weight)
-            distillation_loss = self._distillation_loss(teaching, prediction)
-            loss = task_loss + weight * distillation_loss
+            teaching = self._teaching(features, prediction)
+            task_loss = self.compute_loss(features, targets, prediction, sample_weight) + self._penalty()
+            distillation_losses = self.distillation(teaching, prediction, sample_weight)
+            loss = task_loss + sum(teaching.weights[name] * psi for name, psi in distillation_losses.items())
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.student.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, variables), variables, strict=True))
 
         self._count_loss(loss, features)
-        self._count_parts(task_loss, distillation_loss, weight, teaching, prediction)
+        self._count_parts(task_loss, distillation_losses, teaching)
+        self._compare(teaching, prediction, Task(self._compile_loss, targets, sample_weight))
         self.compute_metrics(features, targets, prediction, sample_weight)
 
     def test_step(self, data: Any) -> None:
@@ -111,9 +140,8 @@ class CodistillationModel(MultiWorkerModel):
         """
         features, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         prediction = self.predict_step(data)
-        self._count_loss(
-            self.compute_loss(features, targets, prediction, sample_weight, training=False), features
-        )
+        loss = self.compute_loss(features, targets, prediction, sample_weight, training=False)
+        self._count_loss(loss, features)
         self.compute_metrics(features, targets, prediction, sample_weight)
 
     def predict_step(self, data: Any) -> Any:
@@ -129,44 +157,32 @@ class CodistillationModel(MultiWorkerModel):
         with self._own_second_state().in_use():
             return self.student(features, training=False)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `evaluate`, from a copy of the recurrent state of the training lanes.
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves the student, the model that is served; `keras.callbacks.ModelCheckpoint` calls it, too.
 
         Args:
+            filepath: Where to, as in Keras.
             *args: As in Keras.
             **kwargs: As in Keras.
-
-        Returns:
-            As in Keras.
         """
-        self._start_second_state()
-        return super().evaluate(*args, **kwargs)
+        self.student.save(filepath, *args, **kwargs)
 
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `predict`, from a copy of the recurrent state of the training lanes.
-
-        Args:
-            *args: As in Keras.
-            **kwargs: As in Keras.
-
-        Returns:
-            As in Keras.
-        """
-        self._start_second_state()
-        return super().predict(*args, **kwargs)
+    def second_states(self) -> list[recurrent_state.SecondState]:
+        """The recurrent state that validation uses in place of the training lanes'."""
+        return [self._own_second_state()] if self.student.built else []
 
     def build_for(self, features: Any) -> None:
-        """Builds the teachers; called by `fit` and `evaluate` in the strategy's scope.
+        """Builds the teachers and compares outputs; called by `fit` and `evaluate` in the strategy's scope.
 
         Args:
             features: Specification of the features on one replica.
+
+        Raises:
+            ValueError: An output that is to be distilled does not exist, or a teacher's has another shape.
         """
-        symbols = keras.tree.map_structure(
-            lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), features
-        )
-        for teacher in self.teachers.models:
-            if not teacher.built:
-                teacher(symbols)
+        teachers = {f"teacher {number}": teacher for number, teacher in enumerate(self.teachers.models)}
+        self.distillation.build_alike({"the student": self.student, **teachers}, features)
+        self.teachers.pack()
         self._own_second_state()
 
     def step(self) -> int:
@@ -175,72 +191,48 @@ class CodistillationModel(MultiWorkerModel):
 
     def get_test_results(self) -> dict[str, tf.Tensor]:
         """The results that validation logs: everything but the parts of the training loss."""
-        return {name: value for name, value in self.get_metrics_result().items() if name not in _PARTS}
+        return {name: value for name, value in self.get_metrics_result().items() if name not in self._parts}
 
-    def _weight_now(self) -> tf.Tensor:
-        """The factor of psi in this step: 0 during burn-in and as long as no peer has published."""
+    def _teaching(self, features: Any, prediction: Any) -> Teaching:
+        """What the teachers say of a batch; they are asked only in steps in which it has weight."""
+        wanted = self.distillation.weights_at(self.optimizer.iterations.value, prediction)
+        present_P = self.teachers.present()
         if not self.teachers:
-            return tf.constant(0.0)
-        return self.distillation_weight(self.optimizer.iterations.value) * tf.reduce_max(
-            self.teachers.present()
-        )
-
-    def _teaching(self, features: Any, prediction: tf.Tensor, weight: tf.Tensor) -> tf.Tensor | None:
-        """The teachers' mean prediction, or that of equal logits where it would have no weight."""
-        if not self.teachers:
-            return None
+            return self.distillation.teach([], wanted, present_P)
+        is_due = (tf.add_n(list(wanted.values())) > 0) & (tf.reduce_max(present_P) > 0)
         predictions = tf.cond(
-            weight > 0,
+            is_due,
             lambda: self.teachers.predict(features),
-            lambda: [_equal_logits(prediction) for _ in range(len(self.teachers))],
+            lambda: [keras.tree.map_structure(equal_logits, prediction) for _ in self.teachers.models],
         )
-        predictions = [tf.stop_gradient(one) for one in predictions]
-        if len(predictions) == 1:
-            return self.distillation_loss.aggregate(predictions)
-        return self.distillation_loss.aggregate(predictions, self.teachers.present())
+        return self.distillation.teach(predictions, wanted, present_P * tf.cast(is_due, tf.float32))
 
-    def _distillation_loss(self, teaching: tf.Tensor | None, prediction: tf.Tensor) -> tf.Tensor:
-        return tf.constant(0.0) if teaching is None else self.distillation_loss(teaching, prediction)
-
-    def _count_loss(self, loss: tf.Tensor, features: Any) -> None:
-        batch_size = tf.shape(keras.tree.flatten(features)[0])[0]
-        self._loss_tracker.update_state(self._of_whole_batch(loss), sample_weight=batch_size)
+    def _penalty(self) -> tf.Tensor | float:
+        if self.weight_decay is None:
+            return 0.0
+        return self.weight_decay.penalty(self.student.trainable_variables, self.optimizer.iterations.value)
 
     def _count_parts(
-        self,
-        task_loss: tf.Tensor,
-        distillation_loss: tf.Tensor,
-        weight: tf.Tensor,
-        teaching: tf.Tensor | None,
-        prediction: tf.Tensor,
+        self, task_loss: tf.Tensor, distillation_losses: dict[str, tf.Tensor], teaching: Teaching
     ) -> None:
-        self._parts["task_loss"].update_state(self._of_whole_batch(task_loss))
-        self._parts["distillation_weight"].update_state(weight)
-        if teaching is not None:
-            taught = tf.cast(weight > 0, tf.float32)
+        self._parts["task_loss"].update_state(of_whole_batch(task_loss))
+        losses = {name: of_whole_batch(psi) for name, psi in distillation_losses.items()}
+        for part, value, counts in self.distillation.parts(losses, teaching):
+            self._parts[part].update_state(value, counts)
+        if self.teachers:
             staleness = self.teachers.staleness_steps(self.optimizer.iterations.value)
-            agreement = metrics.agreement(teaching, prediction)
-            self._parts["distillation_loss"].update_state(self._of_whole_batch(distillation_loss), taught)
-            self._parts["teacher_agreement"].update_state(agreement, taught)
-            self._parts["staleness_steps"].update_state(staleness, taught)
+            self._parts["staleness_steps"].update_state(staleness, teaching.is_heard())
+            self._parts["dropped_teachers"].update_state(teaching.num_dropped())
 
-    def _of_whole_batch(self, loss: tf.Tensor) -> tf.Tensor:
-        # Keras scales every loss by 1 / replicas because gradients are summed over them.
-        return loss * tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
+    def _compare(self, teaching: Teaching, prediction: Any, task: Task) -> None:
+        if not self.teachers:
+            return
+        num_measured = tf.convert_to_tensor(self._parts["teacher_kl"].count)
+        is_due = self.comparison.is_due(self.optimizer.iterations.value, num_measured, teaching)
+        for part, value, counts in self.comparison(teaching, prediction, task, is_due):
+            self._parts[part].update_state(value, counts)
 
     def _own_second_state(self) -> recurrent_state.SecondState:
         if self._second_state is None:
             self._second_state = recurrent_state.SecondState(self.student)
         return self._second_state
-
-    def _start_second_state(self) -> None:
-        if self.student.built:
-            with self.distribute_strategy.scope():
-                self._own_second_state().start()
-
-
-def _equal_logits(like: tf.Tensor) -> tf.Tensor:
-    if like.shape.is_fully_defined():
-        # A constant: teachers that waited for the student's prediction could not be computed beside it.
-        return tf.zeros(like.shape, like.dtype)
-    return tf.zeros_like(like)

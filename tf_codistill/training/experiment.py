@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -35,11 +35,12 @@ from tf_codistill import (
     tokens,
     weights,
 )
-from tf_codistill.inputs import language
+from tf_codistill.inputs import frequencies, language
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.peers.topology import Topology, teachers_of
+from tf_codistill.peers.topology import RandomPeers, Topology, candidates_of
 from tf_codistill.training.callbacks import MetricsLog, Saver
 from tf_codistill.training.codistillation import CodistillationModel
+from tf_codistill.training.fixed_teachers import FixedTeachers
 from tf_codistill.training.peer_exchange import PeerExchange
 
 _OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
@@ -49,14 +50,19 @@ for _name in _OPTIMIZERS:
     gin.external_configurable(getattr(keras.optimizers, _name), module="keras.optimizers")
 for _name in _LEARNING_RATES:
     gin.external_configurable(getattr(keras.optimizers.schedules, _name), module="keras.optimizers.schedules")
-for _part in (
-    losses.SoftCrossEntropy,
-    losses.KLDivergence,
-    losses.SquaredLogits,
-    schedules.BurnIn,
-    schedules.Constant,
+for _name in (
+    "SoftCrossEntropy",
+    "KLDivergence",
+    "SquaredProbabilities",
+    "SquaredLogits",
+    "UniformSmoothing",
+    "UnigramSmoothing",
 ):
-    gin.external_configurable(_part, module=_part.__module__)
+    gin.external_configurable(getattr(losses, _name), module="tf_codistill.losses")
+gin.external_configurable(RandomPeers, module="tf_codistill.peers")
+gin.external_configurable(frequencies.unigram_frequencies, module="tf_codistill.inputs")
+for _name in ("Constant", "BurnIn", "LinearRamp", "Cosine", "Piecewise", "ExponentialDecay", "WeightDecay"):
+    gin.external_configurable(getattr(schedules, _name), module="tf_codistill.schedules")
 
 
 @gin.configurable
@@ -70,13 +76,20 @@ class Experiment:
         optimizer: Makes a Keras optimizer.
         model_fn: Makes the model from ``vocabulary_size`` and ``batch_size``, the lanes of one replica (None
             for a model that is served).
+        peer_model_fns: Makes the models of groups that train another architecture than `model_fn`, by group;
+            with outputs of the same shapes.
         num_lanes: Lanes of a group, that is its batch size over all workers and replicas.
         window_tokens: Tokens that a lane moves on in a step.
         data: ``same`` if all groups read all documents, each in its own order, or ``disjoint`` if each reads
             its own part (section 3.3.2 of Anil et al. 2018).
         distillation_loss: psi; soft-target cross-entropy if not given.
         distillation_weight: Factor of psi, a number or a function of the step.
+        weight_decay: L2 penalty that follows a schedule; none if not given.
         topology: Who teaches whom.
+        fixed_teachers: Saved models or directories of trained groups that teach in place of peers, see
+            `FixedTeachers`; none for codistillation.
+        teacher_precision: How snapshots and teachers hold weights: ``float32``, ``bfloat16``, ``float16`` or
+            ``int8`` (section 2.1 of Anil et al. 2018). Groups may differ in it.
         exchange_every_steps: Steps between two exchanges of snapshots.
         log_every_steps: Steps of which a line of the metrics file is the average.
         validate_every_steps: Steps between two validations, a multiple of `log_every_steps`.
@@ -89,12 +102,16 @@ class Experiment:
     num_steps: int
     optimizer: Callable[[], keras.optimizers.Optimizer]
     model_fn: Callable[..., keras.Model] = LanguageModel
+    peer_model_fns: Mapping[int, Callable[..., keras.Model]] = dataclasses.field(default_factory=dict)
     num_lanes: int = 64
     window_tokens: int = 32
     data: str = "disjoint"
     distillation_loss: losses.DistillationLoss | None = None
     distillation_weight: schedules.Schedule | float = 1.0
+    weight_decay: schedules.WeightDecay | None = None
     topology: Topology = "fully_connected"
+    fixed_teachers: Sequence[str] = ()
+    teacher_precision: str = "float32"
     exchange_every_steps: int = 50
     log_every_steps: int = 50
     validate_every_steps: int = 100
@@ -135,13 +152,13 @@ class Experiment:
             ValueError: Something in the configuration, the corpus, the workdir or a peer does not fit.
         """
         strategy = strategy or tf.distribute.get_strategy()
-        num_teachers = len(teachers_of(group, num_groups, self.topology))
+        teacher_groups = self._teacher_groups(group, num_groups)
         corpus = tokens.open_corpus(self.corpus_dir)
         training, validation = self.streams(corpus, group, num_groups)
         files.make_directory(runs.group_dir(workdir, group))
         keras.utils.set_random_seed(1000 * self.seed + group)
         with strategy.scope():
-            model = self.build(corpus.vocabulary_size, num_teachers)
+            model = self.build(corpus.vocabulary_size, len(teacher_groups), group, teacher_groups)
         model.build_for_data(self._feed(training, strategy).element_spec)
         resume = _Resume(model, checkpoints.Checkpoints(runs.checkpoints_dir(workdir, group), strategy))
         resume.restore()
@@ -161,7 +178,8 @@ class Experiment:
         )
         logging.info("trained to step %d, weights %s", model.step(), weights.checksum(model.student))
         if distribution.is_chief(strategy):
-            self._save_student(model.student, corpus.vocabulary_size, runs.student_path(workdir, group))
+            served = self.model_fn_of(group)(vocabulary_size=corpus.vocabulary_size, batch_size=None)
+            _save_student(model.student, served, runs.student_path(workdir, group))
         return model
 
     def streams(
@@ -174,12 +192,20 @@ class Experiment:
         training = lanes(corpus.split("train"), group=group, num_groups=num_groups, data=self.data)
         return training, lanes(corpus.split("validation"), shuffle=False)
 
-    def build(self, vocabulary_size: int, num_teachers: int) -> CodistillationModel:
+    def build(
+        self,
+        vocabulary_size: int,
+        num_teachers: int,
+        group: int | None = None,
+        teacher_groups: Sequence[int | None] | None = None,
+    ) -> CodistillationModel:
         """The compiled model; call it in the scope of the strategy.
 
         Args:
             vocabulary_size: Number of word pieces of the corpus.
             num_teachers: Number of peers that teach this group.
+            group: The group; None for one that trains `model_fn`.
+            teacher_groups: The group whose architecture each teacher has; None for that of this group.
 
         Returns:
             Student and teachers, with a part of the lanes for each replica.
@@ -190,11 +216,16 @@ class Experiment:
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         if self.num_lanes % replicas:
             raise ValueError(f"num_lanes is {self.num_lanes}; expected a multiple of the {replicas} replicas")
+        make = functools.partial(self.make_model, vocabulary_size, self.num_lanes // replicas)
+        makers = [functools.partial(make, of) for of in teacher_groups or [group] * num_teachers]
         model = CodistillationModel(
-            lambda: self.make_model(vocabulary_size, self.num_lanes // replicas),
+            functools.partial(make, group),
             num_teachers,
             self.distillation_loss,
             self.distillation_weight,
+            teacher_fns=makers,
+            weight_decay=self.weight_decay,
+            teacher_precision=self.teacher_precision,
         )
         model.compile(
             optimizer=self.optimizer(),
@@ -203,24 +234,55 @@ class Experiment:
         )
         return model
 
-    def make_model(self, vocabulary_size: int, num_lanes: int | None = None) -> keras.Model:
-        """The stateful model, with all lanes of the group unless another number is given."""
-        return self.model_fn(vocabulary_size=vocabulary_size, batch_size=num_lanes or self.num_lanes)
+    def model_fn_of(self, group: int | None) -> Callable[..., keras.Model]:
+        """Makes the model that a group trains; `model_fn` for None."""
+        return self.model_fn if group is None else self.peer_model_fns.get(group, self.model_fn)
+
+    def make_model(
+        self, vocabulary_size: int, num_lanes: int | None = None, group: int | None = None
+    ) -> keras.Model:
+        """The stateful model of a group, with all lanes of the group unless another number is given."""
+        make = self.model_fn_of(group)
+        return make(vocabulary_size=vocabulary_size, batch_size=num_lanes or self.num_lanes)
+
+    def _teacher_groups(self, group: int, num_groups: int) -> list[int | None]:
+        """For each teacher a group whose architecture it has."""
+        candidates = candidates_of(group, num_groups, self.topology)
+        if unknown := sorted(set(self.peer_model_fns) - set(range(num_groups))):
+            raise ValueError(f"peer_model_fns names groups {unknown}; expected some of 0 to {num_groups - 1}")
+        if self.fixed_teachers:
+            return [group for _ in self.fixed_teachers]
+        for peers in candidates:
+            if len({self.model_fn_of(peer) for peer in peers}) > 1:
+                raise ValueError(
+                    f"topology lets a teacher stand for any of groups {peers}, but peer_model_fns gives them "
+                    "different models; use a topology with fixed peers"
+                )
+        return [peers[0] for peers in candidates]
 
     def _callbacks(
         self, workdir: str, group: int, num_groups: int, resume: _Resume, strategy: tf.distribute.Strategy
     ) -> list[keras.callbacks.Callback]:
-        callbacks = [
-            PeerExchange(
-                runs.exchange_dir(workdir), group, num_groups, self.exchange_every_steps, self.topology
-            )
-        ]
+        callbacks = [self._source_of_teachers(workdir, group, num_groups)]
         if distribution.is_chief(strategy):
             tokens_per_step = self.num_lanes * self.window_tokens
             callbacks.append(MetricsLog(workdir, group, self.num_steps, tokens_per_step))
         every_epochs = self.checkpoint_every_steps // self.log_every_steps
         any_worker = functools.partial(distribution.any_worker, strategy)
         return [*callbacks, Saver(resume.save, every_epochs, any_worker)]
+
+    def _source_of_teachers(self, workdir: str, group: int, num_groups: int) -> keras.callbacks.Callback:
+        if self.fixed_teachers:
+            return FixedTeachers(self.fixed_teachers)
+        directory = runs.exchange_dir(workdir)
+        return PeerExchange(
+            directory,
+            group,
+            num_groups,
+            self.exchange_every_steps,
+            self.topology,
+            precision=self.teacher_precision,
+        )
 
     def _feed(
         self, stream: language.LaneStream, strategy: tf.distribute.Strategy, first_step: int = 0
@@ -235,13 +297,6 @@ class Experiment:
                 num_replicas=distribution.num_local_replicas(strategy),
             )
         )
-
-    def _save_student(self, student: keras.Model, vocabulary_size: int, path: str) -> None:
-        served = self.model_fn(vocabulary_size=vocabulary_size, batch_size=None)
-        served.set_weights(weights.values(student.weights))
-        aside = path.removesuffix(".keras") + ".partial.keras"
-        served.save(aside)
-        os.replace(aside, path)
 
 
 def configured() -> Experiment:
@@ -290,3 +345,10 @@ class _Resume:
                 "use the settings that it was made with, or another workdir"
             ) from error
         logging.info("resumed from step %d", step)
+
+
+def _save_student(student: keras.Model, served: keras.Model, path: str) -> None:
+    served.set_weights(weights.values(student.weights))
+    aside = path.removesuffix(".keras") + ".partial.keras"
+    served.save(aside)
+    os.replace(aside, path)

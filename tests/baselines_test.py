@@ -1,0 +1,56 @@
+"""The gin files of the baselines: each is understood, and says what it is for."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Iterator
+
+import gin
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from tf_codistill import program
+from tf_codistill.training import experiment
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+_BASELINES = sorted((_REPOSITORY / "gin" / "baselines").glob("*.gin"))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_gin() -> Iterator[None]:
+    flags.FLAGS.mark_as_parsed()
+    with gin.unlock_config(), flagsaver.flagsaver():
+        gin.clear_config(clear_constants=True)
+        yield
+        gin.clear_config(clear_constants=True)
+    flags.FLAGS.unparse_flags()
+
+
+def configured(name: str) -> experiment.Experiment:
+    flags.FLAGS.gin_file = [f"gin/baselines/{name}.gin"]
+    flags.FLAGS.gin_bindings = []
+    program.parse_gin()
+    return experiment.configured()
+
+
+def test_groups_read_the_same_or_different_documents() -> None:
+    assert configured("same_data").data == "same"
+    gin.clear_config()
+    assert configured("different_data").data == "disjoint"
+
+
+def test_groups_of_an_ensemble_never_learn_from_each_other() -> None:
+    weight = configured("ensemble").distillation_weight
+    assert [float(weight(step)) for step in (0, 200, 1500)] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("path", _BASELINES, ids=lambda path: path.stem)
+def test_a_gin_file_is_a_page_of_a_lab_book(path: pathlib.Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    assert re.match(r"# Baseline: \w.+\n", header)
+    for what in ("Paper", "Hardware", "Command"):
+        assert re.search(rf"^# {what}  +\S", header, re.MULTILINE), what
+    assert f"--gin_file=gin/baselines/{path.name}" in header

@@ -1,0 +1,49 @@
+"""The Python blocks of docs/codistillation.md run, and links between documents lead somewhere."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+_PAGES = sorted([*_REPOSITORY.glob("*.md"), *_REPOSITORY.glob("docs/*.md")])
+
+
+def model_fn() -> keras.Model:
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+
+
+def two_outputs_fn() -> keras.Model:
+    features = keras.Input((4,))
+    return keras.Model(
+        features, {"kind": keras.layers.Dense(3)(features), "size": keras.layers.Dense(1)(features)}
+    )
+
+
+def test_blocks_of_the_how_to_run(tmp_path: pathlib.Path) -> None:
+    text = (_REPOSITORY / "docs" / "codistillation.md").read_text(encoding="utf-8")
+    names = {
+        "model_fn": model_fn,
+        "two_outputs_fn": two_outputs_fn,
+        "features": np.zeros((32, 4), "float32"),
+        "targets": np.zeros(32, "int32"),
+        "exchange": str(tmp_path / "exchange"),
+        "student_path": str(tmp_path / "student.keras"),
+    }
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 6
+    for block in blocks:
+        exec(compile(block, "docs/codistillation.md", "exec"), names)
+    assert keras.saving.load_model(names["student_path"]).count_params() == 15
+    assert names["num_teachers"] == 1
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: pathlib.Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing

@@ -1,0 +1,120 @@
+"""The examples run as a reader would run them, in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from examples import images
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+_TIMEOUT_SECS = 120
+_REAL_DATA = os.environ.get("TF_CODISTILL_REAL_DATA", "")
+
+
+def started(example: str, *flags: str, real_data: str = "") -> subprocess.Popen[str]:
+    environment = {**os.environ, "TF_CODISTILL_REAL_DATA": real_data, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(_REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "-m", f"examples.{example}", *flags],
+        cwd=_REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def output_of(process: subprocess.Popen[str], timeout_secs: float = _TIMEOUT_SECS) -> str:
+    try:
+        output, _ = process.communicate(timeout=timeout_secs)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output[-5000:]
+    return output
+
+
+def numbers(pattern: str, output: str) -> list[float]:
+    return [float(number) for number in re.findall(pattern + r" (-?[0-9.e+-]+)", output)]
+
+
+def test_image_classifier() -> None:
+    output = output_of(started("image_classifier"))
+    assert min(numbers("group [01]: accuracy", output)) > 0.6
+    assert numbers("distillation_weight:", output)[-2:] == [1.0, 1.0]
+    assert min(numbers("teacher_agreement:", output)[-2:]) > 0.5
+    source = (_REPOSITORY / "examples" / "image_classifier.py").read_text(encoding="utf-8")
+    assert len([line for line in source.splitlines() if line.strip()]) <= 30, "it shall be read at a glance"
+
+
+@pytest.mark.slow
+def test_two_outputs() -> None:
+    output = output_of(started("two_outputs"))
+    assert min(numbers("accuracy", output)) > 0.5
+    assert max(numbers("error of size", output)) < 0.15
+    assert numbers("kind_distillation_weight:", output)[-1] == 1.0
+    assert numbers("size_distillation_weight:", output)[-1] == 0.5
+
+
+def test_two_terminals(tmp_path: pathlib.Path) -> None:
+    flags = [f"--exchange={tmp_path}", "--epochs=6"]
+    processes = [started("two_terminals", f"--group={group}", *flags) for group in (0, 1)]
+    outputs = [output_of(process) for process in processes]
+    heard = [max(numbers(" distillation_weight:", output)) for output in outputs]
+    assert max(heard) > 0, "whoever is later finds what the other has published"
+    for group in (0, 1):
+        student = keras.saving.load_model(tmp_path / f"student_{group}.keras")
+        assert student(images.draw(3, seed=5).images).shape == (3, len(images.KINDS))
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.skipif(not _REAL_DATA, reason="TF_CODISTILL_REAL_DATA is not set")
+def test_image_classifier_on_photographs() -> None:
+    output = output_of(started("image_classifier", real_data=_REAL_DATA))
+    assert min(numbers("group [01]: accuracy", output)) > 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.skipif(not _REAL_DATA, reason="TF_CODISTILL_REAL_DATA is not set")
+def test_mobile_net_in_two_groups_of_two_workers(tmp_path: pathlib.Path) -> None:
+    (archive,) = (pathlib.Path(_REAL_DATA) / "images").glob("*.zip")
+    flags = [f"--images={archive}", f"--workdir={tmp_path}", "--num_steps=40", "--log_every_steps=10"]
+    output_of(started("image_folder", *flags), timeout_secs=280)
+    for group in (0, 1):
+        student = keras.saving.load_model(tmp_path / f"group_{group}" / "student.keras")
+        assert student(np.zeros((2, 32, 32, 3))).shape == (2, 10)
+    logs = [(tmp_path / f"group_{group}" / "metrics.jsonl").read_text() for group in (0, 1)]
+    assert max(max(numbers('"distillation_weight":', log)) for log in logs) > 0
+
+
+def test_images_of_a_folder_and_of_a_zip_file_are_the_same(tmp_path: pathlib.Path) -> None:
+    drawn = images.draw(6, seed=0).images
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for number, pixels in enumerate(drawn):
+            name = f"set/{'cat' if number < 4 else 'dog'}/{number}.jpg"
+            path = tmp_path / "folder" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tf.io.encode_jpeg(pixels, quality=100).numpy())
+            archive.write(path, name)
+    folder, zipped = (images.read(str(tmp_path / source), 32) for source in ("folder", "images.zip"))
+    np.testing.assert_array_equal(folder[0], zipped[0])
+    np.testing.assert_array_equal(folder[1], zipped[1])
+    assert folder[2] == ["cat", "dog"]
+    assert sorted(folder[1]) == [0, 0, 0, 0, 1, 1]
+    assert np.abs(np.sort(folder[0].mean((1, 2, 3))) - np.sort(drawn.mean((1, 2, 3)))).max() < 2
+
+
+def test_a_folder_without_images_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no \.jpg or \.jpeg; expected <class>/<name>\.jpg"):
+        images.read(str(tmp_path), 32)

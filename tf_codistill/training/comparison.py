@@ -1,0 +1,306 @@
+"""How far teachers and student are apart, and what each teacher would score on the student's task.
+
+    teacher_agreement    share of positions at which a teacher and the student have the same favourite class
+    teacher_kl           KL(teacher || student), nats per position
+    teacher_task_loss    the losses given to `compile`, of a teacher's prediction of the student's batch
+    chance_task_loss     the same, if the teacher gave every class the same probability: log C for C classes
+
+Means over the teachers that are heard; with several teachers the task loss of each is logged, too. 0 stands
+for what cannot be said, as of outputs that are no classes. All this is measured only in every tenth step or
+so, and in the first step of an epoch in which a teacher is heard, so that it costs next to nothing. `Watch`
+reads the averages of an epoch and warns of teachers that are of no use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from tf_codistill import losses, metrics
+from tf_codistill.training.distillation import Distillation, Outputs, Teaching, weight_of
+from tf_codistill.training.multi_worker import of_whole_batch
+
+IDENTICAL_KL = 1e-4
+
+Measure = Callable[[], tf.Tensor]
+
+_PARTS = ("teacher_agreement", "teacher_kl", "teacher_task_loss", "chance_task_loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The losses given to `compile`, for predictions that are not the student's.
+
+    Attributes:
+        losses: What Keras made of them, ``model._compile_loss``; None if none were given.
+        targets: The targets of one replica's batch.
+        sample_weight: Weights of its examples, or None.
+    """
+
+    losses: Any
+    targets: Any
+    sample_weight: Any
+
+    def loss(self, prediction: Any) -> tf.Tensor:
+        """The loss of a prediction.
+
+        Args:
+            prediction: A prediction of the batch, structured like the student's.
+
+        Returns:
+            A float32 scalar; the mean of those of all replicas is that of the whole batch.
+        """
+        # In the scope assignments are noted and forgotten: Keras's own averages shall be the student's.
+        with keras.StatelessScope():
+            loss = self.losses(self.targets, prediction, self.sample_weight)
+        return tf.cast(of_whole_batch(loss), tf.float32)
+
+    def by_chance(self, prediction: Any) -> Any:
+        """A prediction without knowledge: wherever it is one of classes, all are equally probable.
+
+        Args:
+            prediction: A prediction of the batch.
+
+        Returns:
+            Another one; outputs whose loss is no cross-entropy are left as they are.
+        """
+        classifying = self.classifying()
+        return _map_outputs(
+            lambda name, part: _equal(classifying[name], part) if name in classifying else part, prediction
+        )
+
+    def classifying(self) -> dict[str, keras.losses.Loss]:
+        """The cross-entropies among the losses, by output.
+
+        Returns:
+            Keras's losses that take logits or probabilities of classes, which those have in common that ask
+            which of both they get.
+        """
+        if self.losses is None:
+            return {}
+        every = {"/".join(map(str, path)): loss for path, loss, _, _ in self.losses._flat_losses}
+        return {name: loss for name, loss in every.items() if _takes_logits(loss) is not None}
+
+
+class Comparison:
+    """Compares teachers with the student and with the task, now and then."""
+
+    def __init__(self, distillation: Distillation, num_teachers: int, every_steps: int = 10) -> None:
+        """Takes note of the arguments.
+
+        Args:
+            distillation: Which outputs are distilled, and by which losses.
+            num_teachers: How many teachers there are.
+            every_steps: Steps between two comparisons, at least 1.
+
+        Raises:
+            ValueError: `every_steps` is less than 1.
+        """
+        if every_steps < 1:
+            raise ValueError(f"measure_every_steps is {every_steps}; expected at least 1")
+        self._distillation = distillation
+        self._every_steps = every_steps
+        self._each = [f"teacher_{i}_task_loss" for i in range(num_teachers)] if num_teachers > 1 else []
+
+    def part_names(self) -> list[str]:
+        """Names of what is measured."""
+        return [*_PARTS, *self._each]
+
+    def is_due(self, step: tf.Tensor, num_measured: tf.Tensor, teaching: Teaching) -> tf.Tensor:
+        """Whether to measure in this step.
+
+        Args:
+            step: Number of optimizer steps done.
+            num_measured: How often it has been done in this epoch.
+            teaching: What the teachers say.
+
+        Returns:
+            A boolean scalar.
+        """
+        is_time = tf.equal(tf.cast(step, tf.int64) % self._every_steps, 0) | tf.equal(num_measured, 0)
+        return is_time & (teaching.is_heard() > 0)
+
+    def __call__(
+        self, teaching: Teaching, prediction: Any, task: Task, is_due: tf.Tensor
+    ) -> Iterator[tuple[str, tf.Tensor, tf.Tensor]]:
+        """Measures, if it is due: name, value, and weight in the average, 0 if it is not.
+
+        Args:
+            teaching: What the teachers say.
+            prediction: The student's prediction.
+            task: The task's losses for this batch.
+            is_due: What the method of this name returned.
+
+        Yields:
+            The parts.
+        """
+        measures = self._measures(teaching, prediction, task)
+        values = tf.cond(
+            is_due,
+            lambda: {name: measure() for name, measure in measures.items()},
+            lambda: {name: tf.zeros(_shape(name, teaching)) for name in measures},
+        )
+        counts = tf.cast(is_due, tf.float32)
+        shares_P = teaching.shares_P
+        for name in ("teacher_agreement", "teacher_kl"):
+            yield name, values.get(name, tf.constant(0.0)), counts
+        for name in ("teacher_task_loss", "chance_task_loss"):
+            if name in values:
+                total = tf.reduce_sum(values[name] * shares_P)
+                yield name, tf.math.divide_no_nan(total, tf.reduce_sum(shares_P)), counts
+        if "teacher_task_loss" in values:
+            for index, name in enumerate(self._each):
+                yield name, values["teacher_task_loss"][index], counts * shares_P[index]
+
+    def _measures(self, teaching: Teaching, prediction: Any, task: Task) -> dict[str, Measure]:
+        """What there is to be measured: scalars and, of the task's loss, the value of each teacher, [P]."""
+        own = self._distillation.outputs(prediction)
+        classes = [name for name in own if self._has_classes(name, task)]
+        said = [tf.nest.map_structure(_masked_like, prediction, one) for one in teaching.whole]
+        measures: dict[str, Measure] = {}
+        if classes:
+            mean = functools.partial(self._mean, teaching, own, classes, task)
+            measures["teacher_agreement"] = lambda: mean(metrics.agreement)
+            measures["teacher_kl"] = lambda: mean(metrics.divergence)
+        if task.losses is not None:
+            measures["teacher_task_loss"] = lambda: _finite([task.loss(one) for one in said])
+        if task.classifying():
+            measures["chance_task_loss"] = lambda: _finite([task.loss(task.by_chance(one)) for one in said])
+        return measures
+
+    def _has_classes(self, name: str, task: Task) -> bool:
+        psi = self._distillation.psi(name)
+        forms = (getattr(psi, "teacher", "probabilities"), getattr(psi, "student", "logits"))
+        if isinstance(psi, losses.SquaredLogits) or "probabilities" not in forms:
+            # Such a loss suits regression as well, so the task's loss has to say what the output is.
+            return name in task.classifying()
+        return True
+
+    def _mean(
+        self,
+        teaching: Teaching,
+        own: Outputs,
+        names: Sequence[str],
+        task: Task,
+        measure: Callable[..., tf.Tensor],
+    ) -> tf.Tensor:
+        cross_entropies = task.classifying()
+        values = []
+        for name in names:
+            is_binary = getattr(self._distillation.psi(name), "binary", False)
+            is_binary = is_binary or (name in cross_entropies and _is_binary(cross_entropies[name]))
+            form = _logistic if is_binary else tf.convert_to_tensor
+            said = [form(one[name]) for one in teaching.predictions]
+            sample_weight = weight_of(task.sample_weight, name)
+            values.append(measure(said, form(own[name]), sample_weight, teaching.shares_P))
+        return tf.reduce_mean(values)
+
+
+class Watch:
+    """Warns of teachers that are of no use: once for each condition, and again only after it has cleared."""
+
+    def __init__(self, who: str) -> None:
+        """Takes note of who is told of.
+
+        Args:
+            who: Name of this group in the warnings.
+        """
+        self._who = who
+        self._warned: set[str] = set()
+
+    def look(self, logs: Mapping[str, float], teachers: Sequence[str]) -> None:
+        """Warns, if need be.
+
+        Args:
+            logs: Averages of an epoch by name.
+            teachers: What each teacher is called in the warnings.
+        """
+        for condition, sentence in _conditions(logs, teachers):
+            if sentence is None:
+                self._warned.discard(condition)
+            elif condition not in self._warned:
+                self._warned.add(condition)
+                logging.warning("%s: %s", self._who, sentence)
+
+
+def _conditions(logs: Mapping[str, float], teachers: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Conditions with what is wrong, or None if nothing is; one that was not measured is left out."""
+    if logs.get("teacher_agreement", 0.0) > 0:  # 0 is also the mean of nothing
+        kl = logs["teacher_kl"]
+        wrong = (
+            f"teachers and student have become nearly identical, KL {kl:.2g} nats; there is no more to learn "
+            "from these teachers"
+        )
+        yield "identical", wrong if kl < IDENTICAL_KL else None
+    chance = logs.get("chance_task_loss", 0.0)
+    for index, teacher in enumerate(teachers):
+        name = "teacher_task_loss" if len(teachers) == 1 else f"teacher_{index}_task_loss"
+        task_loss = logs.get(name, 0.0)
+        if chance > 0 and task_loss > 0:
+            wrong = (
+                f"the teacher from {teacher} is worse than chance: task loss {task_loss:.3g}, "
+                f"{chance:.3g} with equal probabilities"
+            )
+            yield f"chance {teacher}", wrong if task_loss > chance else None
+    if "dropped_teachers" in logs:
+        dropped = logs["dropped_teachers"]
+        wrong = (
+            f"{dropped:.2g} of {len(teachers)} teachers dropped, because their predictions are not finite; "
+            "training goes on without them until good snapshots arrive"
+        )
+        yield "dropped", wrong if dropped > 0 else None
+
+
+def _shape(measure: str, teaching: Teaching) -> list[int]:
+    return [len(teaching.whole)] if measure.endswith("_task_loss") else []
+
+
+def _takes_logits(loss: keras.losses.Loss) -> bool | None:
+    """Whether a cross-entropy gets logits, not probabilities; None for a loss that is no cross-entropy."""
+    function = getattr(loss, "fn", None)
+    parameter = inspect.signature(function).parameters.get("from_logits") if function else None
+    return None if parameter is None else bool(getattr(loss, "from_logits", parameter.default))
+
+
+def _is_binary(loss: keras.losses.Loss) -> bool:
+    return loss.fn.__name__.startswith("binary")
+
+
+def _equal(loss: keras.losses.Loss, prediction: tf.Tensor) -> tf.Tensor:
+    if _takes_logits(loss):
+        return _masked_like(prediction, tf.zeros_like(prediction))
+    num_classes = 2 if _is_binary(loss) else prediction.shape[-1]
+    return _masked_like(prediction, tf.ones_like(prediction) / num_classes)
+
+
+def _masked_like(student: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+    """A prediction with the student's Keras mask, so that its loss is taken of the same positions."""
+    masked = tf.identity(prediction)
+    masked._keras_mask = getattr(student, "_keras_mask", None)
+    return masked
+
+
+def _logistic(logits: tf.Tensor) -> tf.Tensor:
+    """Logistic outputs with an axis of length 1 behind, each an example of its own."""
+    return logits if logits.shape[-1] == 1 else _masked_like(logits, logits[..., tf.newaxis])
+
+
+def _map_outputs(function: Callable[[str, tf.Tensor], tf.Tensor], prediction: Any) -> Any:
+    if isinstance(prediction, Mapping):
+        return {name: function(name, part) for name, part in prediction.items()}
+    if isinstance(prediction, (list, tuple)):
+        return type(prediction)([function(str(number), part) for number, part in enumerate(prediction)])
+    return function("", prediction)
+
+
+def _finite(values: list[tf.Tensor]) -> tf.Tensor:
+    # A teacher that is dropped has weight 0, but 0 * NaN is NaN.
+    values_P = tf.stack(values)
+    return tf.where(tf.math.is_finite(values_P), values_P, 0.0)

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections.abc import Iterator
 
 import gin
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 
 from tf_codistill import program
 from tf_codistill.training import experiment
 
+pytestmark = pytest.mark.usefixtures("fresh_gin")
+
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _BASELINES = sorted((_REPOSITORY / "gin" / "baselines").glob("*.gin"))
-
-
-@pytest.fixture(autouse=True)
-def _fresh_gin() -> Iterator[None]:
-    flags.FLAGS.mark_as_parsed()
-    with gin.unlock_config(), flagsaver.flagsaver():
-        gin.clear_config(clear_constants=True)
-        yield
-        gin.clear_config(clear_constants=True)
-    flags.FLAGS.unparse_flags()
 
 
 def configured(name: str) -> experiment.Experiment:

@@ -1,4 +1,4 @@
-"""Two logical CPU devices for every test, so that MirroredStrategy has two replicas on any machine."""
+"""Two logical CPU devices for every test, so that MirroredStrategy has two replicas; gin and flags as new."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+from collections.abc import Iterator
+
+import gin
 import pytest
 import tensorflow as tf
+from absl import flags
+from absl.testing import flagsaver
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -19,3 +24,14 @@ def _own_collective_keys() -> None:
     # Every MirroredStrategy of a process numbers its all-reduces from the same start, so that those of one
     # test would be taken for those of another.
     tf.distribute.MirroredStrategy._collective_key_base += 1000
+
+
+@pytest.fixture
+def fresh_gin() -> Iterator[None]:
+    """A test that parses gin files and sets flags, and leaves neither behind."""
+    flags.FLAGS.mark_as_parsed()
+    with gin.unlock_config(), flagsaver.flagsaver():
+        gin.clear_config(clear_constants=True)
+        yield
+        gin.clear_config(clear_constants=True)
+    flags.FLAGS.unparse_flags()

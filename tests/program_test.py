@@ -4,14 +4,14 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import gin
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 
 from tf_codistill import program
+
+pytestmark = pytest.mark.usefixtures("fresh_gin")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
@@ -21,16 +21,6 @@ def brew(kind: str, minutes: int = 3) -> tuple[str, int]:
     if minutes < 0:
         raise ValueError(f"minutes is {minutes}; expected at least 0")
     return kind, minutes
-
-
-@pytest.fixture(autouse=True)
-def _fresh_gin() -> Iterator[None]:
-    flags.FLAGS.mark_as_parsed()
-    with gin.unlock_config(), flagsaver.flagsaver():
-        gin.clear_config(clear_constants=True)
-        yield
-        gin.clear_config(clear_constants=True)
-    flags.FLAGS.unparse_flags()
 
 
 def parse(*bindings: str, gin_files: tuple[str, ...] = ()) -> None:

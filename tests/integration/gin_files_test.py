@@ -7,12 +7,9 @@ import pathlib
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 
-import gin
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 
 from tests.integration.programs import REPOSITORY, TIMEOUT_SECS, Programs
 from tf_codistill import program
@@ -20,22 +17,14 @@ from tf_codistill.corpus import filters, pipeline
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.training.experiment import configured
 
+pytestmark = pytest.mark.usefixtures("fresh_gin")
+
 GIN_FILES = sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("gin/**/*.gin"))
 TEXTS = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "data/*/*.md", "gin/**/*.gin", "tf_codistill/*.py")
     for path in REPOSITORY.glob(pattern)
 )
-
-
-@pytest.fixture(autouse=True)
-def _fresh_gin() -> Iterator[None]:
-    flags.FLAGS.mark_as_parsed()
-    with gin.unlock_config(), flagsaver.flagsaver():
-        gin.clear_config(clear_constants=True)
-        yield
-        gin.clear_config(clear_constants=True)
-    flags.FLAGS.unparse_flags()
 
 
 @pytest.mark.parametrize("name", GIN_FILES)

@@ -13,7 +13,7 @@ from tf_codistill import losses, schedules
 from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.peer_exchange import PeerExchange
 
-NUM_GROUPS, BURN_IN, EVERY, NUM_STEPS, RATE = 3, 10, 5, 50, 0.3
+BURN_IN, EVERY, NUM_STEPS, RATE = 10, 5, 50, 0.3
 
 Gradient = Callable[[np.ndarray, list[np.ndarray]], np.ndarray]
 
@@ -127,22 +127,26 @@ def algorithm_1(
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(name, marks=() if name in IN_CI else pytest.mark.slow) for name in CASES]
+    ("num_groups", "case"),
+    [
+        pytest.param(2, "soft cross-entropy, probabilities"),
+        *(pytest.param(3, name, marks=() if name in IN_CI else pytest.mark.slow) for name in CASES),
+    ],
 )
-def test_weights_equal_algorithm_1(case: str, tmp_path) -> None:
+def test_weights_equal_algorithm_1(num_groups: int, case: str, tmp_path) -> None:
     psi, d_psi = CASES[case]
     models = []
-    for _ in range(NUM_GROUPS):
-        model = CodistillationModel(regression, NUM_GROUPS - 1, psi, schedules.BurnIn(BURN_IN))
+    for _ in range(num_groups):
+        model = CodistillationModel(regression, num_groups - 1, psi, schedules.BurnIn(BURN_IN))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(RATE), loss, jit_compile=False)
         models.append(model)
     start = [[np.array(w) for w in model.student.get_weights()] for model in models]
-    data = [examples(group, NUM_STEPS) for group in range(NUM_GROUPS)]
+    data = [examples(group, NUM_STEPS) for group in range(num_groups)]
     for first in range(0, NUM_STEPS, EVERY):
         for group, model in enumerate(models):
             x, y = (part[first * BATCH : (first + EVERY) * BATCH] for part in data[group])
-            callback = PeerExchange(str(tmp_path), group, NUM_GROUPS, every_steps=EVERY)
+            callback = PeerExchange(str(tmp_path), group, num_groups, every_steps=EVERY)
             model.fit(batches(x, y), verbose=0, callbacks=[callback])
     expected = algorithm_1(start, data, d_psi)
     for model, arrays in zip(models, expected, strict=True):

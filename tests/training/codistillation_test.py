@@ -1,4 +1,4 @@
-"""CodistillationModel against Algorithm 1 in NumPy, and what Keras users may rely on."""
+"""What Keras users may rely on in CodistillationModel; Algorithm 1 in NumPy is in algorithm_1_test.py."""
 
 from __future__ import annotations
 
@@ -40,49 +40,6 @@ def batches(x: np.ndarray, y: np.ndarray) -> tf.data.Dataset:
 def softmax(z: np.ndarray) -> np.ndarray:
     e = np.exp(z - z.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
-
-
-def algorithm_1(
-    start: list[list[np.ndarray]],
-    data: list[tuple[np.ndarray, np.ndarray]],
-    burn_in: int,
-    every: int,
-    steps: int,
-) -> list[list[np.ndarray]]:
-    """Anil et al. 2018, Algorithm 1, for softmax regression; groups take turns of `every` steps."""
-    theta = [[a.astype("float64") for a in arrays] for arrays in start]
-    published: list[list[np.ndarray] | None] = [None] * len(theta)
-    for first in range(0, steps, every):
-        for i, (kernel, bias) in enumerate(theta):
-            teachers = [p for j, p in enumerate(published) if j != i and p is not None]
-            for step in range(first, first + every):
-                x, y = (part[step * BATCH : (step + 1) * BATCH] for part in data[i])
-                p = softmax(x @ kernel + bias)
-                d_logits = p - np.eye(NUM_CLASSES)[y]
-                if step >= burn_in and teachers:
-                    q = np.mean([softmax(x @ k + b) for k, b in teachers], axis=0)
-                    d_logits += p - q
-                kernel -= 0.5 * x.T @ d_logits / BATCH
-                bias -= 0.5 * d_logits.mean(0)
-            published[i] = [kernel.copy(), bias.copy()]
-    return theta
-
-
-@pytest.mark.parametrize("num_groups", [2, 3])
-def test_weights_equal_algorithm_1(num_groups: int, tmp_path) -> None:
-    burn_in, every, steps = 10, 5, 30
-    models = [compiled(num_groups - 1, schedules.BurnIn(burn_in)) for _ in range(num_groups)]
-    start = [[np.array(w) for w in model.student.get_weights()] for model in models]
-    data = [examples(group, steps) for group in range(num_groups)]
-    for first in range(0, steps, every):
-        for group, model in enumerate(models):
-            x, y = (part[first * BATCH : (first + every) * BATCH] for part in data[group])
-            callback = PeerExchange(str(tmp_path), group, num_groups, every_steps=every)
-            model.fit(batches(x, y), verbose=0, callbacks=[callback])
-    expected = algorithm_1(start, data, burn_in, every, steps)
-    for model, arrays in zip(models, expected, strict=True):
-        for weight, array in zip(model.student.get_weights(), arrays, strict=True):
-            np.testing.assert_allclose(weight, array, atol=1e-5)
 
 
 def test_logs_keep_the_parts_apart(tmp_path) -> None:

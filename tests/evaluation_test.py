@@ -130,11 +130,33 @@ def save_checkpoint(workdir: str, model: keras.Model, lanes: list[np.ndarray]) -
 def test_a_member_from_a_checkpoint(tmp_path: pathlib.Path, stream: language.LaneStream) -> None:
     model, lanes = language_model(), lanes_of(7)
     save_checkpoint(str(tmp_path), model, lanes)
-    member = evaluation.from_checkpoint(str(tmp_path), 1, lambda: language_model(5))
+    (member,) = evaluation.from_checkpoint(str(tmp_path), 1, lambda group: language_model(5)).values()
     np.testing.assert_array_equal(member.lanes, lanes)
     (found,) = evaluation.evaluate({"": member}, stream).values()
     (expected,) = evaluation.evaluate({"": evaluation.Member(model, lanes)}, stream).values()
     assert found == pytest.approx(expected)
+
+
+def test_students_of_one_process_are_members_each(tmp_path: pathlib.Path, monkeypatch) -> None:
+    models = [language_model(0), LanguageModel(VOCABULARY, 4, 1, UNITS, batch_size=LANES)]
+    shared = {"weights": [array for model in models for array in weights.values(model.weights)]}
+    owns = [{"lanes": [*lanes_of(0), *lanes_of(1)[:2]]}]
+    monkeypatch.setattr(checkpoints, "read_latest", lambda directory: (500, shared, owns))
+    asked = []
+
+    def make_model(number: int) -> keras.Model:
+        asked.append(number)
+        return [language_model(8), LanguageModel(VOCABULARY, 4, 1, UNITS, batch_size=LANES)][number]
+
+    members = evaluation.from_checkpoint(str(tmp_path), 0, make_model)
+    assert asked == [0, 1]
+    assert list(members) == ["group 0, student 0", "group 0, student 1"]
+    for member, model, lanes in zip(members.values(), models, (lanes_of(0), lanes_of(1)[:2]), strict=True):
+        np.testing.assert_array_equal(member.lanes, lanes)
+        for found, expected in zip(member.model.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="holds another model"):
+        evaluation.from_checkpoint(str(tmp_path), 0, language_model)
 
 
 def test_the_lanes_of_all_workers_are_put_together(
@@ -143,7 +165,7 @@ def test_the_lanes_of_all_workers_are_put_together(
     model, owns = language_model(), [{"lanes": lanes_of(0)}, {"lanes": lanes_of(1)}]
     shared = {"weights": weights.values(model.weights)}
     monkeypatch.setattr(checkpoints, "read_latest", lambda directory: (500, shared, owns))
-    member = evaluation.from_checkpoint(str(tmp_path), 0, language_model)
+    (member,) = evaluation.from_checkpoint(str(tmp_path), 0, language_model).values()
     assert [rows.shape for rows in member.lanes] == [(2 * LANES, UNITS)] * 4
     np.testing.assert_array_equal(member.lanes[3], np.concatenate([lanes_of(0)[3], lanes_of(1)[3]]))
 
@@ -155,7 +177,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path: pathlib.Path) -> No
         evaluation.from_checkpoint(str(tmp_path), 1, language_model)
     directory = save_checkpoint(str(tmp_path), language_model(), lanes_of(0))
 
-    def wider() -> keras.Model:
+    def wider(group: int) -> keras.Model:
         return LanguageModel(VOCABULARY, embedding_dim=6, num_layers=2, num_units=UNITS + 1, batch_size=LANES)
 
     with pytest.raises(

@@ -214,3 +214,14 @@ def test_values_of_lower_precision_come_back() -> None:
     recurrent_state.assign(states, [np.zeros_like(rows) for rows in kept])
     recurrent_state.assign(states, kept)
     np.testing.assert_array_equal(recurrent_state.values(states), kept)
+
+
+def test_one_lane_that_is_not_finite_is_seen() -> None:
+    states = recurrent_state.variables(ours())
+    assert recurrent_state.is_finite(states)
+    assert recurrent_state.is_finite([])
+    for bad in (np.nan, -np.inf):
+        lanes = np.zeros((LANES, UNITS), "float32")
+        lanes[1, 2] = bad
+        states[-1].assign(lanes)
+        assert not recurrent_state.is_finite(states)

@@ -4,13 +4,13 @@ r"""Evaluates trained models on the held-out documents of a corpus.
         --gin_file=gin/quickstart.gin --output=runs/evaluation.json
 
 Prints, and writes as JSON, the loss from a zero state and from a carried state and the perplexity of each
-group's model, of the ensemble of each run's groups, and of every ``--model=name=file.keras``.
+group's model, or of each of its students, of the ensemble of each run, and of every
+``--model=name=file.keras``.
 """
 
 from __future__ import annotations
 
-import functools
-
+import keras
 from absl import flags, logging
 from rich.console import Console
 from rich.table import Table
@@ -30,17 +30,18 @@ def main() -> None:
     corpus = tokens.open_corpus(settings.corpus_dir)
     _, stream = settings.streams(corpus, group=0, num_groups=1)
     rows: dict[str, evaluation.Row] = {}
+
+    def make_model(group: int) -> keras.Model:
+        return settings.make_model(corpus.vocabulary_size, group=group)
+
     for name, workdir in program.named(_RUNS):
         groups = runs.groups(workdir)
         if not groups:
             raise ValueError(f"--runs={name}={workdir}: no group has been trained there")
         logging.info("evaluating %s", name)
-        members = {
-            f"group {group}": evaluation.from_checkpoint(
-                workdir, group, functools.partial(settings.make_model, corpus.vocabulary_size, group=group)
-            )
-            for group in groups
-        }
+        members: dict[str, evaluation.Member] = {}
+        for group in groups:
+            members |= evaluation.from_checkpoint(workdir, group, make_model)
         rows |= {f"{name}, {part}": row for part, row in evaluation.evaluate(members, stream).items()}
     for name, path in program.named(_MODELS):
         rows |= evaluation.evaluate({name: evaluation.from_saved_model(path, stream.num_lanes)}, stream)

@@ -1,6 +1,6 @@
 """How well trained models predict held-out documents, each alone and their ensemble.
 
-    members = {"group 0": from_checkpoint(...), "group 1": from_checkpoint(...)}
+    members = from_checkpoint(workdir, 0, make_model) | from_checkpoint(workdir, 1, make_model)
     losses = evaluate(members, stream)
     {"group 0": {"zero_state_loss": 3.71, "carried_state_loss": 3.60, "perplexity": 36.6,
                  "carried_from": "checkpoint"},
@@ -46,31 +46,42 @@ class Member:
     lanes: list[np.ndarray] | None
 
 
-def from_checkpoint(workdir: str, group: int, make_model: Callable[[], keras.Model]) -> Member:
-    """The model of one group of a run, as its newest checkpoint has it.
+def from_checkpoint(workdir: str, group: int, make_model: Callable[[int], keras.Model]) -> dict[str, Member]:
+    """What one group of a run has trained, as its newest checkpoint has it.
 
     Args:
         workdir: Directory of the run.
         group: The group.
-        make_model: Makes the stateful model that was trained.
+        make_model: Makes the stateful model that was trained, of the group with a number; called with one
+            number after another for students that were trained in one process.
 
     Returns:
-        The model with the recurrent state of all training lanes of all workers.
+        The models by name, with the recurrent state of all training lanes of all workers: one, unless there
+        were several students.
 
     Raises:
         ValueError: There is no checkpoint, it is damaged or holds another model.
     """
     directory = runs.checkpoints_dir(workdir, group)
     _, shared, owns = checkpoints.read_latest(directory)
-    model = make_model()
-    try:
-        weights.assign(model.weights, shared["weights"])
-    except ValueError as error:
-        raise ValueError(
-            f"checkpoint in {directory!r} holds another model: {error}; check --gin_file"
-        ) from error
+    arrays = list(shared["weights"])
     lanes = [np.concatenate(parts) for parts in zip(*(own["lanes"] for own in owns), strict=True)]
-    return Member(model, lanes)
+    members: list[Member] = []
+    while arrays or not members:
+        model = make_model(group + len(members))
+        own, arrays = arrays[: len(model.weights)], arrays[len(model.weights) :]
+        try:
+            weights.assign(model.weights, own)
+        except ValueError as error:
+            raise ValueError(
+                f"checkpoint in {directory!r} holds another model: {error}; check --gin_file"
+            ) from error
+        number = len(recurrent_state.variables(model))
+        members.append(Member(model, lanes[:number]))
+        lanes = lanes[number:]
+    if len(members) == 1:
+        return {f"group {group}": members[0]}
+    return {f"group {group}, student {number}": member for number, member in enumerate(members)}
 
 
 def from_saved_model(path: str, num_lanes: int) -> Member:

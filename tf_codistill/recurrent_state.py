@@ -41,12 +41,16 @@ def variables(model: keras.Model) -> list[keras.Variable]:
 
 
 class SecondState:
-    """A recurrent state beside that of a model's lanes; every replica has its own."""
+    """A recurrent state beside that of a model's lanes; every replica has its own.
+
+    Attributes:
+        states: Its variables, in the order of those of the model.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         """Creates it, all zero; call it in the scope of the strategy, with a built model."""
         self._lanes = variables(model)
-        self._own = [
+        self.states = [
             keras.Variable(
                 np.zeros(state.shape, "float32"),
                 dtype=state.dtype,
@@ -60,26 +64,26 @@ class SecondState:
 
     def start(self) -> None:
         """Copies the state of the lanes, replica by replica; called outside ``strategy.run``."""
-        for lanes, own in zip(self._lanes, self._own, strict=True):
+        for lanes, own in zip(self._lanes, self.states, strict=True):
             pairs = zip(weights.local_copies(lanes), weights.local_copies(own), strict=True)
             for from_copy, to_copy in pairs:
                 to_copy.assign(from_copy)
 
     def follow(self, model: keras.Model) -> None:
         """Copies the state of the lanes of a model of the same kind; called on a replica."""
-        for own, lanes in zip(self._own, variables(model), strict=True):
+        for own, lanes in zip(self.states, variables(model), strict=True):
             own.assign(lanes.value)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Within it the model reads and writes this state; called on a replica."""
         kept = [tf.identity(state.value) for state in self._lanes]
-        for state, own in zip(self._lanes, self._own, strict=True):
+        for state, own in zip(self._lanes, self.states, strict=True):
             state.assign(own.value)
         try:
             yield
         finally:
-            for state, own, value in zip(self._lanes, self._own, kept, strict=True):
+            for state, own, value in zip(self._lanes, self.states, kept, strict=True):
                 own.assign(state.value)
                 state.assign(value)
 

@@ -7,7 +7,8 @@
             config.gin                           the bindings that were in force
             checkpoints/checkpoint_00000500/...  what the group needs to resume
             tensorboard/                         event files
-            student.keras                        the servable model, written at the end
+            student.keras                        the servable model, written at the end; student_0.keras and
+                                                 so on if the group trains several in one process
             worker_0.log                         output of the group's first worker
 
 A line of the metrics file has ``kind`` and ``step``, then numbers by name:
@@ -57,9 +58,10 @@ def tensorboard_dir(workdir: str, group: int) -> str:
     return os.path.join(group_dir(workdir, group), "tensorboard")
 
 
-def student_path(workdir: str, group: int) -> str:
-    """The servable model of one group."""
-    return os.path.join(group_dir(workdir, group), "student.keras")
+def student_path(workdir: str, group: int, student: int | None = None) -> str:
+    """The servable model of one group, or of one of several students that it trains in one process."""
+    name = "student" if student is None else f"student_{student}"
+    return os.path.join(group_dir(workdir, group), f"{name}.keras")
 
 
 def config_path(workdir: str, group: int) -> str:

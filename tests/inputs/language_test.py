@@ -301,3 +301,15 @@ def test_each_replica_of_a_strategy_gets_its_own_lanes(tmp_path: pathlib.Path) -
         [sys.executable, "-c", MIRRORED, directory], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_datasets_take_turns_row_by_row() -> None:
+    inputs = np.arange(3 * 2 * 4 * 5, dtype="int32").reshape(3, 2, 4, 5)
+    datasets = [tf.data.Dataset.from_tensor_slices((one, -one)) for one in inputs]
+    joined = language.by_turns(datasets)
+    assert joined.element_spec[0].shape == (12, 5)
+    for step, (features, targets) in enumerate(joined):
+        for number in range(3):
+            np.testing.assert_array_equal(features[number::3], inputs[number, step])
+            np.testing.assert_array_equal(targets[number::3], -inputs[number, step])
+    assert language.by_turns(datasets[:1]) is datasets[0]

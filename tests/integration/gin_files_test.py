@@ -39,8 +39,10 @@ def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(corpus: str, n
         flags.FLAGS.gin_bindings = [f"{reader}.corpus_dir = {corpus!r}" for reader in readers]
     program.parse_gin()
     if is_experiment:
-        model = configured().build(vocabulary_size=40, num_teachers=1)
-        assert len(model.teachers) == 1
+        experiment = configured()
+        model = experiment.build(vocabulary_size=40, num_groups=2 if experiment.num_students == 1 else 1)
+        teachers = getattr(model.teachers, "taught_by", model.teachers)
+        assert len(teachers) == max(1, experiment.num_students, len(experiment.fixed_teachers))
     elif "\nCorpusSettings." in text:
         assert isinstance(pipeline.CorpusSettings().filters[0], filters.English)
     else:

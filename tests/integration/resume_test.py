@@ -43,14 +43,25 @@ def resumed_from(workdir: pathlib.Path) -> list[int]:
     return [int(line.split()[-1]) for line in lines if "resumed from step" in line]
 
 
+# Copies of step 35, say, still teach at step 40, where a run may stop.
+STUDENTS = ("num_students = 2", "data = 'disjoint'", "exchange_every_steps = 35", "num_lanes = 8")
+
+
 @pytest.mark.parametrize(
-    "num_workers", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["one_worker", "two_workers"]
+    ("num_workers", "settings"),
+    [
+        pytest.param(1, (), id="one_worker"),
+        pytest.param(2, (), marks=pytest.mark.slow, id="two_workers"),
+        pytest.param(1, STUDENTS, marks=pytest.mark.slow, id="students"),
+        pytest.param(2, STUDENTS, marks=pytest.mark.slow, id="students_of_two_workers"),
+    ],
 )
 def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_happened(
-    programs: Programs, corpus: str, tmp_path: pathlib.Path, num_workers: int
+    programs: Programs, corpus: str, tmp_path: pathlib.Path, num_workers: int, settings: tuple[str, ...]
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    flags = experiment(tmp_path, corpus, f"Experiment.num_steps = {NUM_STEPS}")
+    bindings = [f"Experiment.{setting}" for setting in (f"num_steps = {NUM_STEPS}", *settings)]
+    flags = experiment(tmp_path, corpus, *bindings)
     flags += ["--num_groups=1", f"--workers_per_group={num_workers}"]
 
     with programs.started("launch", f"--workdir={stopped}", *flags) as running:

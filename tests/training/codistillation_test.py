@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_codistill import losses, recurrent_state, schedules
+from tests.replicas import two_replicas
+from tf_codistill import losses, recurrent_state, schedules, weights
 from tf_codistill.peers.exchange import Snapshot
 from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.peer_exchange import PeerExchange
@@ -176,3 +177,88 @@ def test_validation_starts_from_the_lanes_state() -> None:
 def test_a_bad_weight_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match=str(weight)):
         CodistillationModel(regression, 1, distillation_weight=weight)
+
+
+def test_accumulated_gradients_equal_larger_batches() -> None:
+    x, y = examples(0, 6)
+    peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
+    found = []
+    for num_batches in (1, 3):
+        keras.utils.set_random_seed(1)
+        model = compiled(1, schedules.BurnIn(1, 2.0))
+        optimizer = keras.optimizers.Adam(
+            0.1, gradient_accumulation_steps=num_batches if num_batches > 1 else None
+        )
+        model.compile(
+            optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False
+        )
+        data = batches(x, y).unbatch().batch(3 * BATCH // num_batches)
+        model.build_for_data(data.element_spec)
+        model.teachers.refresh(0, peer, carrying=False)
+        logs = model.fit(data, verbose=0, shuffle=False).history
+        assert model.step() == 2, "steps of the optimizer, not batches"
+        found.append([*model.student.get_weights(), logs["distillation_weight"][0]])
+    for whole, accumulated in zip(*found, strict=True):
+        np.testing.assert_allclose(accumulated, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [tf.distribute.get_strategy, two_replicas])
+def test_class_weights_weigh_both_losses_as_sample_weights_do(replicas) -> None:
+    x, y = examples(0, 4)
+    peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
+    class_weight = {0: 3.0, 1: 0.0, 2: 1.0, 3: 0.5}
+    found = []
+    for strategy, options in (
+        (tf.distribute.get_strategy(), {}),
+        (tf.distribute.get_strategy(), {"sample_weight": np.array([class_weight[int(one)] for one in y])}),
+        (replicas(), {"class_weight": class_weight}),
+    ):
+        keras.utils.set_random_seed(1)
+        with strategy.scope():
+            model = compiled(1, 1.0)
+        model.build_for_data(batches(x, y).element_spec)
+        model.teachers.refresh(0, peer, carrying=False)
+        logs = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, **options).history
+        found.append([*weights.values(model.student.weights), logs["distillation_loss"][0]])
+    for unweighted, by_sample, by_class in zip(*found, strict=True):
+        np.testing.assert_allclose(by_class, by_sample, atol=1e-5)
+        assert np.abs(unweighted - by_sample).max() > 1e-3
+    with replicas().scope():
+        model = compiled(1, 1.0, rate=0.0)
+    model.build_for_data(batches(x, y).element_spec)
+    model.teachers.refresh(0, peer, carrying=False)
+    logs = model.fit(x, y, batch_size=BATCH, class_weight=class_weight, verbose=0).history
+    kernel, bias = weights.values(model.student.weights)
+    each = -(softmax(x @ peer.weights[0] + peer.weights[1]) * np.log(softmax(x @ kernel + bias))).sum(-1)
+    expected = np.mean(each * [class_weight[int(one)] for one in y])
+    assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_teacher_normalises_by_the_moving_statistics_of_its_peer(tmp_path) -> None:
+    def normalised() -> keras.Model:
+        layers = [keras.layers.BatchNormalization(momentum=0.5), keras.layers.Dense(NUM_CLASSES)]
+        return keras.Sequential([keras.Input((NUM_FEATURES,)), *layers])
+
+    def group(number: int, rate: float) -> CodistillationModel:
+        model = CodistillationModel(normalised, 1, measure_every_steps=1)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(rate), loss, jit_compile=False)
+        x, y = examples(number, 6)
+        exchange = PeerExchange(str(tmp_path), number, 2, every_steps=6)
+        logs = model.fit(batches(5 * x + 3, y), verbose=0, callbacks=[exchange]).history
+        return model, logs
+
+    peer, _ = group(1, 0.1)
+    model, _ = group(0, 0.0)
+    mean, variance = peer.student.layers[0].moving_mean, peer.student.layers[0].moving_variance
+    assert np.abs(np.array(mean) - 3).max() < 2.5
+    assert np.array(variance).max() > 5
+    teacher = model.teachers.models[0]
+    np.testing.assert_array_equal(teacher.layers[0].moving_mean, mean)
+    np.testing.assert_array_equal(teacher.layers[0].moving_variance, variance)
+    x, y = examples(2, 1)
+    logs = model.fit(x, y, batch_size=BATCH, verbose=0).history
+    own = model.student(x, training=True)
+    psi = losses.SoftCrossEntropy()(tf.nn.softmax(peer.student(x, training=False)), own)
+    assert logs["distillation_loss"][0] == pytest.approx(float(psi), rel=1e-4)
+    np.testing.assert_array_equal(teacher.layers[0].moving_mean, mean)

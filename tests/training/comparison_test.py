@@ -1,4 +1,4 @@
-"""What is measured of teachers, against NumPy; and when a warning is due, and when not."""
+"""What is measured of teachers, against NumPy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl import logging
 
 from tests.replicas import two_replicas
 from tests.training.codistillation_test import (
@@ -24,7 +23,6 @@ from tests.training.codistillation_test import (
 from tests.training.outputs_test import features_and_targets, snapshot_of, two_headed, xent
 from tf_codistill import losses, schedules
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.comparison import IDENTICAL_KL, Watch
 
 Arrays = np.ndarray
 
@@ -221,79 +219,12 @@ def test_nothing_is_said_without_teachers() -> None:
     x, y = examples(0, 2)
     _, logs = trained(regression, [], batches(x, y), xent())
     assert [logs[name] for name in ("teacher_kl", "teacher_agreement", "teacher_task_loss")] == [0, 0, 0]
-    assert not warnings_of(logs, [])
 
 
 @pytest.mark.parametrize("every", [0, -1])
 def test_the_period_is_positive(every: int) -> None:
     with pytest.raises(ValueError, match=f"measure_every_steps is {every}"):
         CodistillationModel(regression, 1, measure_every_steps=every)
-
-
-def warnings_of(logs: dict[str, float], teachers: list[str], watch: Watch | None = None) -> list[str]:
-    said: list[str] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
-        (watch or Watch("group 0")).look(logs, teachers)
-    return said
-
-
-FINE = {"teacher_agreement": 0.9, "teacher_kl": 0.1, "teacher_task_loss": 1.0, "chance_task_loss": 2.0}
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, None),
-        ({"teacher_kl": IDENTICAL_KL / 2}, "nearly identical"),
-        ({"teacher_kl": IDENTICAL_KL * 2}, None),
-        ({"teacher_kl": 0.0, "teacher_agreement": 0.0}, None),  # not measured
-        ({"teacher_task_loss": 2.1}, "the teacher from group 1 is worse than chance: task loss 2.1, 2 with"),
-        ({"teacher_task_loss": 1.9}, None),
-        ({"teacher_task_loss": 5.0, "chance_task_loss": 0.0}, None),  # no classes
-        ({"dropped_teachers": 0.5}, "0.5 of 1 teachers dropped"),
-        ({"dropped_teachers": 0.0}, None),
-    ],
-)
-def test_each_warning_comes_when_it_is_due(changes: dict[str, float], expected: str | None) -> None:
-    said = warnings_of({**FINE, **changes}, ["group 1"])
-    assert len(said) == (expected is not None)
-    if expected:
-        assert said[0].startswith("group 0: ")
-        assert expected in said[0]
-
-
-def test_a_warning_comes_once_until_its_condition_clears() -> None:
-    watch = Watch("group 0")
-    bad, unknown = {**FINE, "teacher_task_loss": 3.0}, {}
-    numbers = [len(warnings_of(logs, ["group 1"], watch)) for logs in (bad, bad, unknown, bad, FINE, bad)]
-    assert numbers == [1, 0, 0, 0, 0, 1]
-
-
-def test_the_bad_one_of_several_teachers_is_named() -> None:
-    logs = {**FINE, "teacher_task_loss": 3.0, "teacher_0_task_loss": 1.0, "teacher_1_task_loss": 5.0}
-    (said,) = warnings_of(logs, ["group 2", "group 7"])
-    assert "group 7 is worse than chance" in said
-
-
-@pytest.mark.parametrize(
-    ("teacher", "expected"), [("itself", "identical"), ("inverted", "chance"), ("nan", "dropped")]
-)
-def test_real_teachers_cause_the_warnings(teacher: str, expected: str) -> None:
-    x, _ = examples(0, 2)
-    kernel, bias = regression().get_weights()
-    y = np.argmax(x @ kernel + bias, -1)
-    scale = {"itself": 1.0, "inverted": -50.0, "nan": np.nan}[teacher]
-    bad = regression()
-    bad.set_weights([kernel * scale, bias])
-
-    def student() -> keras.Model:
-        made = regression()
-        made.set_weights([kernel, bias])
-        return made
-
-    _, logs = trained(student, [bad], batches(x, y), xent())
-    assert [expected in said for said in warnings_of(logs, ["group 1"])] == [True]
 
 
 def test_comparing_leaves_the_training_as_it_is() -> None:

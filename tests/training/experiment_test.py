@@ -3,6 +3,7 @@ promised."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 
@@ -14,12 +15,13 @@ import tensorflow as tf
 
 from tests.replicas import two_replicas
 from tests.toy_experiments import VOCABULARY_SIZE, toy_experiment, toy_model, write_language_corpus
-from tf_codistill import checkpoints, recurrent_state, runs, weights
+from tf_codistill import checkpoints, evaluation, recurrent_state, runs, weights
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.peers.exchange import Exchange
 from tf_codistill.peers.topology import RandomPeers, teachers_of
 from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.experiment import configured
+from tf_codistill.training.one_process import CodistillingStudents
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +40,10 @@ def peer(tmp_path) -> str:
     return str(tmp_path)
 
 
-def everything(model: CodistillationModel) -> list[np.ndarray]:
-    states = recurrent_state.variables(model.student) + model.teachers.recurrent_states()
-    variables = [*model.student.weights, *model.optimizer.variables]
+def everything(model: CodistillationModel | CodistillingStudents) -> list[np.ndarray]:
+    states = [state for student in model.students for state in recurrent_state.variables(student)]
+    states += model.teachers.recurrent_states()
+    variables = [*model.weights, *model.optimizer.variables]
     return [*weights.values(variables), *model.teachers.arrays(), *recurrent_state.values(states)]
 
 
@@ -168,11 +171,43 @@ def test_an_experiment_trained_to_its_end_is_left_as_it_is(corpus, tmp_path) -> 
         ({"corpus_dir": "/nowhere"}, "/nowhere"),
         ({"num_lanes": 5000}, "num_lanes is 5000"),
         ({"topology": "star-shaped"}, "topology is 'star-shaped'"),
+        ({"data": "same_batch"}, "data is 'same_batch'"),
+        ({"measure_every_steps": 0}, "measure_every_steps is 0; expected at least 1"),
+        ({"exchange_every_steps": 0}, "every_steps is 0; expected at least 1"),
+        ({"teacher_precision": "int4"}, "precision is 'int4'"),
+        ({"distillation_weight": -0.5}, "-0.5"),
+        ({"distillation_weight": float("nan")}, "nan"),
+        (
+            {"optimizer": lambda: keras.optimizers.SGD(gradient_accumulation_steps=2)},
+            "steps is 2, but an exp",
+        ),
+        ({"num_students": 0}, "num_students is 0; expected an integer >= 1"),
+        ({"num_students": 1.5}, "num_students is 1.5"),
+        ({"num_students": 2}, "num_groups is 2, but the 2 students of one process have no peers"),
+        (
+            {"num_students": 2, "fixed_teachers": ["a.keras"]},
+            "leave out fixed_teachers and teacher_precision",
+        ),
+        ({"num_students": 2, "teacher_precision": "int8"}, "leave out fixed_teachers and teacher_precision"),
     ],
 )
 def test_a_bad_setting_is_refused_before_training(corpus, tmp_path, changes, message) -> None:
     with pytest.raises(ValueError, match=message):
         toy_experiment(**{"corpus_dir": corpus, **changes}).train(str(tmp_path), 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_students": 3, "topology": "pairs"}, "'pairs' needs an even number of groups; num_groups is 3"),
+        ({"peer_model_fns": {2: toy_model}}, r"peer_model_fns names groups \[2\]; expected some of 0 to 1"),
+        ({"exchange_every_steps": 0}, "refresh_every_steps is 0"),
+        ({"data": "other"}, "data is 'other'"),
+    ],
+)
+def test_students_that_cannot_be_trained_are_refused(corpus, tmp_path, changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        toy_experiment(**{"corpus_dir": corpus, "num_students": 2, **changes}).train(str(tmp_path))
 
 
 def test_a_group_out_of_range_is_refused(corpus, tmp_path) -> None:
@@ -295,3 +330,99 @@ def test_gin_says_topology_and_architectures() -> None:
     finally:
         gin.clear_config()
     assert widths == [8, 5]
+
+
+DELAYED = {"num_students": 2, "data": "disjoint", "exchange_every_steps": 7, "peer_model_fns": {1: deeper}}
+
+
+def test_students_of_one_process_resume_with_the_copies_that_they_had(corpus, tmp_path) -> None:
+    """The copies of step 7 teach until step 14: at step 10, where training stops, they cannot be had anew."""
+    straight = toy_experiment(corpus, **DELAYED).train(str(tmp_path / "straight"))
+    workdir = str(tmp_path / "resumed")
+    toy_experiment(corpus, **DELAYED, num_steps=10).train(workdir)
+    resumed = toy_experiment(corpus, **DELAYED).train(workdir)
+    assert resumed.step() == straight.step() == 20
+    copies = straight.teachers.arrays()
+    assert copies[0] == 14
+    assert len(copies) > len(straight.students[0].weights)
+    for one, other in zip(everything(straight), everything(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    both = [runs.read_metrics(runs.metrics_path(str(tmp_path / name), 0)) for name in ("straight", "resumed")]
+    train = [[record for record in one if record["kind"] == "train"] for one in both]
+    losses = [[record["loss"] for record in one] for one in train]
+    assert losses[0] == losses[1]
+    assert train[0][-1]["staleness_steps"] == pytest.approx(np.mean([1, 2, 3, 4, 5]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["disjoint", "same_batch"])
+def test_two_replicas_equal_one_for_students_of_one_process(corpus, tmp_path, data: str) -> None:
+    found = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas()):
+        settings = {**DELAYED, "data": data, "optimizer": lambda: keras.optimizers.SGD(0.01)}
+        workdir = str(tmp_path / str(strategy.num_replicas_in_sync))
+        model = toy_experiment(corpus, **settings).train(workdir, strategy=strategy)
+        found.append(weights.values(model.weights))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_students_of_one_process_read_what_groups_read(corpus) -> None:
+    experiment = toy_experiment(corpus, num_students=2, data="disjoint")
+    groups = [experiment.streams(_opened(corpus), group, 2)[0].batch(3) for group in (0, 1)]
+    streams = experiment._training_streams(_opened(corpus), 0, 1)
+    inputs, targets = next(iter(experiment._feed(streams, tf.distribute.get_strategy(), first_step=3)))
+    for group in (0, 1):
+        np.testing.assert_array_equal(inputs[group::2], groups[group][0])
+        np.testing.assert_array_equal(targets[group::2], groups[group][1])
+    shared = toy_experiment(corpus, num_students=2, data="same_batch")
+    assert len(shared._training_streams(_opened(corpus), 0, 1)) == 1
+
+
+def test_what_students_of_one_process_leave(corpus, tmp_path) -> None:
+    settings = {"num_students": 2, "data": "same_batch", "exchange_every_steps": 1, "measure_every_steps": 1}
+    model = toy_experiment(corpus, num_steps=10, **settings).train(str(tmp_path))
+    for number, student in enumerate(model.students):
+        served = keras.saving.load_model(runs.student_path(str(tmp_path), 0, number))
+        for one, other in zip(served.get_weights(), student.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert not os.path.exists(runs.student_path(str(tmp_path), 0))
+    assert runs.groups(str(tmp_path)) == [0]
+    train = runs.read_metrics(runs.metrics_path(str(tmp_path), 0), "train")[-1]
+    assert train["distillation_weight"] == 1
+    assert train["staleness_steps"] == 0
+    assert train["student_0_task_loss"] != train["student_1_task_loss"]
+    validation = runs.read_metrics(runs.metrics_path(str(tmp_path), 0), "validation")[-1]
+    each = [validation[f"student_{number}_task_loss"] for number in (0, 1)]
+    assert validation["loss"] == pytest.approx(np.mean(each), rel=1e-5)
+    make = functools.partial(toy_experiment(corpus).make_model, VOCABULARY_SIZE)
+    members = evaluation.from_checkpoint(str(tmp_path), 0, lambda group: make(group=group))
+    for member, student in zip(members.values(), model.students, strict=True):
+        np.testing.assert_array_equal(member.model.get_weights()[0], student.get_weights()[0])
+        lanes = recurrent_state.values(recurrent_state.variables(student))
+        np.testing.assert_array_equal(member.lanes, lanes)
+
+
+@pytest.mark.parametrize("num_students", [1, 2])
+def test_weight_decay_and_the_period_of_comparisons_reach_the_model(num_students: int) -> None:
+    gin.clear_config()
+    gin.parse_config(f"""
+        Experiment.corpus_dir = 'nowhere'
+        Experiment.num_steps = 50
+        Experiment.optimizer = @keras.optimizers.SGD
+        Experiment.model_fn = @LanguageModel
+        Experiment.num_students = {num_students}
+        Experiment.measure_every_steps = 7
+        Experiment.weight_decay = @WeightDecay()
+        WeightDecay.factor = 0.25
+        LanguageModel.embedding_dim = 4
+        LanguageModel.num_layers = 1
+        LanguageModel.num_units = 8
+    """)
+    try:
+        model = configured().build(9)
+    finally:
+        gin.clear_config()
+    assert isinstance(model, CodistillingStudents if num_students > 1 else CodistillationModel)
+    assert model.comparison.every_steps == 7
+    assert float(model.weight_decay.factor(0)) == 0.25

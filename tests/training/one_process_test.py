@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -16,7 +16,8 @@ from tests.training.codistillation_test import NUM_CLASSES, NUM_FEATURES, regres
 from tests.workers import run_workers
 from tf_codistill import losses, recurrent_state
 from tf_codistill.peers.topology import RandomPeers, teachers_of
-from tf_codistill.schedules import BurnIn
+from tf_codistill.schedules import BurnIn, Piecewise, WeightDecay
+from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.one_process import CodistillingStudents
 
 N, ROWS, NUM_STEPS, BURN_IN, RATE = 3, 12, 50, 10, 0.3
@@ -60,7 +61,7 @@ def algorithm_1(
     d_psi: Gradient,
     every: int = 1,
     different: bool = False,
-    teachers: Sequence[Sequence[int]] = ((1, 2), (0, 2), (0, 1)),
+    teachers: Sequence[Sequence[int]] | Callable[[int], list[list[int]]] = ((1, 2), (0, 2), (0, 1)),
     num_steps: int = NUM_STEPS,
 ) -> list[Arrays]:
     """Softmax regression by SGD; all groups step together, taught by copies taken every so many steps."""
@@ -69,13 +70,14 @@ def algorithm_1(
     for step in range(num_steps):
         if step % every == 0:
             copies = [[a.copy() for a in arrays] for arrays in theta]
+        taught_by = teachers(step) if callable(teachers) else teachers
         rows = slice(step * ROWS, (step + 1) * ROWS)
         for i, (kernel, bias) in enumerate(theta):
             x_i, y_i = (part[rows][i::N] if different else part[rows] for part in (x, y))
             z = x_i @ kernel + bias
             d_z = softmax(z) - np.eye(NUM_CLASSES)[y_i]
-            if step >= BURN_IN and teachers[i]:
-                d_z += 0.7 * d_psi(z, [x_i @ copies[j][0] + copies[j][1] for j in teachers[i]])
+            if step >= BURN_IN and taught_by[i]:
+                d_z += 0.7 * d_psi(z, [x_i @ copies[j][0] + copies[j][1] for j in taught_by[i]])
             kernel -= RATE * x_i.T @ d_z / len(x_i)
             bias -= RATE * d_z.mean(0)
     return theta
@@ -131,7 +133,7 @@ def test_topologies(topology: object, form: dict[str, object]) -> None:
 
 def test_random_peers_are_drawn_anew_at_every_refresh() -> None:
     model = compiled(num_students=4, topology=RandomPeers(2, seed=1), refresh_every_steps=3)
-    draws = [[tuple(model._fellows.asked(i, step).numpy()) for step in range(30)] for i in range(4)]
+    draws = [[tuple(model.teachers.asked(i, step, True).numpy()) for step in range(30)] for i in range(4)]
     for drawn in draws:
         assert {sum(one) for one in drawn} == {2.0}
         assert len(set(drawn)) > 2
@@ -139,6 +141,53 @@ def test_random_peers_are_drawn_anew_at_every_refresh() -> None:
     assert len(set(map(tuple, draws))) == 4
     logs = model.fit(batches(*examples(4)), verbose=0).history
     assert logs["dropped_teachers"] == [0.0]
+
+
+class Counted(keras.layers.Layer):
+    """Counts the calls in which nothing is learned."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not training:
+            self.calls.assign_add(1.0)
+        return inputs
+
+
+def counted() -> keras.Model:
+    return keras.Sequential([keras.Input((NUM_FEATURES,)), Counted(), keras.layers.Dense(NUM_CLASSES)])
+
+
+@pytest.mark.parametrize(
+    ("topology", "steps_taught", "passes"),
+    [(RandomPeers(1, seed=1), 6, 6 * N), ("fully_connected", 6, 6 * N * (N - 1)), (RandomPeers(1), 0, 0)],
+    ids=str,
+)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_nobody_is_asked_who_is_not_heard(topology, steps_taught: int, passes: int, jit_compile) -> None:
+    keras.utils.set_random_seed(3)
+    weight = BurnIn(8 - steps_taught, 0.7)
+    model = CodistillingStudents(counted, N, None, weight, "different", topology, measure_every_steps=99)
+    model.compile(keras.optimizers.SGD(RATE), xent(), jit_compile=jit_compile)
+    model.fit(batches(*examples(8)), verbose=0)
+    assert sum(float(student.layers[0].calls) for student in model.students) == passes
+
+
+@pytest.mark.parametrize("form", [slow_unless(form == DIFFERENT_STALE, form) for form in FORMS], ids=str)
+def test_random_peers_equal_algorithm_1_with_those_who_were_drawn(form: dict[str, object]) -> None:
+    num_steps, options = BURN_IN + 8, {"distillation_weight": BurnIn(BURN_IN, 0.7), **form}
+    model = compiled(topology=RandomPeers(1, seed=2), **options)
+    start = weights_of(model)
+    model.fit(batches(*examples(num_steps)), verbose=0)
+
+    def drawn(step: int) -> list[list[int]]:
+        places = [int(np.argmax(model.teachers.asked(i, step, True))) for i in range(N)]
+        return [[peers[place]] for peers, place in zip(model.teachers.taught_by, places, strict=True)]
+
+    d_psi, different = cross_entropy("probabilities"), form["batches"] == "different"
+    expected = algorithm_1(start, d_psi, form["refresh_every_steps"], different, drawn, num_steps)
+    assert_close(weights_of(model), expected)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +259,30 @@ def test_two_workers_equal_one() -> None:
     expected = in_parts(tf.distribute.get_strategy())
     for output in run_workers(_WORKER, num_workers=2):
         assert json.loads(output.splitlines()[-1]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("num_students", [1, 2], ids=["codistillation", "one_process"])
+def test_weight_decay_follows_its_schedule(num_students: int) -> None:
+    decay = WeightDecay(Piecewise([3], [0.2, 0.05]))
+    if num_students == 2:
+        model = compiled(num_students=2, distillation_weight=0.0, weight_decay=decay)
+    else:
+        keras.utils.set_random_seed(3)
+        model = CodistillationModel(regression, 0, weight_decay=decay)
+        model.compile(keras.optimizers.SGD(RATE), xent(), jit_compile=False)
+    theta = [[np.array(w, "float64") for w in student.get_weights()] for student in model.students]
+    x, y = examples(6)
+    logs = model.fit(batches(x, y), verbose=0).history
+    penalties = []
+    for step in range(6):
+        factor, rows = (0.2 if step < 3 else 0.05), slice(step * ROWS, (step + 1) * ROWS)
+        penalties += [factor / 2 * (kernel**2).sum() for kernel, _ in theta]
+        for kernel, bias in theta:
+            d_z = softmax(x[rows] @ kernel + bias) - np.eye(NUM_CLASSES)[y[rows]]
+            kernel -= RATE * (x[rows].T @ d_z / ROWS + factor * kernel)
+            bias -= RATE * d_z.mean(0)
+    assert_close([student.get_weights() for student in model.students], theta)
+    assert logs["task_loss"][0] > np.mean(penalties) > 0
 
 
 def test_logs_keep_students_and_parts_apart() -> None:
@@ -365,7 +438,7 @@ def test_a_teacher_that_is_not_asked_keeps_the_state_of_its_own_lanes() -> None:
     model = CodistillingStudents(lstm, 2, distillation_weight=BurnIn(9), refresh_every_steps=2)
     model.compile("sgd", xent(), jit_compile=False)
     model.fit(windows(LANES, 4), verbose=0)
-    waiting = model._fellows._states[1, 0]._own
+    waiting = model.teachers._states[1, 0].states
     lanes = recurrent_state.variables(model.students[1])
     assert np.abs(lanes[0].numpy()).max() > 0
     for ours, theirs in zip(waiting, lanes, strict=True):

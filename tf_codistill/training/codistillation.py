@@ -4,9 +4,9 @@
         y, f = get_train_example()
         theta_i -= eta grad { phi(y, F(theta_i, f)) + psi(mean_{j != i} F(theta_j, f), F(theta_i, f)) }
 
-`CodistillationModel.train_step` is this line. phi is the loss given to `compile`; psi is `distillation_loss`,
-and its factor `distillation_weight` is 0 during the burn-in steps. The theta_j are snapshots that
-`PeerExchange` brings now and then, held by `teachers`.
+`CodistillationModel.gradients` is what stands behind eta in this line. phi is the loss given to `compile`;
+psi is `distillation_loss`, and its factor `distillation_weight` is 0 during the burn-in steps. The theta_j
+are snapshots that `PeerExchange` brings now and then, held by `teachers`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_codistill import recurrent_state, schedules, weights
+from tf_codistill import recurrent_state, schedules
 from tf_codistill.peers.teachers import ModelFn, Teachers
 from tf_codistill.training.comparison import Comparison, Task
 from tf_codistill.training.distillation import Distillation, Losses, Teaching, Weights, equal_logits
@@ -98,6 +98,11 @@ class CodistillationModel(MultiWorkerModel):
         self._parts = {part: keras.metrics.Mean(name=part) for part in parts}
         self.built = self.student.built
 
+    @property
+    def students(self) -> list[keras.Model]:
+        """What is trained, as `CodistillingStudents` has it: here one model."""
+        return [self.student]
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The student's predictions.
 
@@ -110,27 +115,30 @@ class CodistillationModel(MultiWorkerModel):
         """
         return self.student(inputs, training=training)
 
-    def train_step(self, data: Any) -> None:
-        """One update of the student with one replica's batch.
+    def gradients(self, data: Any) -> list[Any]:
+        """The gradients of the student's total loss on one replica's batch.
 
         Args:
             data: Features, targets and optionally sample weights.
+
+        Returns:
+            A gradient for each of the student's trainable variables, of the loss as the optimizer scaled it.
         """
         features, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             prediction = self.student(features, training=True)
+            added, (shares,) = self.losses, self.shares([prediction])
             teaching = self._teaching(features, prediction)
-            task_loss = self.compute_loss(features, targets, prediction, sample_weight) + self._penalty()
-            distillation_losses = self.distillation(teaching, prediction, sample_weight)
+            task_loss = self.task_loss(data, prediction, added, shares) + self._penalty()
+            distillation_losses = self.distillation(teaching, prediction, sample_weight, shares)
             loss = task_loss + sum(teaching.weights[name] * psi for name, psi in distillation_losses.items())
             scaled_loss = self.optimizer.scale_loss(loss)
-        variables = self.student.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, variables), variables, strict=True))
-
         self._count_loss(loss, features)
         self._count_parts(task_loss, distillation_losses, teaching)
-        self._compare(teaching, prediction, Task(self._compile_loss, targets, sample_weight))
+        task_weight = self.task_weights(sample_weight, prediction, shares)
+        self._compare(teaching, prediction, Task(self._compile_loss, targets, task_weight))
         self.compute_metrics(features, targets, prediction, sample_weight)
+        return tape.gradient(scaled_loss, self.trainable_variables)
 
     def test_step(self, data: Any) -> None:
         """Measures the student's task loss and metrics on one replica's batch.
@@ -140,7 +148,8 @@ class CodistillationModel(MultiWorkerModel):
         """
         features, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         prediction = self.predict_step(data)
-        loss = self.compute_loss(features, targets, prediction, sample_weight, training=False)
+        added, (shares,) = self.losses, self.shares([prediction])
+        loss = self.task_loss(data, prediction, added, shares)
         self._count_loss(loss, features)
         self.compute_metrics(features, targets, prediction, sample_weight)
 
@@ -167,6 +176,31 @@ class CodistillationModel(MultiWorkerModel):
         """
         self.student.save(filepath, *args, **kwargs)
 
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Exports the student, as `save` saves it.
+
+        Args:
+            filepath: Where to, as in Keras.
+            *args: As in Keras.
+            **kwargs: As in Keras.
+        """
+        self.student.export(filepath, *args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Refuses, because `model_fn` and schedules may be any functions; Keras calls it to copy a model.
+
+        Returns:
+            Never.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"{type(self).__name__} {self.name!r} has no configuration: functions such as model_fn do not "
+            "fit into a file. model.save(path) or model.student.save(path) saves the model to be served; "
+            "model.save_weights(path) what another one, made in the same way, loads to train on"
+        )
+
     def second_states(self) -> list[recurrent_state.SecondState]:
         """The recurrent state that validation uses in place of the training lanes'."""
         return [self._own_second_state()] if self.student.built else []
@@ -185,17 +219,13 @@ class CodistillationModel(MultiWorkerModel):
         self.teachers.pack()
         self._own_second_state()
 
-    def step(self) -> int:
-        """Number of optimizer steps that the student has made."""
-        return int(weights.values([self.optimizer.iterations])[0])
-
     def get_test_results(self) -> dict[str, tf.Tensor]:
         """The results that validation logs: everything but the parts of the training loss."""
         return {name: value for name, value in self.get_metrics_result().items() if name not in self._parts}
 
     def _teaching(self, features: Any, prediction: Any) -> Teaching:
         """What the teachers say of a batch; they are asked only in steps in which it has weight."""
-        wanted = self.distillation.weights_at(self.optimizer.iterations.value, prediction)
+        wanted = self.distillation.weights_at(self._steps_done(), prediction)
         present_P = self.teachers.present()
         if not self.teachers:
             return self.distillation.teach([], wanted, present_P)
@@ -210,7 +240,7 @@ class CodistillationModel(MultiWorkerModel):
     def _penalty(self) -> tf.Tensor | float:
         if self.weight_decay is None:
             return 0.0
-        return self.weight_decay.penalty(self.student.trainable_variables, self.optimizer.iterations.value)
+        return self.weight_decay.penalty(self.student.trainable_variables, self._steps_done())
 
     def _count_parts(
         self, task_loss: tf.Tensor, distillation_losses: dict[str, tf.Tensor], teaching: Teaching
@@ -220,7 +250,7 @@ class CodistillationModel(MultiWorkerModel):
         for part, value, counts in self.distillation.parts(losses, teaching):
             self._parts[part].update_state(value, counts)
         if self.teachers:
-            staleness = self.teachers.staleness_steps(self.optimizer.iterations.value)
+            staleness = self.teachers.staleness_steps(self._steps_done() + 1)
             self._parts["staleness_steps"].update_state(staleness, teaching.is_heard())
             self._parts["dropped_teachers"].update_state(teaching.num_dropped())
 
@@ -228,7 +258,7 @@ class CodistillationModel(MultiWorkerModel):
         if not self.teachers:
             return
         num_measured = tf.convert_to_tensor(self._parts["teacher_kl"].count)
-        is_due = self.comparison.is_due(self.optimizer.iterations.value, num_measured, teaching)
+        is_due = self.comparison.is_due(self._steps_done() + 1, num_measured, teaching)
         for part, value, counts in self.comparison(teaching, prediction, task, is_due):
             self._parts[part].update_state(value, counts)
 

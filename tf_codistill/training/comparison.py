@@ -7,8 +7,8 @@
 
 Means over the teachers that are heard; with several teachers the task loss of each is logged, too. 0 stands
 for what cannot be said, as of outputs that are no classes. All this is measured only in every tenth step or
-so, and in the first step of an epoch in which a teacher is heard, so that it costs next to nothing. `Watch`
-reads the averages of an epoch and warns of teachers that are of no use.
+so, and in the first step of an epoch in which a teacher is heard, so that it costs next to nothing.
+`training.watch` reads the averages of an epoch and warns of teachers that are of no use.
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from absl import logging
 
 from tf_codistill import losses, metrics
 from tf_codistill.training.distillation import Distillation, Outputs, Teaching, weight_of
 from tf_codistill.training.multi_worker import of_whole_batch
-
-IDENTICAL_KL = 1e-4
 
 Measure = Callable[[], tf.Tensor]
 
@@ -90,7 +87,11 @@ class Task:
 
 
 class Comparison:
-    """Compares teachers with the student and with the task, now and then."""
+    """Compares teachers with the student and with the task, now and then.
+
+    Attributes:
+        every_steps: Steps between two comparisons.
+    """
 
     def __init__(self, distillation: Distillation, num_teachers: int, every_steps: int = 10) -> None:
         """Takes note of the arguments.
@@ -106,7 +107,7 @@ class Comparison:
         if every_steps < 1:
             raise ValueError(f"measure_every_steps is {every_steps}; expected at least 1")
         self._distillation = distillation
-        self._every_steps = every_steps
+        self.every_steps = every_steps
         self._each = [f"teacher_{i}_task_loss" for i in range(num_teachers)] if num_teachers > 1 else []
 
     def part_names(self) -> list[str]:
@@ -124,11 +125,16 @@ class Comparison:
         Returns:
             A boolean scalar.
         """
-        is_time = tf.equal(tf.cast(step, tf.int64) % self._every_steps, 0) | tf.equal(num_measured, 0)
+        is_time = tf.equal(tf.cast(step, tf.int64) % self.every_steps, 0) | tf.equal(num_measured, 0)
         return is_time & (teaching.is_heard() > 0)
 
     def __call__(
-        self, teaching: Teaching, prediction: Any, task: Task, is_due: tf.Tensor
+        self,
+        teaching: Teaching,
+        prediction: Any,
+        task: Task,
+        is_due: tf.Tensor,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[str, tf.Tensor, tf.Tensor]]:
         """Measures, if it is due: name, value, and weight in the average, 0 if it is not.
 
@@ -137,6 +143,7 @@ class Comparison:
             prediction: The student's prediction.
             task: The task's losses for this batch.
             is_due: What the method of this name returned.
+            numbers: Of those that there are, who the teachers in `teaching` are; 0, 1, ... if not given.
 
         Yields:
             The parts.
@@ -155,9 +162,9 @@ class Comparison:
             if name in values:
                 total = tf.reduce_sum(values[name] * shares_P)
                 yield name, tf.math.divide_no_nan(total, tf.reduce_sum(shares_P)), counts
-        if "teacher_task_loss" in values:
-            for index, name in enumerate(self._each):
-                yield name, values["teacher_task_loss"][index], counts * shares_P[index]
+        if "teacher_task_loss" in values and self._each:
+            for index, number in enumerate(numbers or range(len(self._each))):
+                yield self._each[number], values["teacher_task_loss"][index], counts * shares_P[index]
 
     def _measures(self, teaching: Teaching, prediction: Any, task: Task) -> dict[str, Measure]:
         """What there is to be measured: scalars and, of the task's loss, the value of each teacher, [P]."""
@@ -201,61 +208,6 @@ class Comparison:
             sample_weight = weight_of(task.sample_weight, name)
             values.append(measure(said, form(own[name]), sample_weight, teaching.shares_P))
         return tf.reduce_mean(values)
-
-
-class Watch:
-    """Warns of teachers that are of no use: once for each condition, and again only after it has cleared."""
-
-    def __init__(self, who: str) -> None:
-        """Takes note of who is told of.
-
-        Args:
-            who: Name of this group in the warnings.
-        """
-        self._who = who
-        self._warned: set[str] = set()
-
-    def look(self, logs: Mapping[str, float], teachers: Sequence[str]) -> None:
-        """Warns, if need be.
-
-        Args:
-            logs: Averages of an epoch by name.
-            teachers: What each teacher is called in the warnings.
-        """
-        for condition, sentence in _conditions(logs, teachers):
-            if sentence is None:
-                self._warned.discard(condition)
-            elif condition not in self._warned:
-                self._warned.add(condition)
-                logging.warning("%s: %s", self._who, sentence)
-
-
-def _conditions(logs: Mapping[str, float], teachers: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Conditions with what is wrong, or None if nothing is; one that was not measured is left out."""
-    if logs.get("teacher_agreement", 0.0) > 0:  # 0 is also the mean of nothing
-        kl = logs["teacher_kl"]
-        wrong = (
-            f"teachers and student have become nearly identical, KL {kl:.2g} nats; there is no more to learn "
-            "from these teachers"
-        )
-        yield "identical", wrong if kl < IDENTICAL_KL else None
-    chance = logs.get("chance_task_loss", 0.0)
-    for index, teacher in enumerate(teachers):
-        name = "teacher_task_loss" if len(teachers) == 1 else f"teacher_{index}_task_loss"
-        task_loss = logs.get(name, 0.0)
-        if chance > 0 and task_loss > 0:
-            wrong = (
-                f"the teacher from {teacher} is worse than chance: task loss {task_loss:.3g}, "
-                f"{chance:.3g} with equal probabilities"
-            )
-            yield f"chance {teacher}", wrong if task_loss > chance else None
-    if "dropped_teachers" in logs:
-        dropped = logs["dropped_teachers"]
-        wrong = (
-            f"{dropped:.2g} of {len(teachers)} teachers dropped, because their predictions are not finite; "
-            "training goes on without them until good snapshots arrive"
-        )
-        yield "dropped", wrong if dropped > 0 else None
 
 
 def _shape(measure: str, teaching: Teaching) -> list[int]:

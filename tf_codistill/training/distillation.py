@@ -25,6 +25,7 @@ import keras
 import tensorflow as tf
 
 from tf_codistill import losses, schedules
+from tf_codistill.training.whole_batch import Shares, is_mean
 
 Psi: TypeAlias = losses.DistillationLoss | Callable[[Any, Any], Any]  # a keras.losses.Loss is callable
 Losses: TypeAlias = Psi | Mapping[str, Psi]
@@ -135,12 +136,13 @@ class Distillation:
             features: Specification of their inputs: a structure of ``tf.TensorSpec``.
 
         Raises:
-            ValueError: An output that is to be distilled does not exist, or has another shape in the first.
+            ValueError: An output that is to be distilled does not exist, or has another shape in the first;
+                or shapes alone do not suffice to build a model.
         """
         symbols = keras.tree.map_structure(
             lambda spec: keras.KerasTensor(spec.shape, keras.backend.standardize_dtype(spec.dtype)), features
         )
-        shapes = {name: self.shapes(model.compute_output_spec(symbols)) for name, model in models.items()}
+        shapes = {name: self.shapes(_output_spec(name, model, symbols)) for name, model in models.items()}
         first, expected = next(iter(shapes.items()))
         for name, found in shapes.items():
             if found != expected:
@@ -170,24 +172,29 @@ class Distillation:
         every = self._schedules.values() if isinstance(self._schedules, Mapping) else [self._schedules]
         return any(float(schedule(step)) > 0 for schedule in every)
 
-    def __call__(self, teaching: Teaching, prediction: Any, sample_weight: Any) -> Outputs:
+    def __call__(
+        self, teaching: Teaching, prediction: Any, sample_weight: Any, shares: Shares | None = None
+    ) -> Outputs:
         """Computes psi of each output that anybody teaches.
 
         Args:
             teaching: What the teachers say.
             prediction: The student's prediction.
             sample_weight: Weights of the examples, for all outputs or by output, or None.
+            shares: What `whole_batch.shares` returned for the prediction; None for that of a single replica.
 
         Returns:
             Scalars by name.
         """
+        shares = shares or {}
         values = {}
         for name, output in self.outputs(prediction).items():
             psi = _of(self._psi, name)
             said = [one[name] for one in teaching.predictions]
             if said or not psi.needs_teachers:
                 target = psi.aggregate(said, teaching.shares_P) if psi.needs_teachers else None
-                values[name] = psi(target, output, weight_of(sample_weight, name))
+                value = psi(target, output, weight_of(sample_weight, name))
+                values[name] = value * shares[name] if name in shares and is_mean(psi) else value
         return values
 
     def teach(self, predictions: Sequence[Any], wanted: Outputs, asked_P: tf.Tensor) -> Teaching:
@@ -240,6 +247,19 @@ def equal_logits(like: tf.Tensor) -> tf.Tensor:
         # A constant: teachers that waited for the student's prediction could not be computed beside it.
         return tf.zeros(like.shape, like.dtype)
     return tf.zeros_like(like)
+
+
+def _output_spec(name: str, model: keras.Model, symbols: Any) -> Any:
+    if model.built:
+        return model.compute_output_spec(symbols)
+    try:
+        return model.compute_output_spec(symbols)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name}, {model.name!r}, has not been built, and cannot be from the shapes of its inputs alone, "
+            "as with stateful layers in a subclassed model; let model_fn call it once on a batch before it "
+            f"returns it. Keras says: {error}"
+        ) from error
 
 
 def _of(given: Any, name: str) -> Any:

@@ -1,7 +1,8 @@
 """Teachers that never change: distillation from saved models, and the second phase of two-phase distillation.
 
     FixedTeachers(["runs/one/group_0", "runs/one/group_1"])     groups that have been trained, by checkpoint
-    FixedTeachers(["teacher.keras"])                            any saved model with the student's outputs
+    FixedTeachers(["teacher.keras"])                            any saved model with the student's outputs,
+                                                                as each student of one process leaves one
 
 Multi-phase distillation (Anil et al. 2018, section 3.4.1) trains an ensemble first, then a fresh student on
 its mean prediction. The student trains as in codistillation; only where its teachers come from differs.
@@ -20,10 +21,14 @@ from tf_codistill import checkpoints, distribution, weights
 from tf_codistill.peers.exchange import Snapshot
 from tf_codistill.peers.teachers import NO_SNAPSHOT
 from tf_codistill.training.codistillation import CodistillationModel
+from tf_codistill.training.watch import Watch
 
 
 class FixedTeachers(keras.callbacks.Callback):
-    """Gives a `CodistillationModel` its teachers when training begins; takes the place of `PeerExchange`."""
+    """Gives a `CodistillationModel` its teachers when training begins; takes the place of `PeerExchange`.
+
+    It warns once when teachers are of no use, see `training.watch.Watch`.
+    """
 
     def __init__(self, sources: Sequence[str]) -> None:
         """Takes note of the sources; touches no file.
@@ -39,6 +44,7 @@ class FixedTeachers(keras.callbacks.Callback):
         if not sources:
             raise ValueError("sources of FixedTeachers is empty; name a saved model or a group's directory")
         self._sources = list(sources)
+        self._watch = Watch("student")
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Reads every source into its teacher, unless a checkpoint of this run has brought it already.
@@ -63,6 +69,17 @@ class FixedTeachers(keras.callbacks.Callback):
                     self.model.teachers.refresh(index, snapshot, carrying=False, worker=worker)
                 except ValueError as error:
                     raise ValueError(f"{self._sources[index]!r} does not fit the teacher: {error}") from error
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Warns of useless teachers.
+
+        Args:
+            epoch: Not used.
+            logs: Averages by name.
+        """
+        del epoch
+        if logs and distribution.is_chief(self.model.distribute_strategy):
+            self._watch.look(logs, self._sources)
 
 
 def _read(source: str, index: int) -> Snapshot:

@@ -10,29 +10,70 @@ summed over all replicas when read.
         repeat steps_per_execution times:
             strategy.run(train_step, next(iterator))     on every replica of every worker
         return results of the metrics                    equal on every worker
+
+    train_step(data):
+        gradients(data)                                  of one replica; measures on the way
+        optimizer.apply_gradients                        adds up those of all replicas
+
+With ``compile(jit_compile=True)`` XLA compiles the whole step where there is one replica. Where there are
+several it compiles `gradients` and what `evaluate` and `predict` do: XLA reaches no other device, so that the
+optimizer stays outside (https://github.com/keras-team/keras/issues/17187: a stock Keras model fails).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+from absl import logging
 
-from tf_codistill import recurrent_state
+from tf_codistill import recurrent_state, weights
+from tf_codistill.training import whole_batch
 
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 
 StepFunction = Callable[[Any], Any]
 Results = Callable[[], dict[str, tf.Tensor]]
 
+_XLA_AND_MASKS = (
+    "with jit_compile=True each replica takes the mean over the positions that masks leave it: if they are "
+    "not as many on every replica, compile with jit_compile=False for the mean over the whole batch"
+)
+
 
 class MultiWorkerModel(keras.Model):
     """The part of `CodistillationModel` that has nothing to do with codistillation."""
 
+    built: bool
     train_function: Any
     test_function: Any
+    predict_function: Any
+    _compiled_gradients: StepFunction | None = None
+
+    def gradients(self, data: Any) -> list[Any]:
+        """Computes the gradients of one replica's batch, and measures what is logged; a subclass does it.
+
+        Args:
+            data: Features, targets and optionally sample weights.
+
+        Returns:
+            A gradient for each of ``trainable_variables``, of the loss as the optimizer has scaled it.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it computes gradients; override `gradients`")
+
+    def train_step(self, data: Any) -> None:
+        """One update with one replica's batch.
+
+        Args:
+            data: Features, targets and optionally sample weights.
+        """
+        gradients = whole_batch.clipped((self._compiled_gradients or self.gradients)(data), self.optimizer)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
 
     def make_train_function(self, force: bool = False) -> None:
         """Creates what `fit` calls with an iterator; Keras calls it.
@@ -43,7 +84,10 @@ class MultiWorkerModel(keras.Model):
         if self.train_function is None or force:
             # Autograph cannot convert a method of which nothing but a docstring is written.
             before = tf.autograph.experimental.do_not_convert(self.before_train_step)
-            self.train_function = self._steps(self.train_step, self.get_metrics_result, before)
+            shared = self.distribute_strategy.num_replicas_in_sync > 1
+            self._compiled_gradients = self._by_xla(self.gradients) if shared else None
+            step = self.train_step if shared else self._by_xla(self.train_step)
+            self.train_function = self._steps(step, self.get_metrics_result, before)
 
     def make_test_function(self, force: bool = False) -> None:
         """Creates what `evaluate` calls with an iterator; Keras calls it.
@@ -52,7 +96,36 @@ class MultiWorkerModel(keras.Model):
             force: Whether to create it again.
         """
         if self.test_function is None or force:
-            self.test_function = self._steps(self.test_step, self.get_test_results)
+            self.test_function = self._steps(self._by_xla(self.test_step), self.get_test_results)
+
+    def make_predict_function(self, force: bool = False) -> None:
+        """Creates what `predict` calls with a list of batches; Keras calls it.
+
+        Args:
+            force: Whether to create it again.
+        """
+        if self.predict_function is None or force:
+            super().make_predict_function(force)
+            predict = self.predict_function
+
+            def built_before(data: Any) -> Any:
+                self._build_for_use(keras.utils.unpack_x_y_sample_weight(data[0])[0])
+                return predict(data)
+
+            self.predict_function = built_before
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's call of a model.
+
+        Args:
+            *args: As in Keras, the features first.
+            **kwargs: As in Keras.
+
+        Returns:
+            The predictions.
+        """
+        self._build_for_use(args[0] if args else kwargs["inputs"])
+        return super().__call__(*args, **kwargs)
 
     def before_train_step(self) -> None:
         """Called before every training step, once for all replicas: in a graph, in cross-replica context."""
@@ -67,6 +140,69 @@ class MultiWorkerModel(keras.Model):
     def get_test_results(self) -> dict[str, tf.Tensor]:
         """The results that `evaluate` logs; those of all metrics unless a subclass leaves some out."""
         return self.get_metrics_result()
+
+    def shares(self, predictions: Sequence[Any]) -> list[whole_batch.Shares]:
+        """`whole_batch.shares`, but for a step that XLA compiles: from there replicas cannot meet.
+
+        Args:
+            predictions: Outputs of models on this replica.
+
+        Returns:
+            For each of them factors by name of the output.
+        """
+        if not self._uses_xla():
+            return whole_batch.shares(predictions)
+        if self.distribute_strategy.num_replicas_in_sync > 1 and whole_batch.is_masked(predictions):
+            logging.log_first_n(logging.WARNING, _XLA_AND_MASKS, 1)
+        return [{} for _ in predictions]
+
+    def task_loss(
+        self, data: Any, prediction: Any, added: Sequence[tf.Tensor], shares: whole_batch.Shares
+    ) -> tf.Tensor:
+        """Keras's `compute_loss`, as this replica's part of that of the whole batch.
+
+        Args:
+            data: Features, targets and optionally sample weights.
+            prediction: A model's outputs.
+            added: Its ``losses``: what `add_loss` and regularisers add.
+            shares: What `shares` returned for it.
+
+        Returns:
+            A scalar; those of all replicas add up to the loss of the whole batch.
+
+        Raises:
+            ValueError: There is no loss.
+        """
+        _, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        values = [self._aggregate_additional_loss(loss) for loss in added]
+        if self._compile_loss is not None:
+            weighed = self.task_weights(sample_weight, prediction, shares)
+            values.append(self._compile_loss(targets, prediction, weighed))
+        if not values:
+            raise ValueError("there is no task loss; give compile a loss, or a layer of the model add_loss")
+        return keras.ops.sum(values)
+
+    def task_weights(self, sample_weight: Any, prediction: Any, shares: whole_batch.Shares) -> Any:
+        """Sample weights with which the losses given to `compile` are parts of those of the whole batch.
+
+        Args:
+            sample_weight: Weights of the examples, or None.
+            prediction: A model's outputs.
+            shares: What `shares` returned for it.
+
+        Returns:
+            Sample weights, or None.
+        """
+        every = getattr(self._compile_loss, "_flat_losses", None) or []
+        others = {"/".join(map(str, path)) for path, loss, _, _ in every if not whole_batch.is_mean(loss)}
+        factors = {name: factor for name, factor in shares.items() if name not in others}
+        return whole_batch.weigh(sample_weight, prediction, factors)
+
+    def step(self) -> int:
+        """Number of steps that the optimizer has made; those that only accumulate gradients do not count."""
+        iterations = self.optimizer.iterations
+        is_variable = isinstance(iterations, keras.Variable)
+        return int(weights.values([iterations])[0] if is_variable else iterations)
 
     def second_states(self) -> list[recurrent_state.SecondState]:
         """Recurrent states that validation uses in place of the training lanes'; a subclass names its own.
@@ -107,20 +243,36 @@ class MultiWorkerModel(keras.Model):
             for state in self.second_states():
                 state.start()
 
+    def _steps_done(self) -> tf.Tensor:
+        """`step` as a tensor; with gradient accumulation Keras computes it, otherwise it is a variable."""
+        return tf.convert_to_tensor(self.optimizer.iterations)
+
     def _count_loss(self, loss: tf.Tensor, features: Any) -> None:
         batch_size = tf.shape(keras.tree.flatten(features)[0])[0]
         self._loss_tracker.update_state(of_whole_batch(loss), sample_weight=batch_size)
+
+    def _by_xla(self, function: StepFunction) -> StepFunction:
+        return tf.function(function, jit_compile=True) if self._uses_xla() else function
+
+    def _uses_xla(self) -> bool:
+        return bool(self.jit_compile and not self.run_eagerly)
 
     def _steps(
         self, step: StepFunction, results: Results, before: Callable[[], None] | None = None
     ) -> StepFunction:
         strategy = self.distribute_strategy
-        compiled = tf.function(step, jit_compile=True) if self.jit_compile and not self.run_eagerly else step
+
+        # Where a batch is asked for and there is none, nothing shall happen, not even to what needs no batch,
+        # such as the number of steps. Control dependencies do not reach from here into replicas.
+        def on_replica(data: Any) -> None:
+            with tf.control_dependencies(tf.nest.flatten(data)):
+                step(data)
 
         def one(data: Any) -> None:
             if before is not None:
-                before()
-            strategy.run(compiled, args=(data,))
+                with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
+                    before()
+            strategy.run(on_replica, args=(data,))
 
         def several(iterator: Any) -> dict[str, tf.Tensor]:
             if self.steps_per_execution == 1:
@@ -148,13 +300,25 @@ class MultiWorkerModel(keras.Model):
 
         Args:
             element_spec: Specification of the elements of a dataset, distributed or not.
+
+        Raises:
+            ValueError: The optimizer does what Keras cannot do with several replicas.
         """
+        whole_batch.check_optimizer(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         data = keras.tree.map_structure(on_one_replica, element_spec)
         with self.distribute_strategy.scope():
             features, _, _ = keras.utils.unpack_x_y_sample_weight(data)
             # First, so that all models are built alike: Keras puts its own name before weights it builds.
             self.build_for(features)
             self._symbolic_build(data_batch=data)
+
+    def _build_for_use(self, features: Any) -> None:
+        # Within a call Keras would name weights otherwise than where `build_for_data` builds them, so that
+        # snapshots of such a model would not fit its peers.
+        if not self.built:
+            with self.distribute_strategy.scope():
+                self.build_for(keras.tree.map_structure(_spec_on_one_replica, features))
+            self.built = True
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         self.build_for_data(data_batch if iterator is None else iterator._distributed_dataset.element_spec)
@@ -163,6 +327,11 @@ class MultiWorkerModel(keras.Model):
 def of_whole_batch(loss: tf.Tensor) -> tf.Tensor:
     """Undoes Keras's scaling of a replica's loss by 1 / replicas, done because gradients are summed."""
     return loss * tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
+
+
+def _spec_on_one_replica(value: Any) -> tf.TensorSpec:
+    value = value.values[0] if isinstance(value, tf.distribute.DistributedValues) else value
+    return tf.TensorSpec(value.shape, keras.backend.standardize_dtype(value.dtype))
 
 
 def on_one_replica(spec: Any) -> Any:

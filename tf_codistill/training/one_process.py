@@ -17,6 +17,7 @@ several fit a device.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -24,13 +25,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_codistill import recurrent_state, schedules, weights
+from tf_codistill import recurrent_state, schedules
 from tf_codistill.peers.teachers import ModelFn
 from tf_codistill.peers.topology import Topology
 from tf_codistill.training.comparison import Comparison, Task
 from tf_codistill.training.distillation import Distillation, Losses, Outputs, Teaching, Weights
 from tf_codistill.training.fellow_students import FellowStudents
 from tf_codistill.training.multi_worker import MultiWorkerModel, of_whole_batch, on_one_replica
+from tf_codistill.training.watch import WatchStudents
 
 _PARTS = (
     "task_loss",
@@ -39,7 +41,7 @@ _PARTS = (
     "staleness_steps",
     "dropped_teachers",
 )
-_PARTS_OF_EACH = ("task_loss", "distillation_loss", "teacher_agreement")
+_PARTS_OF_EACH = ("task_loss", "distillation_loss", "teacher_agreement", "teacher_kl")
 
 
 class CodistillingStudents(MultiWorkerModel):
@@ -50,8 +52,9 @@ class CodistillingStudents(MultiWorkerModel):
     once, as ``global_clipnorm`` does, ties them together.
 
     Logs are those of `CodistillationModel`, as means over the students, and of each of them
-    ``student_0_task_loss``, ``student_0_distillation_loss`` and ``student_0_teacher_agreement``; staleness
-    is that of the copies when they are asked. Metrics given to `compile` see the predictions of all students.
+    ``student_0_task_loss``, ``student_0_distillation_loss``, ``student_0_teacher_agreement`` and
+    ``student_0_teacher_kl``; ``teacher_0_task_loss`` is that of student 0 when it teaches, and staleness that
+    of the copies when they are asked. Metrics given to `compile` see the predictions of all students.
 
     `evaluate` logs ``loss``, the mean of the students' task losses, ``student_0_task_loss`` and so on, and
     ``ensemble_task_loss``, that of the mean of their predictions. `predict` returns this mean: of logits, if
@@ -63,6 +66,7 @@ class CodistillingStudents(MultiWorkerModel):
 
     Attributes:
         students: The models: plain ones, to be saved and served one by one.
+        teachers: Who teaches whom, and the stale copies.
     """
 
     def __init__(
@@ -109,23 +113,17 @@ class CodistillingStudents(MultiWorkerModel):
         if len(model_fns) != num_students:
             raise ValueError(f"num_students is {num_students}, but there are {len(model_fns)} model_fns")
         self.distillation = Distillation(distillation_loss, distillation_weight)
-        self.comparison = Comparison(self.distillation, 0, measure_every_steps)
+        self.comparison = Comparison(self.distillation, num_students, measure_every_steps)
         self.weight_decay = weight_decay
         self._share_batch = batches == "same"
         self.students = [make() for make in model_fns]
-        self._fellows = FellowStudents(
+        self.teachers = FellowStudents(
             self.students, model_fns, topology, self._share_batch, refresh_every_steps
         )
         self._second_states: list[recurrent_state.SecondState] = []
         self._parts = {part: keras.metrics.Mean(name=part) for part in self._part_names()}
         self._ensemble_task_loss = keras.metrics.Mean(name="ensemble_task_loss")
-        self._measured: int | None = None
         self.built = all(student.built for student in self.students)
-
-    @property
-    def losses(self) -> list[Any]:
-        """What `add_loss` and regularisers add: of all students or, while one is measured, of that one."""
-        return super().losses if self._measured is None else self.students[self._measured].losses
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The mean of the students' predictions.
@@ -139,11 +137,31 @@ class CodistillingStudents(MultiWorkerModel):
         """
         return _mean([student(inputs, training=training) for student in self.students])
 
-    def train_step(self, data: Any) -> None:
-        """One update of every student with one replica's batch.
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `fit`, with warnings of students that are of no use to each other.
+
+        Args:
+            *args: As in Keras.
+            **kwargs: As in Keras.
+
+        Returns:
+            As in Keras.
+        """
+        call = inspect.signature(super().fit).bind(*args, **kwargs)
+        callbacks = call.arguments.get("callbacks") or []
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            watch = WatchStudents(len(self.students))
+            call.arguments["callbacks"] = [*keras.tree.flatten(callbacks), watch]
+        return super().fit(*call.args, **call.kwargs)
+
+    def gradients(self, data: Any) -> list[Any]:
+        """The gradients of the sum of the students' losses on one replica's batch.
 
         Args:
             data: Features, targets and optionally sample weights.
+
+        Returns:
+            A gradient for each of ``trainable_variables``, of the loss as the optimizer scaled it.
         """
         parts = [keras.utils.unpack_x_y_sample_weight(part) for part in self._dealt_out(data)]
         with tf.GradientTape() as tape:
@@ -151,30 +169,37 @@ class CodistillingStudents(MultiWorkerModel):
                 student(part[0], training=True) for student, part in zip(self.students, parts, strict=True)
             ]
             # Before a student is asked as a teacher, which would make Keras forget what its layers added.
+            added = [student.losses for student in self.students]
+            shares = self.shares(predictions)
             task_losses = [
-                self._task_loss(number, part, prediction, training=True) + self._penalty(number)
-                for number, (part, prediction) in enumerate(zip(parts, predictions, strict=True))
+                self.task_loss(part, prediction, its, share) + self._penalty(number)
+                for number, (part, prediction, its, share) in enumerate(
+                    zip(parts, predictions, added, shares, strict=True)
+                )
             ]
             with tape.stop_recording():
-                staleness = self._fellows.staleness_steps(self.optimizer.iterations.value)
+                staleness = self.teachers.staleness_steps(self._steps_done())
                 teachings = self._teachings([part[0] for part in parts], predictions)
             psis = [
-                self.distillation(teaching, prediction, part[2])
-                for teaching, prediction, part in zip(teachings, predictions, parts, strict=True)
+                self.distillation(teaching, prediction, part[2], share)
+                for teaching, prediction, part, share in zip(
+                    teachings, predictions, parts, shares, strict=True
+                )
             ]
             loss = tf.add_n(task_losses)
             for teaching, by_output in zip(teachings, psis, strict=True):
                 loss += sum(teaching.weights[name] * psi for name, psi in by_output.items())
             scaled_loss = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled_loss, variables), variables, strict=True))
-
         self._count_loss(loss / len(self.students), parts[0][0])
         for number, (part, prediction) in enumerate(zip(parts, predictions, strict=True)):
             self._count_parts(number, task_losses[number], psis[number], teachings[number])
             self._count(number, "staleness_steps", staleness, teachings[number].is_heard())
-            self._compare(number, teachings[number], prediction, Task(self._compile_loss, *part[1:]))
+            task_weight = self.task_weights(part[2], prediction, shares[number])
+            self._compare(
+                number, teachings[number], prediction, Task(self._compile_loss, part[1], task_weight)
+            )
             self.compute_metrics(part[0], part[1], prediction, part[2])
+        return tape.gradient(scaled_loss, self.trainable_variables)
 
     def test_step(self, data: Any) -> None:
         """Measures the task losses of the students and of their mean prediction on one replica's batch.
@@ -182,16 +207,19 @@ class CodistillingStudents(MultiWorkerModel):
         Args:
             data: Features, targets and optionally sample weights.
         """
-        features, targets, sample_weight = part = keras.utils.unpack_x_y_sample_weight(data)
+        features, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         predictions = self._validation_predictions(features)
+        added = [student.losses for student in self.students]
+        shares = self.shares(predictions)
         task_losses = []
         for number, prediction in enumerate(predictions):
-            task_losses.append(self._task_loss(number, part, prediction, training=False))
+            task_losses.append(self.task_loss(data, prediction, added[number], shares[number]))
             self._parts[f"student_{number}_task_loss"].update_state(of_whole_batch(task_losses[-1]))
             self.compute_metrics(features, targets, prediction, sample_weight)
         self._count_loss(tf.add_n(task_losses) / len(task_losses), features)
         if self._compile_loss is not None:
-            of_mean = Task(self._compile_loss, targets, sample_weight).loss(_mean(predictions))
+            task_weight = self.task_weights(sample_weight, predictions[0], shares[0])
+            of_mean = Task(self._compile_loss, targets, task_weight).loss(_mean(predictions))
             self._ensemble_task_loss.update_state(of_mean)
 
     def predict_step(self, data: Any) -> Any:
@@ -220,7 +248,7 @@ class CodistillingStudents(MultiWorkerModel):
 
     def before_train_step(self) -> None:
         """Takes new copies of the students, if teachers are copies and it is time to."""
-        self._fellows.refresh(tf.convert_to_tensor(self.optimizer.iterations.value))
+        self.teachers.refresh(self._steps_done())
 
     def build_for_data(self, element_spec: Any) -> None:
         """Builds students, optimizer, loss and metrics; `fit` and `evaluate` do it if it has not been done.
@@ -240,9 +268,9 @@ class CodistillingStudents(MultiWorkerModel):
             ValueError: An output that is to be distilled does not exist, or has different shapes.
         """
         models = {f"student {number}": student for number, student in enumerate(self.students)}
-        copies = {f"the copy of student {number}": copy for number, copy in self._fellows.copies.items()}
+        copies = {f"the copy of student {number}": copy for number, copy in self.teachers.copies.items()}
         self.distillation.build_alike({**models, **copies}, features)
-        self._fellows.prepare()
+        self.teachers.prepare()
         self.second_states()
 
     def second_states(self) -> list[recurrent_state.SecondState]:
@@ -250,10 +278,6 @@ class CodistillingStudents(MultiWorkerModel):
         if not self._second_states and all(student.built for student in self.students):
             self._second_states = [recurrent_state.SecondState(student) for student in self.students]
         return self._second_states
-
-    def step(self) -> int:
-        """Number of optimizer steps that the students have made."""
-        return int(weights.values([self.optimizer.iterations])[0])
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """The results that training logs: everything but what only validation measures."""
@@ -299,29 +323,19 @@ class CodistillingStudents(MultiWorkerModel):
         return tf.TensorSpec([lanes[0].shape[0], *spec.shape[1:]], spec.dtype)
 
     def _teachings(self, features: list[Any], predictions: list[Any]) -> list[Teaching]:
-        step = self.optimizer.iterations.value
+        step = self._steps_done()
         wanted = self.distillation.weights_at(step, predictions[0])
         is_due = tf.add_n(list(wanted.values())) > 0
-        said = self._fellows.predictions(features, predictions, is_due)
+        asked = [self.teachers.asked(learner, step, is_due) for learner in range(len(self.students))]
+        said = self.teachers.predictions(features, predictions, asked)
         return [
-            self.distillation.teach(
-                one, wanted, self._fellows.asked(learner, step) * tf.cast(is_due, tf.float32)
-            )
-            for learner, one in enumerate(said)
+            self.distillation.teach(one, wanted, asked_P) for one, asked_P in zip(said, asked, strict=True)
         ]
-
-    def _task_loss(self, number: int, part: Any, prediction: Any, training: bool) -> tf.Tensor:
-        features, targets, sample_weight = part
-        self._measured = number
-        try:
-            return self.compute_loss(features, targets, prediction, sample_weight, training=training)
-        finally:
-            self._measured = None
 
     def _penalty(self, number: int) -> tf.Tensor | float:
         if self.weight_decay is None:
             return 0.0
-        step = self.optimizer.iterations.value
+        step = self._steps_done()
         return self.weight_decay.penalty(self.students[number].trainable_variables, step)
 
     def _validation_predictions(self, features: Any) -> list[Any]:
@@ -343,8 +357,9 @@ class CodistillingStudents(MultiWorkerModel):
         if not teaching.predictions:
             return
         num_measured = tf.convert_to_tensor(self._parts[f"student_{number}_teacher_agreement"].count)
-        is_due = self.comparison.is_due(self.optimizer.iterations.value, num_measured, teaching)
-        for part, value, counts in self.comparison(teaching, prediction, task, is_due):
+        is_due = self.comparison.is_due(self._steps_done() + 1, num_measured, teaching)
+        numbers = self.teachers.taught_by[number]
+        for part, value, counts in self.comparison(teaching, prediction, task, is_due, numbers):
             self._count(number, part, value, counts)
 
     def _count(self, number: int, part: str, value: tf.Tensor, counts: tf.Tensor) -> None:
@@ -354,7 +369,15 @@ class CodistillingStudents(MultiWorkerModel):
 
 
 def _mean(predictions: list[Any]) -> Any:
-    return keras.tree.map_structure(lambda *outputs: sum(outputs) / len(outputs), *predictions)
+    return keras.tree.map_structure(_mean_of_outputs, *predictions)
+
+
+def _mean_of_outputs(*outputs: tf.Tensor) -> tf.Tensor:
+    mean = sum(outputs) / len(outputs)
+    mask = getattr(outputs[0], "_keras_mask", None)
+    if mask is not None:
+        mean._keras_mask = mask
+    return mean
 
 
 def _check(num_students: int, batches: str, refresh_every_steps: int) -> None:

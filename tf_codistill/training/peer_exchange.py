@@ -26,7 +26,7 @@ from tf_codistill.peers import exchange
 from tf_codistill.peers.teachers import NO_SNAPSHOT
 from tf_codistill.peers.topology import NO_PEER, RandomPeers, Topology, candidates_of, seats, teachers_of
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.comparison import Watch
+from tf_codistill.training.watch import Watch
 
 _COSTS = ("published_bytes", "read_bytes", "exchange_secs", "failed_publications", "failed_reads")
 
@@ -36,7 +36,7 @@ class PeerExchange(keras.callbacks.Callback):
 
     List it before callbacks that write logs, such as ``CSVLogger`` and ``TensorBoard``: it adds the numbers
     below, those of the epoch alone, and ``staleness_secs``, the mean age of the teachers' snapshots. It warns
-    once when teachers are of no use, see `training.comparison.Watch`.
+    once when teachers are of no use, see `training.watch.Watch`.
 
     Attributes:
         published_bytes: Bytes written so far by this worker.

@@ -1,0 +1,158 @@
+"""One replica's part in the loss and in the gradient of a batch that several share.
+
+    replica 0   the cat sat on the mat    6 of all 8 positions    its mean x 2 replicas x 6 / 8
+    replica 1   so  be  .   .  .   .      2                       its mean x 2 replicas x 2 / 8
+
+Keras divides a replica's sum of losses by the number of positions that the mask leaves on that replica, and
+the sum over replicas by their number: a mean of means, in which a position counts the more, the fewer others
+its replica has. With these factors it is the mean over the positions of the whole batch. Optimizers
+clip what a replica adds to the gradient, not the gradient; here it is clipped once it has been summed.
+
+One replica with the whole batch and several with parts of it so take the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import keras
+import tensorflow as tf
+
+Shares: TypeAlias = dict[str, tf.Tensor]
+
+_CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
+
+
+def shares(predictions: Sequence[Any]) -> list[Shares]:
+    """What to multiply a replica's mean over unmasked positions by, to add up to the whole batch's mean.
+
+    Replicas meet here to add up their numbers of positions. TensorFlow traces one after the other until they
+    meet, and Keras keeps what `add_loss` got in the layers: read `keras.Model.losses` before.
+
+    Args:
+        predictions: Outputs of models on this replica, each a tensor or a mapping or sequence of tensors.
+
+    Returns:
+        For each of them factors by name of the output, for those that have a Keras mask; none at all on a
+        single replica.
+    """
+    strategy = tf.distribute.get_strategy()
+    masks = [
+        (number, name, part._keras_mask)
+        for number, prediction in enumerate(predictions)
+        for name, part in _parts(prediction).items()
+        if getattr(part, "_keras_mask", None) is not None
+    ]
+    found: list[Shares] = [{} for _ in predictions]
+    if not masks or strategy.num_replicas_in_sync == 1:
+        return found
+    counts = tf.stack([tf.reduce_sum(tf.cast(mask, tf.float32)) for _, _, mask in masks])
+    totals = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, counts)
+    factors = tf.math.divide_no_nan(counts, totals) * strategy.num_replicas_in_sync
+    for (number, name, _), factor in zip(masks, tf.unstack(factors, num=len(masks)), strict=True):
+        found[number][name] = factor
+    return found
+
+
+def is_mean(loss: keras.losses.Loss) -> bool:
+    """Whether a loss is a mean over positions. A sum over them is one over those of all replicas, too."""
+    return loss.reduction in ("sum_over_batch_size", "mean")
+
+
+def weigh(sample_weight: Any, prediction: Any, factors: Shares) -> Any:
+    """Multiplies sample weights, so that the losses of masked outputs are multiplied.
+
+    Args:
+        sample_weight: Weights of the examples, for all outputs or structured like them, or None.
+        prediction: A model's outputs.
+        factors: Factors by name of the output: ``""`` of the only one, keys or positions of several.
+
+    Returns:
+        Sample weights structured like the outputs; the argument itself if there are no factors.
+    """
+    if not factors:
+        return sample_weight
+    weighed = {}
+    for name, part in _parts(prediction).items():
+        weighed[name] = _of(sample_weight, name)
+        if name in factors:
+            given = tf.ones_like(part._keras_mask, tf.float32) if weighed[name] is None else weighed[name]
+            weighed[name] = tf.cast(given, tf.float32) * factors[name]
+    if isinstance(prediction, Mapping):
+        return weighed
+    return list(weighed.values()) if isinstance(prediction, (list, tuple)) else weighed[""]
+
+
+def is_masked(predictions: Sequence[Any]) -> bool:
+    """Whether any output has a Keras mask."""
+    parts = [part for prediction in predictions for part in _parts(prediction).values()]
+    return any(getattr(part, "_keras_mask", None) is not None for part in parts)
+
+
+def check_optimizer(optimizer: keras.optimizers.Optimizer | None, num_replicas: int) -> None:
+    """Refuses what Keras's optimizers cannot do with several replicas, in words of its own.
+
+    Args:
+        optimizer: The optimizer, or None.
+        num_replicas: How many replicas there are.
+
+    Raises:
+        ValueError: The optimizer accumulates gradients, or overwrites weights by their averages, and there
+            are several replicas.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    for name in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+        value = getattr(inner, name, None)
+        if value and num_replicas > 1:
+            raise ValueError(
+                f"{name} of the optimizer is {value} and there are {num_replicas} replicas; expected None, "
+                "as Keras does this in a branch of the graph in which replicas cannot meet; give each "
+                "replica a larger batch, or train on a single one"
+            )
+
+
+def clipped(gradients: list[Any], optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """This replica's part of the gradient of the whole batch, clipped as its optimizer says.
+
+    Args:
+        gradients: What this replica adds to the gradient of each variable, scaled as the optimizer scales
+            the loss; None for a variable without one.
+        optimizer: The optimizer; it sums over replicas.
+
+    Returns:
+        Gradients whose sum over replicas is the clipped gradient; if the optimizer does not clip, or on a
+        single replica, those that came.
+    """
+    num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    clipping = getattr(optimizer, "inner_optimizer", optimizer)
+    if num_replicas == 1 or not any(getattr(clipping, name, None) for name in _CLIPPING):
+        return gradients
+    present = [gradient for gradient in gradients if gradient is not None]
+    summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present)
+    scale = optimizer.scale_loss(tf.constant(1.0))
+    # The optimizer clips these parts again, which leaves them as they are: they are smaller by num_replicas.
+    clipped_ones = clipping._clip_gradients([_times(gradient, 1 / scale) for gradient in summed])
+    parts = iter([_times(gradient, scale / num_replicas) for gradient in clipped_ones])
+    return [None if gradient is None else next(parts) for gradient in gradients]
+
+
+def _parts(prediction: Any) -> dict[str, Any]:
+    if isinstance(prediction, Mapping):
+        return dict(prediction)
+    if isinstance(prediction, (list, tuple)):
+        return {str(number): part for number, part in enumerate(prediction)}
+    return {"": prediction}
+
+
+def _of(sample_weight: Any, name: str) -> Any:
+    if isinstance(sample_weight, Mapping):
+        return sample_weight.get(name)
+    return sample_weight[int(name)] if isinstance(sample_weight, (list, tuple)) else sample_weight
+
+
+def _times(gradient: Any, factor: Any) -> Any:
+    if isinstance(gradient, tf.IndexedSlices):
+        values = gradient.values * tf.cast(factor, gradient.values.dtype)
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return gradient * tf.cast(factor, gradient.dtype)

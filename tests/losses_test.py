@@ -251,6 +251,108 @@ def test_masked_positions_count_nowhere(kind):
     check()
 
 
+def smoothed(loss: losses.DistillationLoss, student: np.ndarray) -> np.ndarray:
+    classes = student.shape[-1]
+    target = getattr(loss, "frequencies", np.full(classes, 1 / classes))
+    return -(target * np.log(softmax(student))).sum(axis=-1)
+
+
+# What makes a loss of a temperature, and the kind of NumPy's that it has to equal.
+CUSTOM = {
+    "keras cross-entropy": (
+        lambda t: losses.Custom(keras.losses.CategoricalCrossentropy(from_logits=True), temperature=t),
+        ("SoftCrossEntropy", "probabilities"),
+    ),
+    "keras divergence": (
+        lambda t: losses.Custom(keras.losses.KLDivergence(), student="probabilities", temperature=t),
+        ("KLDivergence", "probabilities"),
+    ),
+    "keras squared error": (
+        lambda t: losses.Custom(keras.losses.MeanSquaredError(), teacher="logits", mean_over="losses"),
+        ("SquaredLogits", "losses"),
+    ),
+    "keras binary cross-entropy": (
+        lambda t: losses.Custom(
+            keras.losses.BinaryCrossentropy(from_logits=True), temperature=t, mean_over="logits", binary=True
+        ),
+        ("BinarySoftCrossEntropy", "logits"),
+    ),
+    "function": (
+        lambda t: losses.Custom(
+            lambda p, q: tf.reduce_sum((p - q) ** 2, -1), student="probabilities", temperature=t
+        ),
+        ("SquaredProbabilities", "probabilities"),
+    ),
+}
+
+
+def with_reference(case: object, t: float) -> tuple[losses.DistillationLoss, object]:
+    """A loss, and in NumPy what it should be of teachers, student and shares of the teachers."""
+    if isinstance(case, losses.DistillationLoss):
+        return case, lambda teachers, student, shares: smoothed(case, student)
+    loss, kind = (CUSTOM[case][0](t), CUSTOM[case][1]) if case in CUSTOM else (make(case, t), case)
+    return loss, lambda teachers, student, shares: reference(kind, teachers, student, t, shares)
+
+
+@st.composite
+def masked_batches(draw, classes: int | None) -> dict[str, object]:
+    """Logits of a drawn shape and type, a mask, weights of examples and of teachers, a temperature."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    leading = draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
+    shape = (*leading, classes or draw(st.integers(2, 6)))
+    policy = draw(st.sampled_from(["float32", "mixed_bfloat16", "mixed_float16"]))
+    dtype = tf.as_dtype(policy.removeprefix("mixed_"))
+    shares = draw(st.lists(st.sampled_from([0.0, 0.25, 1.0, 3.0]), min_size=1, max_size=3).filter(any))
+    return {
+        "policy": policy,
+        "teachers": tf.cast(rng.normal(size=(len(shares), *shape)) * 1.5, dtype),
+        "student": tf.cast(rng.normal(size=shape) * 1.5, dtype),
+        "mask": rng.random(leading) < draw(st.sampled_from([0.5, 1.0])),
+        "weighting": rng.choice([0.0, 0.5, 2.0], leading).astype("float32"),
+        "shares": shares,
+        "temperature": draw(st.floats(1, 8)),
+    }
+
+
+@pytest.mark.parametrize("case", [*KINDS, *SMOOTHING, *CUSTOM], ids=lambda c: c if c in CUSTOM else label(c))
+def test_masked_value_and_gradient_in_every_precision(case):
+    """Against NumPy and finite differences of it; what is hidden by the mask has no gradient at all."""
+    name = str(case if not isinstance(case, losses.DistillationLoss) else "")
+    classes = 1 if "inary" in name else getattr(case, "frequencies", np.empty(0)).size or None
+
+    @hypothesis.settings(SETTINGS, max_examples=8)
+    @hypothesis.given(masked_batches(classes))
+    def check(drawn):
+        mask, weighting, t = drawn["mask"], drawn["weighting"], drawn["temperature"]
+        teachers, student = (tf.cast(drawn[name], tf.float64).numpy() for name in ("teachers", "student"))
+        keras.config.set_dtype_policy(drawn["policy"])
+        try:
+            loss, examples = with_reference(case, t)
+            with tf.GradientTape() as tape:
+                tape.watch(drawn["student"])
+                predicted = tf.identity(drawn["student"])
+                predicted._keras_mask = tf.constant(mask)
+                target = loss.aggregate(drawn["teachers"], tf.constant(drawn["shares"]))
+                value = loss(target, predicted, weighting)
+            gradient = tape.gradient(value, drawn["student"])
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+        def expected(at):
+            each = examples(teachers, at, drawn["shares"])
+            return (each * weighting * mask).sum() / max(mask.sum(), 1)
+
+        assert value.dtype == tf.float32
+        np.testing.assert_allclose(value, expected(student), rtol=1e-5, atol=2e-6 * t**2)
+        slopes = slope(expected, student)
+        tolerance = {"float32": 2e-5, "float16": 1e-3, "bfloat16": 5e-3}[gradient.dtype.name]
+        atol = tolerance * max(np.abs(slopes).max(), 0.1)
+        np.testing.assert_allclose(tf.cast(gradient, tf.float64), slopes, rtol=tolerance, atol=atol)
+        np.testing.assert_array_equal(gradient.numpy()[~mask].astype("float32"), 0)
+
+    check()
+
+
 @SETTINGS
 @hypothesis.given(
     masks, weightings, st.sampled_from(["sum", "sum_over_batch_size", "mean_with_sample_weight"])
@@ -365,6 +467,40 @@ def test_any_keras_loss_and_any_function_can_distil(custom, own):
         for loss in (own, custom)
     )
     np.testing.assert_allclose(theirs, ours, rtol=1e-4)
+
+
+class Absolute(losses.Comparison):
+    """A loss of a user's own, between what it makes of logits."""
+
+    MEANS = ("losses", "logits")
+
+    def target(self, teacher_logits):
+        return teacher_logits
+
+    def compare(self, target, student_logits):
+        return tf.reduce_sum(tf.abs(target - student_logits), axis=-1)
+
+
+class Linear(losses.ProbabilityComparison):
+    """Another, of probabilities at a temperature."""
+
+    def compare(self, target, student_logits):
+        return -tf.reduce_sum(target * self.probabilities(student_logits), axis=-1)
+
+
+def test_losses_of_a_users_own_have_means_shares_and_temperatures():
+    teachers, shares = np.random.default_rng(0).normal(size=(3, 4, 5)), np.array([1.0, 0.0, 3.0])
+    student, weighting = teachers[1] * 2, np.array([1.0, 0.0, 2.0, 1.0])
+    own = Absolute(dtype="float64")
+    each = np.abs(teachers - student).sum(-1)
+    expected = np.average(each, axis=0, weights=shares)
+    value = own(own.aggregate(teachers, tf.constant(shares)), student, weighting)
+    np.testing.assert_allclose(value, (expected * weighting).mean())
+    own = Linear(temperature=3.0, dtype="float64")
+    assert own.mean_over == "probabilities"
+    target = np.average(softmax(teachers / 3), axis=0, weights=shares)
+    value = own(own.aggregate(teachers, tf.constant(shares)), student)
+    np.testing.assert_allclose(value, -(target * softmax(student / 3)).sum(-1).mean())
 
 
 @keras.saving.register_keras_serializable(package="losses_test")

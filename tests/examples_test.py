@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from examples import images
+from tf_codistill import runs
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _TIMEOUT_SECS = 120
@@ -85,15 +87,20 @@ def test_image_classifier_on_photographs() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(620)
 @pytest.mark.real_data
 @pytest.mark.skipif(not _REAL_DATA, reason="TF_CODISTILL_REAL_DATA is not set")
 def test_mobile_net_in_two_groups_of_two_workers(tmp_path: pathlib.Path) -> None:
     (archive,) = (pathlib.Path(_REAL_DATA) / "images").glob("*.zip")
-    flags = [f"--images={archive}", f"--workdir={tmp_path}", "--num_steps=40", "--log_every_steps=10"]
-    output_of(started("image_folder", *flags), timeout_secs=280)
+    flags = [f"--images={archive}", f"--workdir={tmp_path}", "--num_steps=160", "--log_every_steps=20"]
+    output_of(started("image_folder", *flags), timeout_secs=600)
     for group in (0, 1):
         student = keras.saving.load_model(tmp_path / f"group_{group}" / "student.keras")
-        assert student(np.zeros((2, 32, 32, 3))).shape == (2, 10)
+        assert student(np.zeros((2, 64, 64, 3))).shape == (2, 10)
+        last = runs.read_metrics(runs.metrics_path(str(tmp_path), group), "validation")[-1]
+        assert last["step"] == 160
+        assert last["loss"] < math.log(10) - 0.1, "chance is log 10"
+        assert last["accuracy"] > 0.15, "chance is 0.1, and 0.15 more than two standard deviations from it"
     logs = [(tmp_path / f"group_{group}" / "metrics.jsonl").read_text() for group in (0, 1)]
     assert max(max(numbers('"distillation_weight":', log)) for log in logs) > 0
 

@@ -1,11 +1,11 @@
 r"""Evaluates trained models on the held-out documents of a corpus.
 
     python -m tf_codistill.evaluate --runs=alone=runs/one --runs=codistillation=runs/two \
-        --gin_file=gin/quickstart.gin --output=runs/evaluation.json
+        --output=runs/evaluation.json
 
 Prints, and writes as JSON, the loss from a zero state and from a carried state and the perplexity of each
 group's model, or of each of its students, of the ensemble of each run, and of every
-``--model=name=file.keras``.
+``--model=name=file.keras``. Without a ``--gin_file`` the bindings of the first run are in force.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from absl import flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from tf_codistill import evaluation, files, program, runs, tokens
+from tf_codistill import evaluation, files, program, runs, trained
 from tf_codistill.training import experiment
 
 _RUNS = flags.DEFINE_multi_string("runs", [], "Run as name=workdir; may be repeated.")
@@ -25,9 +25,13 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 
 def main() -> None:
     """Evaluates every run and model that was named."""
-    program.parse_gin()
+    workdirs = [workdir for _, workdir in program.named(_RUNS)]
+    program.parse_gin(instead=_bindings_of(workdirs))
     settings = experiment.configured()
-    corpus = tokens.open_corpus(settings.corpus_dir)
+    corpus = trained.open_corpora(
+        settings.corpus_dir,
+        [runs.tokenizer_dir(workdir, group) for workdir in workdirs for group in runs.groups(workdir)],
+    )
     _, stream = settings.streams(corpus, group=0, num_groups=1)
     rows: dict[str, evaluation.Row] = {}
 
@@ -53,6 +57,12 @@ def main() -> None:
     if _OUTPUT.value:
         files.write_json(_OUTPUT.value, {"models": rows, "validation_tokens": num_tokens})
     _print(rows, num_tokens)
+
+
+def _bindings_of(workdirs: list[str]) -> str:
+    """The bindings that were in force in the first of the runs."""
+    path = runs.config_path(workdirs[0], 0) if workdirs else ""
+    return files.read(path).decode("utf-8") if path and files.exists(path) else ""
 
 
 def _print(rows: dict[str, evaluation.Row], num_tokens: int) -> None:

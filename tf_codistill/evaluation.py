@@ -23,9 +23,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import checkpoints, recurrent_state, runs, weights
+from tf_codistill import checkpoints, recurrent_state, runs, trained, weights
 from tf_codistill.inputs import language
-from tf_codistill.models.language_model import LanguageModel
 
 ENSEMBLE = "ensemble"
 
@@ -97,21 +96,10 @@ def from_saved_model(path: str, num_lanes: int) -> Member:
     Raises:
         ValueError: There is no such file, or the model in it cannot carry a state over lanes.
     """
-    try:
-        served = keras.saving.load_model(path, compile=False)
-    except Exception as error:  # Keras has a type of its own for each way in which a file can be bad
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"model {path!r} cannot be loaded: {reason}") from error
-    if not isinstance(served, LanguageModel):
-        raise ValueError(
-            f"model {path!r} is a {type(served).__name__}; expected a LanguageModel, which has lanes"
-        )
-    model = type(served).from_config({**served.get_config(), "batch_size": num_lanes})
-    model.set_weights(served.get_weights())
-    return Member(model, lanes=None)
+    return Member(trained.load_model(path, num_lanes), lanes=None)
 
 
-def evaluate(members: Mapping[str, Member], stream: language.LaneStream) -> dict[str, Row]:
+def evaluate(members: Mapping[str, Member], stream: language.Stream) -> dict[str, Row]:
     """Measures each member and, of several, their ensemble on one pass over a stream.
 
     Args:
@@ -158,6 +146,6 @@ def _nats_function(models: Sequence[keras.Model]) -> Callable[[tf.Tensor, tf.Ten
     return nats
 
 
-def _pass(nats: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], stream: language.LaneStream) -> np.ndarray:
+def _pass(nats: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], stream: language.Stream) -> np.ndarray:
     batches = language.dataset(stream, num_steps=stream.steps_per_epoch)
     return np.mean([nats(*batch).numpy() for batch in batches], axis=0)

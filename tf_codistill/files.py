@@ -21,7 +21,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import tensorflow as tf
 
@@ -92,34 +92,65 @@ def size_bytes(path: str) -> int:
         return int(tf.io.gfile.stat(path).length)
 
 
-def read(path: str) -> bytes:
-    """The content of a file.
+def read(path: str, start: int = 0, num_bytes: int | None = None) -> bytes:
+    """The content of a file, or a stretch of it.
 
     Args:
         path: The file.
+        start: Where the stretch begins, in bytes.
+        num_bytes: Its length; None reads to the end of the file.
 
     Returns:
-        All its bytes.
+        All its bytes; fewer where the file ends before.
 
     Raises:
         FileNotFoundError: There is no such file.
     """
     with _os_errors(path), tf.io.gfile.GFile(path, "rb") as file:
-        return cast(bytes, file.read())
+        if start:
+            file.seek(start)
+        return cast(bytes, file.read(-1 if num_bytes is None else num_bytes))
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path names a place that cannot be mapped into memory, such as ``gs://bucket/file``."""
+    return "://" in path
 
 
 def write(path: str, content: bytes) -> None:
     """Writes a file aside and renames it, so that a reader sees the old content or the new, never a part."""
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[IO[bytes]]:
+    """Writes a file piece by piece, as `write` does at once: it is there when the ``with`` block ends.
+
+    Something has to be written, if only no bytes: without that there is no file.
+
+    Args:
+        path: The file.
+
+    Yields:
+        What takes the bytes.
+    """
     aside = f"{path}.{uuid.uuid4().hex}.partial"
     try:
         with _os_errors(path):
             with tf.io.gfile.GFile(aside, "wb") as file:
-                file.write(content)
+                yield file
             tf.io.gfile.rename(aside, path, overwrite=True)
     except BaseException:
         with contextlib.suppress(tf.errors.OpError):
             tf.io.gfile.remove(aside)
         raise
+
+
+def move(path: str, target: str) -> None:
+    """Renames a file, in place of another one of that name."""
+    with _os_errors(path):
+        tf.io.gfile.rename(path, target, overwrite=True)
 
 
 def read_json(path: str) -> Any:

@@ -5,6 +5,7 @@
         group_0/
             metrics.jsonl                        one JSON object per line, see below
             config.gin                           the bindings that were in force
+            tokenizer/                           what the model reads text with, see `trained`
             checkpoints/checkpoint_00000500/...  what the group needs to resume
             tensorboard/                         event files
             student.keras                        the servable model, written at the end; student_0.keras and
@@ -72,6 +73,11 @@ def config_path(workdir: str, group: int) -> str:
 def log_path(workdir: str, group: int, worker: int) -> str:
     """The log of one worker of one group."""
     return os.path.join(group_dir(workdir, group), f"worker_{worker}.log")
+
+
+def tokenizer_dir(workdir: str, group: int) -> str:
+    """The tokenizer that travels with the model of one group."""
+    return os.path.join(group_dir(workdir, group), "tokenizer")
 
 
 def groups(workdir: str) -> list[int]:

@@ -96,6 +96,19 @@ def test_two_replicas_equal_one(corpus, peer) -> None:
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
+def test_corpora_are_mixed_by_weight(corpus, tmp_path, fresh_gin) -> None:
+    other = write_language_corpus(str(tmp_path / "other"), num_documents=90)
+    gin.parse_config(f"Experiment.corpus_dir = {{{corpus!r}: 3, {other!r}: 1}}")
+    experiment = toy_experiment(gin.query_parameter("Experiment.corpus_dir"))
+    training, validation = experiment.streams(_opened(experiment.corpus_dir), 0, 1)
+    for mixed, count in ((training, 3), (validation, 3)):
+        assert mixed.num_lanes == 4
+        alone = toy_experiment(corpus, num_lanes=count).streams(_opened(corpus), 0, 1)
+        expected = alone[mixed is validation].batch(2)
+        np.testing.assert_array_equal(np.array(mixed.batch(2))[:, :count], expected)
+    assert experiment.train(str(tmp_path / "run"), 0, 1).step() == 20
+
+
 def test_groups_differ_in_initialisation_and_order_and_learn_from_each_other(corpus, tmp_path) -> None:
     experiment = toy_experiment(corpus)
     first = [experiment.streams(_opened(corpus), group, 2)[0].batch(0)[0] for group in (0, 1)]
@@ -227,10 +240,10 @@ def test_another_model_in_the_workdir_is_refused(corpus, tmp_path) -> None:
         toy_experiment(corpus, model_fn=wider).train(str(tmp_path), 0, 1)
 
 
-def _opened(corpus: str):
-    from tf_codistill import tokens
+def _opened(corpus):
+    from tf_codistill.inputs import mixture
 
-    return tokens.open_corpus(corpus)
+    return mixture.open_corpora(corpus)
 
 
 def _made(path):

@@ -14,6 +14,8 @@ before the first token of all). So in an epoch no token is a target twice and fe
 then the next epoch begins in another order. Nothing is remembered from step to step: to resume at a step is
 to ask for it.
 
+Where shards are not local, the blocks that the lanes will come to are read in the background meanwhile.
+
     stream = LaneStream(corpus.split("train"), seed=1, num_lanes=64)
     inputs_BT, targets_BT = stream.batch(step=1370)
     model.fit(dataset(stream, first_step=1370), ...)
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +39,24 @@ Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 
 _PREFETCHED_BATCHES = 8
+_TOKENS_AHEAD = 4096  # of each lane: a few documents, each likely in a block of its own
+
+
+class Stream(Protocol):
+    """Batches by step: `LaneStream` or `mixture.MixedLanes`.
+
+    Attributes:
+        num_lanes: Rows of the batch of the whole group.
+        window_tokens: Tokens of each lane in one batch.
+        steps_per_epoch: Steps until something that is read is exhausted.
+    """
+
+    num_lanes: int
+    window_tokens: int
+    steps_per_epoch: int
+
+    def batch(self, step: int, lanes: range | slice | None = None) -> tuple[Int32Array, Int32Array]:
+        """Inputs and targets of a step, each int32 ``[B, T]`` with a row for each lane asked for."""
 
 
 class LaneStream:
@@ -94,8 +115,9 @@ class LaneStream:
                 f"of split {split.name!r} has {num_tokens} tokens; use at most "
                 f"{num_tokens // window_tokens} lanes or a larger corpus"
             )
-        # Replicas at both sides of an epoch's end ask for two epochs in turn.
-        self._epoch = functools.lru_cache(maxsize=2)(self._lay_out)
+        # Replicas at both sides of an epoch's end ask for two epochs in turn, and reading ahead for a third.
+        self._epoch = functools.lru_cache(maxsize=3)(self._lay_out)
+        self._read_ahead: dict[range, int] = {}  # the first step that has not been, for each row of lanes
 
     def batch(self, step: int, lanes: range | slice | None = None) -> tuple[Int32Array, Int32Array]:
         """The batch of a step.
@@ -116,14 +138,30 @@ class LaneStream:
             lanes = range(self.num_lanes)[lanes or slice(None)]
         if len(lanes) and (min(lanes) < 0 or max(lanes) >= self.num_lanes):
             raise ValueError(f"lanes are {lanes}; expected lanes 0 to {self.num_lanes - 1}")
-        epoch, window = divmod(int(step), self.steps_per_epoch)
+        virtual, stored = self._positions(int(step), lanes)
+        if self._split.reads_ahead:
+            self._prefetch(int(step), lanes)
+        ids = self._split.gather(stored)
+        ids[virtual < 0] = tokens.END_OF_DOCUMENT
+        return ids[:, :-1], ids[:, 1:]
+
+    def _positions(self, step: int, lanes: range) -> tuple[Int64Array, Int64Array]:
+        """Where the tokens of a step are, in the virtual row and in the split; ``[B, T + 1]`` each."""
+        epoch, window = divmod(step, self.steps_per_epoch)
         ends, shifts = self._epoch(epoch)
         first_B = (np.array(lanes, np.int64) * self.steps_per_epoch + window) * self.window_tokens
         virtual = first_B[:, None] + np.arange(-1, self.window_tokens)
         stored = virtual + shifts[np.searchsorted(ends, virtual, side="right")]
-        ids = self._split.gather(np.maximum(stored, 0))
-        ids[virtual < 0] = tokens.END_OF_DOCUMENT
-        return ids[:, :-1], ids[:, 1:]
+        return virtual, np.maximum(stored, 0)
+
+    def _prefetch(self, step: int, lanes: range) -> None:
+        """Begins to read what these lanes will come to, a step at a time once it is ahead."""
+        ahead = max(1, _TOKENS_AHEAD // self.window_tokens)
+        end = min(step + ahead, (step // self.steps_per_epoch + 2) * self.steps_per_epoch - 1) + 1
+        done = self._read_ahead.get(lanes, 0)
+        for later in range(done if step < done <= end else step, end):
+            self._split.prefetch(self._positions(later, lanes)[1])
+        self._read_ahead[lanes] = end
 
     def _lay_out(self, epoch: int) -> tuple[Int64Array, Int64Array]:
         """Virtual end of each document of the epoch, and its stored minus its virtual position."""
@@ -138,7 +176,7 @@ class LaneStream:
 
 
 def dataset(
-    stream: LaneStream,
+    stream: Stream,
     *,
     first_step: int = 0,
     num_steps: int | None = None,

@@ -32,10 +32,10 @@ from tf_codistill import (
     losses,
     runs,
     schedules,
-    tokens,
+    trained,
     weights,
 )
-from tf_codistill.inputs import frequencies, language
+from tf_codistill.inputs import frequencies, language, mixture
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.peers.topology import RandomPeers, Topology, candidates_of
 from tf_codistill.training.callbacks import MetricsLog, Saver
@@ -73,7 +73,8 @@ class Experiment:
     """What is trained, on what, and how; the same for every group of a run.
 
     Attributes:
-        corpus_dir: Directory with token shards and their manifest.
+        corpus_dir: Directory with token shards and their manifest, or a weight for each of several, see
+            `inputs.mixture`.
         num_steps: Optimizer steps of each group.
         optimizer: Makes a Keras optimizer.
         model_fn: Makes the model from ``vocabulary_size`` and ``batch_size``, the lanes of one replica (None
@@ -107,7 +108,7 @@ class Experiment:
         jit_compile: Whether the training step is compiled by XLA.
     """
 
-    corpus_dir: str
+    corpus_dir: str | Mapping[str, float]
     num_steps: int
     optimizer: Callable[[], keras.optimizers.Optimizer]
     model_fn: Callable[..., keras.Model] = LanguageModel
@@ -171,10 +172,12 @@ class Experiment:
         """
         strategy = strategy or tf.distribute.get_strategy()
         self._check_groups(group, num_groups)
-        corpus = tokens.open_corpus(self.corpus_dir)
+        corpus = mixture.open_corpora(self.corpus_dir)
         training = self._training_streams(corpus, group, num_groups)
         _, validation = self.streams(corpus, group, num_groups)
         files.make_directory(runs.group_dir(workdir, group))
+        tokenizer_dir = runs.tokenizer_dir(workdir, group)
+        trained.keep_tokenizer(tokenizer_dir, corpus.corpora, is_writer=distribution.is_chief(strategy))
         keras.utils.set_random_seed(1000 * self.seed + group)
         with strategy.scope():
             model = self.build(corpus.vocabulary_size, group, num_groups)
@@ -201,12 +204,12 @@ class Experiment:
         return model
 
     def streams(
-        self, corpus: tokens.Corpus, group: int, num_groups: int
-    ) -> tuple[language.LaneStream, language.LaneStream]:
+        self, corpus: mixture.Corpora, group: int, num_groups: int
+    ) -> tuple[language.Stream, language.Stream]:
         """The group's training lanes and the validation lanes, which are the same for every group.
 
         Args:
-            corpus: The corpus.
+            corpus: The corpora.
             group: The group, or of several students in one process the student.
             num_groups: How many there are.
 
@@ -214,11 +217,11 @@ class Experiment:
             The two streams of batches.
         """
         lanes = functools.partial(
-            language.LaneStream, seed=self.seed, num_lanes=self.num_lanes, window_tokens=self.window_tokens
+            corpus.stream, seed=self.seed, num_lanes=self.num_lanes, window_tokens=self.window_tokens
         )
         data = "same" if self._shares_batch() else self.data
-        training = lanes(corpus.split("train"), group=group, num_groups=num_groups, data=data)
-        return training, lanes(corpus.split("validation"), shuffle=False)
+        training = lanes("train", group=group, num_groups=num_groups, data=data)
+        return training, lanes("validation", shuffle=False)
 
     def build(
         self, vocabulary_size: int, group: int = 0, num_groups: int = 1
@@ -321,8 +324,8 @@ class Experiment:
         return [peers[0] for peers in candidates]
 
     def _training_streams(
-        self, corpus: tokens.Corpus, group: int, num_groups: int
-    ) -> list[language.LaneStream]:
+        self, corpus: mixture.Corpora, group: int, num_groups: int
+    ) -> list[language.Stream]:
         """What is read side by side: the lanes of the group, or of each student that has its own."""
         if self.num_students == 1 or self._shares_batch():
             return [self.streams(corpus, group, num_groups)[0]]
@@ -358,7 +361,7 @@ class Experiment:
         return [exchange]
 
     def _feed(
-        self, streams: Sequence[language.LaneStream], strategy: tf.distribute.Strategy, first_step: int = 0
+        self, streams: Sequence[language.Stream], strategy: tf.distribute.Strategy, first_step: int = 0
     ) -> Any:
         """The streams, side by side, as what `fit` reads; each worker makes its own part."""
 

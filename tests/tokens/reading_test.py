@@ -1,4 +1,4 @@
-"""The token-shard format: what is written is read, and what is damaged is told in one sentence."""
+"""Corpora as they are read: what was written comes back, and what is damaged is told in one sentence."""
 
 from __future__ import annotations
 
@@ -84,47 +84,6 @@ def test_the_mark_says_what_is_inside(corpus_dir: str) -> None:
     assert corpus.mark["counts"] == {"read": 5, "kept": 5, "dropped": {}}
     shards = [f"train-0000{index}-of-00002" for index in range(2)]
     assert corpus.mark["splits"] == {"train": {"num_documents": 5, "num_tokens": 22, "shards": shards}}
-
-
-@pytest.mark.parametrize(
-    ("document", "complaint"),
-    [
-        ([], "expected a row of integers"),
-        ([[7, 5]], "expected a row of integers"),
-        ([7.0, 5.0], "expected a row of integers"),
-        ([7, 8], "expected END_OF_DOCUMENT"),
-        ([7, 5, 8, 5], "nowhere else"),
-        ([7, 1000, 5], "expected 0 to 999"),
-        ([-1, 5], "expected 0 to 999"),
-    ],
-)
-def test_the_writer_refuses_what_is_no_document(
-    tmp_path: pathlib.Path, document: list[int], complaint: str
-) -> None:
-    def write() -> None:
-        with tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000) as writer:
-            writer.add([7, 5])
-            writer.add(document)
-
-    with pytest.raises(ValueError, match=f"document 1 of token shard 'train-00000-of-00001'.*{complaint}"):
-        write()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_shard_shows_only_when_closed(tmp_path: pathlib.Path) -> None:
-    writer = tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000)
-    writer.add(np.array([7, 5], np.int32))
-    assert not [path for path in tmp_path.iterdir() if path.suffix in (".tokens", ".starts")]
-    facts = writer.close()
-    assert facts == {"name": "train-00000-of-00001", "num_documents": 1, "num_tokens": 2}
-    assert writer.close() == facts
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".starts", ".tokens"]
-
-
-@pytest.mark.parametrize(("index", "vocabulary_size"), [(2, 1000), (-1, 1000), (0, 6)])
-def test_the_writer_refuses_numbers_out_of_range(index: int, vocabulary_size: int) -> None:
-    with pytest.raises(ValueError, match=f"is {index}|is {vocabulary_size}"):
-        tokens.ShardWriter("nowhere", "train", index, 2, vocabulary_size)
 
 
 def rewrite(directory: str, name: str, change: Callable[[bytes], bytes], recommit: bool) -> None:

@@ -1,0 +1,157 @@
+"""Token shards as they are written, and the mark that makes a directory of them a corpus.
+
+with ShardWriter("corpus", "train", 0, 4, vocabulary_size) as writer:
+    writer.add([2, 0, 57, 9, 1, 3, END_OF_DOCUMENT])
+commit_corpus("corpus", vocabulary_size=..., splits={"train": [writer.close(), ...]}, counts={...})
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tf_codistill import files
+from tf_codistill.tokens.marks import (
+    END_OF_DOCUMENT,
+    FORMAT_VERSION,
+    NUM_SPECIAL,
+    STARTS_DTYPE,
+    TOKENIZER,
+    token_dtype,
+)
+
+
+class ShardWriter:
+    """Writes one token shard, document by document; a context manager.
+
+    Nothing is to be seen under the shard's own names before `close`, which leaving the ``with`` block calls;
+    an exception inside the block discards what was written.
+
+    Args:
+        directory: Directory of the corpus; exists.
+        split: Name of the split, such as ``train``.
+        index: Number of this shard among the split's shards, from 0.
+        num_shards: How many shards the split has.
+        vocabulary_size: Every id is below this.
+
+    Raises:
+        ValueError: `index` is not below `num_shards`, or the vocabulary has no room beside the marks.
+    """
+
+    def __init__(self, directory: str, split: str, index: int, num_shards: int, vocabulary_size: int) -> None:
+        if not 0 <= index < num_shards:
+            raise ValueError(f"index of a {split!r} shard is {index}; expected 0 to {num_shards - 1}")
+        if vocabulary_size <= NUM_SPECIAL:
+            raise ValueError(
+                f"vocabulary_size is {vocabulary_size}; {NUM_SPECIAL} ids are marks, so it must be larger"
+            )
+        self.name = f"{split}-{index:05d}-of-{num_shards:05d}"
+        self._path = files.join(directory, self.name)
+        self._vocabulary_size = vocabulary_size
+        self._dtype = token_dtype(vocabulary_size)
+        self._file = tf.io.gfile.GFile(f"{self._path}.tokens.partial", "wb")
+        self._starts = array("q")
+        self._num_tokens = 0
+        self._closed = False
+
+    def add(self, document: Sequence[int] | npt.NDArray[np.integer[Any]]) -> None:
+        """Appends a document.
+
+        Args:
+            document: Its ids; the last one is END_OF_DOCUMENT, no other is.
+
+        Raises:
+            ValueError: The ids do not end so, or one is outside the vocabulary.
+        """
+        ids = np.asarray(document)
+        where = f"document {len(self._starts)} of token shard {self.name!r}"
+        if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(
+                f"{where} has shape {ids.shape} and type {ids.dtype}; expected a row of integers that ends "
+                "with END_OF_DOCUMENT"
+            )
+        if ids.min() < 0 or ids.max() >= self._vocabulary_size:
+            raise ValueError(
+                f"{where} has ids from {ids.min()} to {ids.max()}; expected 0 to "
+                f"{self._vocabulary_size - 1}: use the tokenizer that the shard is written for"
+            )
+        if ids[-1] != END_OF_DOCUMENT or np.count_nonzero(ids == END_OF_DOCUMENT) != 1:
+            raise ValueError(
+                f"{where} ends with id {ids[-1]}; expected END_OF_DOCUMENT ({END_OF_DOCUMENT}) there and "
+                "nowhere else"
+            )
+        self._file.write(ids.astype(self._dtype).tobytes())
+        self._starts.append(self._num_tokens)
+        self._num_tokens += ids.size
+
+    def close(self) -> dict[str, Any]:
+        """Puts the shard under its own names; a second call only returns the facts again.
+
+        Returns:
+            ``name`` (without suffix), ``num_documents`` and ``num_tokens``, as `commit_corpus` wants them.
+        """
+        if not self._closed:
+            self._file.write(b"")  # a shard without documents is a file too
+            self._file.close()
+            files.write(f"{self._path}.starts", np.array(self._starts, dtype=STARTS_DTYPE).tobytes())
+            tf.io.gfile.rename(f"{self._path}.tokens.partial", f"{self._path}.tokens", overwrite=True)
+            self._closed = True
+        return {"name": self.name, "num_documents": len(self._starts), "num_tokens": self._num_tokens}
+
+    def __enter__(self) -> Self:
+        """Returns the writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the shard, or discards it after an exception."""
+        if kind is None:
+            self.close()
+            return
+        self._file.close()
+        files.remove(f"{self._path}.tokens.partial")
+
+
+def commit_corpus(
+    directory: str,
+    *,
+    vocabulary_size: int,
+    splits: Mapping[str, Sequence[Mapping[str, Any]]],
+    counts: Mapping[str, Any],
+    tokenizer: str = TOKENIZER,
+) -> dict[str, Any]:
+    """Marks a corpus directory as whole.
+
+    Args:
+        directory: Directory in which the tokenizer and all shards have been written.
+        vocabulary_size: Number of ids, marks included.
+        splits: For each split by name what `ShardWriter.close` returned for each of its shards, in order.
+        counts: Documents read, kept, and dropped by reason; stored as given.
+        tokenizer: Name of the tokenizer's file in `directory`.
+
+    Returns:
+        The mark, as `Corpus.mark` has it later.
+    """
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "vocabulary_size": vocabulary_size,
+        "vocabulary_fingerprint": files.checksum(files.join(directory, tokenizer)),
+        "tokenizer": tokenizer,
+        "splits": {
+            name: {
+                "num_documents": sum(shard["num_documents"] for shard in shards),
+                "num_tokens": sum(shard["num_tokens"] for shard in shards),
+                "shards": [shard["name"] for shard in shards],
+            }
+            for name, shards in splits.items()
+        },
+        "counts": dict(counts),
+    }
+    return files.commit(directory, facts)

@@ -1,0 +1,288 @@
+"""A trained language model and the tokenizer that it reads text with, which travels with it.
+
+<workdir>/group_0/
+    student.keras            the model
+    config.gin               the bindings that were in force
+    tokenizer/               committed when training starts
+        word_pieces.model    what the token shards were written with
+        manifest.json        the mark: its fingerprint, the mark of each corpus, checksums
+
+keep_tokenizer(runs.tokenizer_dir(workdir, 0), corpora)        by training
+trained = open_trained(workdir, group=0)                       later, without any corpus
+trained.reset()
+trained.log_likelihoods(inputs, targets)                       goes on from the state of the call before
+trained.next_logits(ids)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import gin
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from absl import logging
+
+from tf_codistill import files, recurrent_state, runs, tokens
+from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.inputs import mixture
+from tf_codistill.models.language_model import LanguageModel
+
+_IDS = tf.TensorSpec([None], tf.int32)
+
+
+def keep_tokenizer(directory: str, corpora: Mapping[str, tokens.Corpus], is_writer: bool = True) -> None:
+    """Copies the tokenizer of the corpora that a model is trained on, or checks that it is there already.
+
+    Args:
+        directory: ``tokenizer/`` of a group.
+        corpora: The corpora by name, with one vocabulary.
+        is_writer: Whether to write; one worker of a group does, the others only check.
+
+    Raises:
+        ValueError: Another tokenizer is there, or a corpus's manifest does not fit its tokenizer.
+    """
+    corpus = next(iter(corpora.values()))
+    if check_tokenizer(directory, corpus) or not is_writer:
+        return
+    files.make_directory(directory)
+    path = files.join(directory, tokens.TOKENIZER)
+    files.write(path, files.read(corpus.tokenizer_path))
+    if files.checksum(path) != corpus.fingerprint:
+        raise files.CorruptError(
+            f"tokenizer {corpus.tokenizer_path!r} has changed since the corpus was opened; prepare it again"
+        )
+    facts = {
+        "tokenizer": tokens.TOKENIZER,
+        "vocabulary_size": corpus.vocabulary_size,
+        "vocabulary_fingerprint": corpus.fingerprint,
+        "corpora": {name: each.mark for name, each in corpora.items()},
+    }
+    files.commit(directory, facts)
+
+
+def check_tokenizer(directory: str, corpus: tokens.Corpus) -> bool:
+    """Checks that a corpus has the vocabulary that a group is trained with.
+
+    Args:
+        directory: ``tokenizer/`` of the group.
+        corpus: The corpus.
+
+    Returns:
+        Whether the group has a tokenizer; one that was trained by an older version has not.
+
+    Raises:
+        ValueError: The group has another one.
+    """
+    mark = files.read_mark(directory)
+    if mark is None:
+        return False
+    if mark.get("vocabulary_fingerprint") != corpus.fingerprint:
+        raise ValueError(
+            f"corpus {corpus.directory!r} has another vocabulary (fingerprint {corpus.fingerprint}) than the "
+            f"model beside {directory!r} (fingerprint {mark.get('vocabulary_fingerprint')}); use the corpus "
+            "that the model was trained on, or another workdir"
+        )
+    return True
+
+
+def open_corpora(corpus_dir: str | Mapping[str, float], tokenizer_dirs: Iterable[str]) -> mixture.Corpora:
+    """Opens the corpora that hold the held-out documents for models which are trained already.
+
+    Args:
+        corpus_dir: As for `mixture.open_corpora`.
+        tokenizer_dirs: ``tokenizer/`` of each of the models' groups.
+
+    Returns:
+        The corpora.
+
+    Raises:
+        ValueError: They cannot be opened, or a model was trained with another vocabulary.
+    """
+    try:
+        corpora = mixture.open_corpora(corpus_dir)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. Evaluation reads the held-out documents of the corpus: where it has moved, give "
+            "--gin_bindings=\"Experiment.corpus_dir = '...'\"; `score` and `generate` need no corpus"
+        ) from error
+    for directory in tokenizer_dirs:
+        check_tokenizer(directory, next(iter(corpora.corpora.values())))
+    return corpora
+
+
+def load_model(path: str, num_lanes: int) -> keras.Model:
+    """Loads a saved language model so that it carries a state over lanes.
+
+    Args:
+        path: A ``.keras`` file.
+        num_lanes: Number of lanes.
+
+    Returns:
+        The model; its state is zero.
+
+    Raises:
+        ValueError: There is no such file, or the model in it cannot carry a state over lanes.
+    """
+    try:
+        served = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # Keras has a type of its own for each way in which a file can be bad
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"model {path!r} cannot be loaded: {reason}") from error
+    if not isinstance(served, LanguageModel):
+        raise ValueError(
+            f"model {path!r} is a {type(served).__name__}; expected a LanguageModel, which has lanes"
+        )
+    model = type(served).from_config({**served.get_config(), "batch_size": num_lanes})
+    model.set_weights(served.get_weights())
+    return model
+
+
+class Trained:
+    """A language model that reads one text, from its beginning on.
+
+    Args:
+        model: A stateful language model with one lane.
+        pieces: The tokenizer that it was trained with.
+
+    Attributes:
+        pieces: As given.
+
+    Raises:
+        ValueError: Model and tokenizer have vocabularies of different sizes.
+    """
+
+    def __init__(self, model: keras.Model, pieces: WordPieces) -> None:
+        predicted = model.get_config()["vocabulary_size"]
+        if predicted != pieces.vocabulary_size:
+            raise ValueError(
+                f"the model predicts {predicted} ids, but the tokenizer has {pieces.vocabulary_size}; use "
+                "the tokenizer that the model was trained with"
+            )
+        self.pieces = pieces
+        self._model = model
+        self._states = recurrent_state.variables(model)
+
+    def reset(self, state: Sequence[npt.NDArray[Any]] | None = None) -> None:
+        """Makes what is read next the beginning of a text.
+
+        Args:
+            state: What `state` returned after another text; zero if not given.
+        """
+        zeros = [np.zeros(variable.shape, np.float32) for variable in self._states]
+        recurrent_state.assign(self._states, zeros if state is None else list(state))
+
+    def state(self) -> list[npt.NDArray[Any]]:
+        """The recurrent state after what has been read."""
+        return recurrent_state.values(self._states)
+
+    def log_likelihoods(
+        self, inputs: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]
+    ) -> npt.NDArray[np.float64]:
+        """Reads ids and tells how likely each next one was.
+
+        Args:
+            inputs: Ids to read, int32 [T].
+            targets: The id that follows each of them, int32 [T].
+
+        Returns:
+            Natural logarithm of the probability of each target, float64 [T].
+        """
+        return self._log_likelihoods(inputs, targets).numpy()
+
+    def next_logits(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """Reads ids and predicts the one that follows the last.
+
+        Args:
+            ids: Ids to read, int32 [T], at least one.
+
+        Returns:
+            Logits, [V].
+        """
+        return self._next_logits(ids).numpy()
+
+    @tf.function(input_signature=[_IDS, _IDS])
+    def _log_likelihoods(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        logits_TV = tf.cast(self._model(inputs[None], training=False)[0], tf.float64)
+        return -tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits_TV)
+
+    @tf.function(input_signature=[_IDS])
+    def _next_logits(self, ids: tf.Tensor) -> tf.Tensor:
+        return self._model(ids[None], training=False)[0, -1]
+
+
+def open_trained(
+    workdir: str | None, group: int = 0, model: str | None = None, tokenizer: str | None = None
+) -> Trained:
+    """Loads a saved model with its tokenizer.
+
+    Args:
+        workdir: Directory of the run; not needed if `model` is given.
+        group: The group of the run.
+        model: A ``.keras`` file; that of the group if not given.
+        tokenizer: A ``word_pieces.model``; that which travels with the model if not given, or, of a model
+            that was trained by an older version, that of the corpus which is named in its ``config.gin``.
+
+    Returns:
+        The model, ready to read a text.
+
+    Raises:
+        ValueError: The model cannot be loaded, there is no tokenizer, or they do not fit.
+    """
+    if not (model or workdir):
+        raise ValueError(
+            "no model is named; give --workdir, the directory of a run, or --model, a .keras file"
+        )
+    model = model or runs.student_path(workdir or "", group)
+    if not files.exists(model):
+        raise ValueError(
+            f"there is no model {model!r}; a group writes its own at the end of training: wait for that, or "
+            "name another --workdir, --group or --model"
+        )
+    path = tokenizer or _tokenizer_beside(model)
+    return Trained(load_model(model, num_lanes=1), WordPieces(path))
+
+
+def _tokenizer_beside(model: str) -> str:
+    directory, config = (files.join(os.path.dirname(model), name) for name in ("tokenizer", "config.gin"))
+    mark = files.read_mark(directory)
+    if mark is not None:
+        files.verify(directory, mark)
+        return files.join(directory, str(mark["tokenizer"]))
+    sentence = f"no tokenizer travels with model {model!r}"
+    remedy = "name its word_pieces.model by --tokenizer"
+    if not files.exists(config):
+        raise ValueError(f"{sentence}; {remedy}")
+    named = _bound(config, "Experiment", "corpus_dir")
+    corpus_dir = named if isinstance(named, str) else next(iter(named or {}), "")
+    path = files.join(corpus_dir, tokens.TOKENIZER)
+    if not files.exists(path):
+        raise ValueError(
+            f"{sentence}, which an older version trained, and its corpus {corpus_dir!r} is not there; "
+            f"{remedy}"
+        )
+    logging.warning("%s; using %s, which %s names", sentence, path, config)
+    return path
+
+
+def _bound(config: str, configurable: str, name: str) -> Any:
+    """What a gin file binds; read without the configurables that it names."""
+    text = files.read(config).decode("utf-8")
+    for statement in gin.config_parser.ConfigParser(text, _NoReferences()):
+        if isinstance(statement, gin.config_parser.BindingStatement) and (
+            (statement.selector.split(".")[-1], statement.arg_name) == (configurable, name)
+        ):
+            return statement.value
+    return None
+
+
+class _NoReferences(gin.config_parser.ParserDelegate):
+    def configurable_reference(self, scoped_name: str, evaluate: bool) -> None:
+        """References stand for nothing here."""
+
+    def macro(self, scoped_name: str) -> None:
+        """Nor do macros."""

@@ -34,6 +34,13 @@ def test_a_line_every_few_seconds_tells_time_left(
     ]
 
 
+def test_the_total_may_be_learned_on_the_way(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.Progress("fetching", total=1, unit="bytes") as shown:
+        shown.expect(300)
+        shown.advance(300)
+    assert capsys.readouterr().err.startswith("fetching: 300 of 300 bytes in ")
+
+
 def test_failure_does_not_look_finished(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         with progress.Progress("reading", total=10, unit="pages"):
@@ -48,6 +55,8 @@ def test_a_terminal_gets_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setenv("FORCE_COLOR", "1")
     with progress.Progress("reading", total=10, unit="pages") as shown:
         shown.advance(10)
+        shown.expect(40)
+        shown.advance(10)
     output = capsys.readouterr().err
     assert "reading" in output
-    assert "100%" in output
+    assert "50%" in output

@@ -67,6 +67,16 @@ class Progress:
             secs_left = (self._last_line - self._start) * (self._total / max(self._done, 1) - 1)
             self._print_line(f", {secs_left:.0f} s left")
 
+    def expect(self, total: int) -> None:
+        """Corrects the number of units until it is done, where that is learned on the way.
+
+        Args:
+            total: Number of units, those done already included.
+        """
+        self._total = max(total, 1)
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, total=self._total)
+
     def _rate(self) -> str:
         return f"{self._done / max(time.monotonic() - self._start, 1e-3):,.0f} {self._unit}/s"
 

@@ -1,0 +1,342 @@
+"""Fetches files of a server into a local directory, several at a time.
+
+    <directory>/
+        CC-MAIN-....-00000.warc.wet.gz                    whole and checked; not fetched again
+        CC-MAIN-....-00001.warc.wet.gz.partial            what has arrived so far ...
+        CC-MAIN-....-00001.warc.wet.gz.partial.json       ... and of which version of the file
+
+    fetched = fetch(urls, "/data/crawl")
+    fetched.sources                                       paths of the files that are there
+    fetched.failures                                      {url: reason and remedy}
+
+Whoever is stopped, by Ctrl-C or by force, goes on from what has arrived. A file is there under its own
+name once its size is right and, if it is packed, the checksum of each gzip member.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import fcntl
+import gzip
+import os
+import posixpath
+import threading
+import time
+import urllib.parse
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
+
+from tf_codistill import files
+from tf_codistill.corpus.http_file import ChangedError, HttpFile, Version
+from tf_codistill.corpus.patience import Patience
+from tf_codistill.corpus.progress import Progress
+from tf_codistill.corpus.sources import is_http
+
+_CHUNK_BYTES = 1 << 16
+_NUM_BEGINNINGS = 3  # a file that changes, or arrives damaged, is fetched from its first byte so often
+_LEAVE_SECS = 1.0  # then a connection that still waits for its server is left behind
+
+
+class _Stopped(Exception):  # noqa: N818
+    """The other connections have been told to stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetched:
+    """What came of fetching files.
+
+    Attributes:
+        sources: What `open_source` takes for each file that can be read, in the order of the addresses.
+        failures: For each other file by its address, why it cannot be read and what to do.
+    """
+
+    sources: tuple[str, ...]
+    failures: Mapping[str, str]
+
+    def summary(self) -> str:
+        """What could not be fetched, for people to read.
+
+        Returns:
+            A line per failure below a headline; empty if there is none.
+        """
+        if not self.failures:
+            return ""
+        number = len(self.failures)
+        lines = [f"{number} of {number + len(self.sources)} files could not be fetched:"]
+        return "\n".join([*lines, *(f"  {reason}" for reason in self.failures.values())])
+
+
+def fetch(
+    urls: Sequence[str], directory: str, *, num_connections: int = 4, patience: Patience | None = None
+) -> Fetched:
+    """Fetches files, each under the last part of its path.
+
+    A file that cannot be had does not hold up the others.
+
+    Args:
+        urls: Addresses, ``https://`` or ``http://``. What is none, such as ``gs://``, need not be fetched and
+            comes back as it is.
+        directory: Local directory.
+        num_connections: How many files are fetched at a time.
+        patience: How often and how soon the server is asked again.
+
+    Returns:
+        Where the files are, and which could not be fetched.
+
+    Raises:
+        ValueError: Two files have one name, `directory` is not local or cannot be written to, or
+            `num_connections` is below 1.
+        OSError: This machine cannot store the files, for instance because the disk is full.
+    """
+    if num_connections < 1:
+        raise ValueError(f"num_connections is {num_connections}; expected at least 1")
+    paths = _paths([url for url in urls if is_http(url)], directory)
+    if not paths:
+        return Fetched(tuple(urls), {})
+    files.make_directory(directory)
+    with Progress(f"fetching {len(paths)} files", 1, "bytes") as progress:
+        fetching = _Fetching(paths, patience or Patience(), _Display(progress, len(paths)))
+        fetching.run(min(num_connections, len(paths)))
+    failures = {url: fetching.failures[url] for url in paths if url in fetching.failures}
+    return Fetched(tuple(paths.get(url, url) for url in urls if url not in failures), failures)
+
+
+def fetch_file(url: str, path: str, patience: Patience | None = None) -> None:
+    """Fetches one file, unless it is there.
+
+    Args:
+        url: Its address.
+        path: Local path that it gets.
+        patience: How often and how soon the server is asked again.
+
+    Raises:
+        FileNotFoundError: The server has no such file.
+        OSError: It cannot be fetched, or is damaged on the server too.
+    """
+    with Progress(f"fetching {os.path.basename(path)}", 1, "bytes") as progress:
+        _Transfer(url, path, patience or Patience(), _Display(progress, 1)).run()
+
+
+class _Display:
+    """The bytes of several transfers on one display; sizes that are not known yet are taken for the mean."""
+
+    def __init__(self, progress: Progress, num_files: int) -> None:
+        self._progress = progress
+        self._num_files = num_files
+        self._expected: dict[str, int] = {}
+        self._done: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
+
+    def expect(self, url: str, num_bytes: int) -> None:
+        """Says how many bytes of a file are still to come."""
+        with self._lock:
+            self._expected[url] = self._done[url] + num_bytes
+            # A file that is there already says nothing about the size of the others.
+            sizes = [size for size in self._expected.values() if size]
+            unknown = (self._num_files - len(self._expected)) * sum(sizes) // max(len(sizes), 1)
+            self._progress.expect(sum(sizes) + unknown)
+
+    def advance(self, url: str, num_bytes: int) -> None:
+        with self._lock:
+            self._done[url] += num_bytes
+            self._progress.advance(num_bytes)
+
+
+class _Fetching:
+    """Several transfers at a time."""
+
+    def __init__(self, paths: Mapping[str, str], patience: Patience, display: _Display) -> None:
+        self.failures: dict[str, str] = {}
+        self._paths = paths
+        self._patience = patience
+        self._display = display
+        self._waiting = collections.deque(paths)
+        self._stop = threading.Event()
+        self._trouble: list[BaseException] = []
+
+    def run(self, num_connections: int) -> None:
+        """Works until all files are there or have failed, or this machine is in trouble."""
+        # Daemons: one that waits for a server must not keep a program from ending.
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_connections)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                while thread.is_alive() and not self._stop.is_set():
+                    thread.join(0.1)
+        finally:
+            self._stop.set()
+            deadline = time.monotonic() + _LEAVE_SECS
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        if self._trouble:
+            raise self._trouble[0]
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            try:
+                url = self._waiting.popleft()
+            except IndexError:
+                return
+            try:
+                _Transfer(url, self._paths[url], self._patience, self._display, self._stop).run()
+            except _Stopped:
+                return
+            except (OSError, ValueError) as error:
+                # Only what the operating system says has a number: a full disk concerns every file.
+                if isinstance(error, OSError) and error.errno is not None:
+                    self._give_up(error)
+                self.failures[url] = str(error)
+                self._display.expect(url, 0)
+            except BaseException as error:
+                self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        self._trouble.append(error)
+        self._stop.set()
+
+
+class _Transfer:
+    """One file on its way."""
+
+    def __init__(
+        self,
+        url: str,
+        path: str,
+        patience: Patience,
+        display: _Display,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._url = url
+        self._path = path
+        self._partial = f"{path}.partial"
+        self._facts = f"{path}.partial.json"
+        self._patience = patience
+        self._display = display
+        self._stop = stop or threading.Event()
+
+    def run(self) -> None:
+        if not os.path.exists(self._path):
+            with self._open() as file:
+                if os.path.exists(self._path):  # another program was faster
+                    self._forget()
+                else:
+                    self._fetch(file)
+        self._display.expect(self._url, 0)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[BinaryIO]:
+        with open(self._partial, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OSError(
+                    f"{self._url} is being fetched into {self._path!r} by another program; wait for it, or "
+                    "name another directory"
+                ) from error
+            try:
+                yield file
+            finally:
+                file.flush()
+                if not os.fstat(file.fileno()).st_size:
+                    self._forget()
+
+    def _fetch(self, file: BinaryIO) -> None:
+        for _ in range(_NUM_BEGINNINGS):
+            try:
+                self._receive(file)
+                reason = gzip_damage(self._partial) if self._path.endswith(".gz") else None
+            except ChangedError as error:
+                reason = str(error)
+            if reason is None:
+                # Without it a power cut could leave an empty file under the name of a whole one.
+                os.fsync(file.fileno())
+                os.rename(self._partial, self._path)
+                self._forget()
+                return
+            self._start_over(file)
+        raise OSError(
+            f"{self._url} did not arrive whole, {_NUM_BEGINNINGS} times from its beginning: {reason}; "
+            "leave it out, or try again later"
+        )
+
+    def _receive(self, file: BinaryIO) -> None:
+        """Appends what is still missing."""
+        version = self._version()
+        size = os.fstat(file.fileno()).st_size
+        if version is None or (version.num_bytes is not None and size > version.num_bytes):
+            self._start_over(file)
+            size, version = 0, None
+        with HttpFile(self._url, self._patience, start=size, version=version) as source:
+            source.connect()
+            version = source.version or Version()
+            if source.takes_ranges:
+                files.write_json(self._facts, {"url": self._url, **dataclasses.asdict(version)})
+            self._display.expect(self._url, max(0, (version.num_bytes or 0) - size))
+            while chunk := source.read(_CHUNK_BYTES):
+                if self._stop.is_set():
+                    raise _Stopped
+                file.write(chunk)
+                self._display.advance(self._url, len(chunk))
+        file.flush()
+
+    def _version(self) -> Version | None:
+        """The version of which the partial file is a part, or None if nobody knows."""
+        try:
+            facts = files.read_json(self._facts)
+            return (
+                Version(**{key: facts[key] for key in vars(Version())}) if facts["url"] == self._url else None
+            )
+        except (FileNotFoundError, files.CorruptError, KeyError, TypeError):
+            return None
+
+    def _start_over(self, file: BinaryIO) -> None:
+        file.truncate(0)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self._facts)
+
+    def _forget(self) -> None:
+        for path in (self._partial, self._facts):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+
+
+def gzip_damage(path: str) -> str | None:
+    """Checks a local gzip file: that each member is whole and has the size and CRC that it promises.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What is wrong with it, or None.
+    """
+    if not os.path.getsize(path):
+        return "the file is empty"
+    try:
+        with gzip.open(path, "rb") as content:
+            while content.read(_CHUNK_BYTES):
+                pass
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        return f"the gzip file is damaged ({error})"
+    return None
+
+
+def _paths(urls: Sequence[str], directory: str) -> dict[str, str]:
+    """The local path of each file, by address."""
+    if urls and "://" in directory:
+        raise ValueError(
+            f"directory {directory!r} is not local, files cannot be fetched into it; name a local one, or "
+            "none to read the files from the server"
+        )
+    owners: dict[str, str] = {}
+    for url in urls:
+        name = posixpath.basename(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
+        if not name:
+            raise ValueError(f"address {url!r} names no file; expected one that ends in a file's name")
+        other = owners.setdefault(name, url)
+        if other != url:
+            raise ValueError(f"{other} and {url} would both be fetched as {name!r}; fetch them separately")
+    return {url: os.path.join(directory, name) for name, url in owners.items()}

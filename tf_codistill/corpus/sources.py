@@ -1,0 +1,129 @@
+"""Where bytes come from: a file of any scheme, opened for reading.
+
+open_source("/data/CC-MAIN-00000.warc.wet.gz")         a local file
+open_source("gs://bucket/CC-MAIN-00000.warc.wet.gz")   what tf.io.gfile knows
+open_source("https://data.commoncrawl.org/...")        a server, asked again where it drops the connection
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_codistill import files
+from tf_codistill.corpus.http_file import HttpFile
+from tf_codistill.corpus.patience import Patience
+
+_BUFFER_BYTES = 1 << 16
+
+
+def is_http(source: str) -> bool:
+    """Whether a source is the address of a file on a server."""
+    return source.lower().startswith(("https://", "http://"))
+
+
+def matching(patterns: Iterable[str]) -> list[str]:
+    """The files that are meant.
+
+    Args:
+        patterns: Paths, URLs or shell patterns; addresses on a server are taken as they are.
+
+    Returns:
+        Paths and URLs, those of each pattern sorted.
+
+    Raises:
+        ValueError: A pattern matches nothing.
+    """
+    paths: list[str] = []
+    for pattern in patterns:
+        found = [pattern] if is_http(pattern) else files.glob(pattern)
+        if not found:
+            raise ValueError(f"{pattern!r} matches no file; check the path, and quote the pattern")
+        paths += found
+    return paths
+
+
+def open_source(source: str, patience: Patience | None = None) -> io.BufferedReader:
+    """Opens a file for reading from its beginning, wherever it is.
+
+    Args:
+        source: Local path, URL of any scheme of ``tf.io.gfile``, or ``https://`` address.
+        patience: How often and how soon a server is asked again.
+
+    Returns:
+        A binary file that can be read but not wound back; to be closed, as by ``with``. Reading from it
+        raises the errors of `HttpFile.connect`, too.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: It cannot be read, or TensorFlow does not know its scheme.
+    """
+    if is_http(source):
+        return stream(source, patience)
+    try:
+        files.size_bytes(source)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if "not implemented" not in str(error):
+            raise
+        raise OSError(
+            f"{error}; TensorFlow lacks this scheme here: install tensorflow-io, or name the file by its "
+            "https:// address (s3://commoncrawl/ is https://data.commoncrawl.org/)"
+        ) from error
+    if "://" not in source:
+        return open(source, "rb")
+    return io.BufferedReader(_RemoteFile(source), _BUFFER_BYTES)
+
+
+def stream(url: str, patience: Patience | None = None) -> io.BufferedReader:
+    """Opens a file on a server for reading without keeping it.
+
+    Args:
+        url: Its address, ``https://`` or ``http://``.
+        patience: How often and how soon the server is asked again.
+
+    Returns:
+        A binary file, as `open_source` returns it; it goes on by itself after a dropped connection.
+
+    Raises:
+        OSError: As for `HttpFile.connect`.
+    """
+    source = HttpFile(url, patience)
+    try:
+        source.connect()
+    except BaseException:
+        source.close()
+        raise
+    return io.BufferedReader(source, _BUFFER_BYTES)
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file of tf.io.gfile, with errors that are `OSError`."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        self._file = tf.io.gfile.GFile(path, "rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            content = self._file.read(len(buffer))
+        except tf.errors.OpError as error:
+            raise OSError(f"file {self._path!r} cannot be read: {error.message}") from error
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()

@@ -18,21 +18,31 @@ GIN_PACKAGE = "tf_codistill._files.gin"
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
     "gin-config>=0.5,<0.6",
+    "isal>=1.7,<2",
     "keras>=3.15,<3.16",
     "matplotlib>=3.9,<4",
     "numpy>=2.0,<3",
     "pycld2>=0.42,<0.43",
+    "requests>=2.32,<3",
     "rich>=13.9,<16",
     "sentencepiece>=0.2.1,<0.3",
     "tensorboard>=2.20,<2.22",
     "tensorflow>=2.21,<2.22",
     "tensorflow-text>=2.21.1,<2.22",
+    "urllib3>=2.0,<3",
 ]
 
 EXTRAS = {
-    "test": ["fastwarc>=2.0,<3", "hypothesis>=6.130,<7", "pytest>=9.0,<10", "pytest-timeout>=2.3,<3"],
+    "beam": ["apache-beam>=2.77,<3"],
+    "test": [
+        "apache-beam>=2.77,<3",
+        "fastwarc>=2.0,<3",
+        "hypothesis>=6.130,<7",
+        "pytest>=9.0,<10",
+        "pytest-timeout>=2.3,<3",
+    ],
     "docs": ["pdoc>=16,<17"],
-    "dev": ["mypy>=2.4,<2.5", "pydoclint>=0.12,<0.13", "ruff>=0.17,<0.18"],
+    "dev": ["mypy>=2.4,<2.5", "pydoclint>=0.12,<0.13", "ruff>=0.17,<0.18", "warcio>=1.8,<2"],
 }
 
 setup(

@@ -16,6 +16,7 @@ from absl import flags
 
 from tf_codistill import files, program
 from tf_codistill.corpus import local_docs, pipeline
+from tf_codistill.corpus.settings import CorpusSettings
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for WET files and corpus.", required=True)
 
@@ -23,7 +24,7 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for WET files a
 def main() -> None:
     """Collects the documentation, prepares the corpus and says what became of its documents."""
     program.parse_gin()
-    settings = pipeline.CorpusSettings()
+    settings = CorpusSettings()
     program.check_bindings()
     wet_dir = files.join(_OUTPUT_DIR.value, "wet")
     corpus_dir = files.join(_OUTPUT_DIR.value, "tokens")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tf_codistill.corpus.filters import Document, English, LinkList, LongParagraphs, judge
+from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.filters import Boilerplate, English, Length, LinkList, LongParagraphs, judge
 
 ENGLISH = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of "
@@ -18,11 +19,14 @@ GERMAN = (
     "des Glaubens und eine des Unglaubens, der Frühling der Hoffnung und der Winter der Verzweiflung.",
 )
 MENU = ("Home", "About us", "Contact 17", "Privacy policy", "Comments (0)", "Next") * 5
-FILTERS = (English(), LinkList(), LongParagraphs())
+NOTICES = ("© 2017 The Company Ltd", "We use cookies to make this site work for you.")
+FILTERS = (English(), LinkList(), Boilerplate(), LongParagraphs(), Length())
 
 
 def document(paragraphs: tuple[str, ...], language: str | None = None) -> Document:
-    return Document("https://example.org/", language, paragraphs)
+    return Document(
+        "https://example.org/", language, paragraphs, tuple(range(len(paragraphs))), "crawl.warc.wet"
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,7 +40,11 @@ def document(paragraphs: tuple[str, ...], language: str | None = None) -> Docume
         (GERMAN * 3 + ENGLISH, None, "other_language"),
         (MENU, "eng", "link_list"),
         (MENU + ENGLISH[1:], "eng", "link_list"),
+        (NOTICES, "eng", "boilerplate"),
         (ENGLISH[1:], "eng", "no_long_paragraphs"),
+        (("x" * 120,), "eng", "no_long_paragraphs"),
+        ((ENGLISH[0][:150],), "eng", "too_short"),
+        (ENGLISH * 4000, "eng", "too_long"),
         ((), "eng", "no_long_paragraphs"),
         ((), None, "other_language"),
     ],
@@ -47,7 +55,7 @@ def test_verdict(paragraphs: tuple[str, ...], language: str | None, expected: st
 
 
 def test_menu_around_an_article_goes_and_the_article_stays() -> None:
-    verdict = judge(document((*MENU[:4], *ENGLISH, *MENU[:3]), "eng"), FILTERS)
+    verdict = judge(document((*MENU[:4], *ENGLISH, *NOTICES, *MENU[:3]), "eng"), FILTERS)
     assert isinstance(verdict, Document)
     assert verdict.paragraphs == ENGLISH
 
@@ -57,12 +65,91 @@ def test_first_filter_that_drops_gives_the_reason() -> None:
     assert judge(document(MENU, "deu"), (LinkList(), English())) == "link_list"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "© 1998-2017 Example Inc.",
+        "Copyright 2017 by the author",
+        "(c) 2017 Example",
+        "All Rights Reserved.",
+        "By using this site you agree to our Terms of Use and our Privacy Policy.",
+        "This site uses cookies. By browsing on you agree.",
+        "Please enable JavaScript to view the comments.",
+        "Read more...",
+        "» Continue reading about the cathedral",
+        "Click here to see the other pictures",
+        "Posted by admin on June 5, 2017",
+        "Leave a Comment",
+        "Related articles",
+        "Home | About us | Contact",
+        "News » Sport » Football » Results",
+    ],
+)
+def test_lines_in_which_pages_speak_of_themselves_go(line: str) -> None:
+    verdict = Boilerplate()(document((ENGLISH[0], line, ENGLISH[1])))
+    assert isinstance(verdict, Document)
+    assert (verdict.paragraphs, verdict.numbers) == (ENGLISH, (0, 2))
+    assert Boilerplate()(document((line,))) == "boilerplate"
+    assert Boilerplate(max_line_characters=len(line) - 1)(document((line,))) == document((line,))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "'Posted in London,' she said, examining the envelope eagerly.",
+        "Subscribe to this or that institution, he cried, and you will live to regret it.",
+        "Read more books than your neighbour does, and you will never want for a thing to say.",
+        "She had a copyright in her tears | or so the critics of those days said | at least.",
+        "The cookies were on the table.",
+        "He reserved all rights to himself.",
+        "a > b",
+        "We use cookies. " * 20,
+    ],
+)
+def test_other_lines_stay(line: str) -> None:
+    assert Boilerplate()(document((line,))) == document((line,))
+
+
+def test_long_paragraphs_have_words() -> None:
+    steps = LongParagraphs(min_characters=10, min_words=3, min_line_characters=0)
+    assert steps(document(("one twotwotwo", "a b c"))) == "no_long_paragraphs"
+    assert steps(document(("one two tree", "a b c"))) == document(("one two tree", "a b c"))
+
+
+def test_bounds_of_length_are_exact() -> None:
+    step = Length(min_characters=10, min_words=3, max_characters=20, max_words=5)
+    verdicts = {
+        ("1 3 56789",): "too_short",
+        ("1 3 567890",): "kept",
+        ("1 3 5", "67890"): "kept",
+        ("1234", "678901"): "too_short",
+        ("1 3 5 7 9012345678901",): "too_long",
+        ("1 3 5 7 901234567890",): "kept",
+        ("1 3 5 7 9 12",): "too_long",
+        ("1 3", "5 7 9 12345"): "too_long",
+    }
+    found = {paragraphs: step(document(paragraphs)) for paragraphs in verdicts}
+    assert {p: v if isinstance(v, str) else "kept" for p, v in found.items()} == verdicts
+    without = Length(min_characters=0, min_words=0, max_characters=None, max_words=None)
+    assert without(document(("word " * 100_000,))) == document(("word " * 100_000,))
+    assert without(document(())) == document(())
+
+
 def test_thresholds_are_exact() -> None:
-    steps = LongParagraphs(min_characters=10, min_paragraphs=2, min_line_characters=5)
+    steps = LongParagraphs(min_characters=10, min_words=1, min_paragraphs=2, min_line_characters=5)
     assert steps(document(("x" * 10, "x" * 9))) == "no_long_paragraphs"
     verdict = steps(document(("x" * 10, "x" * 4, "x" * 5, "y" * 10)))
     assert isinstance(verdict, Document)
     assert verdict.paragraphs == ("x" * 10, "x" * 5, "y" * 10)
+
+
+def test_language_detector_sees_the_start_alone() -> None:
+    both = (*ENGLISH, *GERMAN * 20)
+    assert English(max_bytes=len("\n".join(ENGLISH).encode()))(document(both)) == document(both)
+    assert English(max_bytes=1 << 20)(document(both)) == "other_language"
+    # A character that is cut in two is left out: the detector takes no half ones.
+    for max_bytes in range(1, 20):
+        assert English(max_bytes=max_bytes)(document(("é語\U0001f600" * 3,))) == "other_language"
 
 
 @given(st.text(st.characters(), max_size=200))
@@ -74,8 +161,13 @@ def test_language_detector_takes_any_text(text: str) -> None:
     ("build", "message"),
     [
         (lambda: English(min_percent=101), "min_percent is 101"),
+        (lambda: English(max_bytes=0), "max_bytes is 0"),
         (lambda: LinkList(max_share=-0.1), "max_share is -0.1"),
         (lambda: LongParagraphs(min_paragraphs=0), "min_paragraphs=0"),
+        (lambda: LongParagraphs(min_words=0), "min_words=0"),
+        (lambda: Boilerplate(max_line_characters=-1), "max_line_characters is -1"),
+        (lambda: Length(min_characters=-1), "min_characters=-1"),
+        (lambda: Length(min_words=7, max_words=6), "max_words=6"),
         (lambda: LongParagraphs(min_characters=20, min_line_characters=30), "min_line_characters=30"),
     ],
 )

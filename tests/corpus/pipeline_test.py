@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import random
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,34 +13,19 @@ import gin
 import numpy as np
 import pytest
 
+from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
 from tf_codistill.corpus import pipeline
-from tf_codistill.corpus.pipeline import CorpusSettings, prepare
-from tf_codistill.corpus.wet import WetWriter
+from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.word_pieces import WordPieces
 
-SETTINGS = CorpusSettings(num_pieces=120, num_shards=3, validation_share=0.2)
 NUM_GOOD = 60
-WORDS = re.findall(r"\w+", "the quick brown fox jumps over lazy dogs while many small birds sing old songs")
-
-
-def page_text(number: int) -> str:
-    rng = random.Random(number)
-    sentences = [" ".join(rng.choices(WORDS, k=8)).capitalize() + "." for _ in range(12)]
-    return f"Home\nPage {number} tells this. " + " ".join(sentences[:6]) + "\n" + " ".join(sentences[6:])
 
 
 @pytest.fixture
 def wet_files(tmp_path: Path) -> list[str]:
-    paths = [str(tmp_path / f"crawl-{index}.warc.wet.gz") for index in range(2)]
-    for index, path in enumerate(paths):
-        with WetWriter(path, description="pages of a test") as writer:
-            for number in range(index, NUM_GOOD, 2):
-                writer.write(f"https://example.org/{number}", page_text(number), "eng")
-            writer.write(f"https://example.org/foreign/{index}", page_text(0), "deu")
-            writer.write(f"https://example.org/links/{index}", "Home\nNext\nContact 3\n" * 20, "eng")
-            writer.write(f"https://example.org/short/{index}", "One short sentence.", "eng")
-    return paths
+    return write_crawl(tmp_path, num_good=NUM_GOOD)
 
 
 def documents(directory: str, split: str) -> list[str]:
@@ -51,10 +34,6 @@ def documents(directory: str, split: str) -> list[str]:
     part = corpus.split(split)
     spans = zip(part.starts[:-1], part.starts[1:], strict=True)
     return [pieces.decode(part.gather(np.arange(start, end))) for start, end in spans]
-
-
-def contents(directory: str) -> dict[str, bytes]:
-    return {name: Path(directory, name).read_bytes() for name in os.listdir(directory)}
 
 
 def test_every_good_page_is_in_one_split_word_for_word(tmp_path: Path, wet_files: list[str]) -> None:
@@ -72,7 +51,15 @@ def test_every_good_page_is_in_one_split_word_for_word(tmp_path: Path, wet_files
 def test_counts_add_up(tmp_path: Path, wet_files: list[str]) -> None:
     mark = prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
     dropped = {"link_list": 2, "no_long_paragraphs": 2, "other_language": 2}
-    assert mark["counts"] == {"read": NUM_GOOD + 6, "kept": NUM_GOOD, "dropped": dropped}
+    assert mark["counts"] == {
+        "read": NUM_GOOD + 6,
+        "kept": NUM_GOOD,
+        "dropped": dropped,
+        "unreadable": {},
+        "dirt": {},
+        "unreadable_files": [],
+        "repeated_paragraphs": 0,
+    }
     assert "other_language" in pipeline.summary(mark, "corpus")
 
 
@@ -155,7 +142,7 @@ def test_damaged_record_is_counted(tmp_path: Path, wet_files: list[str]) -> None
         b"Content-Length: %d\r\n\r\n%b\r\n\r\n" % (len(body), body)
     )
     mark = prepare([*wet_files, str(path)], str(tmp_path / "corpus"), SETTINGS)
-    assert mark["counts"]["dropped"]["damaged_record"] == 1
+    assert mark["counts"]["unreadable"] == {"wrong_digest": 1}
     assert mark["counts"]["kept"] == NUM_GOOD
 
 
@@ -188,7 +175,7 @@ def test_settings_without_sense_are_refused(changes: dict[str, Any], message: st
     ("changes", "message"),
     [
         ({"validation_share": 1e-9}, "validation split would be empty"),
-        ({"max_tokens": 5}, "train split would be empty.*more than the 5"),
+        ({"max_tokens": 5}, "train split would be empty.*max_tokens = 5"),
         ({"filters": (lambda document: "nothing_pleases",)}, "nothing_pleases.*66"),
         ({"num_pieces": 20_000}, "num_pieces = 20000"),
     ],

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from tf_codistill import files, tokens
+from tf_codistill.corpus import selection
+from tf_codistill.corpus.engines import Local
 from tf_codistill.corpus.filters import Document
 from tf_codistill.corpus.pipeline import CorpusSettings, prepare
-from tf_codistill.corpus.wet import read_wet
+from tf_codistill.corpus.selection import Selection
+from tf_codistill.corpus.wet import Damage, Record, read_wet
 from tf_codistill.corpus.word_pieces import WordPieces
 
 DATA = os.environ.get("TF_CODISTILL_REAL_DATA", "")
@@ -63,6 +66,25 @@ def test_novels_survive_and_nothing_else_does(tmp_path: Path) -> None:
     tokens.open_corpus(str(tmp_path), verify_contents=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("max_tokens", [None, 1_000_000])
+def test_a_list_rebuilds_the_corpus(tmp_path: Path, max_tokens: int | None) -> None:
+    settings = CorpusSettings(num_pieces=2000, max_learning_characters=2_000_000, max_tokens=max_tokens)
+    counts = prepare(wet_files(), str(tmp_path / "corpus"), settings, Local(2))["counts"]
+    assert counts["kept"] > 400
+    listed = Selection.open(str(tmp_path / "corpus" / selection.LIST))
+    tokenizer = str(tmp_path / "corpus" / tokens.TOKENIZER) if max_tokens else None
+    mark = prepare(
+        wet_files(), str(tmp_path / "rebuilt"), settings, Local(2), tokenizer=tokenizer, paragraph_ids=listed
+    )
+    assert mark["counts"]["kept"] == counts["kept"]
+    names = {name for name in os.listdir(tmp_path / "corpus") if not name.endswith(".json")}
+    assert names == {name for name in os.listdir(tmp_path / "rebuilt") if not name.endswith(".json")}
+    for name in names:
+        assert files.checksum(str(tmp_path / "rebuilt" / name)) == mark["files"][name]["sha256"]
+        assert files.checksum(str(tmp_path / "corpus" / name)) == mark["files"][name]["sha256"], name
+
+
 def test_tokenizer_restores_every_page_of_a_file(tmp_path: Path) -> None:
     texts = [record.text for record in read_wet(wet_files()[1])]
     pieces = WordPieces.train(texts[:20], 500, str(tmp_path / "word_pieces.model"))
@@ -71,17 +93,25 @@ def test_tokenizer_restores_every_page_of_a_file(tmp_path: Path) -> None:
 
 def test_records_of_common_crawl_itself() -> None:
     (record,) = read_wet(os.path.join(DATA, "wet_fixtures", "real_2024_22_one_page.warc.wet.gz"))
+    assert isinstance(record, Record)
     assert record.url == "https://an.wikipedia.org/wiki/Escopete"
     assert record.language == "spa"
-    assert record.is_whole
+    assert record.record_id == "<urn:uuid:ba729a40-ff84-4085-8d48-0a5b2ee0c42d>"
     assert record.text.startswith("Escopete - Biquipedia")
+    assert (len(record.text.encode()), record.dirt) == (4456, ())
 
 
 def test_wrong_lengths_hide_no_record() -> None:
-    records = list(read_wet(os.path.join(DATA, "wet_fixtures", "malformed_lengths.warc.wet")))
-    hosts = [record.url for record in records]
-    assert hosts == ["http://sample_english.com", "http://sample_chinese.zh", "http://sample_russian.ru"]
-    assert not any(record.is_whole for record in records)
+    path = os.path.join(DATA, "wet_fixtures", "malformed_lengths.warc.wet")
+    damages = [item for item in read_wet(path) if isinstance(item, Damage)]
+    # The fixture's texts do not fit their checksums either.
+    assert [(item.kind, item.url) for item in damages] == [
+        ("wrong_length", "http://sample_english.com"),
+        ("wrong_length", "http://sample_chinese.zh"),
+        ("wrong_length", "http://sample_russian.ru"),
+    ]
+    content = Path(path).read_bytes()
+    assert b"".join(item.content for item in damages) == content[damages[0].offset :]
 
 
 def test_list_of_paths_is_no_wet_file() -> None:

@@ -76,6 +76,10 @@ def test_marks_surround_sentences_and_paragraphs(pieces: WordPieces) -> None:
         ("Mr. Smith met J. Doe, cf. Fig. 3.", ["Mr. Smith met J. Doe, cf. Fig. 3."]),
         ("Wait... Then go", ["Wait...", " Then go"]),
         ("version 3.11 of e.g. python", ["version 3.11 of e.g. python"]),
+        ("É. Zola! À. 9 A", ["É. Zola! À. 9 A"]),
+        ("quye\u0302\u0300n. Moi", ["quye\u0302\u0300n.", " Moi"]),  # a word of one letter, to Unicode's \\w
+        ("end.\u2003Next.\xa09", ["end.", "\u2003Next.", "\xa09"]),
+        ("Mr! Mr.) Mr.. Mr. A", ["Mr!", " Mr.)", " Mr.. Mr. A"]),
     ],
 )
 def test_sentences(paragraph: str, expected: list[str]) -> None:
@@ -100,6 +104,15 @@ def test_plain_document_differs_from_encode_only_by_its_end(pieces: WordPieces) 
 def test_training_covers_printable_ascii(pieces: WordPieces) -> None:
     every = "".join(map(chr, range(0x20, 0x7F)))
     assert tokens.OUT_OF_VOCABULARY not in pieces.encode_document(every)
+
+
+def test_long_words_are_cut_and_nothing_is_lost(pieces: WordPieces) -> None:
+    for text in ("x" * 5000, "é" * 3000 + " y", "many words " * 700, "\ud800" * 600, "x" * 256 + " z"):
+        assert pieces.decode(pieces.encode(text)) == text
+    # A cut before a space changes no piece.
+    words = "many short words of text" + " and more of it" * 30
+    alone = [pieces.encode(word)[2:-2] for word in words.split(" ")]
+    assert pieces.encode(words)[2:-2] == [index for word in alone for index in word]
 
 
 def test_ids_from_the_middle_of_a_text_can_be_decoded(pieces: WordPieces) -> None:

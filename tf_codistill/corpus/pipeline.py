@@ -1,271 +1,334 @@
 """From WET files to a corpus that training reads.
 
-    WET files -> records -> filters -> kept documents -> word pieces -> token shards -> manifest.json
-                               |
-                               +-> counts by reason; read = kept + everything dropped, always
+    WET files -> read -> duplicates -> word pieces -> write -> manifest.json
+                  |          |                          |
+                  +----------+-------- counts ----------+    read = kept + dropped + unreadable, always
 
-    mark = prepare(files.glob("crawl/*.warc.wet.gz"), "corpus", CorpusSettings(num_pieces=24_000))
-    mark["counts"]     {"read": 5609, "kept": 5147, "dropped": {"link_list": 158, ...}, ...}
+    mark = prepare(files.glob("crawl/*.warc.wet.gz"), "corpus", CorpusSettings(), engines.Local())
+    mark["counts"]     {"read": 5609, "kept": 5147, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
+
+Each stage is a list of tasks (see stages.py), which an engine runs. Their results are in ``<corpus>.work``
+until the corpus is finished: whoever starts again after being stopped goes on from there.
 
 Documents are stored in the order of a hash of their address, which also says whether a document is held out
-for validation. So the result depends neither on the order of the files nor on chance: the same files and
-settings give the same bytes. The manifest is written last; without it nobody takes this for a corpus.
+for validation. So the result depends neither on the order of the files nor on who did the work nor on chance:
+the same files and settings give the same bytes. The manifest is written last; without it nobody takes this
+for a corpus.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
-import hashlib
+import itertools
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any
-
-import gin
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus.filters import Document, English, Filter, LinkList, LongParagraphs, judge
-from tf_codistill.corpus.progress import Progress
-from tf_codistill.corpus.wet import read_wet
+from tf_codistill.corpus import selection, stages, writing
+from tf_codistill.corpus.duplicates import DuplicatesStage
+from tf_codistill.corpus.engines import Local
+from tf_codistill.corpus.reading import ReadStage
+from tf_codistill.corpus.settings import CorpusSettings, fingerprint
+from tf_codistill.corpus.sources import is_http
 from tf_codistill.corpus.word_pieces import WordPieces
 
 SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
 
-_OWN_ENDINGS = (".tokens", ".starts", ".model", ".partial", SETTINGS)
+_OWN_ENDINGS = (*writing.ENDINGS, ".model", ".partial", SETTINGS, *selection.FILES)
+_WORK_VERSION = 1  # counts up when the results of a stage change although its settings do not
 
-
-@gin.configurable
-@dataclasses.dataclass(frozen=True)
-class CorpusSettings:
-    """How a corpus is prepared.
-
-    Attributes:
-        num_pieces: Size of the vocabulary without the marks; the paper has 24,000.
-        filters: What documents pass, in order.
-        num_shards: Number of token shards of the training split.
-        validation_share: Share of the documents held out, above 0 and below 1, by a hash of the address.
-        max_tokens: Most tokens in the training split, None for no limit; documents beyond are counted as
-            ``over_max_tokens``.
-        max_validation_tokens: The same for the validation split.
-        max_learning_characters: Word pieces are learned from at most this many characters of training text.
-
-    Raises:
-        ValueError: A number is outside its range.
-    """
-
-    num_pieces: int = 24_000
-    filters: Sequence[Filter] = dataclasses.field(
-        default_factory=lambda: (English(), LinkList(), LongParagraphs())
-    )
-    num_shards: int = 4
-    validation_share: float = 0.02
-    max_tokens: int | None = None
-    max_validation_tokens: int | None = None
-    max_learning_characters: int = 20_000_000
-
-    def __post_init__(self) -> None:
-        """Checks the numbers."""
-        if not 0.0 < self.validation_share < 1.0:
-            raise ValueError(
-                f"validation_share is {self.validation_share}; expected more than 0 and less than 1, as 0.02"
-            )
-        for name, value in vars(self).items():
-            if name.startswith(("num_", "max_")) and value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; expected at least 1")
+Facts = Mapping[str, Mapping[str, Any]]
+"""What the tasks of a stage have to say, by task."""
 
 
 def prepare(
-    wet_files: Sequence[str], output_dir: str, settings: CorpusSettings | None = None
+    sources: Sequence[str],
+    output_dir: str,
+    settings: CorpusSettings | None = None,
+    engine: stages.Engine | None = None,
+    *,
+    tokenizer: str | None = None,
+    quarantine_dir: str | None = None,
+    paragraph_ids: selection.Selection | None = None,
 ) -> dict[str, Any]:
     """Prepares a corpus, unless `output_dir` holds it already.
 
     Args:
-        wet_files: Paths or URLs of WET files.
-        output_dir: Directory of the corpus.
+        sources: Paths or URLs of WET files, each with another base name.
+        output_dir: Directory of the corpus. What is not finished is kept beside it, in ``<output_dir>.work``.
         settings: Vocabulary, filters and sizes.
+        engine: What runs the tasks; by default this process.
+        tokenizer: Path of a ``word_pieces.model`` to use; by default word pieces are learned.
+        quarantine_dir: Directory that gets what cannot be read of WET files; by default nothing is kept.
+        paragraph_ids: A list that takes the place of the filters and of the search for duplicates.
 
     Returns:
         The mark of the corpus, see `tokens.commit_corpus`.
 
     Raises:
-        ValueError: A WET file is empty or damaged, a split would be empty, or `output_dir` cannot be written
-            to or holds something else, such as a corpus that was prepared otherwise.
+        ValueError: Too many WET files cannot be read, a split would be empty, the list does not fit the WET
+            files, or `output_dir` cannot be written to or holds something else, such as a corpus that was
+            prepared otherwise.
         FileNotFoundError: A WET file does not exist.
     """
-    settings = settings or CorpusSettings()
-    if not wet_files:
-        raise ValueError("no WET file was given; name at least one")
-    description = _describe(wet_files, settings)
-    mark = _finished(output_dir, description)
-    if mark is not None:
-        return mark
-    _clear(output_dir)
-    with tempfile.TemporaryFile() as file:
-        kept = _Kept(file, settings.validation_share)
-        counts = _read(wet_files, settings, kept)
-        pieces = _learn(kept, settings, files.join(output_dir, tokens.TOKENIZER))
-        splits = {
-            "train": _write(kept, pieces, "train", settings.num_shards, settings.max_tokens, output_dir),
-            "validation": _write(kept, pieces, "validation", 1, settings.max_validation_tokens, output_dir),
-        }
-    files.write_json(files.join(output_dir, SETTINGS), description)
-    return tokens.commit_corpus(
-        output_dir,
-        vocabulary_size=pieces.vocabulary_size,
-        splits=splits,
-        counts=_counts(counts, splits),
+    settings, engine = settings or CorpusSettings(), engine or Local(num_processes=1)
+    if paragraph_ids is not None:
+        settings = paragraph_ids.applied_to(settings)
+    named = _by_name(sources)
+    num_bytes = _sizes(named)
+    description = _describe(settings, tokenizer, paragraph_ids)
+    mark = _finished(output_dir, description, num_bytes)
+    work_dir = _work_dir(output_dir)
+    if mark is None:
+        _check_directory(output_dir)
+        # Each stage gets a folder named by all that its results depend on.
+        key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
+        read_dir = files.join(work_dir, f"read-{key}")
+        try:
+            listed_dir = None
+            if paragraph_ids is not None:
+                listed_dir = files.join(
+                    work_dir, f"listed-{fingerprint(key, paragraph_ids.crawl, list(named))}"
+                )
+                paragraph_ids.unpack(listed_dir, named)
+            read = ReadStage(read_dir, settings, named, num_bytes, quarantine_dir, listed_dir)
+            mark = _prepare(read, key, engine, output_dir, tokenizer, description)
+        except (OSError, ValueError):
+            # Perhaps another process has finished the same corpus and taken the work away.
+            mark = _finished(output_dir, description, num_bytes)
+            if mark is None:
+                raise
+    with contextlib.suppress(OSError):
+        files.remove(work_dir)
+    return mark
+
+
+def _prepare(
+    read: ReadStage,
+    key: str,
+    engine: stages.Engine,
+    output_dir: str,
+    tokenizer: str | None,
+    description: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The stages, one after the other."""
+    settings, work_dir = read.settings, _work_dir(output_dir)
+    _forget_changed(read)
+    read_facts = stages.run(read, engine)
+    _check_read(read, read_facts)
+
+    key = fingerprint(key, [[name, facts["bytes"], facts["sha256"]] for name, facts in read_facts.items()])
+    num_paragraphs = sum(facts["paragraphs"] for facts in read_facts.values())
+    repeated = DuplicatesStage(
+        files.join(work_dir, f"duplicates-{key}"), settings, read.directory, tuple(read_facts), num_paragraphs
     )
+    repeated_facts = stages.run(repeated, engine)
+
+    kept = writing.Kept(settings, repeated)
+    key = fingerprint(key, settings.num_pieces, settings.max_learning_characters, _checksum(tokenizer))
+    pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
+    key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens)
+    num_documents = {
+        split: sum(facts[split] for facts in read_facts.values()) for split in ("train", "validation")
+    }
+    write = writing.WriteStage(
+        files.join(work_dir, f"write-{key}"), settings, kept, pieces, output_dir, num_documents
+    )
+    write_facts = stages.run(write, engine)
+    _check_written(write, write_facts)
+
+    counts = _counts(read, read_facts, repeated_facts, write_facts)
+    preparation = {**description, "wet_files": _wet_files(read, read_facts)}
+    return _commit(write, write_facts, counts, preparation)
 
 
-class _Kept:
-    """The documents that passed the filters, on local disk, to be read in the order of their keys.
-
-    The key is a hash of the address, then one of the text, so that it orders two visits to one address, too.
-    """
-
-    def __init__(self, file: IO[bytes], validation_share: float) -> None:
-        self._file = file
-        self._validation_below = int(validation_share * (1 << 64))
-        self._entries: dict[str, list[tuple[bytes, int, int]]] = {"train": [], "validation": []}
-
-    def add(self, document: Document) -> None:
-        text = "\n".join(document.paragraphs).encode("utf-8")
-        address = hashlib.sha256(document.url.encode("utf-8", "replace")).digest()
-        is_held_out = int.from_bytes(address[-8:], "big") < self._validation_below
-        entries = self._entries["validation" if is_held_out else "train"]
-        entries.append((address + hashlib.sha256(text).digest(), self._file.tell(), len(text)))
-        self._file.write(text)
-
-    def num_documents(self, split: str) -> int:
-        return len(self._entries[split])
-
-    def texts(self, split: str) -> Iterator[str]:
-        for _, start, size in sorted(self._entries[split]):
-            self._file.seek(start)
-            yield self._file.read(size).decode("utf-8")
-        self._file.seek(0, os.SEEK_END)
+def _work_dir(output_dir: str) -> str:
+    return output_dir.rstrip("/") + ".work"
 
 
-def _read(wet_files: Sequence[str], settings: CorpusSettings, kept: _Kept) -> collections.Counter[str]:
-    """Fills `kept`; returns the number of documents read and of those dropped for each reason."""
-    counts: collections.Counter[str] = collections.Counter()
-    with Progress("reading pages", sum(map(files.size_bytes, wet_files)), "bytes") as progress:
-        for path in sorted(wet_files):
-            for record in read_wet(path, progress.advance):
-                counts["read"] += 1
-                if not record.is_whole:
-                    counts["damaged_record"] += 1
-                    continue
-                lines = tuple(line for line in map(str.strip, record.text.split("\n")) if line)
-                verdict = judge(Document(record.url, record.language, lines), settings.filters)
-                if isinstance(verdict, str):
-                    counts[verdict] += 1
-                else:
-                    kept.add(verdict)
+def _by_name(sources: Sequence[str]) -> dict[str, str]:
+    """The sources by base name, sorted by it."""
+    if not sources:
+        raise ValueError("no WET file was given; name at least one")
+    named = {os.path.basename(source): source for source in sources}
+    if len(named) < len(sources):
+        once = set(named.values())
+        other = next(source for source in sources if source not in once)
+        raise ValueError(
+            f"WET files {other!r} and {named[os.path.basename(other)]!r} have the same name, by which a "
+            "corpus tells them apart; give each once, or rename one"
+        )
+    return dict(sorted(named.items()))
+
+
+def _sizes(sources: Mapping[str, str]) -> dict[str, int]:
+    """Size of each WET file in bytes, 0 for those on a server, which is not asked for it."""
+    return {name: 0 if is_http(source) else files.size_bytes(source) for name, source in sources.items()}
+
+
+def _forget_changed(read: ReadStage) -> None:
+    """Forgets the results of WET files that have another size now."""
+    for task in read.done() & read.num_bytes.keys():
+        if read.num_bytes[task] not in (0, read.facts(task)["bytes"]):
+            files.remove(read.path(task, ".json"))
+
+
+def _check_read(read: ReadStage, facts: Facts) -> None:
+    """Raises an error if too many WET files cannot be read, or if nothing is left of the others."""
+    failures = list(read.failures(facts).values())
+    if len(failures) > read.settings.max_unreadable_share * len(read.sources):
+        others = f" (so are {len(failures) - 1} others of {len(read.sources)})" if len(failures) > 1 else ""
+        raise ValueError(failures[0] + others)
+    counts = _reading_counts(facts)
     for split in ("train", "validation"):
-        if not kept.num_documents(split):
+        if not sum(task[split] for task in facts.values()):
             raise ValueError(
                 f"the {split} split would be empty: of {counts['read']} documents read, dropped were "
-                f"{_dropped(counts) or 'none'}; use more WET files, or other filters or validation_share"
+                f"{dict(counts['dropped']) or 'none'}; use more WET files, other filters or another "
+                "validation_share"
             )
-    return counts
 
 
-def _learn(kept: _Kept, settings: CorpusSettings, path: str) -> WordPieces:
-    sample: list[str] = []
-    num_characters = 0
-    for text in kept.texts("train"):
-        if num_characters >= settings.max_learning_characters:
-            break
-        sample.append(text)
-        num_characters += len(text)
-    with Progress("learning word pieces", num_characters, "characters") as progress:
-        pieces = WordPieces.train(sample, settings.num_pieces, path)
-        progress.advance(num_characters)
-    return pieces
-
-
-def _write(
-    kept: _Kept, pieces: WordPieces, split: str, num_shards: int, max_tokens: int | None, output_dir: str
-) -> list[dict[str, Any]]:
-    """Writes the token shards of a split; returns the facts of each."""
-    num_tokens = 0
-    with contextlib.ExitStack() as stack:
-        shards = [
-            stack.enter_context(
-                tokens.ShardWriter(output_dir, split, index, num_shards, pieces.vocabulary_size)
+def _check_written(write: writing.WriteStage, facts: Facts) -> None:
+    limits = {"train": "max_tokens", "validation": "max_validation_tokens"}
+    for split, tasks in write.splits().items():
+        if not any(facts[task]["shard"]["num_documents"] for task in tasks):
+            dropped = collections.Counter[str]()
+            for task in tasks:
+                dropped.update(facts[task]["dropped"])
+            raise ValueError(
+                f"the {split} split would be empty: dropped were {dict(dropped)} with {limits[split]} = "
+                f"{getattr(write.settings, limits[split])} for {len(tasks)} token shards; allow more tokens "
+                "or use more WET files"
             )
-            for index in range(num_shards)
-        ]
-        progress = stack.enter_context(Progress(f"writing {split}", kept.num_documents(split), "documents"))
-        for number, text in enumerate(kept.texts(split)):
-            ids = pieces.encode_document(text)
-            num_tokens += len(ids)
-            if max_tokens is not None and num_tokens > max_tokens:
-                break
-            shards[number % num_shards].add(ids)
-            progress.advance()
-    facts = [shard.close() for shard in shards]
-    if not any(shard["num_documents"] for shard in facts):
-        raise ValueError(
-            f"the {split} split would be empty: its first document alone has more than the {max_tokens} "
-            "tokens that are allowed; allow more"
-        )
-    return facts
 
 
-def _counts(read: Mapping[str, int], splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    kept = sum(shard["num_documents"] for shards in splits.values() for shard in shards)
-    dropped = _dropped(read)
-    beyond = read["read"] - sum(dropped.values()) - kept
-    if beyond:
-        dropped["over_max_tokens"] = beyond
-    return {"read": read["read"], "kept": kept, "dropped": dropped}
+def _pieces(kept: writing.Kept, directory: str, tokenizer: str | None) -> str:
+    """Path of the tokenizer: learned, or a copy of the given one."""
+    files.make_directory(directory)
+    path = files.join(directory, tokens.TOKENIZER)
+    if tokenizer is None:
+        writing.learn(kept, path)
+    elif not files.exists(path):
+        WordPieces(tokenizer)  # checks it
+        files.write(path, files.read(tokenizer))
+    return path
 
 
-def _dropped(counts: Mapping[str, int]) -> dict[str, int]:
-    return {reason: number for reason, number in sorted(counts.items()) if reason != "read"}
+def _checksum(tokenizer: str | None) -> str | None:
+    return None if tokenizer is None else files.checksum(tokenizer)
 
 
-def _describe(wet_files: Sequence[str], settings: CorpusSettings) -> dict[str, Any]:
-    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+def _reading_counts(facts: Facts) -> dict[str, Any]:
+    """The sum of what the tasks of stage 1 counted."""
+    sums: dict[str, Any] = {"read": sum(task["counts"]["read"] for task in facts.values())}
+    for kind in ("dropped", "unreadable", "dirt"):
+        sums[kind] = collections.Counter[str]()
+        for task in facts.values():
+            sums[kind].update(task["counts"][kind])
+    return sums
+
+
+def _counts(read: ReadStage, read_facts: Facts, repeated: Facts, written: Facts) -> dict[str, Any]:
+    counts = _reading_counts(read_facts)
+    for task in written.values():
+        counts["dropped"].update(task["dropped"])
+    if read.listed_dir is not None:
+        counts["wet_files_not_given"] = selection.num_others(read.listed_dir)
     return {
-        **values,
-        "filters": [repr(step) for step in settings.filters],
-        "wet_files": {os.path.basename(path): files.size_bytes(path) for path in sorted(wet_files)},
+        **counts,
+        "kept": sum(task["shard"]["num_documents"] for task in written.values()),
+        "repeated_paragraphs": sum(task["repeats"] for task in repeated.values()),
+        "unreadable_files": [task for task in read.sources if task not in read_facts],
     }
 
 
-def _finished(output_dir: str, description: dict[str, Any]) -> dict[str, Any] | None:
+def _wet_files(read: ReadStage, facts: Facts) -> dict[str, Any]:
+    """What is known of each WET file."""
+    return {
+        task: {"bytes": facts[task]["bytes"], "sha256": facts[task]["sha256"], **facts[task]["counts"]}
+        if task in facts
+        else {"bytes": read.num_bytes[task], "unreadable": "all of it"}
+        for task in read.sources
+    }
+
+
+def _commit(
+    write: writing.WriteStage, facts: Facts, counts: Mapping[str, Any], preparation: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Puts what belongs to the corpus beside its token shards, takes away what does not, and marks it."""
+    output_dir = write.output_dir
+    pieces = WordPieces(write.tokenizer)
+    files.write(files.join(output_dir, tokens.TOKENIZER), files.read(write.tokenizer))
+    files.write_json(files.join(output_dir, SETTINGS), preparation)
+    promised = {name: checksum for task in facts.values() for name, checksum in task["sha256"].items()}
+    shards = [files.join(output_dir, name) for name in promised if name.endswith(writing.PARAGRAPHS)]
+    selection.write_list(
+        output_dir,
+        list(preparation["wet_files"]),
+        lambda: itertools.chain.from_iterable(map(writing.places, shards)),
+    )
+    for name in files.names(output_dir):
+        if name not in (*promised, tokens.TOKENIZER, SETTINGS, *selection.FILES, files.MARK):
+            files.remove(files.join(output_dir, name))
+    mark = tokens.commit_corpus(
+        output_dir,
+        vocabulary_size=pieces.vocabulary_size,
+        splits={split: [facts[task]["shard"] for task in tasks] for split, tasks in write.splits().items()},
+        counts=counts,
+    )
+    for name, checksum in promised.items():
+        if mark["files"].get(name, {}).get("sha256") != checksum:
+            files.remove(files.join(output_dir, files.MARK))
+            files.remove(write.directory)
+            raise files.CorruptError(f"{name!r} in {output_dir!r} is not what was written; run this again")
+    return mark
+
+
+def _describe(
+    settings: CorpusSettings, tokenizer: str | None, paragraph_ids: selection.Selection | None
+) -> dict[str, Any]:
+    description = settings.describe()
+    if tokenizer is not None:
+        description["num_pieces"] = None  # the tokenizer says it
+    listed = None if paragraph_ids is None else paragraph_ids.sha256
+    return {**description, "tokenizer": _checksum(tokenizer), "paragraph_ids": listed}
+
+
+def _finished(
+    output_dir: str, description: Mapping[str, Any], num_bytes: Mapping[str, int]
+) -> dict[str, Any] | None:
     """The mark of a corpus that was prepared as described, or None if there is no corpus yet."""
     mark = files.read_mark(output_dir)
     if mark is None:
         return None
     found = files.read_json(files.join(output_dir, SETTINGS)) if SETTINGS in mark["files"] else {}
-    for name, value in description.items():
-        if found.get(name) != value:
+    sizes = {name: facts["bytes"] for name, facts in found.get("wet_files", {}).items()}
+    known = {name: size or sizes.get(name, 0) for name, size in num_bytes.items()}
+    for name, value, now in (
+        *((name, found.get(name), value) for name, value in description.items()),
+        ("wet_files", sizes, known),
+    ):
+        if value != now:
             raise ValueError(
-                f"{output_dir!r} holds a corpus prepared with {name} = {found.get(name)!r}, now it is "
-                f"{value!r}; name another output directory or delete that one"
+                f"{output_dir!r} holds a corpus prepared with {name} = {value!r}, now it is {now!r}; name "
+                "another output directory or delete that one"
             )
     tokens.open_corpus(output_dir)
     return mark
 
 
-def _clear(output_dir: str) -> None:
-    """Makes the directory and takes away what a run that was stopped left in it."""
+def _check_directory(output_dir: str) -> None:
+    """Makes the directory, or checks that nothing is in it but parts of a corpus."""
     files.make_directory(output_dir)
-    names = files.names(output_dir)
-    for name in names:
+    for name in files.names(output_dir):
         if not name.endswith(_OWN_ENDINGS):
             raise ValueError(
                 f"{output_dir!r} holds {name!r}, which is no part of a corpus; name an empty directory"
             )
-    for name in names:
-        files.remove(files.join(output_dir, name))
 
 
 def summary(mark: Mapping[str, Any], directory: str) -> str:
@@ -279,8 +342,17 @@ def summary(mark: Mapping[str, Any], directory: str) -> str:
         A few lines of text.
     """
     counts = mark["counts"]
-    rows = [("read", counts["read"]), *((f"dropped: {r}", n) for r, n in counts["dropped"].items())]
-    lines = [f"  {name:<32}{number:>14,}" for name, number in [*rows, ("kept", counts["kept"])]]
+    rows = [
+        ("read", counts["read"]),
+        *((f"dropped: {reason}", number) for reason, number in sorted(counts["dropped"].items())),
+        *((f"unreadable: {kind}", number) for kind, number in sorted(counts["unreadable"].items())),
+        ("kept", counts["kept"]),
+    ]
+    lines = [f"  {name:<32}{number:>14,}" for name, number in rows]
     for name, split in sorted(mark["splits"].items()):
         lines.append(f"  {name:<12}{split['num_documents']:>10,} documents{split['num_tokens']:>16,} tokens")
+    if counts.get("wet_files_not_given"):
+        lines.append(f"  WET files that are listed but were not given: {counts['wet_files_not_given']:,}")
+    if counts["unreadable_files"]:
+        lines.append(f"  WET files that could not be read: {', '.join(counts['unreadable_files'])}")
     return "\n".join([f"corpus {directory}: vocabulary {mark['vocabulary_size']:,}, documents:", *lines])

@@ -2,7 +2,7 @@ r"""The tokenizer: text to ids of word pieces and back, without loss.
 
     text      It rains. We stay.\nGood.
     encode    <p> <s> _It _rain s. </s> <s> _We _stay . </s> </p> <p> <s> _Good . </s> </p>
-    ids       0 .. 5                        marks (see tokens.py): sentence, paragraph, out of vocabulary, ...
+    ids       0 .. 5                        marks (see `tokens`): sentence, paragraph, out of vocabulary, ...
               6 .. vocabulary_size - 1      word pieces, learned from the corpus
               vocabulary_size + 0 .. 255    the bytes of characters that no piece covers
 
@@ -13,14 +13,19 @@ r"""The tokenizer: text to ids of word pieces and back, without loss.
 A paragraph is a line. A sentence ends after ``.``, ``!``, ``?`` or an ellipsis, with the quotes and brackets
 that close there, if white space and then a capital letter or a digit follow, perhaps in quotes or brackets,
 unless the word before a full stop is a single letter or a common abbreviation such as ``Mr``. White space
-belongs to the sentence that it precedes. A model never sees bytes: in training documents each run of them is
-one mark for "out of vocabulary", as in the paper (section 3.1), so they take no room in the softmax.
+belongs to the sentence that it precedes. A word is made of ASCII letters, digits and ``_`` and of Latin,
+Greek and Cyrillic letters (U+00C0 to U+052F, U+1E00 to U+1FFF): the rule names its characters one by one,
+because `graph_word_pieces` applies it by another engine, whose ``\w`` and ``\s`` know no Unicode.
+
+A model never sees bytes: in training documents each run of them is one mark for "out of vocabulary", as in
+the paper (section 3.1), so they take no room in the softmax.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -29,6 +34,7 @@ import numpy.typing as npt
 import sentencepiece
 
 from tf_codistill import files, tokens
+from tf_codistill.corpus import exact_scores
 
 _SPACE_SIGN = "\u2581"  # how SentencePiece writes a space inside a piece
 _NUM_BYTES = 256
@@ -37,13 +43,37 @@ _REMEDY = "prepare the corpus again"
 _PRINTABLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _MAX_TRAINING_SENTENCE_BYTES = 1 << 16
 
+# Character classes, without their brackets, that Python and RE2 read alike; a sentence lies within a line.
+ENDS = ".!?…"
+CLOSERS = r"""\"'”’)\]"""
+OPENERS = r"""\"'“‘(\["""
+SPACES = "\t\x0b-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+LETTERS = "0-9A-Za-z_\u00c0-\u052f\u1e00-\u1fff"
+_TITLES = ("Capt", "Dr", "Messrs", "Mme", "Mr", "Mrs", "Ms", "Prof", "Rev", "St")
+ABBREVIATIONS = (*_TITLES, "Eq", "Fig", "No", "cf", "eg", "etc", "ie", "vs")
+"""Words after which a full stop ends no sentence; nor does it after a single letter."""
+
+MAX_WORD = exact_scores.MAX_CHARACTERS // 2
+"""Characters without a space after which a word is cut, which only what is no text reaches."""
+LONG = (rf"[^ \x00]{{{MAX_WORD}}}", rf"[^\x00]{{{MAX_WORD}}}[^ \x00]*")
+"""After what to cut, in turn: a long word, many words. What follows the second begins with a space."""
+
 # SentencePiece reads its own sign for a space as a space, and takes neither NUL nor half surrogate pairs.
-_NOT_FOR_SENTENCEPIECE = re.compile("([\x00\u2581\ud800-\udfff]+)")
-_SENTENCE_END = re.compile(r"""(\b\w+)?(?:[.!?…]+)["'”’)\]]*(?=\s+["'“‘(\[]*[A-Z0-9])""")
-_ABBREVIATIONS = frozenset(
-    ("Capt", "Dr", "Eq", "Fig", "Messrs", "Mme", "Mr", "Mrs", "Ms", "No", "Prof", "Rev", "St")
-    + ("cf", "eg", "etc", "ie", "vs")
+_FOREIGN = "\x00\u2581\ud800-\udfff"
+_NOT_FOR_SENTENCEPIECE = re.compile(f"[{_FOREIGN}]")
+# Where text is cut. One class first, for a quick search; then what each of its characters must stand before.
+_CUT = re.compile(
+    rf"[{ENDS}\n{_FOREIGN}]"
+    rf"(?:(?<=[{ENDS}])[{ENDS}]*[{CLOSERS}]*(?=[{SPACES}]+[{OPENERS}]*[A-Z0-9])|(?<=\n)|(?<=[{_FOREIGN}]))"
 )
+_EXCEPTION = re.compile(rf"(?:^|[^{LETTERS}])(?:[{LETTERS}]|{'|'.join(ABBREVIATIONS)})\Z")
+_EXCEPTION_REACH = 1 + max(map(len, ABBREVIATIONS))
+
+# Marks among SentencePiece's ids, as negative indices of the table that turns those into ours.
+_SENTENCE_START = tokens.SENTENCE_START - tokens.NUM_SPECIAL
+_SENTENCE_END = tokens.SENTENCE_END - tokens.NUM_SPECIAL
+_PARAGRAPH_START = tokens.PARAGRAPH_START - tokens.NUM_SPECIAL
+_PARAGRAPH_END = tokens.PARAGRAPH_END - tokens.NUM_SPECIAL
 
 
 class WordPieces:
@@ -71,11 +101,22 @@ class WordPieces:
             )
         self.vocabulary_size = tokens.NUM_SPECIAL + size - _FIRST_PIECE
         """Number of ids that a model predicts: the marks and the word pieces."""
+        self.model = model
+        """The content of the model's file."""
         self.fingerprint = hashlib.sha256(model).hexdigest()
         """SHA-256 of the model's file, 64 hexadecimal digits."""
-        self._surfaces = [
-            self._processor.IdToPiece(index).replace(_SPACE_SIGN, " ") for index in range(_FIRST_PIECE, size)
-        ]
+        learned = [self._processor.IdToPiece(index) for index in range(_FIRST_PIECE, size)]
+        self.surfaces = [piece.replace(_SPACE_SIGN, " ").encode("utf-8") for piece in learned]
+        """What each id after the marks stands for: the word pieces, then the single bytes."""
+        self.surfaces += [bytes([byte]) for byte in range(_NUM_BYTES)]
+        self.ids = np.concatenate(
+            [
+                np.arange(self.vocabulary_size - 1, self.vocabulary_size + _NUM_BYTES),
+                np.arange(tokens.NUM_SPECIAL, self.vocabulary_size),
+                np.arange(tokens.NUM_SPECIAL),
+            ]
+        ).astype(np.int32)
+        """The id for each of SentencePiece's own; behind those, the marks."""
 
     @classmethod
     def train(cls, texts: Iterable[str], num_pieces: int, path: str) -> WordPieces:
@@ -119,7 +160,7 @@ class WordPieces:
                 f"({str(error).strip().splitlines()[-1] if str(error).strip() else 'it is empty'}); "
                 "use more text or another number"
             ) from error
-        files.write(path, model.getvalue())
+        files.write(path, exact_scores.on_a_grid(model.getvalue()))
         return cls(path)
 
     def encode(self, text: str) -> list[int]:
@@ -131,19 +172,7 @@ class WordPieces:
         Returns:
             Ids below ``vocabulary_size + 256``, from which `decode` restores the text.
         """
-        paragraphs = [split_sentences(paragraph) for paragraph in text.split("\n")]
-        encoded = self._encode_sentences(
-            [sentence if index else " " + sentence for p in paragraphs for index, sentence in enumerate(p)]
-        )
-        ids: list[int] = []
-        for sentences in paragraphs:
-            ids.append(tokens.PARAGRAPH_START)
-            for _ in sentences:
-                ids.append(tokens.SENTENCE_START)
-                ids.extend(next(encoded))
-                ids.append(tokens.SENTENCE_END)
-            ids.append(tokens.PARAGRAPH_END)
-        return ids
+        return self._encode(text).tolist()
 
     def encode_document(self, text: str) -> npt.NDArray[np.int32]:
         """The ids of a document as a model sees it.
@@ -154,13 +183,13 @@ class WordPieces:
         Returns:
             int32, one row. Each run of bytes is one OUT_OF_VOCABULARY, and the last id is END_OF_DOCUMENT.
         """
-        ids = np.array([*self.encode(text), tokens.END_OF_DOCUMENT], np.int32)
+        ids = np.append(self._encode(text), np.int32(tokens.END_OF_DOCUMENT))
         is_byte = ids >= self.vocabulary_size
+        if not is_byte.any():
+            return ids
         ids[is_byte] = tokens.OUT_OF_VOCABULARY
-        continues = is_byte.copy()
-        continues[1:] &= is_byte[:-1]
-        continues[:1] = False
-        return ids[~continues]
+        is_byte[1:] &= is_byte[:-1].copy()
+        return ids[~is_byte]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids, marks left out and paragraphs on lines of their own.
@@ -196,25 +225,16 @@ class WordPieces:
             raise ValueError(
                 f"id {index} is not of this vocabulary; expected 0 to {self.vocabulary_size + _NUM_BYTES - 1}"
             )
-        if index >= self.vocabulary_size:
-            return bytes([index - self.vocabulary_size])
-        return self._surfaces[index - tokens.NUM_SPECIAL].encode("utf-8")
+        return self.surfaces[index - tokens.NUM_SPECIAL]
 
-    def _encode_sentences(self, sentences: list[str]) -> Iterator[list[int]]:
-        """Yields the ids of each sentence."""
-        chunks = [_NOT_FOR_SENTENCEPIECE.split(sentence) for sentence in sentences]
-        plain = [part for parts in chunks for part in parts[::2]]
-        encoded = iter(self._processor.EncodeAsIds(plain, num_threads=1))
-        shift = self.vocabulary_size - 1
-        to_piece = tokens.NUM_SPECIAL - _FIRST_PIECE
-        for parts in chunks:
-            ids: list[int] = []
-            for position, part in enumerate(parts):
-                if position % 2:
-                    ids.extend(self.vocabulary_size + byte for byte in part.encode("utf-8", "surrogatepass"))
-                else:
-                    ids.extend(i + to_piece if i >= _FIRST_PIECE else i + shift for i in next(encoded))
-            yield ids
+    def _encode(self, text: str) -> npt.NDArray[np.int32]:
+        leads, plains = _lay_out(text)
+        # As lists: an array for each sentence costs more than to turn their elements into one array.
+        encoded = self._processor.EncodeAsIds(plains, num_threads=1)
+        in_turn = itertools.chain.from_iterable(
+            itertools.chain.from_iterable(zip(leads, encoded, strict=True))
+        )
+        return self.ids[np.fromiter(in_turn, np.int32)]
 
 
 def split_sentences(paragraph: str) -> list[str]:
@@ -226,17 +246,56 @@ def split_sentences(paragraph: str) -> list[str]:
     Returns:
         Its sentences, which joined give the paragraph again; none for an empty one.
     """
-    sentences = []
-    start = 0
-    for match in _SENTENCE_END.finditer(paragraph):
-        word = match.group(1) or ""
-        if match.group().endswith(".") and (len(word) == 1 or word in _ABBREVIATIONS):
-            continue
-        sentences.append(paragraph[start : match.end()])
-        start = match.end()
-    if start < len(paragraph):
-        sentences.append(paragraph[start:])
-    return sentences
+    ends = [end for kind, _, end in _cuts(paragraph) if kind in ENDS]
+    bounds = itertools.pairwise([0, *ends, len(paragraph)])
+    return [paragraph[start:end] for start, end in bounds if start < end]
+
+
+def _cuts(text: str) -> Iterator[tuple[str, int, int]]:
+    """The first character, start and end of each end of a sentence, line end, and foreign character."""
+    for match in _CUT.finditer(text):
+        start, end = match.span()
+        kind = text[start]
+        is_full_stop = kind in ENDS and text[end - 1] == "."
+        if not (is_full_stop and _EXCEPTION.search(text, max(0, start - _EXCEPTION_REACH), start)):
+            yield kind, start, end
+
+
+def _lay_out(text: str) -> tuple[list[list[int]], list[str]]:
+    """Cuts a text into parts that SentencePiece takes whole; also gives the codes that stand before each."""
+    leads, plains = [], []
+    lead, prefix = [_PARAGRAPH_START], " "
+    begin, is_open = 0, False  # where the next part begins; whether a sentence has begun
+    for kind, start, end in itertools.chain(_cuts(text), [("\n", len(text), len(text))]):
+        stop = end if kind in ENDS else start
+        is_foreign = stop == start and kind != "\n"
+        if begin < stop or (is_foreign and not is_open):
+            if not is_open:
+                lead.append(_SENTENCE_START)
+            plain = prefix + text[begin:stop]
+            leads.append(lead)
+            plains.append(plain)
+            if len(plain) > MAX_WORD:
+                plains[-1:] = _fitting(plain)
+                leads += [[] for _ in range(len(plains) - len(leads))]
+            lead, prefix, is_open = [], "", True
+        begin = end
+        if is_foreign:
+            lead += [1 + byte for byte in kind.encode("utf-8", "surrogatepass")]
+        elif is_open:
+            lead.append(_SENTENCE_END)
+            is_open = False
+        if kind == "\n":
+            lead += [_PARAGRAPH_END, _PARAGRAPH_START]
+            prefix = " "
+    return [*leads, lead[:-1]], [*plains, ""]
+
+
+def _fitting(plain: str) -> list[str]:
+    """Cuts what is too long for exact scores; where a space follows, that changes no piece."""
+    for too_long in LONG:
+        plain = re.sub(too_long, "\\g<0>\0", plain)
+    return plain.split("\0")
 
 
 def _training_sentences(texts: Iterable[str]) -> Iterator[str]:

@@ -1,0 +1,120 @@
+"""From WET files to token shards, nearly as fast as the tokenizer alone.
+
+    python -m benchmarks.common_crawl --wet_files='crawl/*.warc.wet.gz' --tokenizer=word_pieces.model
+
+In one run: SentencePiece encodes the text that is kept, in whole paragraphs; one process prepares the corpus
+with the same tokenizer; two processes do. At least 0.75 of the tokenizer's speed and 1.8 times the speed of
+one process are wanted, and less than 1 GiB of memory in each process.
+
+The first ratio is of CPU seconds, each the least of three turns. The second is of seconds that pass, on
+`--copies` of each file under other names, so that the start of processes in each stage does not decide.
+Duplicates are not looked for there: next to nothing would be left to write. Both cores must be free for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import pathlib
+import re
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+
+import sentencepiece
+from absl import flags
+
+from tf_codistill import files, program
+from tf_codistill.corpus import engines, pipeline
+from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.reading import read_documents
+from tf_codistill.corpus.settings import CorpusSettings
+
+WET_FILES = flags.DEFINE_string("wet_files", None, "Pattern of WET files.", required=True)
+TOKENIZER = flags.DEFINE_string("tokenizer", None, "A word_pieces.model.", required=True)
+COPIES = flags.DEFINE_integer("copies", 8, "Copies of each file that one process and two are timed on.")
+_NUM_TURNS = 3
+
+
+def encode_secs(sources: list[str]) -> tuple[float, float]:
+    """CPU seconds in which SentencePiece encodes the kept text, and its megabytes."""
+    judged = (verdict for source in sources for _, verdict in read_documents(source, CorpusSettings()))
+    documents = [list(verdict.paragraphs) for verdict in judged if isinstance(verdict, Document)]
+    processor = sentencepiece.SentencePieceProcessor(model_file=TOKENIZER.value)
+    secs = []
+    for _ in range(_NUM_TURNS):
+        start = time.process_time()
+        for paragraphs in documents:
+            processor.EncodeAsIds(paragraphs, num_threads=1)
+        secs.append(time.process_time() - start)
+    return min(secs), sum(len("\n".join(p).encode()) for p in documents) / 1e6
+
+
+def prepare_secs(sources: list[str], num_processes: int, settings: CorpusSettings) -> tuple[float, float]:
+    """CPU seconds of this process, and seconds, in which a corpus is prepared."""
+    with tempfile.TemporaryDirectory() as directory:
+        wall, cpu = time.monotonic(), time.process_time()
+        engine = engines.Local(num_processes)
+        pipeline.prepare(sources, f"{directory}/corpus", settings, engine, tokenizer=TOKENIZER.value)
+        return time.process_time() - cpu, time.monotonic() - wall
+
+
+def copied(sources: list[str], directory: str) -> list[str]:
+    """Copies of files, each under a name of its own."""
+    paths = []
+    for index in range(COPIES.value):
+        for source in sources:
+            paths.append(f"{directory}/{index}-{os.path.basename(source)}")
+            files.write(paths[-1], files.read(source))
+    return paths
+
+
+def peak_mib(work: Callable[[], None]) -> float:
+    """Largest memory of any worker process while something is done, in MiB."""
+    peak, ended = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.05):
+            for process in multiprocessing.active_children():
+                status = pathlib.Path(f"/proc/{process.pid}/status")
+                found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text() if status.exists() else "")
+                peak = max(peak, int(found[1]) if found else 0)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    ended.set()
+    watcher.join()
+    return peak / 1024
+
+
+def main() -> None:
+    """Prints both ratios and the memory."""
+    sources = files.glob(WET_FILES.value)
+    tokenizer_secs, megabytes = encode_secs(sources)
+    cpu_secs = min(prepare_secs(sources, 1, CorpusSettings())[0] for _ in range(_NUM_TURNS))
+    own_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    two_secs = 0.0
+
+    def two_processes() -> None:
+        nonlocal two_secs
+        two_secs = prepare_secs(copies, 2, settings)[1]
+
+    with tempfile.TemporaryDirectory() as directory:
+        copies = copied(sources, directory)
+        settings = dataclasses.replace(CorpusSettings(), duplicates="none")
+        one_secs = prepare_secs(copies, 1, settings)[1]
+        worker_mib = peak_mib(two_processes)
+    print(f"SentencePiece alone   {megabytes / tokenizer_secs:8.2f} MB/s of {megabytes:.1f} MB kept text")
+    print(f"whole pipeline        {megabytes / cpu_secs:8.2f} MB/s per core")
+    print(f"ratio                 {tokenizer_secs / cpu_secs:8.2f} (at least 0.75 wanted)")
+    print(f"two processes         {one_secs / two_secs:8.2f} times one, {os.cpu_count()} cores (1.8 wanted)")
+    print(f"memory per process    {own_mib:8.0f} MiB in one, {worker_mib:.0f} MiB in a worker (1024 allowed)")
+
+
+if __name__ == "__main__":
+    program.run(main)

@@ -1,0 +1,150 @@
+"""Engines: all tasks are run, errors arrive, nothing is left running."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.corpus.toy_stages import ToyStage
+from tests.toy_crawls import SETTINGS, contents, write_crawl
+from tf_codistill.corpus import engines, reading, stages, writing
+from tf_codistill.corpus.engines import Beam, Local
+from tf_codistill.corpus.pipeline import prepare
+
+ROOT = Path(__file__).parents[2]
+SLEEPERS = """
+from tests.corpus.toy_stages import ToyStage
+from tf_codistill import program
+from tf_codistill.corpus import stages
+from tf_codistill.corpus.engines import Local
+if __name__ == "__main__":
+    program.run(lambda: stages.run(ToyStage({directory!r}, ("1", "2", "3"), secs=60), Local(2)))
+"""
+
+needs_beam = pytest.mark.skipif(
+    importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed"
+)
+
+
+def wait_for(condition: Callable[[], bool], secs: float = 60) -> bool:
+    end = time.monotonic() + secs
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def is_running(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_processes_run_every_task_and_tell_how_far_they_are(tmp_path: Path) -> None:
+    told: list[int] = []
+    stage = ToyStage(str(tmp_path), ("1", "2", "3", "4"), secs=0.2)
+    Local(2).run(stage, stage.tasks, told.append)
+    assert stage.done() == {"1", "2", "3", "4"}
+    assert sum(told) == 10
+    pids = {stage.facts(task)["pid"] for task in stage.tasks}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert wait_for(lambda: not any(map(is_running, pids)))
+
+
+def test_an_error_in_a_process_arrives_here(tmp_path: Path) -> None:
+    stage = ToyStage(str(tmp_path), ("1", "100", *map(str, range(10, 30))), secs=0.1)
+    with pytest.raises(ValueError, match="task 100 is too much"):
+        Local(2).run(stage, stage.tasks, lambda number: None)
+    assert len(stage.done()) < 22
+
+
+def test_little_work_is_done_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToyStage, "units_per_process", 100)
+    stage = ToyStage(str(tmp_path), ("1", "2", "3"))
+    Local(8).run(stage, stage.tasks, lambda number: None)
+    assert {stage.facts(task)["pid"] for task in stage.tasks} == {os.getpid()}
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path, end: signal.Signals) -> None:
+    script = tmp_path / "sleepers.py"
+    script.write_text(SLEEPERS.format(directory=str(tmp_path / "toys")))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    command = [sys.executable, str(script)]
+    main = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    found = tmp_path / "toys"
+    assert wait_for(lambda: len(list(found.glob("?.pid"))) == 2)
+    pids = [int(path.read_text()) for path in found.glob("?.pid")]
+    assert all(map(is_running, pids))
+    if end == signal.SIGINT:
+        os.killpg(main.pid, end)  # as a terminal does for Ctrl-C
+    else:
+        main.kill()
+    _, errors = main.communicate(timeout=10)
+    assert main.returncode == (130 if end == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in errors
+    assert wait_for(lambda: not any(map(is_running, pids)), secs=5)
+
+
+def test_number_of_processes_must_make_sense() -> None:
+    with pytest.raises(ValueError, match="num_processes is 0"):
+        Local(0)
+    assert Local().num_processes == os.cpu_count()
+
+
+def test_beam_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    with pytest.raises(ValueError, match="pip install 'apache-beam"):
+        Beam()
+
+
+def test_beam_is_imported_only_when_asked_for() -> None:
+    code = "import sys, tf_codistill.corpus.pipeline; print('apache_beam' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+@needs_beam
+def test_beam_runs_every_task_and_tells_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_LIST_SECS", 0.05)
+    told: list[int] = []
+    stage = ToyStage(str(tmp_path), ("1", "2", "3"), secs=0.2)
+    Beam(["--runner=DirectRunner"]).run(stage, stage.tasks, told.append)
+    assert stage.done() == {"1", "2", "3"}
+    assert sum(told) == 6
+    assert len([number for number in told if number]) > 1
+
+
+@needs_beam
+def test_every_engine_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wet_files = write_crawl(tmp_path / "crawl", num_files=3)
+    for stage in (reading.ReadStage, writing.WriteStage):
+        monkeypatch.setattr(stage, "units_per_process", 1)
+    mark = prepare(wet_files, str(tmp_path / "one"), SETTINGS, Local(1))
+    prepare(wet_files[::-1], str(tmp_path / "two"), SETTINGS, Local(2))
+    prepare(wet_files[1:] + wet_files[:1], str(tmp_path / "beam"), SETTINGS, Beam())
+    assert mark["counts"]["kept"] == 60
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "beam")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["beam", "crawl", "one", "two"]
+
+
+def test_stages_can_be_sent_away() -> None:
+    import pickle
+
+    stage = ToyStage("toys", ("1",))
+    assert isinstance(pickle.loads(pickle.dumps(stage)), stages.Stage)

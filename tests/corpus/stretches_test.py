@@ -1,0 +1,39 @@
+"""Stretches: each can be read alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tf_codistill.corpus import stretches
+
+CONTENTS = [b"first", b"", b"the third", b"x" * 300]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    path = str(tmp_path / "file")
+    stretches.write(path, list(map(len, CONTENTS)), [b"".join(CONTENTS)[:7], b"".join(CONTENTS)[7:]])
+    return path
+
+
+def test_each_stretch_is_read_alone(path: str) -> None:
+    assert [stretches.read(path, index) for index in range(4)] == CONTENTS
+
+
+def test_neighbours_are_read_together(path: str) -> None:
+    assert stretches.read(path, 0, 4) == b"".join(CONTENTS)
+    assert stretches.read(path, 1, 3) == b"the third"
+    assert stretches.read(path, 2, 2) == b""
+
+
+def test_long_stretches_come_in_pieces(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stretches, "_CHUNK_BYTES", 128)
+    assert [len(chunk) for chunk in stretches.chunks(path, 3)] == [128, 128, 44]
+    assert list(stretches.chunks(path, 1)) == []
+
+
+def test_a_file_without_stretches_is_a_file(tmp_path: Path) -> None:
+    stretches.write(str(tmp_path / "empty"), [], [])
+    assert (tmp_path / "empty").stat().st_size == 8

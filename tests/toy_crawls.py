@@ -1,0 +1,55 @@
+"""Small crawls: WET files of pages that are quickly read, learned and written."""
+
+from __future__ import annotations
+
+import pathlib
+import random
+import re
+import time
+
+from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.wet import WetWriter
+
+SETTINGS = CorpusSettings(num_pieces=120, num_shards=3, validation_share=0.2)
+WORDS = re.findall(r"\w+", "the quick brown fox jumps over lazy dogs while many small birds sing old songs")
+
+
+class Pause:
+    """A filter that lets every page pass, after a while."""
+
+    def __init__(self, secs: float) -> None:
+        self._secs = secs
+
+    def __call__(self, document: Document) -> Document:
+        time.sleep(self._secs)
+        return document
+
+    def __repr__(self) -> str:
+        return "Pause()"
+
+
+def page_text(number: int) -> str:
+    """A page with a menu and two long paragraphs."""
+    rng = random.Random(number)
+    sentences = [" ".join(rng.choices(WORDS, k=8)).capitalize() + "." for _ in range(12)]
+    return f"Home\nPage {number} tells this. " + " ".join(sentences[:6]) + "\n" + " ".join(sentences[6:])
+
+
+def write_crawl(directory: pathlib.Path, num_files: int = 2, num_good: int = 60) -> list[str]:
+    """Writes WET files; of each, besides the good pages, one is foreign, one has only links, one is short."""
+    directory.mkdir(exist_ok=True)
+    paths = [str(directory / f"crawl-{index}.warc.wet.gz") for index in range(num_files)]
+    for index, path in enumerate(paths):
+        with WetWriter(path, description="pages of a test") as writer:
+            for number in range(index, num_good, num_files):
+                writer.write(f"https://example.org/{number}", page_text(number), "eng")
+            writer.write(f"https://example.org/foreign/{index}", page_text(0), "deu")
+            writer.write(f"https://example.org/links/{index}", "Home\nNext\nContact 3\n" * 20, "eng")
+            writer.write(f"https://example.org/short/{index}", "One short sentence.", "eng")
+    return paths
+
+
+def contents(directory: pathlib.Path | str) -> dict[str, bytes]:
+    """The files of a corpus."""
+    return {path.name: path.read_bytes() for path in sorted(pathlib.Path(directory).iterdir())}

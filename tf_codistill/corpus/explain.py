@@ -1,0 +1,239 @@
+"""What became of some pages and why, to look at before a corpus is prepared.
+
+    drawn = draw(["crawl/CC-MAIN-00000.warc.wet.gz"], CorpusSettings(), num_documents=5)
+    show(drawn)
+
+        kept     https://example.org/novel
+                 CC-MAIN-00000.warc.wet.gz, eng: 2 of 3 paragraphs left, taken away: 1 by LongParagraphs
+            -    0  Home                                                        LongParagraphs
+            +    1  It was the best of times, it was the worst of times ...
+            +    3  There were a king with a large jaw and a queen ...
+        dropped  https://example.org/links
+        ...
+        1402 pages read: 1287 kept, 51 other_language, 64 link_list
+
+The pages are drawn by a hash of themselves and the seed: the same ones whatever the order of the files.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import heapq
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from rich import console as rich_console
+from rich.text import Text
+
+from tf_codistill import files
+from tf_codistill.corpus import reading
+from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.filters import Filter
+from tf_codistill.corpus.progress import Progress
+from tf_codistill.corpus.quarantine import Damage
+from tf_codistill.corpus.selection import REASON, Selected, Selection
+from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources import is_http
+from tf_codistill.corpus.warc_records import Record
+from tf_codistill.corpus.wet import read_wet
+
+_NUM_LINES = 12
+_LINE_CHARACTERS = 90
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A page and what became of it.
+
+    Attributes:
+        document: The whole page.
+        left: What is left of it; None if it is dropped.
+        reason: Why it is dropped; None if it is kept.
+        taken_away: For paragraphs that are gone, by number, the name of the step that took them away. Those
+            that went with the whole page are not among them.
+    """
+
+    document: Document
+    left: Document | None
+    reason: str | None
+    taken_away: dict[int, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Pages that were drawn.
+
+    Attributes:
+        kept: Some that are kept.
+        dropped: Some that are dropped, sorted by reason.
+        counts: Of all pages, how many were ``kept``, dropped by each reason, or unreadable by each kind.
+        may_repeat: Whether repeated paragraphs would be taken away, too, in a later step.
+    """
+
+    kept: Sequence[Example]
+    dropped: Sequence[Example]
+    counts: dict[str, int]
+    may_repeat: bool
+
+
+def draw(
+    sources: Sequence[str],
+    settings: CorpusSettings,
+    num_documents: int,
+    paragraph_ids: Selection | None = None,
+    seed: int = 0,
+) -> Drawn:
+    """Reads and judges all pages and draws some.
+
+    Args:
+        sources: Paths or URLs of WET files.
+        settings: Has the filters.
+        num_documents: How many kept and how many dropped pages.
+        paragraph_ids: A list that takes the place of the filters.
+        seed: Another seed draws others.
+
+    Returns:
+        Those drawn, and counts of all.
+
+    Raises:
+        ValueError: `num_documents` is below 1, a WET file holds no page, or the list does not fit.
+        OSError: A WET file cannot be read.
+    """
+    if num_documents < 1:
+        raise ValueError(f"num_documents is {num_documents}; expected at least 1 page to explain")
+    if paragraph_ids is not None:
+        settings = paragraph_ids.applied_to(settings)
+    counts: collections.Counter[str] = collections.Counter()
+    # Of each kind the pages with the smallest hashes, the largest of them first.
+    heaps: dict[bool, list[tuple[int, int, Document, Document | str]]] = {True: [], False: []}
+    for document, verdict in _judged(sources, settings, paragraph_ids, counts):
+        counts["kept" if isinstance(verdict, Document) else verdict] += 1
+        lot = hashlib.sha256(b"%d " % seed + reading.document_key(document)).digest()
+        # The count tells equal pages apart, before anybody compares documents.
+        entry = (-int.from_bytes(lot, "big"), counts.total(), document, verdict)
+        heap = heaps[isinstance(verdict, Document)]
+        if len(heap) < num_documents:
+            heapq.heappush(heap, entry)
+        else:
+            heapq.heappushpop(heap, entry)
+    examples = {
+        is_kept: [_example(document, verdict, settings.filters) for _, _, document, verdict in sorted(heap)]
+        for is_kept, heap in heaps.items()
+    }
+    dropped = sorted(examples[False], key=lambda example: example.reason or "")
+    return Drawn(examples[True], dropped, dict(counts), settings.duplicates != "none")
+
+
+def _judged(
+    sources: Sequence[str],
+    settings: CorpusSettings,
+    paragraph_ids: Selection | None,
+    counts: collections.Counter[str],
+) -> Iterator[tuple[Document, Document | str]]:
+    """The pages of all files with their verdicts; counts what is unreadable."""
+    names = [os.path.basename(source) for source in sources]
+    num_bytes = sum(0 if is_http(source) else files.size_bytes(source) for source in sources)
+    with tempfile.TemporaryDirectory() as listed_dir, Progress("reading", num_bytes, "bytes") as progress:
+        if paragraph_ids is not None:
+            paragraph_ids.unpack(listed_dir, names)
+        for source, name in zip(sources, names, strict=True):
+            selected = Selected.load(listed_dir, name) if paragraph_ids is not None else None
+            items = _counted(read_wet(source, progress.advance), counts)
+            yield from reading.judge_pages(items, settings, name, selected)
+
+
+def _counted(items: Iterator[Record | Damage], counts: collections.Counter[str]) -> Iterator[Record | Damage]:
+    for item in items:
+        if isinstance(item, Damage):
+            counts[f"unreadable: {item.kind}"] += 1
+        yield item
+
+
+def _example(document: Document, verdict: Document | str, filters: Sequence[Filter]) -> Example:
+    """Sends a page through the filters once more, to see what each takes away."""
+    taken_away: dict[int, str] = {}
+    left = document
+    for step in filters:
+        after = step(left)
+        if isinstance(after, str):
+            break
+        name = getattr(step, "__name__", type(step).__name__)
+        taken_away.update(dict.fromkeys(set(left.numbers).difference(after.numbers), name))
+        left = after
+    if isinstance(verdict, str):
+        return Example(document, None, verdict, taken_away)
+    # A list of paragraphs has no filters.
+    gone = set(left.numbers).difference(verdict.numbers)
+    return Example(document, verdict, None, {**taken_away, **dict.fromkeys(gone, REASON)})
+
+
+def show(drawn: Drawn, console: rich_console.Console | None = None) -> None:
+    """Prints pages that were drawn, in colours on a terminal.
+
+    Args:
+        drawn: The pages.
+        console: Where to print; by default standard output.
+    """
+    console = console or rich_console.Console(highlight=False)
+    for example in (*drawn.kept, *drawn.dropped):
+        for line in _lines(example):
+            console.print(line, soft_wrap=True)
+        console.print()
+    num_pages = sum(drawn.counts.values())
+    reasons = sorted((reason, number) for reason, number in drawn.counts.items() if reason != "kept")
+    told = ", ".join(
+        f"{number:,} {reason}" for reason, number in [("kept", drawn.counts.get("kept", 0)), *reasons]
+    )
+    console.print(Text(f"{num_pages:,} pages read: {told}"), soft_wrap=True)
+    if drawn.may_repeat:
+        console.print(
+            Text("Repeated paragraphs are found later and are not taken away here."), soft_wrap=True
+        )
+
+
+def _lines(example: Example) -> Iterator[Text]:
+    document = example.document
+    style = "bold green" if example.reason is None else "bold red"
+    yield Text.assemble(
+        ("kept     " if example.reason is None else "dropped  ", style), _printable(document.url)
+    )
+    language = _printable(document.language or "language not told")
+    yield Text(f"         {document.wet_file}, {language}: {_fate(example)}")
+    left = set(example.left.numbers) if example.left else set()
+    for number, paragraph in list(zip(document.numbers, document.paragraphs, strict=True))[:_NUM_LINES]:
+        text = _printable(paragraph[:_LINE_CHARACTERS]) + (
+            " ..." if len(paragraph) > _LINE_CHARACTERS else ""
+        )
+        mark, style = ("+", "green") if number in left else ("-", "red")
+        step = example.taken_away.get(number, "")
+        yield Text.assemble(
+            (f"    {mark}{number:>9}  ", style),
+            f"{text:<{_LINE_CHARACTERS}}" if step else text,
+            (f"  {step}" if step else "", "dim"),
+        )
+    if len(document.paragraphs) > _NUM_LINES:
+        yield Text(f"               ... {len(document.paragraphs) - _NUM_LINES:,} paragraphs more")
+
+
+def _fate(example: Example) -> str:
+    """What became of a page, in a few words."""
+    num_paragraphs = len(example.document.paragraphs)
+    num_left = len(example.left.paragraphs) if example.left else 0
+    said = f"{example.reason}, " if example.reason else ""
+    said += f"{num_left:,} of {num_paragraphs:,} paragraphs left"
+    by_step = collections.Counter(example.taken_away.values())
+    if by_step:
+        said += ", taken away: " + ", ".join(
+            f"{number:,} by {step}" for step, number in sorted(by_step.items())
+        )
+    return said
+
+
+def _printable(text: str) -> str:
+    """A page's text without anything that a terminal would obey."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )

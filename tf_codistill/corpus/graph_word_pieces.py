@@ -1,0 +1,186 @@
+r"""The tokenizer of `word_pieces` as TensorFlow ops: in `tf.data`, in a `tf.function`, in an exported model.
+
+    pieces = GraphWordPieces("corpus/word_pieces.model")
+    texts.batch(100).map(pieces.encode_document, num_parallel_calls=4)      RaggedTensor [100, None]
+    pieces.decode(pieces.encode(texts))                                     the texts again
+
+The ids are those of `WordPieces`, for every string. Text is rewritten until it can be cut at each NUL, where
+the sign behind the NUL says what stands between two parts:
+
+    text      Mr. X came. He sat.\nOh\x00
+    marked    0{ Mr. X came.0| He sat.0}0/0{ Oh0*0}          0 is NUL
+    marks     <p> <s>        </s> <s>   </s> </p> <p> <s>  <0x00> </s> </p>
+
+Strings are bytes here: UTF-8, in which half surrogate pairs may stand as Python's ``surrogatepass`` writes
+them. What is no UTF-8 has no ids of its own; replace it first, as `inputs.raw_text` does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+import tensorflow_text
+
+from tf_codistill import tokens
+from tf_codistill.corpus import word_pieces
+
+_NUL_SIGN, _FOREIGN_SIGN, _BETWEEN_SENTENCES, _OPENING, _CLOSING, _LINE_END, _CUT = b"*^|{}/+"
+_FOREIGN_BYTES = 3  # of U+2581, and of each half surrogate pair
+
+# Applied in turn. The signs belong to none of the classes of characters that make up the sentence rule.
+_MARKING = (
+    (r"\x00", "\x00*"),
+    ("\u2581|[\\x{D800}-\\x{DFFF}]", "\x00^\\0"),
+    (
+        f"([{word_pieces.ENDS}]+[{word_pieces.CLOSERS}]*)"
+        f"([{word_pieces.SPACES}]+[{word_pieces.OPENERS}]*[A-Z0-9])",
+        "\\1\x00|\\2",
+    ),
+    (
+        f"((?:^|[^{word_pieces.LETTERS}])(?:[{word_pieces.LETTERS}]|{'|'.join(word_pieces.ABBREVIATIONS)})"
+        rf"[{word_pieces.ENDS}]*\.)\x00\|",
+        r"\1",
+    ),
+    (r"[^\n]+", "\x00{ \\0\x00}"),
+    (r"\n", "\x00/"),
+    # A sign with the foreign character behind it is no part of a word; the NUL makes the match begin there.
+    *((rf"(?:\x00(?:\^[^\x00]|[*|{{}}/+]))?{long}", "\\0\x00+") for long in word_pieces.LONG),
+)
+
+
+class GraphWordPieces(tf.Module):
+    """Word pieces by TensorFlow ops alone; can be saved with the model that uses it.
+
+    Args:
+        path: Path or URL of the model's file, as `WordPieces.train` wrote it.
+
+    Attributes:
+        vocabulary_size: Number of ids that a model predicts: the marks and the word pieces.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a model that `WordPieces.train` wrote.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        pieces = word_pieces.WordPieces(path)
+        self.vocabulary_size = pieces.vocabulary_size
+        self._tokenizer = tensorflow_text.SentencepieceTokenizer(pieces.model)
+        self._surfaces = _surfaces(pieces)
+        self._ids = pieces.ids
+        self._leads, self._lead_lengths = _leads(pieces.vocabulary_size)
+
+    def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """The ids of texts.
+
+        Args:
+            texts: string ``[N]``.
+
+        Returns:
+            int32 ``[N, None]``; in each row what `WordPieces.encode` returns.
+        """
+        for pattern, sign in _MARKING:
+            texts = tf.strings.regex_replace(texts, pattern, sign)
+        parts_by_text = tf.strings.split(texts, "\x00")
+        parts = parts_by_text.flat_values
+        lead = self._lead(parts)
+        ids = tf.concat([lead, self._plain(parts)], axis=1)
+        splits = tf.gather(ids.row_splits, parts_by_text.row_splits)
+        rows = tf.RaggedTensor.from_row_splits(ids.flat_values, splits, validate=False)
+        return _append(rows, tokens.PARAGRAPH_END)
+
+    def encode_document(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """The ids of documents as a model sees them.
+
+        Args:
+            texts: string ``[N]``, one paragraph per line.
+
+        Returns:
+            int32 ``[N, None]``; in each row what `WordPieces.encode_document` returns.
+        """
+        ids = self.encode(texts)
+        flat = ids.flat_values
+        is_byte = flat >= self.vocabulary_size
+        # A row begins with a mark, so that no run of bytes goes on from one row to the next.
+        continues = is_byte & tf.concat([[False], is_byte[:-1]], axis=0)
+        marked = ids.with_flat_values(tf.where(is_byte, tokens.OUT_OF_VOCABULARY, flat))
+        return _append(
+            tf.ragged.boolean_mask(marked, ids.with_flat_values(~continues)), tokens.END_OF_DOCUMENT
+        )
+
+    def decode(self, ids: tf.RaggedTensor | tf.Tensor) -> tf.Tensor:
+        """The texts of ids, marks left out and paragraphs on lines of their own.
+
+        Args:
+            ids: int32 ``[N, None]``, also ones that begin or end in the middle of a text.
+
+        Returns:
+            string ``[N]``: what `WordPieces.decode` returns; but bytes that form no character stay as they
+            are, and an id outside the vocabulary is an `InvalidArgumentError`.
+        """
+        if not isinstance(ids, tf.RaggedTensor):
+            ids = tf.RaggedTensor.from_tensor(ids)
+        unread = (tokens.SENTENCE_START, tokens.SENTENCE_END, tokens.END_OF_DOCUMENT)
+        is_read = tf.reduce_all([tf.not_equal(ids.flat_values, mark) for mark in unread], axis=0)
+        ids = tf.ragged.boolean_mask(ids, ids.with_flat_values(is_read))
+        flat, rows = ids.flat_values, ids.value_rowids()
+        is_first = tf.concat([[True], rows[1:] != rows[:-1]], axis=0)[: tf.size(rows)]
+        before = tf.where(is_first, tokens.PARAGRAPH_END, tf.roll(flat, 1, 0))
+        is_text = (flat != tokens.PARAGRAPH_START) & (flat != tokens.PARAGRAPH_END)
+        opens = (flat == tokens.PARAGRAPH_START) | (is_text & (before == tokens.PARAGRAPH_END))
+        begins = is_text & ((before == tokens.PARAGRAPH_END) | (before == tokens.PARAGRAPH_START))
+        opened = tf.concat([[0], tf.cumsum(tf.cast(opens, tf.int32))], axis=0)
+        opened_in_row = opened[1:] - tf.gather(opened, tf.gather(ids.row_starts(), rows))
+        text = tf.gather_nd(self._surfaces, tf.stack([tf.cast(begins, tf.int32), flat], axis=1))
+        text = tf.where(opens & (opened_in_row > 1), "\n" + text, text)
+        return tf.strings.unsorted_segment_join(text, rows, ids.nrows())
+
+    def _lead(self, parts: tf.Tensor) -> tf.RaggedTensor:
+        """Marks and bytes that stand before each part."""
+        bytes_N4 = tf.cast(tf.io.decode_raw(parts, tf.uint8, fixed_length=1 + _FOREIGN_BYTES), tf.int32)
+        sign = bytes_N4[:, 0]
+        lead = tf.where(
+            (sign == _FOREIGN_SIGN)[:, None],
+            self.vocabulary_size + bytes_N4[:, 1:],
+            tf.gather(self._leads, sign),
+        )
+        return tf.RaggedTensor.from_tensor(lead, tf.gather(self._lead_lengths, sign))
+
+    def _plain(self, parts: tf.Tensor) -> tf.RaggedTensor:
+        """Word pieces and bytes of the text of each part, which follows its sign."""
+        sign = tf.strings.substr(parts, 0, 1)
+        is_foreign = tf.cast(sign == bytes([_FOREIGN_SIGN]), tf.int32)
+        begin = tf.strings.length(sign) + _FOREIGN_BYTES * is_foreign
+        encoded = self._tokenizer.tokenize(tf.strings.substr(parts, begin, tf.strings.length(parts)))
+        return encoded.with_flat_values(tf.gather(self._ids, encoded.flat_values))
+
+
+def _append(rows: tf.RaggedTensor, mark: int) -> tf.RaggedTensor:
+    return tf.concat([rows, tf.fill(tf.stack([rows.nrows(), 1]), mark)], axis=1)
+
+
+def _leads(vocabulary_size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """For each sign the ids that stand for it, and how many; 0 is that of the part before the first sign."""
+    leads = {
+        0: [tokens.PARAGRAPH_START],
+        _NUL_SIGN: [vocabulary_size],
+        _FOREIGN_SIGN: [0] * _FOREIGN_BYTES,
+        _BETWEEN_SENTENCES: [tokens.SENTENCE_END, tokens.SENTENCE_START],
+        _OPENING: [tokens.SENTENCE_START],
+        _CLOSING: [tokens.SENTENCE_END],
+        _LINE_END: [tokens.PARAGRAPH_END, tokens.PARAGRAPH_START],
+        _CUT: [],
+    }
+    table, lengths = np.zeros((256, _FOREIGN_BYTES), np.int32), np.zeros(256, np.int32)
+    for sign, ids in leads.items():
+        table[sign, : len(ids)], lengths[sign] = ids, len(ids)
+    return table, lengths
+
+
+def _surfaces(pieces: word_pieces.WordPieces) -> npt.NDArray[np.object_]:
+    """What each id adds to a text, ``[2, ids]``: amid a paragraph, and at its beginning."""
+    amid = [b""] * tokens.NUM_SPECIAL + pieces.surfaces
+    amid[tokens.OUT_OF_VOCABULARY] = "\ufffd".encode()
+    return np.array([amid, [surface.removeprefix(b" ") for surface in amid]], object)

@@ -1,0 +1,227 @@
+"""What is in a corpus: facts to look at before a model is trained on it.
+
+    inspection = inspect(tokens.open_corpus("corpus"), seed=0)
+    inspection.sections             (("Corpus", (("vocabulary", "24,006 ids"), ...)), ("Documents", ...), ...)
+    inspection.windows["train"]     decoded stretches, from anywhere
+    inspection.lengths["train"]     tokens of each document
+
+Counts of the manifest and lengths of documents are exact. Pieces, words and marks are counted on a sample of
+at most `MAX_SAMPLED_TOKENS` of each split, stretches of it from places that the seed fixes, so that a corpus
+of any size takes seconds; whether it is a sample is told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tf_codistill import tokens
+from tf_codistill.corpus.word_pieces import WordPieces
+
+MAX_SAMPLED_TOKENS = 1 << 20
+NUM_WINDOWS = 3
+WINDOW_TOKENS = 120
+NUM_TOP_PIECES = 40
+
+_STRETCH_TOKENS = 1 << 12
+
+# What would move a terminal's cursor or change its colours, and what turns the direction of writing.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+Rows = tuple[tuple[str, str], ...]
+Section = tuple[str, Rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        directory: Where the corpus is.
+        outcomes: What became of the documents that were read: ``kept``, and reasons, with their numbers.
+        lengths: Tokens of each document, by split.
+        sections: Everything that is a row of text, under titles.
+        windows: Stretches of text, by split.
+    """
+
+    directory: str
+    outcomes: Mapping[str, int]
+    lengths: Mapping[str, npt.NDArray[np.int64]]
+    sections: tuple[Section, ...]
+    windows: Mapping[str, tuple[str, ...]]
+
+
+def inspect(corpus: tokens.Corpus, seed: int = 0, max_sampled_tokens: int = MAX_SAMPLED_TOKENS) -> Inspection:
+    """Looks at a corpus.
+
+    Args:
+        corpus: The corpus.
+        seed: At least 0; fixes what is drawn.
+        max_sampled_tokens: How many tokens of each split to look at, at most.
+
+    Returns:
+        What was found.
+
+    Raises:
+        ValueError: The tokenizer cannot be read, or a number is out of range.
+    """
+    if seed < 0 or max_sampled_tokens < 1:
+        raise ValueError(
+            f"seed is {seed} and max_sampled_tokens is {max_sampled_tokens}; expected at least 0 and 1"
+        )
+    pieces = WordPieces(corpus.tokenizer_path)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    splits = {name: corpus.split(name) for name in sorted(corpus.splits)}
+    sections = [("Corpus", _manifest_rows(corpus)), ("What became of the documents", _outcome_rows(corpus))]
+    windows = {}
+    for name, split in splits.items():
+        sample = _sample(split, max_sampled_tokens, rng)
+        sections.append((f"{name.capitalize()} documents", _length_rows(split)))
+        sections.append((_sample_title(name, sample, split), _text_rows(sample, pieces)))
+        windows[name] = tuple(_windows(split, pieces, rng))
+        if name == "train":
+            sections.append(("Commonest word pieces of train", _top_rows(sample, pieces)))
+    lengths = {name: np.diff(split.starts) for name, split in splits.items()}
+    return Inspection(corpus.directory, _outcomes(corpus.mark), lengths, tuple(sections), windows)
+
+
+def visible(text: str) -> str:
+    """A text without what would do something to a terminal: control characters are shown as U+FFFD.
+
+    Args:
+        text: Any text, as it was found in the web.
+
+    Returns:
+        A text of the same length, in which tabs and line ends are kept.
+    """
+    return _INVISIBLE.sub("\ufffd", text)
+
+
+def _manifest_rows(corpus: tokens.Corpus) -> Rows:
+    mark = corpus.mark
+    num_bytes = sum(entry["bytes"] for entry in mark["files"].values())
+    splits = [
+        (
+            name,
+            f"{split['num_documents']:,} documents, {split['num_tokens']:,} tokens, "
+            f"{len(split['shards'])} shard{'s' if len(split['shards']) != 1 else ''}",
+        )
+        for name, split in sorted(mark["splits"].items())
+    ]
+    return (
+        ("directory", visible(corpus.directory)),
+        ("size", f"{num_bytes:,} bytes in {len(mark['files'])} files"),
+        ("vocabulary", f"{corpus.vocabulary_size:,} ids, {tokens.NUM_SPECIAL} of them marks"),
+        ("fingerprint", corpus.fingerprint),
+        *splits,
+    )
+
+
+def _outcomes(mark: Mapping[str, Any]) -> dict[str, int]:
+    counts = mark["counts"]
+    reasons = {**counts.get("dropped", {})}
+    reasons |= {f"unreadable: {kind}": number for kind, number in counts.get("unreadable", {}).items()}
+    ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    return {"kept": counts.get("kept", 0), **dict(ordered)}
+
+
+def _outcome_rows(corpus: tokens.Corpus) -> Rows:
+    counts = corpus.mark["counts"]
+    num_read = counts.get("read", 0)
+    rows = [("read", f"{num_read:,}")]
+    for name, number in _outcomes(corpus.mark).items():
+        rows.append((visible(name), f"{number:,}" + (f"  {number / num_read:7.2%}" if num_read else "")))
+    for name, value in sorted(counts.items()):
+        if name not in ("read", "kept", "dropped", "unreadable") and value:
+            shown = f"{value:,}" if isinstance(value, int) else visible(str(value))
+            rows.append((name.replace("_", " "), shown))
+    return tuple(rows)
+
+
+def _length_rows(split: tokens.Split) -> Rows:
+    lengths = np.diff(split.starts)
+    if not len(lengths):
+        return (("documents", "0"),)
+    shares = (0, 10, 50, 90, 100)
+    values = np.percentile(lengths, shares)
+    names = ("shortest", "a tenth is shorter than", "median", "a tenth is longer than", "longest")
+    return (
+        ("documents", f"{len(lengths):,}"),
+        *((name, f"{value:,.0f} tokens") for name, value in zip(names, values, strict=True)),
+        ("mean", f"{lengths.mean():,.0f} tokens"),
+    )
+
+
+def _sample(split: tokens.Split, max_tokens: int, rng: np.random.Generator) -> list[npt.NDArray[np.int32]]:
+    """Stretches of a split, all of it where that is not too much."""
+    bounds = np.append(np.arange(0, split.num_tokens, _STRETCH_TOKENS), split.num_tokens)
+    chosen = np.arange(len(bounds) - 1)
+    if split.num_tokens > max_tokens:
+        num_stretches = max(1, max_tokens // _STRETCH_TOKENS)
+        # Stretches of one length each; drawn again where two fall together, which `unique` finds.
+        drawn = np.unique(rng.integers(0, len(chosen), 2 * num_stretches))
+        chosen = np.sort(rng.permutation(drawn)[:num_stretches])
+    return [split.gather(np.arange(bounds[index], bounds[index + 1])) for index in chosen]
+
+
+def _sample_title(name: str, sample: list[npt.NDArray[np.int32]], split: tokens.Split) -> str:
+    num_tokens = sum(map(len, sample))
+    if num_tokens == split.num_tokens:
+        return f"Text of {name}"
+    return f"Text of {name}, from a sample of {num_tokens:,} of {split.num_tokens:,} tokens"
+
+
+def _text_rows(sample: list[npt.NDArray[np.int32]], pieces: WordPieces) -> Rows:
+    num_words = num_characters = num_pieces = num_unknown = num_sentences = num_paragraphs = 0
+    for ids in sample:
+        text = pieces.decode(ids)
+        num_words += len(text.split())
+        num_characters += len(text)
+        num_unknown += int(np.count_nonzero(ids == tokens.OUT_OF_VOCABULARY))
+        num_pieces += int(np.count_nonzero(ids >= tokens.NUM_SPECIAL))
+        num_sentences += int(np.count_nonzero(ids == tokens.SENTENCE_END))
+        num_paragraphs += int(np.count_nonzero(ids == tokens.PARAGRAPH_END))
+    num_pieces += num_unknown
+    if not num_pieces:
+        return (("words", "0"),)
+    return (
+        ("words", f"{num_words:,}"),
+        ("pieces per word (fertility)", f"{num_pieces / max(1, num_words):.3f}"),
+        ("characters per piece", f"{num_characters / num_pieces:.2f}"),
+        ("out of vocabulary", f"{num_unknown:,} of {num_pieces:,} pieces, {num_unknown / num_pieces:.3%}"),
+        ("words per sentence", f"{num_words / max(1, num_sentences):.1f}"),
+        ("sentences per paragraph", f"{num_sentences / max(1, num_paragraphs):.1f}"),
+    )
+
+
+def _top_rows(sample: list[npt.NDArray[np.int32]], pieces: WordPieces) -> Rows:
+    counts = np.zeros(pieces.vocabulary_size, np.int64)
+    for ids in sample:
+        counts += np.bincount(ids, minlength=len(counts))
+    counts[: tokens.NUM_SPECIAL] = 0
+    top = [int(index) for index in np.argsort(-counts, kind="stable")[:NUM_TOP_PIECES] if counts[index]]
+    surfaces = [pieces.surfaces[index - tokens.NUM_SPECIAL].decode("utf-8", "replace") for index in top]
+    shown = [visible(surface).replace(" ", "\u2423").replace("\t", "\u21e5") for surface in surfaces]
+    total = max(1, counts.sum())
+    return tuple(
+        (surface, f"{counts[index]:>9,}  {counts[index] / total:6.2%}")
+        for index, surface in zip(top, shown, strict=True)
+    )
+
+
+def _windows(split: tokens.Split, pieces: WordPieces, rng: np.random.Generator) -> Iterator[str]:
+    """Stretches from anywhere, the first and last word of which may be cut."""
+    last = max(0, split.num_tokens - WINDOW_TOKENS)
+    for start in sorted(rng.integers(0, last + 1, NUM_WINDOWS)):
+        ids = split.gather(np.arange(start, min(start + WINDOW_TOKENS, split.num_tokens)))
+        yield visible("\n\n\n".join(pieces.decode(document) for document in _documents(ids)))
+
+
+def _documents(ids: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:
+    ends = np.flatnonzero(ids == tokens.END_OF_DOCUMENT) + 1
+    return (part for part in np.split(ids, ends) if part.size)

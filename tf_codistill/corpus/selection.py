@@ -1,0 +1,251 @@
+"""A corpus from a list of its paragraphs, and the list of the paragraphs of a corpus.
+
+    <corpus>/paragraph_ids.csv               written with each corpus, see paragraph_lists.py
+    <corpus>/paragraph_ids.csv.sha256
+
+    selection = Selection.open("corpus/paragraph_ids.csv")
+    prepare(wet_files, "rebuilt", settings, selection=selection)        the same token shards, byte for byte
+
+A list replaces filters and the search for duplicates: a document is what is listed of its paragraphs, and one
+of which nothing is listed is dropped as ``not_selected``. Everything else follows the settings as ever, among
+it the word pieces, unless a tokenizer is given: whoever limits the tokens needs that one, because word pieces
+are learned from documents beyond the limit, too.
+
+A list and WET files that do not belong together would give a corpus of the wrong paragraphs. So a listed
+paragraph that is a blank line or lies beyond the end of its WET file is an error, and so is a WET file that
+the list does not name. What the list names beside the files given is no error: whoever takes a hundred
+files of a crawl needs no list of his own. It is counted.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from absl import logging
+
+from tf_codistill import files
+from tf_codistill.corpus import crawl, paragraph_lists
+from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.paragraph_lists import Numbers
+from tf_codistill.corpus.settings import CorpusSettings
+
+LIST = "paragraph_ids.csv"
+"""Name of the list of the paragraphs of a corpus."""
+
+FILES = (LIST, LIST + paragraph_lists.CHECKSUM)
+"""Names of the list and of the file with its checksum."""
+
+REASON = "not_selected"
+"""Why a document is dropped of which nothing is listed."""
+
+Places = Callable[[], Iterable[tuple[str, Sequence[int]]]]
+"""Goes through the documents of a corpus: WET file and paragraphs of each."""
+
+_FACTS = "selection.json"
+_NUMBERS = ".numbers"
+_NUMBER = np.dtype("<u4")
+_NUM_NAMED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """A list of paragraphs that a corpus is made of.
+
+    Attributes:
+        path: Path or URL of the list.
+        sha256: Its SHA-256.
+        crawl: The crawl that all listed files must belong to, see `crawl.read_paths`; None for any.
+    """
+
+    path: str
+    sha256: str
+    crawl: str | None = None
+
+    @classmethod
+    def open(cls, path: str, crawl: str | None = None) -> Selection:
+        """A list whose checksum is right.
+
+        Args:
+            path: Path or URL of the list.
+            crawl: The crawl that all listed files must belong to, see `crawl.read_paths`; None for any.
+
+        Returns:
+            The selection; the list has not been looked into yet.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The checksum is wrong.
+        """
+        return cls(path, paragraph_lists.check(path), crawl)
+
+    def applied_to(self, settings: CorpusSettings) -> CorpusSettings:
+        """Settings without what the list replaces: filters and duplicates."""
+        return dataclasses.replace(settings, filters=(), duplicates="none")
+
+    def unpack(self, directory: str, wet_files: Iterable[str]) -> None:
+        """Writes what is listed of each WET file to a file of its own, unless that is done already.
+
+        Args:
+            directory: Gets the files, for `Selected.load`.
+            wet_files: Names of the WET files, without directory.
+
+        Raises:
+            ValueError: A WET file is not listed, or a listed one does not belong to the crawl or is listed
+                twice, or the list cannot be understood.
+            OSError: The list, or that of the crawl, cannot be read.
+        """
+        facts = files.join(directory, _FACTS)
+        if not files.exists(facts):
+            files.make_directory(directory)
+            others = self._unpack(directory, {_stem(name): name for name in wet_files})
+            if others:
+                named = ", ".join(others[:_NUM_NAMED]) + (", ..." if len(others) > _NUM_NAMED else "")
+                logging.warning("list %r names %d WET files not given: %s", self.path, len(others), named)
+            files.write_json(facts, {"sha256": self.sha256, "num_others": len(others)})
+
+    def _unpack(self, directory: str, given: Mapping[str, str]) -> list[str]:
+        """Writes the numbers; returns the names of listed files that are not given."""
+        in_crawl = None
+        if self.crawl is not None:
+            in_crawl = {_stem(os.path.basename(path)) for path in crawl.read_paths(self.crawl)}
+        listed: dict[str, str] = {}
+        for wet_file, numbers in paragraph_lists.read(self.path):
+            stem = _stem(wet_file)
+            if in_crawl is not None and stem not in in_crawl:
+                raise ValueError(
+                    f"list {self.path!r} names {wet_file!r}, which crawl {self.crawl!r} does not have; "
+                    "name the crawl that the list was made from"
+                )
+            if stem in listed:
+                raise ValueError(f"list {self.path!r} names {wet_file!r} twice; expected one row for a file")
+            listed[stem] = wet_file
+            if stem in given:
+                files.write(files.join(directory, given[stem] + _NUMBERS), numbers.astype(_NUMBER).tobytes())
+        missing = [name for stem, name in given.items() if stem not in listed]
+        if missing:
+            raise ValueError(
+                f"WET file {missing[0]!r} is not in the list {self.path!r}, nor are {len(missing) - 1} others"
+                f" of {len(given)}; leave them out, or name the list that was made from them"
+            )
+        return [name for stem, name in listed.items() if stem not in given]
+
+
+def num_others(directory: str) -> int:
+    """Counts the listed WET files that were not given.
+
+    Args:
+        directory: That of `Selection.unpack`.
+
+    Returns:
+        Their number.
+    """
+    return int(files.read_json(files.join(directory, _FACTS))["num_others"])
+
+
+class Selected:
+    """A filter that leaves the listed paragraphs of a WET file; it wants to see all its documents in order.
+
+    Args:
+        wet_file: Name of the WET file.
+        numbers: Its listed paragraphs.
+    """
+
+    def __init__(self, wet_file: str, numbers: Numbers) -> None:
+        self._wet_file = wet_file
+        self._numbers = numbers
+        self._next = 0
+
+    @classmethod
+    def load(cls, directory: str, wet_file: str) -> Selected:
+        """What a selection unpacked.
+
+        Args:
+            directory: That of `Selection.unpack`.
+            wet_file: Name of the WET file.
+
+        Returns:
+            The filter.
+        """
+        content = files.read(files.join(directory, wet_file + _NUMBERS))
+        return cls(wet_file, np.frombuffer(content, _NUMBER))
+
+    def __call__(self, document: Document) -> Document | str:
+        """Takes away what is not listed.
+
+        Args:
+            document: The next document of the WET file, with all its paragraphs.
+
+        Returns:
+            What is listed of it, or ``not_selected``.
+
+        Raises:
+            ValueError: A listed paragraph is a blank line.
+        """
+        if not document.numbers:
+            return REASON
+        start = self._next
+        self._next = end = bisect.bisect_right(self._numbers, document.numbers[-1], start)
+        listed = set(self._numbers[start:end].tolist())
+        blank = listed.difference(document.numbers)
+        if blank:
+            self._tell(min(blank), "is a blank line")
+        return document.only(number in listed for number in document.numbers) if listed else REASON
+
+    def check_end(self, num_lines: int) -> None:
+        """Checks that nothing more is listed.
+
+        Args:
+            num_lines: Number of lines of all pages of the WET file.
+
+        Raises:
+            ValueError: A listed paragraph does not exist.
+        """
+        if self._next < len(self._numbers):
+            number = int(self._numbers[self._next])
+            what = f"does not exist: it has {num_lines}" if number >= num_lines else "is a blank line"
+            self._tell(number, what)
+
+    def _tell(self, number: int, what: str) -> None:
+        raise ValueError(
+            f"list of paragraphs: number {number} of WET file {self._wet_file!r} {what}; the list was made "
+            "from another file of that name, or the file is damaged: fetch it again"
+        )
+
+
+def write_list(directory: str, wet_files: Sequence[str], places: Places) -> None:
+    """Writes the list of the paragraphs of a corpus, with a row for each WET file.
+
+    Args:
+        directory: That of the corpus; gets `FILES`.
+        wet_files: Names of all WET files, sorted.
+        places: Goes through the documents; called twice.
+    """
+    paragraph_lists.write(files.join(directory, LIST), _by_wet_file(wet_files, places))
+
+
+def _by_wet_file(wet_files: Sequence[str], places: Places) -> Iterator[tuple[str, Numbers]]:
+    index = {wet_file: number for number, wet_file in enumerate(wet_files)}
+    counts = np.zeros(len(wet_files), np.int64)
+    for wet_file, numbers in places():
+        counts[index[wet_file]] += len(numbers)
+    ends = np.cumsum(counts)
+    position = ends - counts
+    with tempfile.TemporaryFile() as file:  # those of a whole crawl do not fit into memory
+        file.truncate(max(1, counts.sum()) * _NUMBER.itemsize)
+        everything = np.memmap(file, _NUMBER, "r+")
+        for wet_file, numbers in places():
+            at = index[wet_file]
+            everything[position[at] : position[at] + len(numbers)] = numbers
+            position[at] += len(numbers)
+        for wet_file, count, end in zip(wet_files, counts, ends, strict=True):
+            yield wet_file, np.sort(everything[end - count : end])
+
+
+def _stem(wet_file: str) -> str:
+    """The name of a WET file by which lists know it, packed or not."""
+    return wet_file.removesuffix(".gz")

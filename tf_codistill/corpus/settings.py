@@ -1,0 +1,118 @@
+"""How a corpus is prepared: what a gin file says.
+
+CorpusSettings.num_pieces = 24_000
+CorpusSettings.duplicates = "corpus"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+
+from tf_codistill.corpus.filters import Boilerplate, English, Filter, Length, LinkList, LongParagraphs
+
+SCOPES = ("none", "file", "corpus")
+"""Where a paragraph may not occur twice."""
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class CorpusSettings:
+    """How a corpus is prepared.
+
+    Attributes:
+        num_pieces: Size of the vocabulary without the marks; the paper has 24,000.
+        filters: What documents pass, in order.
+        duplicates: Where a long paragraph is kept only once: ``none``, ``file`` (each WET file for itself) or
+            ``corpus``. Documents that have too little left are counted as ``duplicate``.
+        min_duplicate_characters: Shorter paragraphs may occur any number of times, as in dialogue.
+        num_shards: Number of token shards of the training split.
+        validation_share: Share of the documents held out, above 0 and below 1, by a hash of the address.
+        max_tokens: Most tokens in the training split, in equal shares for its shards, None for no limit;
+            documents beyond are counted as ``over_max_tokens``.
+        max_validation_tokens: The same for the validation split.
+        max_learning_characters: Word pieces are learned from at most this many characters of training text.
+        max_unreadable_share: The preparation stops before learning when a larger share of the WET files
+            cannot be read, or not to their end.
+
+    Raises:
+        ValueError: A number is outside its range, or the scope of duplicates is unknown.
+    """
+
+    num_pieces: int = 24_000
+    filters: Sequence[Filter] = dataclasses.field(
+        default_factory=lambda: (English(), LinkList(), Boilerplate(), LongParagraphs(), Length())
+    )
+    duplicates: str = "corpus"
+    min_duplicate_characters: int = 100
+    num_shards: int = 4
+    validation_share: float = 0.02
+    max_tokens: int | None = None
+    max_validation_tokens: int | None = None
+    max_learning_characters: int = 20_000_000
+    max_unreadable_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        if not 0.0 < self.validation_share < 1.0:
+            raise ValueError(
+                f"validation_share is {self.validation_share}; expected more than 0 and less than 1, as 0.02"
+            )
+        if not 0.0 <= self.max_unreadable_share < 1.0:
+            raise ValueError(
+                f"max_unreadable_share is {self.max_unreadable_share}; expected 0 to less than 1"
+            )
+        if self.duplicates not in SCOPES:
+            raise ValueError(f"duplicates is {self.duplicates!r}; expected one of {', '.join(SCOPES)}")
+        for name, value in vars(self).items():
+            if name.startswith(("num_", "min_", "max_")) and isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as JSON takes them.
+
+        Returns:
+            Values by name.
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**values, "filters": [repr(step) for step in self.filters]}
+
+    def of_reading(self) -> dict[str, Any]:
+        """Those settings that decide about the results of stage 1, as JSON takes them.
+
+        Returns:
+            Values by name.
+        """
+        names = ("filters", "duplicates", "min_duplicate_characters", "num_shards", "validation_share")
+        values = self.describe()
+        return {name: values[name] for name in names}
+
+    def part(self, key: bytes) -> int:
+        """The number of the token shard that a document belongs to.
+
+        Args:
+            key: Its key, see `reading`.
+
+        Returns:
+            0 to ``num_shards - 1`` for training, ``num_shards`` for validation.
+        """
+        if int.from_bytes(key[24:32], "big") < int(self.validation_share * (1 << 64)):
+            return self.num_shards
+        return int.from_bytes(key[:8], "big") * self.num_shards >> 64
+
+
+def fingerprint(*values: Any) -> str:
+    """A short name for anything that results depend on.
+
+    Args:
+        *values: What JSON takes.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()[:16]

@@ -1,0 +1,238 @@
+"""Stage 3: token shards, each from the documents of all WET files in the order of their keys.
+
+    <corpus>/
+        train-00000-of-00004.tokens        see tokens.py
+        train-00000-of-00004.starts
+        train-00000-of-00004.paragraphs    JSON lines, one for each document: where its text comes from
+            {"wet_file": "CC-MAIN-00000.warc.wet.gz", "numbers": [12, 14]}
+        ...
+        validation-00000-of-00001.tokens
+
+Before it, word pieces are learned from the documents with the smallest keys, a sample of all files.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import json
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tf_codistill import files, tokens
+from tf_codistill.corpus import duplicates, reading, stretches
+from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.progress import Progress
+from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources import open_source
+from tf_codistill.corpus.stages import Advance, Stage
+from tf_codistill.corpus.word_pieces import WordPieces
+
+PARAGRAPHS = ".paragraphs"
+"""Ending of the file that says where the documents of a token shard come from."""
+
+ENDINGS = (".tokens", ".starts", PARAGRAPHS)
+"""Endings of the files of a token shard."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What stages 1 and 2 have left.
+
+    Attributes:
+        settings: How the corpus is prepared.
+        repeated: Stage 2, done.
+    """
+
+    settings: CorpusSettings
+    repeated: duplicates.DuplicatesStage
+
+    def in_key_order(self, part: int) -> Iterator[Document | str]:
+        """The documents of a token shard.
+
+        Args:
+            part: Number of the shard, see `CorpusSettings.part`.
+
+        Yields:
+            A document without repeated paragraphs, or the reason for dropping it.
+        """
+        repeats = self.repeated.repeats(part)
+        wet_files = self.repeated.wet_files
+        with tempfile.TemporaryFile() as file:
+            ends = []
+            for wet_file in wet_files:
+                path = files.join(self.repeated.read_dir, wet_file + reading.DOCUMENTS)
+                file.writelines(stretches.chunks(path, part))
+                ends.append(file.tell())
+            for position, line in _sorted_lines(file, ends):
+                document = reading.parse_line(line, wet_files[position])
+                yield duplicates.without_repeats(document, position, repeats, self.settings)
+
+
+def _sorted_lines(file: Any, ends: list[int]) -> Iterator[tuple[int, bytes]]:
+    """Yields the lines in the order of their keys, each with the position of its WET file."""
+    entries = []
+    file.seek(0)
+    start = position = 0
+    for line in file:
+        while start >= ends[position]:
+            position += 1
+        place = position.to_bytes(4, "big") + start.to_bytes(8, "big") + len(line).to_bytes(8, "big")
+        entries.append(bytes.fromhex(reading.line_key(line).decode("ascii")) + place)
+        start += len(line)
+    entries.sort()
+    for entry in entries:
+        file.seek(int.from_bytes(entry[-16:-8], "big"))
+        yield int.from_bytes(entry[-20:-16], "big"), file.read(int.from_bytes(entry[-8:], "big"))
+
+
+def learn(kept: Kept, path: str) -> None:
+    """Learns word pieces from training documents, unless that is done already.
+
+    Args:
+        kept: The documents.
+        path: The model's file.
+
+    Raises:
+        ValueError: There is not enough text.
+    """
+    if files.exists(path):
+        return
+    limit = kept.settings.max_learning_characters
+    sample: list[str] = []
+    num_characters = 0
+    for part in range(kept.settings.num_shards):
+        for document in kept.in_key_order(part) if num_characters < limit else ():
+            if num_characters >= limit:
+                break
+            if isinstance(document, Document):
+                sample.append(_text(document))
+                num_characters += len(sample[-1])
+    with Progress("learning word pieces", num_characters, "characters") as progress:
+        WordPieces.train(sample, kept.settings.num_pieces, path)
+        progress.advance(num_characters)
+
+
+@dataclasses.dataclass(frozen=True)
+class WriteStage(Stage):
+    """Writes token shards; a task is one of them.
+
+    Attributes:
+        directory: The folder of its results, apart from the shards.
+        settings: Number of shards, and how many tokens are allowed.
+        kept: The documents.
+        tokenizer: Path of the tokenizer's file.
+        output_dir: Directory of the corpus.
+        num_documents: Number of documents kept in each split.
+    """
+
+    title = "writing tokens"
+    unit = "documents"
+    units_per_process = 1000
+
+    directory: str
+    settings: CorpusSettings
+    kept: Kept
+    tokenizer: str
+    output_dir: str
+    num_documents: Mapping[str, int]
+
+    def sizes(self) -> Mapping[str, int]:
+        """The tasks with the number of documents expected in each."""
+        sizes = {}
+        for task, (split, index, num_shards) in self._shards().items():
+            total = self.num_documents[split]
+            sizes[task] = total * (index + 1) // num_shards - total * index // num_shards
+        return sizes
+
+    def done(self) -> set[str]:
+        """Names of the tasks whose facts and shards are there."""
+        there = set(files.names(self.output_dir))
+        return {task for task in super().done() if there.issuperset(self.facts(task)["sha256"])}
+
+    def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
+        """Writes a token shard."""
+        # Whoever writes the same shard at the same time does so elsewhere.
+        aside = files.make_directory(self.path(task, f".{uuid.uuid4().hex}"))
+        facts = self._write(task, aside, advance)
+        checksums = {}
+        for ending in ENDINGS:
+            name = facts["shard"]["name"] + ending
+            checksums[name] = files.checksum(files.join(aside, name))
+            files.move(files.join(aside, name), files.join(self.output_dir, name))
+        files.remove(aside)
+        return {**facts, "sha256": checksums}
+
+    def splits(self) -> dict[str, list[str]]:
+        """Names of the tasks of each split, in order."""
+        names: dict[str, list[str]] = {"train": [], "validation": []}
+        for task, (split, _, _) in self._shards().items():
+            names[split].append(task)
+        return names
+
+    def _shards(self) -> dict[str, tuple[str, int, int]]:
+        """Split, number and number of shards by task."""
+        number = self.settings.num_shards
+        shards = {f"train-{index:05d}": ("train", index, number) for index in range(number)}
+        return {**shards, "validation": ("validation", 0, 1)}
+
+    def _write(self, task: str, directory: str, advance: Advance) -> dict[str, Any]:
+        pieces = _open_pieces(self.tokenizer)
+        split, index, num_shards = self._shards()[task]
+        part = index if split == "train" else self.settings.num_shards
+        limit = self.settings.max_tokens if split == "train" else self.settings.max_validation_tokens
+        most = sys.maxsize if limit is None else limit // num_shards
+        dropped: collections.Counter[str] = collections.Counter()
+        num_tokens = 0
+        with (
+            tokens.ShardWriter(directory, split, index, num_shards, pieces.vocabulary_size) as shard,
+            files.writing(files.join(directory, shard.name + PARAGRAPHS)) as places,
+        ):
+            places.write(b"")  # a shard without documents has this file too
+            for document in self.kept.in_key_order(part):
+                advance(1)
+                if isinstance(document, str):
+                    dropped[document] += 1
+                    continue
+                if num_tokens <= most:
+                    ids = pieces.encode_document(_text(document))
+                    num_tokens += len(ids)
+                if num_tokens > most:
+                    dropped["over_max_tokens"] += 1
+                    continue
+                shard.add(ids)
+                places.write(_place(document))
+        return {"shard": shard.close(), "dropped": dropped}
+
+
+def places(path: str) -> Iterator[tuple[str, list[int]]]:
+    """Goes through a ``.paragraphs`` file.
+
+    Args:
+        path: Path or URL of the file.
+
+    Yields:
+        The WET file of a document, and the numbers of its paragraphs.
+    """
+    with open_source(path) as file:
+        for line in file:
+            content = json.loads(line)
+            yield content["wet_file"], content["numbers"]
+
+
+def _text(document: Document) -> str:
+    return "\n".join(document.paragraphs)
+
+
+def _place(document: Document) -> bytes:
+    content = {"wet_file": document.wet_file, "numbers": document.numbers}
+    return (json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8")
+
+
+@functools.lru_cache(maxsize=1)
+def _open_pieces(path: str) -> WordPieces:
+    return WordPieces(path)

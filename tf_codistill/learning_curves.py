@@ -10,35 +10,14 @@ png = draw([alone, two], "Two groups that learn from each other")
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tf_codistill import runs
-
-# Okabe and Ito's colours, told apart by everybody; the baseline is grey.
-_COLOURS = ("#4d5560", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00")
-_QUIET = "#8a929c"
-_INK = "#22272e"
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.edgecolor": "#c9ced6",
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "xtick.color": _QUIET,
-    "xtick.labelcolor": _INK,
-    "ytick.color": _QUIET,
-    "ytick.labelcolor": _INK,
-    "text.color": _INK,
-}
+from tf_codistill import pictures, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,10 +133,8 @@ def draw(shown: Sequence[Run], title: str) -> bytes:
     Returns:
         The picture as PNG.
     """
-    with matplotlib.rc_context(_STYLE):
-        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04)
-        figure = Figure(figsize=(12, 5.2), dpi=150, layout=layout, facecolor="white")
-        figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
+    with matplotlib.rc_context(pictures.STYLE):
+        figure = pictures.new_figure(title)
         by_step, by_time = figure.subplots(1, 2, sharey=True)
         _draw_panel(by_step, shown, over_time=False)
         _draw_panel(by_time, shown, over_time=True)
@@ -166,29 +143,27 @@ def draw(shown: Sequence[Run], title: str) -> bytes:
         by_step.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
         by_time.set_xlabel("training time (minutes)")
         by_step.set_ylim(*_loss_range(shown))
-        content = io.BytesIO()
-        figure.savefig(content, format="png")
-    return content.getvalue()
+        return pictures.png(figure)
 
 
 def _draw_panel(axes: Axes, shown: Sequence[Run], over_time: bool) -> None:
     baseline = shown[0]
-    axes.grid(color="#eceff3", linewidth=0.8)
+    axes.grid(color=pictures.GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     end = max(_along(curve, over_time)[-1] for run in shown for curve in run.curves)
     axes.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if 0 <= tick <= end])
     axes.set_xlim(0, end * 1.38)  # room for the labels at the ends of the lines
-    axes.axhline(baseline.best, color=_COLOURS[0], linewidth=1, linestyle=(0, (5, 4)))
+    axes.axhline(baseline.best, color=pictures.COLOURS[0], linewidth=1, linestyle=(0, (5, 4)))
     axes.annotate(
         f"best of {baseline.name}: {baseline.best:.3f}",
         (0, baseline.best),
         xytext=(6, 4),
         textcoords="offset points",
-        color=_COLOURS[0],
+        color=pictures.COLOURS[0],
         fontsize=9,
     )
     for index, run in enumerate(shown):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = pictures.COLOURS[index % len(pictures.COLOURS)]
         for curve in run.curves:
             x = _along(curve, over_time)
             axes.plot(x, curve.losses, color=colour, linewidth=1.9, alpha=1 / (1 + 0.6 * curve.group))
@@ -232,7 +207,13 @@ def _label_ends(axes: Axes, shown: Sequence[Run], over_time: bool) -> None:
         final = float(np.mean([curve.final for curve in run.curves]))
         x = max(_along(curve, over_time)[-1] for curve in run.curves)
         ends.append(
-            (min(max(final, low + gap / 2), high - gap / 2), x, final, run, _COLOURS[index % len(_COLOURS)])
+            (
+                min(max(final, low + gap / 2), high - gap / 2),
+                x,
+                final,
+                run,
+                pictures.COLOURS[index % len(pictures.COLOURS)],
+            )
         )
     height = low - gap
     for wanted, x, final, run, colour in sorted(ends, key=lambda end: end[0]):

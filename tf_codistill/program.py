@@ -42,18 +42,23 @@ _PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__))
 GIN_SEARCH_PATH = (os.getcwd(), os.path.dirname(_PACKAGE_DIR), os.path.join(_PACKAGE_DIR, "_files"))
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[..., None], takes_arguments: bool = False) -> None:
     """Runs a program: parses its flags, calls `main`, and tells a user's mistake in one sentence.
 
     The exit status is 0 when all went well, 1 for a mistake of the user (the sentence is on standard error;
     ``--verbosity=1`` adds the traceback), 130 after Ctrl-C.
+
+    Args:
+        main: The program.
+        takes_arguments: Whether it is called with what the command line has besides flags, as strings.
     """
 
     def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
+        arguments = argv[1:] if takes_arguments else []
+        if len(argv) > 1 and not takes_arguments:
             _stop(f"argument {argv[1]!r} was not expected; values are given as --flag=value, see --help")
         try:
-            main()
+            main(*arguments)
         except KeyboardInterrupt:
             sys.exit(130)
         except (ValueError, OSError, TypeError) as error:
@@ -68,8 +73,11 @@ def run(main: Callable[[], None]) -> None:
     app.run(guarded)
 
 
-def parse_gin() -> None:
+def parse_gin(instead: str = "") -> None:
     """Reads ``--gin_file`` and ``--gin_bindings``.
+
+    Args:
+        instead: What a gin file would hold, for where ``--gin_file`` is not given.
 
     Raises:
         ValueError: A file does not exist, a binding cannot be parsed, or it names something unknown.
@@ -81,6 +89,8 @@ def parse_gin() -> None:
     for directory in GIN_SEARCH_PATH:
         gin.add_config_file_search_path(directory)
     try:
+        if not GIN_FILE.value:
+            gin.parse_config(instead)
         gin.parse_config_files_and_bindings(GIN_FILE.value, GIN_BINDINGS.value)
     except OSError as error:
         raise ValueError(

@@ -115,6 +115,11 @@ class Running:
         self._wait = wait
         self._ended: Ended | None = None
 
+    def output_so_far(self) -> str:
+        """What it has written to standard output by now."""
+        path = pathlib.Path(self._paths[0])  # appears when the program starts
+        return path.read_text(errors="replace") if path.exists() else ""
+
     def wait(self) -> Ended:
         """Waits for its end."""
         if self._ended is None:

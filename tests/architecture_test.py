@@ -1,11 +1,11 @@
 """The house: who may import whom, and how large things may grow.
 
-    6  programs          train evaluate launch report prepare_*
+    6  programs          train evaluate score generate launch report prepare_* inspect_corpus
     5  program
-    4  training/ evaluation launching reporting
-    3  checkpoints peers/
+    4  training/ evaluation scoring generation launching reporting
+    3  checkpoints peers/ trained
     2  models/ corpus/ inputs/ recurrent_state distribution status learning_curves
-    1  losses schedules metrics tokens weights runs
+    1  losses schedules metrics tokens weights runs pictures
     0  shapes files
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
@@ -25,12 +25,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = (
     ("shapes", "files"),
-    ("losses", "schedules", "metrics", "tokens", "weights", "runs"),
+    ("losses", "schedules", "metrics", "tokens", "weights", "runs", "pictures"),
     ("models", "corpus", "inputs", "recurrent_state", "distribution", "status", "learning_curves"),
-    ("checkpoints", "peers"),
-    ("training", "evaluation", "launching", "reporting"),
+    ("checkpoints", "peers", "trained"),
+    ("training", "evaluation", "launching", "reporting", "scoring", "generation"),
     ("program",),
-    ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl"),
+    ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
+    + ("inspect_corpus", "score", "generate"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus.word_pieces import WordPieces, split_sentences
+from tf_codistill.corpus.layout import split_sentences
+from tf_codistill.corpus.word_pieces import WordPieces
 
 TEXT = Path(__file__).read_text(encoding="utf-8").encode("ascii", "ignore").decode("ascii")
 NUM_PIECES = 220

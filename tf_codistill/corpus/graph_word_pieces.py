@@ -23,7 +23,7 @@ import tensorflow as tf
 import tensorflow_text
 
 from tf_codistill import tokens
-from tf_codistill.corpus import word_pieces
+from tf_codistill.corpus import layout, word_pieces
 
 _NUL_SIGN, _FOREIGN_SIGN, _BETWEEN_SENTENCES, _OPENING, _CLOSING, _LINE_END, _CUT = b"*^|{}/+"
 _FOREIGN_BYTES = 3  # of U+2581, and of each half surrogate pair
@@ -33,13 +33,12 @@ _MARKING = (
     (r"\x00", "\x00*"),
     ("\u2581|[\\x{D800}-\\x{DFFF}]", "\x00^\\0"),
     (
-        f"([{word_pieces.ENDS}]+[{word_pieces.CLOSERS}]*)"
-        f"([{word_pieces.SPACES}]+[{word_pieces.OPENERS}]*[A-Z0-9])",
+        f"([{layout.ENDS}]+[{layout.CLOSERS}]*)([{layout.SPACES}]+[{layout.OPENERS}]*[A-Z0-9])",
         "\\1\x00|\\2",
     ),
     (
-        f"((?:^|[^{word_pieces.LETTERS}])(?:[{word_pieces.LETTERS}]|{'|'.join(word_pieces.ABBREVIATIONS)})"
-        rf"[{word_pieces.ENDS}]*\.)\x00\|",
+        f"((?:^|[^{layout.LETTERS}])(?:[{layout.LETTERS}]|{'|'.join(layout.ABBREVIATIONS)})"
+        rf"[{layout.ENDS}]*\.)\x00\|",
         r"\1",
     ),
     (r"[^\n]+", "\x00{ \\0\x00}"),

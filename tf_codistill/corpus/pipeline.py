@@ -38,7 +38,7 @@ SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
 
 _OWN_ENDINGS = (*writing.ENDINGS, ".model", ".partial", SETTINGS, *selection.FILES)
-_WORK_VERSION = 1  # counts up when the results of a stage change although its settings do not
+_WORK_VERSION = 2  # counts up when the results of a stage change although its settings do not
 
 Facts = Mapping[str, Mapping[str, Any]]
 """What the tasks of a stage have to say, by task."""

@@ -4,7 +4,7 @@
                                      |                         |
                                      +-> unreadable, by kind   +-> dropped, by reason
 
-    <task>.documents      kept documents in stretches, one for each token shard: JSON lines, sorted by key
+    <task>.documents      kept documents in stretches, one for each token shard: packed and sorted by key
     <task>.paragraphs     hashes of their long paragraphs, see duplicates.py
     <task>.json           counts
     <task>.failed         in place of all these: why the file cannot be read
@@ -22,14 +22,13 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, BinaryIO, cast
 
 from tf_codistill import files
-from tf_codistill.corpus import stretches
+from tf_codistill.corpus import packed, stretches
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.duplicates import ParagraphHashes
 from tf_codistill.corpus.filters import judge
@@ -45,8 +44,6 @@ DOCUMENTS = ".documents"
 """Ending of the file with the documents that a task kept."""
 
 _FAILED = ".failed"
-_LINE_START = b'{"key":"'
-_KEY_DIGITS = 128
 _CHUNK_BYTES = 1 << 20
 
 
@@ -119,18 +116,6 @@ def document_key(document: Document) -> bytes:
     text = "\n".join(document.paragraphs)
     address = hashlib.sha256(document.url.encode("utf-8", "replace"))
     return address.digest() + hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def line_key(line: bytes) -> bytes:
-    """The key in a line of a ``.documents`` file, as hexadecimal digits: lines sort by it as by the key."""
-    return line[len(_LINE_START) : len(_LINE_START) + _KEY_DIGITS]
-
-
-def parse_line(line: bytes, wet_file: str) -> Document:
-    """The document in a line of a ``.documents`` file."""
-    content = json.loads(line)
-    paragraphs, numbers = tuple(content["paragraphs"]), tuple(content["numbers"])
-    return Document(content["url"], content["language"], paragraphs, numbers, wet_file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,23 +285,15 @@ class _Kept:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._position = 0
-        # Each entry is the number of a shard, a key, and where the line is, as bytes: they sort as those do,
+        # Each entry is the number of a shard, a key, and where it is, as bytes: they sort as those do,
         # and millions of them fit into memory.
         self._entries: list[bytes] = []
         self.num_documents: collections.Counter[int] = collections.Counter()
 
     def add(self, key: bytes, part: int, document: Document) -> None:
-        content = {
-            "key": key.hex(),
-            "url": document.url,
-            "language": document.language,
-            "numbers": document.numbers,
-            "paragraphs": document.paragraphs,
-        }
-        line = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
-        size = self._file.write(line.encode("utf-8", "surrogatepass"))
-        self._entries.append(part.to_bytes(4, "big") + key + self._position.to_bytes(8, "big"))
-        self._entries[-1] += size.to_bytes(8, "big")
+        size = self._file.write(packed.pack(key, document))
+        place = self._position.to_bytes(8, "big") + size.to_bytes(8, "big")
+        self._entries.append(part.to_bytes(4, "big") + key + place)
         self._position += size
         self.num_documents[part] += 1
 
@@ -328,13 +305,13 @@ class _Kept:
         stretches.write(path, sizes, self._chunks())
 
     def _chunks(self) -> Iterator[bytes]:
-        lines: list[bytes] = []
-        waiting = 0
+        waiting: list[bytes] = []
+        num_bytes = 0
         for entry in self._entries:
             self._file.seek(int.from_bytes(entry[-16:-8], "big"))
-            lines.append(self._file.read(int.from_bytes(entry[-8:], "big")))
-            waiting += len(lines[-1])
-            if waiting > _CHUNK_BYTES:
-                yield b"".join(lines)
-                lines, waiting = [], 0
-        yield b"".join(lines)
+            waiting.append(self._file.read(int.from_bytes(entry[-8:], "big")))
+            num_bytes += len(waiting[-1])
+            if num_bytes > _CHUNK_BYTES:
+                yield b"".join(waiting)
+                waiting, num_bytes = [], 0
+        yield b"".join(waiting)

@@ -10,12 +10,7 @@ r"""The tokenizer: text to ids of word pieces and back, without loss.
     pieces.decode(pieces.encode(text)) == text       for every string
     pieces.encode_document(text)                     what a model is trained on: every id < vocabulary_size
 
-A paragraph is a line. A sentence ends after ``.``, ``!``, ``?`` or an ellipsis, with the quotes and brackets
-that close there, if white space and then a capital letter or a digit follow, perhaps in quotes or brackets,
-unless the word before a full stop is a single letter or a common abbreviation such as ``Mr``. White space
-belongs to the sentence that it precedes. A word is made of ASCII letters, digits and ``_`` and of Latin,
-Greek and Cyrillic letters (U+00C0 to U+052F, U+1E00 to U+1FFF): the rule names its characters one by one,
-because `graph_word_pieces` applies it by another engine, whose ``\w`` and ``\s`` know no Unicode.
+A paragraph is a line; `layout` says where a sentence ends.
 
 A model never sees bytes: in training documents each run of them is one mark for "out of vocabulary", as in
 the paper (section 3.1), so they take no room in the softmax.
@@ -31,49 +26,25 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow
 import sentencepiece
+from pyarrow import compute as arrow
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import exact_scores
+from tf_codistill.corpus import exact_scores, layout
 
-_SPACE_SIGN = "\u2581"  # how SentencePiece writes a space inside a piece
 _NUM_BYTES = 256
 _FIRST_PIECE = 1 + _NUM_BYTES  # SentencePiece's own ids: unknown, the 256 bytes, then the pieces
 _REMEDY = "prepare the corpus again"
 _PRINTABLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _MAX_TRAINING_SENTENCE_BYTES = 1 << 16
 
-# Character classes, without their brackets, that Python and RE2 read alike; a sentence lies within a line.
-ENDS = ".!?…"
-CLOSERS = r"""\"'”’)\]"""
-OPENERS = r"""\"'“‘(\["""
-SPACES = "\t\x0b-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-LETTERS = "0-9A-Za-z_\u00c0-\u052f\u1e00-\u1fff"
-_TITLES = ("Capt", "Dr", "Messrs", "Mme", "Mr", "Mrs", "Ms", "Prof", "Rev", "St")
-ABBREVIATIONS = (*_TITLES, "Eq", "Fig", "No", "cf", "eg", "etc", "ie", "vs")
-"""Words after which a full stop ends no sentence; nor does it after a single letter."""
-
 MAX_WORD = exact_scores.MAX_CHARACTERS // 2
 """Characters without a space after which a word is cut, which only what is no text reaches."""
 LONG = (rf"[^ \x00]{{{MAX_WORD}}}", rf"[^\x00]{{{MAX_WORD}}}[^ \x00]*")
 """After what to cut, in turn: a long word, many words. What follows the second begins with a space."""
 
-# SentencePiece reads its own sign for a space as a space, and takes neither NUL nor half surrogate pairs.
-_FOREIGN = "\x00\u2581\ud800-\udfff"
-_NOT_FOR_SENTENCEPIECE = re.compile(f"[{_FOREIGN}]")
-# Where text is cut. One class first, for a quick search; then what each of its characters must stand before.
-_CUT = re.compile(
-    rf"[{ENDS}\n{_FOREIGN}]"
-    rf"(?:(?<=[{ENDS}])[{ENDS}]*[{CLOSERS}]*(?=[{SPACES}]+[{OPENERS}]*[A-Z0-9])|(?<=\n)|(?<=[{_FOREIGN}]))"
-)
-_EXCEPTION = re.compile(rf"(?:^|[^{LETTERS}])(?:[{LETTERS}]|{'|'.join(ABBREVIATIONS)})\Z")
-_EXCEPTION_REACH = 1 + max(map(len, ABBREVIATIONS))
-
-# Marks among SentencePiece's ids, as negative indices of the table that turns those into ours.
-_SENTENCE_START = tokens.SENTENCE_START - tokens.NUM_SPECIAL
-_SENTENCE_END = tokens.SENTENCE_END - tokens.NUM_SPECIAL
-_PARAGRAPH_START = tokens.PARAGRAPH_START - tokens.NUM_SPECIAL
-_PARAGRAPH_END = tokens.PARAGRAPH_END - tokens.NUM_SPECIAL
+Ids = npt.NDArray[np.int32]
 
 
 class WordPieces:
@@ -106,17 +77,23 @@ class WordPieces:
         self.fingerprint = hashlib.sha256(model).hexdigest()
         """SHA-256 of the model's file, 64 hexadecimal digits."""
         learned = [self._processor.IdToPiece(index) for index in range(_FIRST_PIECE, size)]
-        self.surfaces = [piece.replace(_SPACE_SIGN, " ").encode("utf-8") for piece in learned]
+        if layout.SPACE_SIGN not in learned or any(layout.SPACE_SIGN in piece[1:] for piece in learned):
+            raise ValueError(
+                f"tokenizer {path!r} has pieces of several words; it was not written by WordPieces.train; "
+                f"{_REMEDY}"
+            )
+        self.surfaces = [piece.replace(layout.SPACE_SIGN, " ").encode("utf-8") for piece in learned]
         """What each id after the marks stands for: the word pieces, then the single bytes."""
         self.surfaces += [bytes([byte]) for byte in range(_NUM_BYTES)]
         self.ids = np.concatenate(
             [
                 np.arange(self.vocabulary_size - 1, self.vocabulary_size + _NUM_BYTES),
                 np.arange(tokens.NUM_SPECIAL, self.vocabulary_size),
-                np.arange(tokens.NUM_SPECIAL),
             ]
         ).astype(np.int32)
-        """The id for each of SentencePiece's own; behind those, the marks."""
+        """The id for each of SentencePiece's own."""
+        begins_word = [piece.startswith(layout.SPACE_SIGN) for piece in learned]
+        self._begins_word = np.array([False] * _FIRST_PIECE + begins_word)
 
     @classmethod
     def train(cls, texts: Iterable[str], num_pieces: int, path: str) -> WordPieces:
@@ -172,9 +149,10 @@ class WordPieces:
         Returns:
             Ids below ``vocabulary_size + 256``, from which `decode` restores the text.
         """
-        return self._encode(text).tolist()
+        ids: list[int] = self._encode([layout.lay_out(text)])[0].tolist()
+        return ids
 
-    def encode_document(self, text: str) -> npt.NDArray[np.int32]:
+    def encode_document(self, text: str) -> Ids:
         """The ids of a document as a model sees it.
 
         Args:
@@ -183,13 +161,19 @@ class WordPieces:
         Returns:
             int32, one row. Each run of bytes is one OUT_OF_VOCABULARY, and the last id is END_OF_DOCUMENT.
         """
-        ids = np.append(self._encode(text), np.int32(tokens.END_OF_DOCUMENT))
-        is_byte = ids >= self.vocabulary_size
-        if not is_byte.any():
-            return ids
-        ids[is_byte] = tokens.OUT_OF_VOCABULARY
-        is_byte[1:] &= is_byte[:-1].copy()
-        return ids[~is_byte]
+        return self.encode_documents([text])[0]
+
+    def encode_documents(self, texts: Iterable[str]) -> list[Ids]:
+        """What `encode_document` returns for each document, faster: a word that recurs costs little.
+
+        Args:
+            texts: Documents; some megabytes of them are enough for the full speed.
+
+        Returns:
+            A row for each.
+        """
+        laid_out = [layout.lay_out(text) + layout.END for text in texts]
+        return self._encode(laid_out, as_documents=True) if laid_out else []
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids, marks left out and paragraphs on lines of their own.
@@ -227,82 +211,71 @@ class WordPieces:
             )
         return self.surfaces[index - tokens.NUM_SPECIAL]
 
-    def _encode(self, text: str) -> npt.NDArray[np.int32]:
-        leads, plains = _lay_out(text)
-        # As lists: an array for each sentence costs more than to turn their elements into one array.
-        encoded = self._processor.EncodeAsIds(plains, num_threads=1)
-        in_turn = itertools.chain.from_iterable(
-            itertools.chain.from_iterable(zip(leads, encoded, strict=True))
-        )
-        return self.ids[np.fromiter(in_turn, np.int32)]
+    def _encode(self, texts: list[str], *, as_documents: bool = False) -> list[Ids]:
+        """The ids of texts that are laid out, each different word of all of them encoded once."""
+        words = arrow.split_pattern(pyarrow.array(texts, pyarrow.large_string()), " ")
+        coded = words.flatten().dictionary_encode()
+        row_numbers, ids, ends = self._encode_words(coded.dictionary.to_pylist())
+        if as_documents:
+            ids, ends = self._without_bytes(ids, ends)
+        rows = pyarrow.ListArray.from_arrays(np.append(np.int32(0), ends), ids)
+        rows = rows.take(pyarrow.array(row_numbers[coded.indices.to_numpy()]))
+        text_ends = words.offsets.to_numpy()[1:-1]
+        return np.split(rows.flatten().to_numpy(), rows.offsets.to_numpy()[text_ends])
 
+    def _encode_words(self, words: list[str]) -> tuple[npt.NDArray[np.int64], Ids, Ids]:
+        """The ids of different words in rows: the number of each word's row, the ids, where each row ends."""
+        is_plain = np.array(["\n" not in word and len(word) < MAX_WORD for word in words])
+        plain = list(itertools.compress(words, is_plain))
+        parts = np.cumsum([1 + len(word) for word in plain], dtype=np.int64) // MAX_WORD
+        bounds = [0, *(1 + np.flatnonzero(np.diff(parts))).tolist(), len(plain)]
+        found = self._find([" " + " ".join(plain[a:b]) for a, b in itertools.pairwise(bounds) if a < b])
+        # A piece has a space only as its first character, so each of them begins another word.
+        begins = np.flatnonzero(self._begins_word[found])
+        others = [self._encode_word(word) for word in itertools.compress(words, ~is_plain)]
+        sizes = [*np.diff(begins, append=len(found)), *map(len, others)]
+        row_numbers = np.empty(len(words), np.int64)
+        row_numbers[np.argsort(~is_plain, kind="stable")] = np.arange(len(words))
+        return row_numbers, np.concatenate([self.ids[found], *others]), np.cumsum(sizes, dtype=np.int32)
 
-def split_sentences(paragraph: str) -> list[str]:
-    """Cuts a paragraph into sentences by the rule at the top of this module.
+    def _encode_word(self, word: str) -> Ids:
+        """The ids of a word that may have signs in it or be long."""
+        text, *rest = layout.SIGN.split(word)
+        begins_with_mark = not text and rest and rest[0]
+        ids = [] if begins_with_mark else [self._encode_long(" " + text)]
+        for mark, foreign, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+            if mark:
+                ids.append(np.array(layout.MARKS[mark], np.int32))
+            else:
+                content = chr(int(foreign, 16)).encode("utf-8", "surrogatepass")
+                ids.append(self.vocabulary_size + np.frombuffer(content, np.uint8).astype(np.int32))
+            ids.append(self._encode_long(text))
+        return np.concatenate(ids)
 
-    Args:
-        paragraph: A line of text.
+    def _encode_long(self, text: str) -> Ids:
+        for too_long in LONG:
+            text = re.sub(too_long, "\\g<0>\0", text)
+        return self.ids[self._find(text.split("\0"))]
 
-    Returns:
-        Its sentences, which joined give the paragraph again; none for an empty one.
-    """
-    ends = [end for kind, _, end in _cuts(paragraph) if kind in ENDS]
-    bounds = itertools.pairwise([0, *ends, len(paragraph)])
-    return [paragraph[start:end] for start, end in bounds if start < end]
+    def _find(self, parts: list[str]) -> Ids:
+        """SentencePiece's own ids of texts that are short enough for exact scores."""
+        found = self._processor.EncodeAsIds(parts, num_threads=1)
+        return np.fromiter(itertools.chain.from_iterable(found), np.int32)
 
-
-def _cuts(text: str) -> Iterator[tuple[str, int, int]]:
-    """The first character, start and end of each end of a sentence, line end, and foreign character."""
-    for match in _CUT.finditer(text):
-        start, end = match.span()
-        kind = text[start]
-        is_full_stop = kind in ENDS and text[end - 1] == "."
-        if not (is_full_stop and _EXCEPTION.search(text, max(0, start - _EXCEPTION_REACH), start)):
-            yield kind, start, end
-
-
-def _lay_out(text: str) -> tuple[list[list[int]], list[str]]:
-    """Cuts a text into parts that SentencePiece takes whole; also gives the codes that stand before each."""
-    leads, plains = [], []
-    lead, prefix = [_PARAGRAPH_START], " "
-    begin, is_open = 0, False  # where the next part begins; whether a sentence has begun
-    for kind, start, end in itertools.chain(_cuts(text), [("\n", len(text), len(text))]):
-        stop = end if kind in ENDS else start
-        is_foreign = stop == start and kind != "\n"
-        if begin < stop or (is_foreign and not is_open):
-            if not is_open:
-                lead.append(_SENTENCE_START)
-            plain = prefix + text[begin:stop]
-            leads.append(lead)
-            plains.append(plain)
-            if len(plain) > MAX_WORD:
-                plains[-1:] = _fitting(plain)
-                leads += [[] for _ in range(len(plains) - len(leads))]
-            lead, prefix, is_open = [], "", True
-        begin = end
-        if is_foreign:
-            lead += [1 + byte for byte in kind.encode("utf-8", "surrogatepass")]
-        elif is_open:
-            lead.append(_SENTENCE_END)
-            is_open = False
-        if kind == "\n":
-            lead += [_PARAGRAPH_END, _PARAGRAPH_START]
-            prefix = " "
-    return [*leads, lead[:-1]], [*plains, ""]
-
-
-def _fitting(plain: str) -> list[str]:
-    """Cuts what is too long for exact scores; where a space follows, that changes no piece."""
-    for too_long in LONG:
-        plain = re.sub(too_long, "\\g<0>\0", plain)
-    return plain.split("\0")
+    def _without_bytes(self, ids: Ids, ends: Ids) -> tuple[Ids, Ids]:
+        """Rows in which each run of bytes is one OUT_OF_VOCABULARY."""
+        is_byte = ids >= self.vocabulary_size
+        # No row begins with a byte: a word has a space or a mark before it.
+        is_kept = np.append(True, ~(is_byte[1:] & is_byte[:-1]))
+        ids = np.where(is_byte, tokens.OUT_OF_VOCABULARY, ids).astype(np.int32)
+        return ids[is_kept], np.cumsum(is_kept, dtype=np.int32)[ends - 1]
 
 
 def _training_sentences(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for paragraph in text.split("\n"):
-            for index, sentence in enumerate(split_sentences(paragraph)):
-                plain = _NOT_FOR_SENTENCEPIECE.sub("", sentence)
+            for index, sentence in enumerate(layout.split_sentences(paragraph)):
+                plain = layout.plain(sentence)
                 yield plain if index else " " + plain
 
 

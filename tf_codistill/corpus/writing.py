@@ -16,15 +16,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import json
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import duplicates, reading, stretches
+from tf_codistill.corpus import duplicates, packed, reading, stretches
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.progress import Progress
 from tf_codistill.corpus.settings import CorpusSettings
@@ -37,6 +38,8 @@ PARAGRAPHS = ".paragraphs"
 
 ENDINGS = (".tokens", ".starts", PARAGRAPHS)
 """Endings of the files of a token shard."""
+
+_BATCH_CHARACTERS = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,22 +71,20 @@ class Kept:
                 path = files.join(self.repeated.read_dir, wet_file + reading.DOCUMENTS)
                 file.writelines(stretches.chunks(path, part))
                 ends.append(file.tell())
-            for position, line in _sorted_lines(file, ends):
-                document = reading.parse_line(line, wet_files[position])
+            for position, content in _sorted(file, ends):
+                document = packed.unpack(content, wet_files[position])
                 yield duplicates.without_repeats(document, position, repeats, self.settings)
 
 
-def _sorted_lines(file: Any, ends: list[int]) -> Iterator[tuple[int, bytes]]:
-    """Yields the lines in the order of their keys, each with the position of its WET file."""
-    entries = []
+def _sorted(file: IO[bytes], ends: list[int]) -> Iterator[tuple[int, bytes]]:
+    """Yields the documents of all WET files in the order of their keys, with the position of its file."""
     file.seek(0)
-    start = position = 0
-    for line in file:
+    entries, position = [], 0
+    for key, start, num_bytes in packed.spans(file):
         while start >= ends[position]:
             position += 1
-        place = position.to_bytes(4, "big") + start.to_bytes(8, "big") + len(line).to_bytes(8, "big")
-        entries.append(bytes.fromhex(reading.line_key(line).decode("ascii")) + place)
-        start += len(line)
+        place = position.to_bytes(4, "big") + start.to_bytes(8, "big") + num_bytes.to_bytes(8, "big")
+        entries.append(key + place)
     entries.sort()
     for entry in entries:
         file.seek(int.from_bytes(entry[-16:-8], "big"))
@@ -187,26 +188,39 @@ class WriteStage(Stage):
         limit = self.settings.max_tokens if split == "train" else self.settings.max_validation_tokens
         most = sys.maxsize if limit is None else limit // num_shards
         dropped: collections.Counter[str] = collections.Counter()
-        num_tokens = 0
+        num_documents = num_tokens = 0
         with (
             tokens.ShardWriter(directory, split, index, num_shards, pieces.vocabulary_size) as shard,
             files.writing(files.join(directory, shard.name + PARAGRAPHS)) as places,
         ):
             places.write(b"")  # a shard without documents has this file too
-            for document in self.kept.in_key_order(part):
-                advance(1)
-                if isinstance(document, str):
-                    dropped[document] += 1
-                    continue
-                if num_tokens <= most:
-                    ids = pieces.encode_document(_text(document))
+            for batch in _batches(self.kept.in_key_order(part)):
+                advance(len(batch))
+                dropped.update([verdict for verdict in batch if isinstance(verdict, str)])
+                documents = [verdict for verdict in batch if isinstance(verdict, Document)]
+                rows = pieces.encode_documents(map(_text, documents)) if num_tokens <= most else []
+                for document, ids in zip(documents, rows, strict=False):
                     num_tokens += len(ids)
-                if num_tokens > most:
-                    dropped["over_max_tokens"] += 1
-                    continue
-                shard.add(ids)
-                places.write(_place(document))
-        return {"shard": shard.close(), "dropped": dropped}
+                    if num_tokens <= most:
+                        shard.add(ids)
+                        places.write(_place(document))
+                num_documents += len(documents)
+            facts = shard.close()
+        dropped["over_max_tokens"] = num_documents - facts["num_documents"]
+        return {"shard": facts, "dropped": +dropped}
+
+
+def _batches(documents: Iterable[Document | str]) -> Iterator[list[Document | str]]:
+    """Documents in lists that are long enough to be encoded fast."""
+    batch: list[Document | str] = []
+    num_characters = 0
+    for document in documents:
+        batch.append(document)
+        num_characters += 0 if isinstance(document, str) else sum(map(len, document.paragraphs))
+        if num_characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    yield batch
 
 
 def places(path: str) -> Iterator[tuple[str, list[int]]]:

@@ -15,6 +15,7 @@ WET file, blank ones included, from 0 in the order of the file. So the count goe
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 
 
@@ -56,14 +57,12 @@ class Document:
         Returns:
             A document that holds those paragraphs and their numbers.
         """
-        kept = [index for index, keep in enumerate(is_kept) if keep]
-        return Document(
-            self.url,
-            self.language,
-            tuple([self.paragraphs[index] for index in kept]),
-            tuple([self.numbers[index] for index in kept]),
-            self.wet_file,
-        )
+        kept = tuple(is_kept)
+        if all(kept):
+            return self
+        paragraphs = tuple(itertools.compress(self.paragraphs, kept))
+        numbers = tuple(itertools.compress(self.numbers, kept))
+        return Document(self.url, self.language, paragraphs, numbers, self.wet_file)
 
     @classmethod
     def of_text(
@@ -81,13 +80,6 @@ class Document:
         Returns:
             The document.
         """
-        lines = [
-            (number, line) for number, line in enumerate(map(str.strip, text.split("\n")), first) if line
-        ]
-        return cls(
-            url,
-            language,
-            tuple([line for _, line in lines]),
-            tuple([number for number, _ in lines]),
-            wet_file,
-        )
+        lines = [line.strip() for line in text.split("\n")]
+        numbers = itertools.compress(itertools.count(first), lines)
+        return cls(url, language, tuple(filter(None, lines)), tuple(numbers), wet_file)

@@ -72,11 +72,13 @@ class ParagraphHashes:
         """
         if not self._is_used:
             return
+        entries = []
         for number, paragraph in zip(document.numbers, document.paragraphs, strict=True):
             if len(paragraph) >= self._min_characters:
                 value = self._hash.copy()
                 value.update(paragraph.encode("utf-8", "surrogatepass"))
-                self._file.write(value.digest() + _TAIL.pack(part, number))
+                entries += (value.digest(), _TAIL.pack(part, number))
+        self._file.write(b"".join(entries))
 
     def write(self, path: str) -> int:
         """Writes the entries in stretches by hash; returns their number."""

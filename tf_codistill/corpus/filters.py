@@ -98,7 +98,7 @@ class English:
     """
 
     min_percent: int = 80
-    max_bytes: int = 4096
+    max_bytes: int = 2048
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -156,11 +156,9 @@ class LinkList:
     def __call__(self, document: Document) -> Document | str:
         """Returns the document, or ``link_list``."""
         num_characters = sum(map(len, document.paragraphs))
-        in_links = sum(len(line) for line in document.paragraphs if self._is_link(line))
+        short = [line for line in document.paragraphs if len(line) <= self.max_line_characters]
+        in_links = sum(len(line) for line in short if not _SENTENCE_END.search(line))
         return "link_list" if in_links > self.max_share * num_characters else document
-
-    def _is_link(self, line: str) -> bool:
-        return len(line) <= self.max_line_characters and not _SENTENCE_END.search(line)
 
 
 @gin.configurable
@@ -190,22 +188,18 @@ class Boilerplate:
 
     def __call__(self, document: Document) -> Document | str:
         """Returns the document without such lines, or ``boilerplate``."""
-        most = self.max_line_characters
-        short = "\n".join([line for line in document.paragraphs if len(line) <= most])
+        short = [line for line in document.paragraphs if len(line) <= self.max_line_characters]
+        gone = set(filter(_OWNER_OR_CALL.fullmatch, short))
         # Few pages have any of these, and a page is searched faster than its lines are.
-        notices, separators = _found(_NOTICES, short.lower()), _found(_SEPARATORS, short)
-        is_kept = [
-            len(line) > most
-            or not (
-                _OWNER_OR_CALL.fullmatch(line)
-                or (notices and _found(notices, line.lower()))
-                or (separators and _is_menu(line))
-            )
-            for line in document.paragraphs
-        ]
-        if all(is_kept):
+        page = "\n".join(short)
+        if notices := _found(_NOTICES, page.lower()):
+            gone.update([line for line in short if _found(notices, line.lower())])
+        if separators := _found(_SEPARATORS, page):
+            gone.update([line for line in short if _found(separators, line) and _is_menu(line)])
+        if not gone:
             return document
-        return document.only(is_kept) if any(is_kept) else "boilerplate"
+        left = document.only([line not in gone for line in document.paragraphs])
+        return left if left.paragraphs else "boilerplate"
 
 
 def _found(strings: Iterable[str], text: str) -> list[str]:
@@ -256,7 +250,7 @@ class LongParagraphs:
         long = (paragraph for paragraph in document.paragraphs if self._is_long(paragraph))
         if sum(1 for _ in itertools.islice(long, self.min_paragraphs)) < self.min_paragraphs:
             return "no_long_paragraphs"
-        return document.only(len(line) >= self.min_line_characters for line in document.paragraphs)
+        return document.only([len(line) >= self.min_line_characters for line in document.paragraphs])
 
     def _is_long(self, paragraph: str) -> bool:
         return len(paragraph) >= self.min_characters and _has_words([paragraph], self.min_words)

@@ -102,6 +102,19 @@ def test_a_crawl_that_does_not_exist(server: http_server.Server, tmp_path: Path)
         fetch_crawl(num_files=0)
 
 
+def test_a_directory_that_cannot_take_the_files_is_told_before_anything_is_fetched(
+    server: http_server.Server, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for directory, told in (
+        ("ram://somewhere", "directory 'ram://somewhere' is not local.*; name a local one"),
+        (str(tmp_path / "file"), "cannot be written to"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            fetch_crawl(num_files=1, directory=directory, base_url=f"{server.url}/mirror", patience=QUICK)
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, bytes], ids=["packed", "plain"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_lists_of_ones_own(tmp_path: Path, pack: type[bytes], end: str) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from typing import BinaryIO, cast
 
 from tf_codistill import files
-from tf_codistill.corpus.download import Fetched, fetch, fetch_file
+from tf_codistill.corpus.download import Fetched, check_local, fetch, fetch_file
 from tf_codistill.corpus.patience import Patience
 from tf_codistill.corpus.sources import is_http, open_source
 
@@ -74,6 +74,7 @@ def fetch_crawl(
         raise ValueError(f"num_files is {num_files}; expected at least 1")
     source = list_source(crawl, base_url)
     if directory is not None and source != crawl and is_http(source):
+        check_local(directory)
         files.make_directory(directory)
         kept = os.path.join(directory, f"{crawl}.{_LIST_NAME}")
         fetch_file(source, kept, patience)

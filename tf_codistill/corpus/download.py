@@ -304,6 +304,22 @@ class _Transfer:
                 os.remove(path)
 
 
+def check_local(directory: str) -> None:
+    """Checks that files can be fetched into a directory.
+
+    Args:
+        directory: The directory; it need not be there.
+
+    Raises:
+        ValueError: It is on remote storage.
+    """
+    if files.is_remote(directory):
+        raise ValueError(
+            f"directory {directory!r} is not local, files cannot be fetched into it; name a local one, or "
+            "none to read the files from the server"
+        )
+
+
 def gzip_damage(path: str) -> str | None:
     """Checks a local gzip file: that each member is whole and has the size and CRC that it promises.
 
@@ -326,11 +342,8 @@ def gzip_damage(path: str) -> str | None:
 
 def _paths(urls: Sequence[str], directory: str) -> dict[str, str]:
     """The local path of each file, by address."""
-    if urls and "://" in directory:
-        raise ValueError(
-            f"directory {directory!r} is not local, files cannot be fetched into it; name a local one, or "
-            "none to read the files from the server"
-        )
+    if urls:
+        check_local(directory)
     owners: dict[str, str] = {}
     for url in urls:
         name = posixpath.basename(urllib.parse.unquote(urllib.parse.urlsplit(url).path))

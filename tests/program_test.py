@@ -23,6 +23,10 @@ def brew(kind: str, minutes: int = 3) -> tuple[str, int]:
     return kind, minutes
 
 
+_SUGAR = flags.DEFINE_integer("program_test_sugar", 0, "Lumps.")
+_MILK = flags.DEFINE_multi_string("program_test_milk", [], "Kinds.")
+
+
 def parse(*bindings: str, gin_files: tuple[str, ...] = ()) -> None:
     flags.FLAGS.gin_bindings = list(bindings)
     flags.FLAGS.gin_file = list(gin_files)
@@ -259,3 +263,13 @@ def _run(directory: pathlib.Path, *arguments: str) -> subprocess.CompletedProces
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, str(path), *arguments]
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_a_flag_that_would_have_no_effect_is_told() -> None:
+    program.require("with tea", False, _SUGAR, _MILK)
+    flags.FLAGS(["test", "--program_test_milk=oat", "--program_test_sugar=0"])
+    program.require("with tea", True, _SUGAR, _MILK)
+    with pytest.raises(ValueError, match="--program_test_sugar has an effect only with tea; see to that"):
+        program.require("with tea", False, _SUGAR, _MILK)
+    with pytest.raises(ValueError, match="--program_test_milk has an effect only with coffee"):
+        program.require("with coffee", False, _MILK)

@@ -7,7 +7,6 @@ r"""Prepares a corpus from WET files of Common Crawl.
 
 With --paragraph_ids=LIST the corpus is made of the listed paragraphs, without filters. --explain=5 shows five
 pages that would be kept and five that would not, with the reasons, and prepares nothing.
-
 A run that was stopped goes on where it was; a second run finds the finished corpus and changes nothing.
 """
 
@@ -18,14 +17,14 @@ import sys
 from absl import flags
 
 from tf_codistill import files, program
-from tf_codistill.corpus import crawl, engines, explain, pipeline
+from tf_codistill.corpus import crawl, engines, explain, pipeline, sources, word_pieces
 from tf_codistill.corpus.selection import Selection
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import matching
 
 _WET_FILES = flags.DEFINE_multi_string("wet_files", [], "Path, URL or pattern of WET files; may be repeated.")
-_CRAWL = flags.DEFINE_string("crawl", None, f"Crawl to take WET files from; {crawl.PAPER_CRAWL} by default.")
+_CRAWL = flags.DEFINE_string("crawl", crawl.PAPER_CRAWL, "Crawl to take WET files from, or a list of them.")
 _NUM_FILES = flags.DEFINE_integer("num_files", None, "How many files of the crawl, drawn from all of them.")
+_BASE_URL = flags.DEFINE_string("base_url", crawl.BASE_URL, "What precedes its paths: a mirror, a directory.")
 _DOWNLOAD_DIR = flags.DEFINE_string("download_dir", None, "Directory to fetch them to; none keeps nothing.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory of the corpus.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "A word_pieces.model to use; else one is learned.")
@@ -43,36 +42,37 @@ def main() -> None:
     program.parse_gin()
     settings = CorpusSettings()
     program.check_bindings()
-    output_dir, paragraph_ids, sources = _OUTPUT_DIR.value, _selection(), _sources()
+    is_beam, output_dir, quarantine_dir = _RUNNER.value == "beam", _OUTPUT_DIR.value, _QUARANTINE_DIR.value
+    program.require("with --runner=beam", is_beam, _BEAM_OPTIONS)
+    program.require("with --runner=local", not is_beam, _NUM_PROCESSES)
+    program.require("without --wet_files", not _WET_FILES.value, _CRAWL, _NUM_FILES, _BASE_URL, _DOWNLOAD_DIR)
+    list_source = None if _WET_FILES.value else crawl.list_source(_CRAWL.value, _BASE_URL.value)
+    listed = Selection.open(_PARAGRAPH_IDS.value, list_source) if _PARAGRAPH_IDS.value else None
     if _EXPLAIN.value is not None:
-        explain.show(explain.draw(sources, settings, _EXPLAIN.value, paragraph_ids, _EXPLAIN_SEED.value))
+        explain.show(explain.draw(_sources(), settings, _EXPLAIN.value, listed, _EXPLAIN_SEED.value))
         return
     if not output_dir:
         raise ValueError("--output_dir is not given; name the directory of the corpus")
-    engine = (
-        engines.Beam(_BEAM_OPTIONS.value) if _RUNNER.value == "beam" else engines.Local(_NUM_PROCESSES.value)
-    )
+    engine = engines.Beam(_BEAM_OPTIONS.value) if is_beam else engines.Local(_NUM_PROCESSES.value)
+    if _TOKENIZER.value:
+        word_pieces.WordPieces(_TOKENIZER.value)  # tells what is wrong with it before hours of reading
+    if quarantine_dir:
+        files.make_directory(quarantine_dir)
     if files.read_mark(output_dir) is not None:
         print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
-    extra = {"tokenizer": _TOKENIZER.value, "quarantine_dir": _QUARANTINE_DIR.value}
-    mark = pipeline.prepare(sources, output_dir, settings, engine, paragraph_ids=paragraph_ids, **extra)
+    extra = {"tokenizer": _TOKENIZER.value, "quarantine_dir": quarantine_dir}
+    mark = pipeline.prepare(_sources(), output_dir, settings, engine, paragraph_ids=listed, **extra)
     print(pipeline.summary(mark, output_dir))
 
 
 def _sources() -> list[str]:
-    of_crawl = (_CRAWL.value, _NUM_FILES.value, _DOWNLOAD_DIR.value)
-    if bool(_WET_FILES.value) == any(value is not None for value in of_crawl):
-        raise ValueError("the WET files are not clear; give either --wet_files, or --num_files and --crawl")
-    if not _WET_FILES.value:
-        fetched = crawl.fetch_crawl(_CRAWL.value or crawl.PAPER_CRAWL, _NUM_FILES.value, _DOWNLOAD_DIR.value)
-        print(fetched.summary(), file=sys.stderr)
-        return [*fetched.sources, *fetched.failures]  # what could not be fetched is asked for once more
-    return matching(_WET_FILES.value)
-
-
-def _selection() -> Selection | None:
-    of_crawl = None if _WET_FILES.value else _CRAWL.value or crawl.PAPER_CRAWL
-    return Selection.open(_PARAGRAPH_IDS.value, of_crawl) if _PARAGRAPH_IDS.value else None
+    if _WET_FILES.value:
+        return sources.matching(_WET_FILES.value)
+    if not (_CRAWL.present or _NUM_FILES.present):
+        raise ValueError("no WET files are named; give either --wet_files, or --crawl and --num_files")
+    fetched = crawl.fetch_crawl(_CRAWL.value, _NUM_FILES.value, _DOWNLOAD_DIR.value, base_url=_BASE_URL.value)
+    print(fetched.summary(), end="", file=sys.stderr)
+    return [*fetched.sources, *fetched.failures]  # what could not be fetched is asked for once more
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import gin
 from absl import app, flags, logging
@@ -128,6 +129,22 @@ def check_bindings() -> None:
         raise ValueError(
             f"gin binds {', '.join(unused)}, but nothing uses it; remove the binding or correct its name"
         )
+
+
+def require(condition: str, is_met: bool, *holders: flags.FlagHolder[Any]) -> None:
+    """Checks that no flag is given that would have no effect.
+
+    Args:
+        condition: When they have one, as it follows "only": ``with --runner=beam``.
+        is_met: Whether that is so.
+        *holders: The flags, as ``flags.DEFINE_...`` returned them.
+
+    Raises:
+        ValueError: It is not so, and one of them is given.
+    """
+    for holder in holders:
+        if holder.present and not is_met:
+            raise ValueError(f"--{holder.name} has an effect only {condition}; see to that, or leave it out")
 
 
 def named(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:

@@ -60,13 +60,13 @@ class Fetched:
         """What could not be fetched, for people to read.
 
         Returns:
-            A line per failure below a headline; empty if there is none.
+            A headline and a line per failure, each with its newline; empty if there is none.
         """
         if not self.failures:
             return ""
         number = len(self.failures)
-        lines = [f"{number} of {number + len(self.sources)} files could not be fetched:"]
-        return "\n".join([*lines, *(f"  {reason}" for reason in self.failures.values())])
+        headline = f"{number} of {number + len(self.sources)} files could not be fetched:\n"
+        return headline + "".join(f"  {reason}\n" for reason in self.failures.values())
 
 
 def fetch(

@@ -72,7 +72,7 @@ class ParagraphHashes:
         """
         if not self._is_used:
             return
-        entries = []
+        entries: list[bytes] = []
         for number, paragraph in zip(document.numbers, document.paragraphs, strict=True):
             if len(paragraph) >= self._min_characters:
                 value = self._hash.copy()

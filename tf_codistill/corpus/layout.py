@@ -40,9 +40,11 @@ _NO_EXCEPTION = rf"(?<![{ENDS}][{ENDS}])" + "".join(
     rf"(?<![^{LETTERS}]{word}[{ENDS}])"
     for word in (f"[{LETTERS}]", *(f"(?:{'|'.join(words)})" for _, words in _BY_LENGTH))
 )
-# Either it does not end with a full stop, or it begins here and no exception stands before it.
+# First what follows, which is seldom right; then either it does not end with a full stop, or no exception
+# stands before its first character.
 _SENTENCE_END = re.compile(
-    rf"([{ENDS}](?:[{ENDS}]*[{CLOSERS}]*(?<!\.)|{_NO_EXCEPTION}[{ENDS}]*)(?=[{SPACES}]+[{OPENERS}]*[A-Z0-9]))"
+    rf"([{ENDS}](?=[{ENDS}{CLOSERS}]*[{SPACES}]+[{OPENERS}]*[A-Z0-9])"
+    rf"(?:[{ENDS}]*[{CLOSERS}]*(?<!\.)|{_NO_EXCEPTION}[{ENDS}]*)(?=[{SPACES}]))"
 )
 
 # SentencePiece reads its own sign for a space as a space, and takes neither NUL nor half surrogate pairs.

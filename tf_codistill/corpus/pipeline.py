@@ -261,7 +261,6 @@ def _commit(
 ) -> dict[str, Any]:
     """Puts what belongs to the corpus beside its token shards, takes away what does not, and marks it."""
     output_dir = write.output_dir
-    pieces = WordPieces(write.tokenizer)
     files.write(files.join(output_dir, tokens.TOKENIZER), files.read(write.tokenizer))
     files.write_json(files.join(output_dir, SETTINGS), preparation)
     promised = {name: checksum for task in facts.values() for name, checksum in task["sha256"].items()}
@@ -276,7 +275,7 @@ def _commit(
             files.remove(files.join(output_dir, name))
     mark = tokens.commit_corpus(
         output_dir,
-        vocabulary_size=pieces.vocabulary_size,
+        vocabulary_size=writing.open_pieces(write.tokenizer).vocabulary_size,
         splits={split: [facts[task]["shard"] for task in tasks] for split, tasks in write.splits().items()},
         counts=counts,
     )

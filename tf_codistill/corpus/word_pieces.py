@@ -215,7 +215,7 @@ class WordPieces:
         """The ids of texts that are laid out, each different word of all of them encoded once."""
         words = arrow.split_pattern(pyarrow.array(texts, pyarrow.large_string()), " ")
         coded = words.flatten().dictionary_encode()
-        row_numbers, ids, ends = self._encode_words(coded.dictionary.to_pylist())
+        row_numbers, ids, ends = self._encode_words(coded.dictionary)
         if as_documents:
             ids, ends = self._without_bytes(ids, ends)
         rows = pyarrow.ListArray.from_arrays(np.append(np.int32(0), ends), ids)
@@ -223,20 +223,22 @@ class WordPieces:
         text_ends = words.offsets.to_numpy()[1:-1]
         return np.split(rows.flatten().to_numpy(), rows.offsets.to_numpy()[text_ends])
 
-    def _encode_words(self, words: list[str]) -> tuple[npt.NDArray[np.int64], Ids, Ids]:
+    def _encode_words(self, words: pyarrow.Array) -> tuple[npt.NDArray[np.int64], Ids, Ids]:
         """The ids of different words in rows: the number of each word's row, the ids, where each row ends."""
-        is_plain = np.array(["\n" not in word and len(word) < MAX_WORD for word in words])
-        plain = list(itertools.compress(words, is_plain))
-        parts = np.cumsum([1 + len(word) for word in plain], dtype=np.int64) // MAX_WORD
+        num_bytes = arrow.binary_length(words).to_numpy()
+        has_sign = arrow.match_substring(words, "\n").to_numpy(zero_copy_only=False)
+        is_plain = (num_bytes < MAX_WORD) & ~has_sign
+        plain, others = (words.filter(pyarrow.array(mask)).to_pylist() for mask in (is_plain, ~is_plain))
+        parts = np.cumsum(1 + num_bytes[is_plain]) // MAX_WORD
         bounds = [0, *(1 + np.flatnonzero(np.diff(parts))).tolist(), len(plain)]
         found = self._find([" " + " ".join(plain[a:b]) for a, b in itertools.pairwise(bounds) if a < b])
         # A piece has a space only as its first character, so each of them begins another word.
         begins = np.flatnonzero(self._begins_word[found])
-        others = [self._encode_word(word) for word in itertools.compress(words, ~is_plain)]
-        sizes = [*np.diff(begins, append=len(found)), *map(len, others)]
+        other_ids = [self._encode_word(word) for word in others]
+        sizes = [*np.diff(begins, append=len(found)), *map(len, other_ids)]
         row_numbers = np.empty(len(words), np.int64)
         row_numbers[np.argsort(~is_plain, kind="stable")] = np.arange(len(words))
-        return row_numbers, np.concatenate([self.ids[found], *others]), np.cumsum(sizes, dtype=np.int32)
+        return row_numbers, np.concatenate([self.ids[found], *other_ids]), np.cumsum(sizes, dtype=np.int32)
 
     def _encode_word(self, word: str) -> Ids:
         """The ids of a word that may have signs in it or be long."""

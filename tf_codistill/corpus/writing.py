@@ -16,7 +16,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import itertools
 import json
 import sys
 import tempfile
@@ -182,7 +181,7 @@ class WriteStage(Stage):
         return {**shards, "validation": ("validation", 0, 1)}
 
     def _write(self, task: str, directory: str, advance: Advance) -> dict[str, Any]:
-        pieces = _open_pieces(self.tokenizer)
+        pieces = open_pieces(self.tokenizer)
         split, index, num_shards = self._shards()[task]
         part = index if split == "train" else self.settings.num_shards
         limit = self.settings.max_tokens if split == "train" else self.settings.max_validation_tokens
@@ -248,5 +247,6 @@ def _place(document: Document) -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def _open_pieces(path: str) -> WordPieces:
+def open_pieces(path: str) -> WordPieces:
+    """The tokenizer in a file; the last one is kept."""
     return WordPieces(path)

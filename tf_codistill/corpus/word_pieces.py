@@ -33,6 +33,7 @@ from pyarrow import compute as arrow
 from tf_codistill import files, tokens
 from tf_codistill.corpus import exact_scores, layout
 
+_SPACE = pyarrow.scalar(" ", pyarrow.large_string())
 _NUM_BYTES = 256
 _FIRST_PIECE = 1 + _NUM_BYTES  # SentencePiece's own ids: unknown, the 256 bytes, then the pieces
 _REMEDY = "prepare the corpus again"
@@ -228,12 +229,13 @@ class WordPieces:
         num_bytes = arrow.binary_length(words).to_numpy()
         has_sign = arrow.match_substring(words, "\n").to_numpy(zero_copy_only=False)
         is_plain = (num_bytes < MAX_WORD) & ~has_sign
-        plain, others = (words.filter(pyarrow.array(mask)).to_pylist() for mask in (is_plain, ~is_plain))
         parts = np.cumsum(1 + num_bytes[is_plain]) // MAX_WORD
-        bounds = [0, *(1 + np.flatnonzero(np.diff(parts))).tolist(), len(plain)]
-        found = self._find([" " + " ".join(plain[a:b]) for a, b in itertools.pairwise(bounds) if a < b])
+        bounds = np.unique([0, *(1 + np.flatnonzero(np.diff(parts))), len(parts)]).astype(np.int32)
+        plain = pyarrow.ListArray.from_arrays(bounds, words.filter(pyarrow.array(is_plain)))
+        found = self._find([" " + part for part in arrow.binary_join(plain, _SPACE).to_pylist()])
         # A piece has a space only as its first character, so each of them begins another word.
         begins = np.flatnonzero(self._begins_word[found])
+        others = words.filter(pyarrow.array(~is_plain)).to_pylist()
         other_ids = [self._encode_word(word) for word in others]
         sizes = [*np.diff(begins, append=len(found)), *map(len, other_ids)]
         row_numbers = np.empty(len(words), np.int64)

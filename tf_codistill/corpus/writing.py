@@ -38,7 +38,7 @@ PARAGRAPHS = ".paragraphs"
 ENDINGS = (".tokens", ".starts", PARAGRAPHS)
 """Endings of the files of a token shard."""
 
-_BATCH_CHARACTERS = 1 << 24
+_BATCH_CHARACTERS = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True)

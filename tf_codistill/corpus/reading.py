@@ -305,11 +305,12 @@ class _Kept:
         stretches.write(path, sizes, self._chunks())
 
     def _chunks(self) -> Iterator[bytes]:
+        self._file.flush()
         waiting: list[bytes] = []
         num_bytes = 0
         for entry in self._entries:
-            self._file.seek(int.from_bytes(entry[-16:-8], "big"))
-            waiting.append(self._file.read(int.from_bytes(entry[-8:], "big")))
+            start, size = int.from_bytes(entry[-16:-8], "big"), int.from_bytes(entry[-8:], "big")
+            waiting.append(os.pread(self._file.fileno(), size, start))
             num_bytes += len(waiting[-1])
             if num_bytes > _CHUNK_BYTES:
                 yield b"".join(waiting)

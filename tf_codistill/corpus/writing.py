@@ -17,6 +17,7 @@ import collections
 import dataclasses
 import functools
 import json
+import os
 import sys
 import tempfile
 import uuid
@@ -86,8 +87,8 @@ def _sorted(file: IO[bytes], ends: list[int]) -> Iterator[tuple[int, bytes]]:
         entries.append(key + place)
     entries.sort()
     for entry in entries:
-        file.seek(int.from_bytes(entry[-16:-8], "big"))
-        yield int.from_bytes(entry[-20:-16], "big"), file.read(int.from_bytes(entry[-8:], "big"))
+        start, size = int.from_bytes(entry[-16:-8], "big"), int.from_bytes(entry[-8:], "big")
+        yield int.from_bytes(entry[-20:-16], "big"), os.pread(file.fileno(), size, start)
 
 
 def learn(kept: Kept, path: str) -> None:

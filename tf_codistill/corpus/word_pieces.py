@@ -32,6 +32,7 @@ from pyarrow import compute as arrow
 
 from tf_codistill import files, tokens
 from tf_codistill.corpus import exact_scores, layout
+from tf_codistill.corpus.known_words import Ids, KnownWords
 
 _SPACE = pyarrow.scalar(" ", pyarrow.large_string())
 _NUM_BYTES = 256
@@ -44,8 +45,6 @@ MAX_WORD = exact_scores.MAX_CHARACTERS // 2
 """Characters without a space after which a word is cut, which only what is no text reaches."""
 LONG = (rf"[^ \x00]{{{MAX_WORD}}}", rf"[^\x00]{{{MAX_WORD}}}[^ \x00]*")
 """After what to cut, in turn: a long word, many words. What follows the second begins with a space."""
-
-Ids = npt.NDArray[np.int32]
 
 
 class WordPieces:
@@ -95,6 +94,7 @@ class WordPieces:
         """The id for each of SentencePiece's own."""
         begins_word = [piece.startswith(layout.SPACE_SIGN) for piece in learned]
         self._begins_word = np.array([False] * _FIRST_PIECE + begins_word)
+        self._words = KnownWords(self._encode_words)
 
     @classmethod
     def train(cls, texts: Iterable[str], num_pieces: int, path: str) -> WordPieces:
@@ -150,7 +150,7 @@ class WordPieces:
         Returns:
             Ids below ``vocabulary_size + 256``, from which `decode` restores the text.
         """
-        ids: list[int] = self._encode([layout.lay_out(text)])[0].tolist()
+        ids: list[int] = self._words.encode([layout.lay_out(text)])[0].tolist()
         return ids
 
     def encode_document(self, text: str) -> Ids:
@@ -174,7 +174,7 @@ class WordPieces:
             A row for each.
         """
         laid_out = [layout.lay_out(text) + layout.END for text in texts]
-        return self._encode(laid_out, as_documents=True) if laid_out else []
+        return [self._without_bytes(ids) for ids in self._words.encode(laid_out)] if laid_out else []
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids, marks left out and paragraphs on lines of their own.
@@ -212,20 +212,8 @@ class WordPieces:
             )
         return self.surfaces[index - tokens.NUM_SPECIAL]
 
-    def _encode(self, texts: list[str], *, as_documents: bool = False) -> list[Ids]:
-        """The ids of texts that are laid out, each different word of all of them encoded once."""
-        words = arrow.split_pattern(pyarrow.array(texts, pyarrow.large_string()), " ")
-        coded = words.flatten().dictionary_encode()
-        row_numbers, ids, ends = self._encode_words(coded.dictionary)
-        if as_documents:
-            ids, ends = self._without_bytes(ids, ends)
-        rows = pyarrow.ListArray.from_arrays(np.append(np.int32(0), ends), ids)
-        rows = rows.take(pyarrow.array(row_numbers[coded.indices.to_numpy()]))
-        text_ends = words.offsets.to_numpy()[1:-1]
-        return np.split(rows.flatten().to_numpy(), rows.offsets.to_numpy()[text_ends])
-
-    def _encode_words(self, words: pyarrow.Array) -> tuple[npt.NDArray[np.int64], Ids, Ids]:
-        """The ids of different words in rows: the number of each word's row, the ids, where each row ends."""
+    def _encode_words(self, words: pyarrow.Array) -> pyarrow.ListArray:
+        """The ids of different words."""
         num_bytes = arrow.binary_length(words).to_numpy()
         has_sign = arrow.match_substring(words, "\n").to_numpy(zero_copy_only=False)
         is_plain = (num_bytes < MAX_WORD) & ~has_sign
@@ -235,12 +223,12 @@ class WordPieces:
         found = self._find([" " + part for part in arrow.binary_join(plain, _SPACE).to_pylist()])
         # A piece has a space only as its first character, so each of them begins another word.
         begins = np.flatnonzero(self._begins_word[found])
-        others = words.filter(pyarrow.array(~is_plain)).to_pylist()
-        other_ids = [self._encode_word(word) for word in others]
-        sizes = [*np.diff(begins, append=len(found)), *map(len, other_ids)]
-        row_numbers = np.empty(len(words), np.int64)
-        row_numbers[np.argsort(~is_plain, kind="stable")] = np.arange(len(words))
-        return row_numbers, np.concatenate([self.ids[found], *other_ids]), np.cumsum(sizes, dtype=np.int32)
+        others = [self._encode_word(word) for word in words.filter(pyarrow.array(~is_plain)).to_pylist()]
+        sizes = [0, *np.diff(begins, append=len(found)), *map(len, others)]
+        ids = np.concatenate([self.ids[found], *others])
+        rows = pyarrow.ListArray.from_arrays(np.cumsum(sizes, dtype=np.int32), ids)
+        order = np.argsort(~is_plain, kind="stable")  # of words in the rows
+        return rows.take(pyarrow.array(np.argsort(order)))
 
     def _encode_word(self, word: str) -> Ids:
         """The ids of a word that may have signs in it or be long."""
@@ -266,13 +254,14 @@ class WordPieces:
         found = self._processor.EncodeAsIds(parts, num_threads=1)
         return np.fromiter(itertools.chain.from_iterable(found), np.int32)
 
-    def _without_bytes(self, ids: Ids, ends: Ids) -> tuple[Ids, Ids]:
-        """Rows in which each run of bytes is one OUT_OF_VOCABULARY."""
+    def _without_bytes(self, ids: Ids) -> Ids:
+        """Makes each run of bytes one OUT_OF_VOCABULARY."""
         is_byte = ids >= self.vocabulary_size
-        # No row begins with a byte: a word has a space or a mark before it.
-        is_kept = np.append(True, ~(is_byte[1:] & is_byte[:-1]))
-        ids = np.where(is_byte, tokens.OUT_OF_VOCABULARY, ids).astype(np.int32)
-        return ids[is_kept], np.cumsum(is_kept, dtype=np.int32)[ends - 1]
+        if not is_byte.any():
+            return ids
+        ids = np.where(is_byte, np.int32(tokens.OUT_OF_VOCABULARY), ids)
+        is_byte[1:] &= is_byte[:-1].copy()
+        return ids[~is_byte]
 
 
 def _training_sentences(texts: Iterable[str]) -> Iterator[str]:

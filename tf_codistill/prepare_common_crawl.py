@@ -13,11 +13,12 @@ A run that was stopped goes on where it was; a second run finds the finished cor
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from absl import flags
 
-from tf_codistill import files, program
-from tf_codistill.corpus import crawl, engines, explain, pipeline, sources, word_pieces
+from tf_codistill import program
+from tf_codistill.corpus import crawl, engines, explain, pipeline, sources
 from tf_codistill.corpus.selection import Selection
 from tf_codistill.corpus.settings import CorpusSettings
 
@@ -42,7 +43,7 @@ def main() -> None:
     program.parse_gin()
     settings = CorpusSettings()
     program.check_bindings()
-    is_beam, output_dir, quarantine_dir = _RUNNER.value == "beam", _OUTPUT_DIR.value, _QUARANTINE_DIR.value
+    is_beam, output_dir = _RUNNER.value == "beam", _OUTPUT_DIR.value
     program.require("with --runner=beam", is_beam, _BEAM_OPTIONS)
     program.require("with --runner=local", not is_beam, _NUM_PROCESSES)
     program.require("without --wet_files", not _WET_FILES.value, _CRAWL, _NUM_FILES, _BASE_URL, _DOWNLOAD_DIR)
@@ -54,14 +55,11 @@ def main() -> None:
     if not output_dir:
         raise ValueError("--output_dir is not given; name the directory of the corpus")
     engine = engines.Beam(_BEAM_OPTIONS.value) if is_beam else engines.Local(_NUM_PROCESSES.value)
-    if _TOKENIZER.value:
-        word_pieces.WordPieces(_TOKENIZER.value)  # tells what is wrong with it before hours of reading
-    if quarantine_dir:
-        files.make_directory(quarantine_dir)
-    if files.read_mark(output_dir) is not None:
+    extra: Any = {"tokenizer": _TOKENIZER.value, "quarantine_dir": _QUARANTINE_DIR.value}
+    extra["paragraph_ids"] = listed
+    if pipeline.check(output_dir, settings, **extra):  # before hours of fetching
         print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
-    extra = {"tokenizer": _TOKENIZER.value, "quarantine_dir": quarantine_dir}
-    mark = pipeline.prepare(_sources(), output_dir, settings, engine, paragraph_ids=listed, **extra)
+    mark = pipeline.prepare(_sources(), output_dir, settings, engine, **extra)
     print(pipeline.summary(mark, output_dir))
 
 

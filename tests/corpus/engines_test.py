@@ -124,10 +124,52 @@ def test_beam_runs_every_task_and_tells_so(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(engines, "_LIST_SECS", 0.05)
     told: list[int] = []
     stage = ToyStage(str(tmp_path), ("1", "2", "3"), secs=0.2)
-    Beam(["--runner=DirectRunner"]).run(stage, stage.tasks, told.append)
+    Beam().run(stage, stage.tasks, told.append)
     assert stage.done() == {"1", "2", "3"}
     assert sum(told) == 6
     assert len([number for number in told if number]) > 1
+
+
+@needs_beam
+def test_beam_fetches_no_runner_unless_it_is_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
+
+    def fetch(*arguments: object) -> None:
+        raise OSError("no server can be reached")
+
+    monkeypatch.setattr(SwitchingDirectRunner, "run_pipeline", fetch)
+    stage = ToyStage(str(tmp_path), ("1", "2"))
+    Beam(["--direct_num_workers=1"]).run(stage, stage.tasks, lambda number: None)
+    assert stage.done() == {"1", "2"}
+    for asked in (["--runner=DirectRunner"], ["--runner", "direct"]):
+        with pytest.raises(OSError, match="no server"):
+            Beam(asked).run(stage, stage.tasks, lambda number: None)
+
+
+@needs_beam
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        ("--direct_num_workers=many", "argument --direct_num_workers: invalid int value: 'many'"),
+        ("--runner", "argument --runner: expected one argument"),
+        ("--streaming=maybe", "argument --streaming: ignored explicit argument 'maybe'"),
+        ("--runner=Nobody", "Unexpected pipeline runner: Nobody. Valid values are .* subclass"),
+        ("--runner=absent.Runner", "No module named 'absent'"),
+        ("--runner=apache_beam.Nobody", "has no attribute 'Nobody'"),
+    ],
+)
+def test_options_that_beam_refuses_are_told(
+    option: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
+        Beam(["--job_name=test", option])
+    said = str(caught.value)
+    assert said.startswith(f"Apache Beam refuses options ['--job_name=test', {option!r}]: ")
+    assert said.endswith("; correct them")
+    assert "\n" not in said
+    assert capsys.readouterr().err == ""
 
 
 @needs_beam

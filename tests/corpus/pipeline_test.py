@@ -16,7 +16,7 @@ import pytest
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
 from tf_codistill.corpus import pipeline
-from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.corpus.pipeline import check, prepare
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.word_pieces import WordPieces
 
@@ -186,6 +186,44 @@ def test_corpus_without_text_is_told(
     with pytest.raises(ValueError, match=message):
         prepare(wet_files, str(tmp_path / "corpus"), dataclasses.replace(SETTINGS, **changes))
     assert files.read_mark(str(tmp_path / "corpus")) is None
+
+
+def test_a_tokenizer_that_is_none_is_told_before_anything_is_read(
+    tmp_path: Path, wet_files: list[str]
+) -> None:
+    wrong = tmp_path / "wrong.model"
+    wrong.write_bytes(b"no model")
+    Path(wet_files[0]).write_bytes(b"")  # which reading would tell
+    remedy = "name the tokenizer of a corpus, or prepare that corpus again"
+    for tokenizer, error, message in (
+        (str(wrong), ValueError, f"wrong.model' is no SentencePiece model; {remedy}"),
+        (str(tmp_path / "absent.model"), FileNotFoundError, "absent.model"),
+    ):
+        for attempt in (
+            lambda given=tokenizer: prepare(wet_files, str(tmp_path / "corpus"), SETTINGS, tokenizer=given),
+            lambda given=tokenizer: check(str(tmp_path / "corpus"), SETTINGS, tokenizer=given),
+        ):
+            with pytest.raises(error, match=message):
+                attempt()
+    assert not (tmp_path / "corpus").exists()
+    assert not (tmp_path / "corpus.work").exists()
+
+
+def test_what_can_be_checked_without_wet_files(tmp_path: Path, wet_files: list[str]) -> None:
+    output_dir, other = str(tmp_path / "corpus"), dataclasses.replace(SETTINGS, num_pieces=130)
+    assert not check(output_dir, other, quarantine_dir=str(tmp_path / "quarantine"))
+    assert (tmp_path / "quarantine").is_dir()
+    prepare(wet_files, output_dir, SETTINGS)
+    before = contents(output_dir)
+    assert check(output_dir, SETTINGS)
+    with pytest.raises(ValueError, match="prepared with num_pieces = 120, now it is 130"):
+        check(output_dir, other)
+    with pytest.raises(ValueError, match="'corpus', which is no part of a corpus"):
+        check(str(tmp_path), SETTINGS)
+    with pytest.raises(ValueError, match="'.*crawl-0.warc.wet.gz' cannot be written to"):
+        check(str(tmp_path / "another"), SETTINGS, quarantine_dir=wet_files[0])
+    assert contents(output_dir) == before
+    assert not (tmp_path / "another").exists()
 
 
 def test_missing_files_are_told(tmp_path: Path) -> None:

@@ -36,8 +36,7 @@ NO_PROXY = {"NO_PROXY": "127.0.0.1"}
 needs_beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed"
 )
-# Beam's default for a pipeline on this machine is to fetch another runner from its server first.
-BEAM = ["--runner=beam", "--beam_options=--runner=FnApiRunner", "--beam_options=--direct_num_workers=1"]
+BEAM = ["--runner=beam", "--beam_options=--direct_num_workers=1"]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ class Place:
         ended = self.run(*flags)
         assert "reading" not in ended.error
         assert "fetching" not in ended.error
-        assert not list(self.path.glob("corpus*"))
+        assert not list(self.path.glob("corpus*/*"))
         return ended.sentence()
 
 
@@ -262,8 +261,19 @@ def test_the_given_tokenizer_is_used(place: Place, wet_files: list[str], expecte
 def test_beam_gives_the_same_bytes(place: Place, wet_files: list[str], expected: dict[str, bytes]) -> None:
     files = [f"--wet_files={path}" for path in wet_files]
     assert place.corpus(*files, *BEAM) == expected
-    sentence = place.run(*files, "--runner=beam", "--beam_options=--runner=Nobody", output_dir="x").sentence()
-    assert "runner: Nobody" in sentence
+
+
+@needs_beam
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [("--runner=Nobody", "runner: Nobody"), ("--direct_num_workers=many", "invalid int value: 'many'")],
+)
+def test_options_that_beam_refuses_are_told_before_anything_is_fetched(
+    place: Place, server: http_server.Server, option: str, reason: str
+) -> None:
+    sentence = place.refusal(*of_crawl(server), "--runner=beam", f"--beam_options={option}")
+    assert reason in sentence
+    assert server.requests == []
 
 
 @needs_beam
@@ -294,6 +304,8 @@ def test_beam_reads_from_a_server_as_well(
         (["--wet_files=FILE", "--tokenizer=absent"], "'absent' does not exist"),
         (["--wet_files=FILE", "--tokenizer=in_the_way"], "tokenizer 'in_the_way' is no SentencePiece model"),
         (["--wet_files=FILE", "--quarantine_dir=in_the_way/x"], "'in_the_way/x' cannot be written to.*name"),
+        (["--wet_files=FILE", "--output_dir=in_the_way/x"], "in_the_way/x/.* cannot be used: .*Not a dir"),
+        (["--wet_files=FILE", "--output_dir=."], "'.' holds 'in_the_way', which is no part of a corpus"),
         (
             ["--wet_files=FILE", "--beam_options=--x=1"],
             "--beam_options has an effect only with --runner=beam",
@@ -321,10 +333,12 @@ def test_wrong_flags_are_told_before_the_work(
         ["--quarantine_dir=in_the_way/x"],
         ["--paragraph_ids=absent"],
         ["--output_dir="],
+        ["--output_dir=in_the_way/x"],
+        ["--output_dir=."],
         ["--num_processes=0"],
         ["--beam_options=--x=1"],
     ],
-    ids=lambda flags: flags[0],
+    ids=" ".join,
 )
 def test_wrong_flags_are_told_before_anything_is_fetched(
     place: Place, server: http_server.Server, flags: list[str]
@@ -332,6 +346,19 @@ def test_wrong_flags_are_told_before_anything_is_fetched(
     (place.path / "in_the_way").write_text("no tokenizer and no directory")
     assert place.refusal(*of_crawl(server), "--download_dir=wet", *flags)
     assert server.requests == []
+
+
+def test_a_corpus_that_was_prepared_otherwise_is_told_before_anything_is_fetched(
+    place: Place, server: http_server.Server
+) -> None:
+    before = place.corpus(*of_crawl(server))
+    server.requests.clear()
+    other = [f"--tokenizer={place.path}/corpus/{tokens.TOKENIZER}"]
+    for flags in (["--gin_bindings=CorpusSettings.num_pieces = 110"], other):
+        sentence = place.run(*of_crawl(server), "--download_dir=wet", *flags).sentence()
+        assert "holds a corpus prepared with num_pieces = 120, now it is" in sentence
+    assert server.requests == []
+    assert contents(place.path / "corpus") == before
 
 
 def test_explain_takes_the_files_from_where_the_corpus_would(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import multiprocessing
 import os
 import signal
@@ -27,6 +28,7 @@ from tf_codistill.corpus.stages import Advance, Stage
 
 _POLL_SECS = 0.2
 _LIST_SECS = 5.0
+_BEAM_RUNNER = "FnApiRunner"
 
 
 class Local:
@@ -81,10 +83,11 @@ class Beam:
     """Apache Beam, on whatever machines its options name.
 
     Args:
-        options: Command-line options of Beam, such as ``--runner=FlinkRunner``.
+        options: Command-line options of Beam, such as ``--runner=FlinkRunner``. Without that one it is
+            FnApiRunner, in this process: Beam's own default tries to fetch a program for each stage.
 
     Raises:
-        ValueError: Beam is not installed.
+        ValueError: Beam is not installed, or refuses an option.
     """
 
     def __init__(self, options: Sequence[str] = ()) -> None:
@@ -94,7 +97,8 @@ class Beam:
             raise ValueError(
                 f"runner beam needs apache-beam ({error}); run: pip install 'apache-beam>=2.77,<3'"
             ) from error
-        self.options = list(options)
+        _check_beam(options)
+        self.options = [f"--runner={_BEAM_RUNNER}", *options]  # where one is given twice the last counts
 
     def run(self, stage: Stage, tasks: Sequence[str], advance: Advance) -> None:
         """Runs tasks; see `stages.Engine`."""
@@ -109,6 +113,24 @@ class Beam:
                 | "spread" >> apache_beam.Reshuffle()
                 | stage.title >> apache_beam.Map(functools.partial(_do_far_away, stage))
             )
+
+
+def _check_beam(options: Sequence[str]) -> None:
+    """Raises an error if Beam refuses options, which it does late, and by ending the process."""
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+    from apache_beam.runners import create_runner
+
+    said = io.StringIO()
+    try:
+        found = PipelineOptions(options)  # perhaps begins to log, so not to what is thrown away
+        with contextlib.redirect_stderr(said):
+            found.get_all_options()
+        create_runner(found.view_as(StandardOptions).runner or _BEAM_RUNNER)
+    except (SystemExit, ValueError, AttributeError, ImportError) as error:
+        reason = said.getvalue().rpartition("error: ")[2] or str(error)
+        raise ValueError(
+            f"Apache Beam refuses options {list(options)}: {reason.strip().rstrip('.')}; correct them"
+        ) from error
 
 
 def _do_far_away(stage: Stage, task: str) -> None:

@@ -70,20 +70,17 @@ def prepare(
 
     Raises:
         ValueError: Too many WET files cannot be read, a split would be empty, the list does not fit the WET
-            files, or `output_dir` cannot be written to or holds something else, such as a corpus that was
-            prepared otherwise.
-        FileNotFoundError: A WET file does not exist.
+            files, or what `check` tells.
+        FileNotFoundError: A WET file or the tokenizer does not exist.
     """
-    settings, engine = settings or CorpusSettings(), engine or Local(num_processes=1)
-    if paragraph_ids is not None:
-        settings = paragraph_ids.applied_to(settings)
+    settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
     named = _by_name(sources)
     num_bytes = _sizes(named)
     description = _describe(settings, tokenizer, paragraph_ids)
     mark = _finished(output_dir, description, num_bytes)
     work_dir = _work_dir(output_dir)
     if mark is None:
-        _check_directory(output_dir)
+        _check_places(output_dir, tokenizer, quarantine_dir)
         # Each stage gets a folder named by all that its results depend on.
         key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
         read_dir = files.join(work_dir, f"read-{key}")
@@ -104,6 +101,38 @@ def prepare(
     with contextlib.suppress(OSError):
         files.remove(work_dir)
     return mark
+
+
+def check(
+    output_dir: str,
+    settings: CorpusSettings | None = None,
+    *,
+    tokenizer: str | None = None,
+    quarantine_dir: str | None = None,
+    paragraph_ids: selection.Selection | None = None,
+) -> bool:
+    """Checks what `prepare` would be given, before WET files are fetched for it.
+
+    Args:
+        output_dir: Directory of the corpus.
+        settings: Vocabulary, filters and sizes.
+        tokenizer: Path of a ``word_pieces.model``.
+        quarantine_dir: Directory for what cannot be read.
+        paragraph_ids: A list of paragraphs.
+
+    Returns:
+        Whether a corpus is there that was prepared so, perhaps from other WET files.
+
+    Raises:
+        ValueError: `output_dir` or `quarantine_dir` cannot be written to, `output_dir` holds something else,
+            such as a corpus that was prepared otherwise, or the tokenizer is none.
+        FileNotFoundError: The tokenizer does not exist.
+    """
+    description = _describe(_settings(settings, paragraph_ids), tokenizer, paragraph_ids)
+    if _finished(output_dir, description) is not None:
+        return True
+    _check_places(output_dir, tokenizer, quarantine_dir)
+    return False
 
 
 def _prepare(
@@ -143,6 +172,11 @@ def _prepare(
     counts = _counts(read, read_facts, repeated_facts, write_facts)
     preparation = {**description, "wet_files": _wet_files(read, read_facts)}
     return _commit(write, write_facts, counts, preparation)
+
+
+def _settings(settings: CorpusSettings | None, paragraph_ids: selection.Selection | None) -> CorpusSettings:
+    settings = settings or CorpusSettings()
+    return settings if paragraph_ids is None else paragraph_ids.applied_to(settings)
 
 
 def _work_dir(output_dir: str) -> str:
@@ -213,7 +247,6 @@ def _pieces(kept: writing.Kept, directory: str, tokenizer: str | None) -> str:
     if tokenizer is None:
         writing.learn(kept, path)
     elif not files.exists(path):
-        WordPieces(tokenizer)  # checks it
         files.write(path, files.read(tokenizer))
     return path
 
@@ -298,15 +331,19 @@ def _describe(
 
 
 def _finished(
-    output_dir: str, description: Mapping[str, Any], num_bytes: Mapping[str, int]
+    output_dir: str, description: Mapping[str, Any], num_bytes: Mapping[str, int] | None = None
 ) -> dict[str, Any] | None:
-    """The mark of a corpus that was prepared as described, or None if there is no corpus yet."""
+    """The mark of a corpus that was prepared as described, or None if there is no corpus yet.
+
+    Without `num_bytes`, the sizes of its WET files, they may be any.
+    """
     mark = files.read_mark(output_dir)
     if mark is None:
         return None
     found = files.read_json(files.join(output_dir, SETTINGS)) if SETTINGS in mark["files"] else {}
     sizes = {name: facts["bytes"] for name, facts in found.get("wet_files", {}).items()}
-    known = {name: size or sizes.get(name, 0) for name, size in num_bytes.items()}
+    given = sizes if num_bytes is None else num_bytes
+    known = {name: size or sizes.get(name, 0) for name, size in given.items()}
     for name, value, now in (
         *((name, found.get(name), value) for name, value in description.items()),
         ("wet_files", sizes, known),
@@ -320,8 +357,12 @@ def _finished(
     return mark
 
 
-def _check_directory(output_dir: str) -> None:
-    """Makes the directory, or checks that nothing is in it but parts of a corpus."""
+def _check_places(output_dir: str, tokenizer: str | None, quarantine_dir: str | None) -> None:
+    """Checks the tokenizer, and makes the directories or checks that nothing else is in the way."""
+    if tokenizer is not None:
+        WordPieces(tokenizer)
+    if quarantine_dir is not None:
+        files.make_directory(quarantine_dir)
     files.make_directory(output_dir)
     for name in files.names(output_dir):
         if not name.endswith(_OWN_ENDINGS):

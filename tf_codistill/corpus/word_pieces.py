@@ -37,7 +37,7 @@ from tf_codistill.corpus.known_words import Ids, KnownWords
 _SPACE = pyarrow.scalar(" ", pyarrow.large_string())
 _NUM_BYTES = 256
 _FIRST_PIECE = 1 + _NUM_BYTES  # SentencePiece's own ids: unknown, the 256 bytes, then the pieces
-_REMEDY = "prepare the corpus again"
+_REMEDY = "name the tokenizer of a corpus, or prepare that corpus again"
 _PRINTABLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _MAX_TRAINING_SENTENCE_BYTES = 1 << 16
 
@@ -173,7 +173,7 @@ class WordPieces:
         Returns:
             A row for each.
         """
-        laid_out = [layout.lay_out(text) + layout.END for text in texts]
+        laid_out = [(layout.lay_out(text) + layout.END).encode("utf-8") for text in texts]
         return [self._without_bytes(ids) for ids in self._words.encode(laid_out)] if laid_out else []
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:

@@ -51,23 +51,23 @@ class KnownWords:
             A row for each.
         """
         words = compute.split_pattern(pyarrow.array(texts, pyarrow.large_string()), " ")
-        coded = words.flatten().dictionary_encode()
         with self._lock:
-            numbers = self._look_up(coded.dictionary)
-            known = self._rows
-        rows = known.take(pyarrow.array(numbers[coded.indices.to_numpy()]))
+            numbers = self._look_up(words.flatten())
+            rows = self._rows
+        rows = rows.take(numbers)
         text_ends = words.offsets.to_numpy()[1:-1]
         return np.split(rows.flatten().to_numpy(), rows.offsets.to_numpy()[text_ends])
 
-    def _look_up(self, words: pyarrow.Array) -> npt.NDArray[np.int32]:
+    def _look_up(self, words: pyarrow.Array) -> pyarrow.Array:
         """The number of each word's row."""
         if len(self._words) > self._max_known:
             self._words, self._rows = self._words[:0], self._rows[:0]
-        found = compute.index_in(words, value_set=self._words)
-        is_new = found.is_null()
-        numbers = found.fill_null(0).to_numpy().copy()
-        if new := words.filter(is_new):
-            numbers[is_new.to_numpy(zero_copy_only=False)] = len(self._words) + np.arange(len(new))
-            self._words = pyarrow.concat_arrays([self._words, new])
-            self._rows = pyarrow.concat_arrays([self._rows, self._encode_words(new)])
+        numbers = compute.index_in(words, value_set=self._words)
+        if numbers.null_count:
+            new = words.filter(numbers.is_null()).dictionary_encode()
+            numbers = compute.replace_with_mask(
+                numbers, numbers.is_null(), compute.add(new.indices, len(self._words)).cast(pyarrow.int32())
+            )
+            self._words = pyarrow.concat_arrays([self._words, new.dictionary])
+            self._rows = pyarrow.concat_arrays([self._rows, self._encode_words(new.dictionary)])
         return numbers

@@ -31,7 +31,7 @@ def pack(key: bytes, document: Document) -> bytes:
         What `unpack` reads.
     """
     facts = json.dumps((document.url, document.language, document.numbers), separators=(",", ":"))
-    text = "".join([paragraph + "\n" for paragraph in document.paragraphs]).encode("utf-8", "surrogatepass")
+    text = "\n".join((*document.paragraphs, "")).encode("utf-8", "surrogatepass")
     return f"{key.hex()} {len(text):0{_DIGITS}x} {facts}\n".encode("ascii") + text
 
 

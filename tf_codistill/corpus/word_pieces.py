@@ -173,7 +173,7 @@ class WordPieces:
         Returns:
             A row for each.
         """
-        laid_out = [(layout.lay_out(text) + layout.END).encode("utf-8") for text in texts]
+        laid_out = [layout.lay_out(text) + layout.END for text in texts]
         return [self._without_bytes(ids) for ids in self._words.encode(laid_out)] if laid_out else []
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:

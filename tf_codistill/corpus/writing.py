@@ -39,7 +39,7 @@ PARAGRAPHS = ".paragraphs"
 ENDINGS = (".tokens", ".starts", PARAGRAPHS)
 """Endings of the files of a token shard."""
 
-_BATCH_CHARACTERS = 1 << 22
+_BATCH_CHARACTERS = 1 << 23
 
 
 @dataclasses.dataclass(frozen=True)

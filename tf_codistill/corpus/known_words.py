@@ -68,6 +68,7 @@ class KnownWords:
             numbers = compute.replace_with_mask(
                 numbers, numbers.is_null(), compute.add(new.indices, len(self._words)).cast(pyarrow.int32())
             )
+            rows = self._encode_words(new.dictionary)  # before anything changes: it may fail
+            self._rows = pyarrow.concat_arrays([self._rows, rows])
             self._words = pyarrow.concat_arrays([self._words, new.dictionary])
-            self._rows = pyarrow.concat_arrays([self._rows, self._encode_words(new.dictionary)])
         return numbers

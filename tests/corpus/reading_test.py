@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import io
 from pathlib import Path
 
 import pytest
 
 from tests.toy_crawls import SETTINGS, page_text, write_crawl
-from tf_codistill.corpus import reading, stages, stretches
+from tf_codistill.corpus import packed, reading, stages, stretches
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.engines import Local
 from tf_codistill.corpus.reading import ReadStage, read_documents
@@ -19,6 +19,15 @@ from tf_codistill.corpus.wet import WetWriter
 def read_stage(directory: Path, paths: list[str], quarantine_dir: str | None = None) -> ReadStage:
     sources = {Path(path).name: path for path in paths}
     return ReadStage(str(directory), SETTINGS, sources, dict.fromkeys(sources, 0), quarantine_dir)
+
+
+def kept_documents(path: str, first: int, last: int | None = None) -> dict[bytes, Document]:
+    """The documents in stretches of a file, by key."""
+    content = stretches.read(path, first, last)
+    return {
+        key: packed.unpack(content[start : start + size], Path(path).name.removesuffix(reading.DOCUMENTS))
+        for key, start, size in packed.spans(io.BytesIO(content))
+    }
 
 
 def test_each_page_comes_with_its_verdict(tmp_path: Path) -> None:
@@ -54,13 +63,17 @@ def test_documents_are_sorted_by_shard_and_key(tmp_path: Path) -> None:
     assert facts["sha256"] == hashlib.sha256(content).hexdigest()
     assert facts["train"] + facts["validation"] == facts["counts"]["passed"] == 60
     documents_file = stage.path("crawl-0.warc.wet.gz", reading.DOCUMENTS)
-    parts = [stretches.read(documents_file, part).splitlines() for part in range(4)]
+    expected = {
+        reading.document_key(document): verdict
+        for document, verdict in read_documents(path, SETTINGS)
+        if isinstance(verdict, Document)
+    }
+    parts = [kept_documents(documents_file, part) for part in range(4)]
     assert len(parts[3]) == facts["validation"]
-    for part, lines in enumerate(parts):
-        keys = [bytes.fromhex(json.loads(line)["key"]) for line in lines]
-        assert keys == sorted(keys)
-        assert {SETTINGS.part(key) for key in keys} == {part}
-        assert [reading.line_key(line).decode() for line in lines] == [key.hex() for key in keys]
+    for part, found in enumerate(parts):
+        assert list(found) == sorted(found)
+        assert {SETTINGS.part(key) for key in found} == {part}
+    assert {key: document for found in parts for key, document in found.items()} == expected
 
 
 def test_the_key_does_not_depend_on_the_filters(tmp_path: Path) -> None:
@@ -70,9 +83,8 @@ def test_the_key_does_not_depend_on_the_filters(tmp_path: Path) -> None:
     assert document.paragraphs != verdict.paragraphs
     stage = read_stage(tmp_path / "read", [path])
     stages.run(stage, Local(1))
-    lines = stretches.read(stage.path("crawl-0.warc.wet.gz", reading.DOCUMENTS), 0, 4).splitlines()
-    assert [reading.line_key(line).decode() for line in lines] == [reading.document_key(document).hex()]
-    assert reading.parse_line(lines[0], "crawl-0.warc.wet.gz") == verdict
+    found = kept_documents(stage.path("crawl-0.warc.wet.gz", reading.DOCUMENTS), 0, 4)
+    assert found == {reading.document_key(document): verdict}
 
 
 def test_a_file_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:

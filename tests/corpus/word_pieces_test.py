@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus.layout import split_sentences
 from tf_codistill.corpus.word_pieces import WordPieces
 
 TEXT = Path(__file__).read_text(encoding="utf-8").encode("ascii", "ignore").decode("ascii")
@@ -62,29 +61,6 @@ def test_marks_surround_sentences_and_paragraphs(pieces: WordPieces) -> None:
     assert marks == [P, S, END_S, S, END_S, END_P, P, END_P, P, S, END_S, END_P]
     assert ids[:2] == [P, S]
     assert ids[-2:] == [END_S, END_P]
-
-
-@pytest.mark.parametrize(
-    ("paragraph", "expected"),
-    [
-        ("", []),
-        (" ", [" "]),
-        ("It rains. We stay.", ["It rains.", " We stay."]),
-        (
-            '"Stop!" He did.  Did he? (Yes.) 9 times',
-            ['"Stop!"', " He did.", "  Did he?", " (Yes.)", " 9 times"],
-        ),
-        ("Mr. Smith met J. Doe, cf. Fig. 3.", ["Mr. Smith met J. Doe, cf. Fig. 3."]),
-        ("Wait... Then go", ["Wait...", " Then go"]),
-        ("version 3.11 of e.g. python", ["version 3.11 of e.g. python"]),
-        ("É. Zola! À. 9 A", ["É. Zola! À. 9 A"]),
-        ("quye\u0302\u0300n. Moi", ["quye\u0302\u0300n.", " Moi"]),  # a word of one letter, to Unicode's \\w
-        ("end.\u2003Next.\xa09", ["end.", "\u2003Next.", "\xa09"]),
-        ("Mr! Mr.) Mr.. Mr. A", ["Mr!", " Mr.)", " Mr.. Mr. A"]),
-    ],
-)
-def test_sentences(paragraph: str, expected: list[str]) -> None:
-    assert split_sentences(paragraph) == expected
 
 
 def test_document_has_no_bytes_and_one_mark_per_run_of_them(pieces: WordPieces) -> None:

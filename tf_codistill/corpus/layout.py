@@ -7,11 +7,11 @@ r"""Where sentences end, and a text laid out as words and signs for the marks be
 Words are what single spaces separate. No line end is left in them, so one with a sign behind it is a mark. A
 sentence that goes on with another white space has it in the word of its sign: ``\n/\xa0He``.
 
-A sentence ends after ``.``, ``!``, ``?`` or an ellipsis, with the quotes and brackets that close there, if
-white space and then a capital letter or a digit follow, perhaps in quotes or brackets, unless the word before
-a full stop is a single letter or a common abbreviation such as ``Mr``. White space belongs to the sentence
-that it precedes. A word is made here of ASCII letters, digits and ``_`` and of Latin, Greek and Cyrillic
-letters (U+00C0 to U+052F, U+1E00 to U+1FFF): the rule names its characters one by one, because
+A sentence ends after one or more of ``.!?…``, with the quotes and brackets that close there, if white space
+and then a capital letter or a digit follow, perhaps in quotes or brackets; unless that end has a full stop
+last, and before it is a single letter or a common abbreviation such as ``Mr``. White space belongs to the
+sentence that it precedes. A word is made here of ASCII letters, digits and ``_`` and of Latin, Greek and
+Cyrillic letters (U+00C0 to U+052F, U+1E00 to U+1FFF): the rule names its characters one by one, because
 `graph_word_pieces` applies it by another engine, whose ``\w`` and ``\s`` know no Unicode.
 """
 

@@ -21,7 +21,8 @@ from pyarrow import compute
 
 Ids = npt.NDArray[np.int32]
 
-_MAX_KNOWN = 1 << 18  # words; to hash them again for each list of texts takes 10 ms
+_MAX_KNOWN = 1 << 18
+_MIN_WORDS = 1 << 17  # to hash those that are known again takes 10 ms for each list of texts
 
 
 class KnownWords:
@@ -30,12 +31,17 @@ class KnownWords:
     Args:
         encode_words: Takes an Arrow array of different words; returns a list array with the ids of each.
         max_known: All words are forgotten when there are more.
+        min_words: Texts of fewer words are encoded anew: even that is faster than to hash all known words.
     """
 
     def __init__(
-        self, encode_words: Callable[[pyarrow.Array], pyarrow.ListArray], max_known: int = _MAX_KNOWN
+        self,
+        encode_words: Callable[[pyarrow.Array], pyarrow.ListArray],
+        max_known: int = _MAX_KNOWN,
+        min_words: int = _MIN_WORDS,
     ) -> None:
         self._encode_words = encode_words
+        self._min_words = min_words
         self._max_known = max_known
         self._lock = threading.Lock()
         self._words = pyarrow.array([], pyarrow.large_string())
@@ -50,12 +56,17 @@ class KnownWords:
         Returns:
             A row for each.
         """
-        words = compute.split_pattern(pyarrow.array(texts, pyarrow.large_string()), " ")
-        with self._lock:
-            numbers = self._look_up(words.flatten())
-            rows = self._rows
-        rows = rows.take(numbers)
-        text_ends = words.offsets.to_numpy()[1:-1]
+        words_by_text = compute.split_pattern(pyarrow.array(texts, pyarrow.large_string()), " ")
+        words = words_by_text.flatten()
+        if len(words) < self._min_words:
+            coded = words.dictionary_encode()
+            rows = self._encode_words(coded.dictionary).take(coded.indices)
+        else:
+            with self._lock:
+                numbers = self._look_up(words)
+                known = self._rows
+            rows = known.take(numbers)
+        text_ends = words_by_text.offsets.to_numpy()[1:-1]
         return np.split(rows.flatten().to_numpy(), rows.offsets.to_numpy()[text_ends])
 
     def _look_up(self, words: pyarrow.Array) -> pyarrow.Array:

@@ -224,9 +224,9 @@ class WordPieces:
         # A piece has a space only as its first character, so each of them begins another word.
         begins = np.flatnonzero(self._begins_word[found])
         others = [self._encode_word(word) for word in words.filter(pyarrow.array(~is_plain)).to_pylist()]
-        sizes = [0, *np.diff(begins, append=len(found)), *map(len, others)]
+        ends = len(found) + np.cumsum([0, *map(len, others)])
         ids = np.concatenate([self.ids[found], *others])
-        rows = pyarrow.ListArray.from_arrays(np.cumsum(sizes, dtype=np.int32), ids)
+        rows = pyarrow.ListArray.from_arrays(np.append(begins, ends).astype(np.int32), ids)
         order = np.argsort(~is_plain, kind="stable")  # of words in the rows
         return rows.take(pyarrow.array(np.argsort(order)))
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.corpus import exact_scores
+from tf_codistill.corpus.layout import split_sentences
+from tf_codistill.corpus.word_pieces import MAX_WORD, WordPieces
 
 TEXT = Path(__file__).read_text(encoding="utf-8").encode("ascii", "ignore").decode("ascii")
 NUM_PIECES = 220
@@ -19,6 +22,15 @@ S, END_S, P, END_P = (
     tokens.SENTENCE_END,
     tokens.PARAGRAPH_START,
     tokens.PARAGRAPH_END,
+)
+
+WORDS = (*"IAZ0é|/(", "Mr", "word", "reason", "and", "it", "aa", "==", "--", "日本", "\U0001f600", "#0;")
+PARTS = (*WORDS, *' \t\r\n\u2028"“)', "  ", "...", ". ", "! ", ".\xa0A", ". 9")
+FOREIGN = ("\x00", "\u2581", "\ud800", "\udfff", "\ud83d\ude00")
+LONG = (
+    *("x" * (MAX_WORD + more) for more in (-2, -1, 0, 1)),
+    "é" * (MAX_WORD // 2),
+    "ab. " * (MAX_WORD // 2),
 )
 
 
@@ -63,6 +75,59 @@ def test_marks_surround_sentences_and_paragraphs(pieces: WordPieces) -> None:
     assert ids[-2:] == [END_S, END_P]
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=40).map(lambda parts: "".join(parts)[:200]))
+@example("Mr. X came. He sat.\n\n\xa0 \n日本語.  Oh\tno!")
+def test_ids_are_those_that_sentencepiece_finds_in_each_sentence(pieces: WordPieces, text: str) -> None:
+    processor = sentencepiece.SentencePieceProcessor(model_proto=pieces.model)
+    expected: list[int] = []
+    for paragraph in text.split("\n"):
+        expected.append(P)
+        for number, sentence in enumerate(split_sentences(paragraph)):
+            own = processor.EncodeAsIds(sentence if number else " " + sentence)
+            assert 0 not in own
+            # SentencePiece's 1 to 256 are the bytes.
+            ids = [pieces.vocabulary_size + i - 1 if i <= 256 else tokens.NUM_SPECIAL + i - 257 for i in own]
+            expected += [S, *ids, END_S]
+        expected.append(END_P)
+    assert pieces.encode(text) == expected
+    is_byte = [index >= pieces.vocabulary_size for index in expected]
+    document = [
+        tokens.OUT_OF_VOCABULARY if found else index
+        for index, found, before in zip(expected, is_byte, [False, *is_byte], strict=False)
+        if not (found and before)
+    ]
+    assert pieces.encode_document(text).tolist() == [*document, tokens.END_OF_DOCUMENT]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.sampled_from((*PARTS, *FOREIGN, *LONG)), max_size=12).map("".join), max_size=8))
+@example(["", "\n", "x" * MAX_WORD, "\x00", "", "y" * (MAX_WORD - 1) + " \ud800"])
+def test_documents_have_the_same_ids_in_any_company(pieces: WordPieces, texts: list[str]) -> None:
+    alone = [pieces.encode_document(text).tolist() for text in texts]
+    for size in (2, 3, 8):
+        groups = [texts[start : start + size] for start in range(0, len(texts), size)]
+        rows = [row for group in groups for row in pieces.encode_documents(group)]
+        assert all(row.dtype == np.int32 for row in rows)
+        assert [row.tolist() for row in rows] == alone
+    assert [pieces.decode(pieces.encode(text)) for text in texts] == texts
+
+
+def test_many_words_have_the_ids_of_few(pieces: WordPieces) -> None:
+    texts = [*TEXT.split("\n\n"), *LONG, "日本 \x00 \ud800. Oh"]
+    alone = [pieces.encode_document(text).tolist() for text in texts]
+    repeated = texts * (1 + (1 << 18) // sum(len(text.split(" ")) for text in texts))
+    for _ in range(2):
+        rows = pieces.encode_documents(iter(repeated))
+        assert [row.tolist() for row in rows[: len(texts)]] == alone
+        assert [row.tolist() for row in rows[-len(texts) :]] == alone
+        assert list(map(len, rows)) == list(map(len, alone)) * (len(repeated) // len(texts))
+
+
+def test_no_documents_have_no_ids(pieces: WordPieces) -> None:
+    assert pieces.encode_documents([]) == []
+
+
 def test_document_has_no_bytes_and_one_mark_per_run_of_them(pieces: WordPieces) -> None:
     ids = pieces.encode_document("a 日本 b 語\x00語")
     assert ids.dtype == np.int32
@@ -90,6 +155,53 @@ def test_long_words_are_cut_and_nothing_is_lost(pieces: WordPieces) -> None:
     words = "many short words of text" + " and more of it" * 30
     alone = [pieces.encode(word)[2:-2] for word in words.split(" ")]
     assert pieces.encode(words)[2:-2] == [index for word in alone for index in word]
+
+
+def test_long_words_are_cut_after_so_many_characters(pieces: WordPieces) -> None:
+    processor = sentencepiece.SentencePieceProcessor(model_proto=pieces.model)
+    longest = max((surface for surface in pieces.surfaces if b" " not in surface), key=len).decode("ascii")
+    a, b = processor.EncodeAsIds([" a", " b"])
+    num_cut_inside = 0
+    for begin in range(len(longest)):
+        word = longest[begin:] + longest * (2 * MAX_WORD // len(longest))
+        cut = [word[start : start + MAX_WORD] for start in range(0, len(word), MAX_WORD)]
+        own = [index for part in (" " + cut[0], *cut[1:]) for index in processor.EncodeAsIds(part)]
+        num_cut_inside += own != processor.EncodeAsIds(" " + word)
+        assert pieces.encode(word)[2:-2] == pieces.ids[own].tolist()
+        assert pieces.encode(f"a {word} b")[2:-2] == pieces.ids[[*a, *own, *b]].tolist()
+    assert num_cut_inside
+
+
+def test_each_of_many_different_words_is_encoded_as_if_it_were_alone(pieces: WordPieces) -> None:
+    words = [f"{'abcd'[number % 4]}{number}{'.=-'[number % 3] * (number % 11)}" for number in range(5000)]
+    processor = sentencepiece.SentencePieceProcessor(model_proto=pieces.model)
+    alone = [index for ids in processor.EncodeAsIds([" " + word for word in words]) for index in ids]
+    assert pieces.encode(" ".join(words))[2:-2] == pieces.ids[alone].tolist()
+
+
+def test_no_text_is_too_long_for_exact_scores(pieces: WordPieces, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    encode = sentencepiece.SentencePieceProcessor.EncodeAsIds
+
+    def noting(processor: object, parts: list[str], **options: object) -> object:
+        lengths.extend(map(len, parts))
+        return encode(processor, parts, **options)
+
+    monkeypatch.setattr(sentencepiece.SentencePieceProcessor, "EncodeAsIds", noting)
+    words = [f"{number}{'x' * (7 * number % MAX_WORD)}" for number in range(3000)]
+    for text in (
+        " ".join(words),
+        "\x00".join(words),
+        "\xa0A. ".join(words),
+        "\n".join([*words, *LONG]),
+        *LONG,
+    ):
+        lengths.clear()
+        pieces.encode(text)
+        assert 0 < max(lengths) <= exact_scores.MAX_CHARACTERS
+    lengths.clear()
+    pieces.encode(" ".join(words))
+    assert sum(lengths) / len(lengths) > MAX_WORD / 2  # and there are few of them
 
 
 def test_ids_from_the_middle_of_a_text_can_be_decoded(pieces: WordPieces) -> None:
@@ -126,3 +238,30 @@ def test_file_that_is_no_model_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"no model")
     with pytest.raises(ValueError, match="word_pieces.model"):
         WordPieces(str(path))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"split_by_whitespace": False, "byte_fallback": True}, "has pieces of several words"),
+        ({"byte_fallback": False}, "has no byte pieces"),
+    ],
+)
+def test_models_of_another_kind_are_refused(tmp_path: Path, options: dict[str, bool], reason: str) -> None:
+    path = tmp_path / "other.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(["it is what it is", "it is not what it was"] * 20),
+            model_writer=file,
+            vocab_size=60 + 256 * options["byte_fallback"],
+            hard_vocab_limit=False,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            minloglevel=2,
+            **options,
+        )
+    with pytest.raises(ValueError, match=reason) as caught:
+        WordPieces(str(path))
+    assert str(path) in str(caught.value)
+    assert "name the tokenizer of a corpus, or prepare that corpus again" in str(caught.value)

@@ -28,6 +28,10 @@ from tf_codistill.corpus import layout, word_pieces
 _NUL_SIGN, _FOREIGN_SIGN, _BETWEEN_SENTENCES, _OPENING, _CLOSING, _LINE_END, _CUT = b"*^|{}/+"
 _FOREIGN_BYTES = 3  # of U+2581, and of each half surrogate pair
 
+# After what to cut, in turn: a long word, many words. What follows the second begins with a space, before
+# which a cut changes no piece.
+_LONG = (rf"[^ \x00]{{{word_pieces.MAX_WORD}}}", rf"[^\x00]{{{word_pieces.MAX_WORD}}}[^ \x00]*")
+
 # Applied in turn. The signs belong to none of the classes of characters that make up the sentence rule.
 _MARKING = (
     (r"\x00", "\x00*"),
@@ -44,7 +48,7 @@ _MARKING = (
     (r"[^\n]+", "\x00{ \\0\x00}"),
     (r"\n", "\x00/"),
     # A sign with the foreign character behind it is no part of a word; the NUL makes the match begin there.
-    *((rf"(?:\x00(?:\^[^\x00]|[*|{{}}/+]))?{long}", "\\0\x00+") for long in word_pieces.LONG),
+    *((rf"(?:\x00(?:\^[^\x00]|[*|{{}}/+]))?{long}", "\\0\x00+") for long in _LONG),
 )
 
 

@@ -43,8 +43,7 @@ _MAX_TRAINING_SENTENCE_BYTES = 1 << 16
 
 MAX_WORD = exact_scores.MAX_CHARACTERS // 2
 """Characters without a space after which a word is cut, which only what is no text reaches."""
-LONG = (rf"[^ \x00]{{{MAX_WORD}}}", rf"[^\x00]{{{MAX_WORD}}}[^ \x00]*")
-"""After what to cut, in turn: a long word, many words. What follows the second begins with a space."""
+_LONG_WORD = re.compile(f"[^ ]{{{MAX_WORD}}}")
 
 
 class WordPieces:
@@ -245,9 +244,7 @@ class WordPieces:
         return np.concatenate(ids)
 
     def _encode_long(self, text: str) -> Ids:
-        for too_long in LONG:
-            text = re.sub(too_long, "\\g<0>\0", text)
-        return self.ids[self._find(text.split("\0"))]
+        return self.ids[self._find(_LONG_WORD.sub("\\g<0>\0", text).split("\0"))]
 
     def _find(self, parts: list[str]) -> Ids:
         """SentencePiece's own ids of texts that are short enough for exact scores."""

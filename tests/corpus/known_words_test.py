@@ -1,0 +1,129 @@
+"""Known words: the ids are those of each word of each text, however many words are kept."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tf_codistill.corpus.known_words import KnownWords
+
+KEEP_ALL = 1 << 18
+TEXTS = st.lists(st.text(st.sampled_from("aé日\n\t  "), max_size=12), min_size=1, max_size=5)
+
+
+def ids_of(word: str) -> list[int]:
+    """As many ids as characters, so that an empty word has none."""
+    return [1000 * len(word) + ord(character) for character in word]
+
+
+def expected(texts: Sequence[str]) -> list[list[int]]:
+    return [[index for word in text.split(" ") for index in ids_of(word)] for text in texts]
+
+
+class Encoder:
+    """Encodes words, and counts how often it is asked for each."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.num_calls = 0
+
+    def __call__(self, words: pyarrow.Array) -> pyarrow.ListArray:
+        self.num_calls += 1
+        self.asked.update(words.to_pylist())
+        return pyarrow.array([ids_of(word) for word in words.to_pylist()], pyarrow.list_(pyarrow.int32()))
+
+
+def encode(words: KnownWords, texts: Sequence[str]) -> list[list[int]]:
+    rows = words.encode(texts)
+    assert all(row.dtype == np.int32 for row in rows)
+    return [row.tolist() for row in rows]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TEXTS, max_size=5), st.sampled_from([0, 3, 7, KEEP_ALL]), st.sampled_from([0, 4, KEEP_ALL]))
+@example([[""], [" "], ["", "  ", ""], ["a"], [" a"], ["a "]], KEEP_ALL, 0)
+@example([["a é"], ["é 日"], ["a é 日"], ["é 日 a aa", "a"]], 1, 0)
+def test_ids_are_those_of_each_word(calls: list[list[str]], max_known: int, min_words: int) -> None:
+    words = KnownWords(Encoder(), max_known, min_words)
+    for texts in calls:
+        assert encode(words, texts) == expected(texts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(TEXTS, max_size=5))
+def test_each_different_word_is_asked_for_once(calls: list[list[str]]) -> None:
+    encoder = Encoder()
+    words = KnownWords(encoder, KEEP_ALL, min_words=0)
+    for texts in calls:
+        words.encode(texts)
+    assert encoder.asked == Counter({word for texts in calls for text in texts for word in text.split(" ")})
+    assert encoder.num_calls <= len(calls)
+
+
+def test_words_are_forgotten_when_there_are_too_many() -> None:
+    encoder = Encoder()
+    words = KnownWords(encoder, max_known=3, min_words=0)
+    for text, num_asked in (("a b c", 3), ("c b a", 3), ("d", 4), ("a b c d", 8), ("a b", 10), ("b a", 10)):
+        assert encode(words, [text]) == expected([text])
+        assert encoder.asked.total() == num_asked, text
+
+
+def test_few_words_are_encoded_anew() -> None:
+    encoder = Encoder()
+    words = KnownWords(encoder, min_words=4)
+    for text, num_asked in (("a b a", 2), ("a b a b", 4), ("b b b c", 5), ("c b a", 8)):
+        assert encode(words, [text]) == expected([text])
+        assert encoder.asked.total() == num_asked, text
+
+
+def test_nothing_is_known_of_words_that_could_not_be_encoded() -> None:
+    encoder = Encoder()
+
+    def fail_for_c(words: pyarrow.Array) -> pyarrow.ListArray:
+        if "c" in words.to_pylist() and encoder.num_calls < 2:
+            encoder.num_calls += 1
+            raise MemoryError("c is too much")
+        return encoder(words)
+
+    words = KnownWords(fail_for_c, min_words=0)
+    words.encode(["a b"])
+    with pytest.raises(MemoryError, match="too much"):
+        words.encode(["b c d"])
+    for texts in (["d a b c"], ["c d"]):
+        assert encode(words, texts) == expected(texts)
+
+
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Threads that take turns after as few steps as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("max_known", [5, KEEP_ALL])
+@pytest.mark.usefixtures("eager_threads")
+def test_several_threads_at_once_get_their_own_ids(max_known: int) -> None:
+    words = KnownWords(Encoder(), max_known, min_words=0)
+    together = threading.Barrier(4)
+
+    def encode_many(number: int) -> bool:
+        together.wait()
+        for step in range(200):
+            texts = [f"{'a' * step} b{number} c{step % 7} {'d' * (step % 5)}", f"{number} {step}"]
+            if encode(words, texts) != expected(texts):
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(encode_many, range(4)))

@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 
 from tf_codistill import program
-from tf_codistill.corpus import crawl, engines, explain, pipeline, sources
+from tf_codistill.corpus import counts, crawl, engines, explain, pipeline, sources
 from tf_codistill.corpus.selection import Selection
 from tf_codistill.corpus.settings import CorpusSettings
 
@@ -60,7 +60,7 @@ def main() -> None:
     if pipeline.check(output_dir, settings, **extra):  # before hours of fetching
         print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
     mark = pipeline.prepare(_sources(), output_dir, settings, engine, **extra)
-    print(pipeline.summary(mark, output_dir))
+    print(counts.summary(mark, output_dir))
 
 
 def _sources() -> list[str]:

@@ -15,7 +15,7 @@ import sys
 from absl import flags
 
 from tf_codistill import files, program
-from tf_codistill.corpus import local_docs, pipeline
+from tf_codistill.corpus import counts, local_docs, pipeline
 from tf_codistill.corpus.settings import CorpusSettings
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for WET files and corpus.", required=True)
@@ -32,7 +32,7 @@ def main() -> None:
         print(f"corpus {corpus_dir!r} is prepared already", file=sys.stderr)
     local_docs.collect(wet_dir)
     mark = pipeline.prepare(files.glob(files.join(wet_dir, "*.warc.wet.gz")), corpus_dir, settings)
-    print(pipeline.summary(mark, corpus_dir))
+    print(counts.summary(mark, corpus_dir))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tf_codistill.corpus.known_words import KnownWords
 
-KEEP_ALL = 1 << 18
+KEEP_ALL = 1 << 20
 TEXTS = st.lists(st.text(st.sampled_from("aé日\n\t  "), max_size=12), min_size=1, max_size=5)
 
 
@@ -52,8 +52,8 @@ def encode(words: KnownWords, texts: Sequence[str]) -> list[list[int]]:
 @given(st.lists(TEXTS, max_size=5), st.sampled_from([0, 3, 7, KEEP_ALL]), st.sampled_from([0, 4, KEEP_ALL]))
 @example([[""], [" "], ["", "  ", ""], ["a"], [" a"], ["a "]], KEEP_ALL, 0)
 @example([["a é"], ["é 日"], ["a é 日"], ["é 日 a aa", "a"]], 1, 0)
-def test_ids_are_those_of_each_word(calls: list[list[str]], max_known: int, min_words: int) -> None:
-    words = KnownWords(Encoder(), max_known, min_words)
+def test_ids_are_those_of_each_word(calls: list[list[str]], max_ids: int, min_words: int) -> None:
+    words = KnownWords(Encoder(), max_ids, min_words)
     for texts in calls:
         assert encode(words, texts) == expected(texts)
 
@@ -71,7 +71,7 @@ def test_each_different_word_is_asked_for_once(calls: list[list[str]]) -> None:
 
 def test_words_are_forgotten_when_there_are_too_many() -> None:
     encoder = Encoder()
-    words = KnownWords(encoder, max_known=3, min_words=0)
+    words = KnownWords(encoder, max_ids=3, min_words=0)
     for text, num_asked in (("a b c", 3), ("c b a", 3), ("d", 4), ("a b c d", 8), ("a b", 10), ("b a", 10)):
         assert encode(words, [text]) == expected([text])
         assert encoder.asked.total() == num_asked, text
@@ -111,10 +111,10 @@ def eager_threads() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-@pytest.mark.parametrize("max_known", [5, KEEP_ALL])
+@pytest.mark.parametrize("max_ids", [5, KEEP_ALL])
 @pytest.mark.usefixtures("eager_threads")
-def test_several_threads_at_once_get_their_own_ids(max_known: int) -> None:
-    words = KnownWords(Encoder(), max_known, min_words=0)
+def test_several_threads_at_once_get_their_own_ids(max_ids: int) -> None:
+    words = KnownWords(Encoder(), max_ids, min_words=0)
     together = threading.Barrier(4)
 
     def encode_many(number: int) -> bool:

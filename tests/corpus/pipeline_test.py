@@ -15,7 +15,7 @@ import pytest
 
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
-from tf_codistill.corpus import pipeline
+from tf_codistill.corpus import counts
 from tf_codistill.corpus.pipeline import check, prepare
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.word_pieces import WordPieces
@@ -60,7 +60,7 @@ def test_counts_add_up(tmp_path: Path, wet_files: list[str]) -> None:
         "unreadable_files": [],
         "repeated_paragraphs": 0,
     }
-    assert "other_language" in pipeline.summary(mark, "corpus")
+    assert "other_language" in counts.summary(mark, "corpus")
 
 
 def test_budget_of_tokens_is_kept_and_counted(tmp_path: Path, wet_files: list[str]) -> None:
@@ -263,7 +263,7 @@ def test_program_finds_a_finished_corpus_again(tmp_path: Path, wet_files: list[s
     mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
     again = run_program(tmp_path, "corpus")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.strip() == pipeline.summary(mark, str(tmp_path / "corpus"))
+    assert again.stdout.strip() == counts.summary(mark, str(tmp_path / "corpus"))
     assert "prepared already" in again.stderr
 
 

@@ -13,8 +13,9 @@ import pytest
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
 from tf_codistill.corpus import engines, paragraph_lists, selection
+from tf_codistill.corpus.counts import summary
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.pipeline import prepare, summary
+from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.selection import Selected, Selection
 from tf_codistill.corpus.wet import WetWriter, read_wet
 

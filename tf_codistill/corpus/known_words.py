@@ -21,7 +21,7 @@ from pyarrow import compute
 
 Ids = npt.NDArray[np.int32]
 
-_MAX_KNOWN = 1 << 18
+_MAX_IDS = 1 << 20  # some 300,000 English words, about 10 MB
 _MIN_WORDS = 1 << 17  # to hash those that are known again takes 10 ms for each list of texts
 
 
@@ -30,22 +30,21 @@ class KnownWords:
 
     Args:
         encode_words: Takes an Arrow array of different words; returns a list array with the ids of each.
-        max_known: All words are forgotten when there are more.
+        max_ids: All words are forgotten when they have more ids.
         min_words: Texts of fewer words are encoded anew: even that is faster than to hash all known words.
     """
 
     def __init__(
         self,
         encode_words: Callable[[pyarrow.Array], pyarrow.ListArray],
-        max_known: int = _MAX_KNOWN,
+        max_ids: int = _MAX_IDS,
         min_words: int = _MIN_WORDS,
     ) -> None:
         self._encode_words = encode_words
         self._min_words = min_words
-        self._max_known = max_known
+        self._max_ids = max_ids
         self._lock = threading.Lock()
-        self._words = pyarrow.array([], pyarrow.large_string())
-        self._rows = pyarrow.array([], pyarrow.list_(pyarrow.int32()))
+        self._forget()
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of texts.
@@ -71,8 +70,8 @@ class KnownWords:
 
     def _look_up(self, words: pyarrow.Array) -> pyarrow.Array:
         """The number of each word's row."""
-        if len(self._words) > self._max_known:
-            self._words, self._rows = self._words[:0], self._rows[:0]
+        if len(self._rows.values) > self._max_ids:
+            self._forget()
         numbers = compute.index_in(words, value_set=self._words)
         if numbers.null_count:
             new = words.filter(numbers.is_null()).dictionary_encode()
@@ -83,3 +82,7 @@ class KnownWords:
             self._rows = pyarrow.concat_arrays([self._rows, rows])
             self._words = pyarrow.concat_arrays([self._words, new.dictionary])
         return numbers
+
+    def _forget(self) -> None:
+        self._words: pyarrow.Array = pyarrow.array([], pyarrow.large_string())
+        self._rows: pyarrow.ListArray = pyarrow.array([], pyarrow.list_(pyarrow.int32()))

@@ -5,7 +5,7 @@
                   +----------+-------- counts ----------+    read = kept + dropped + unreadable, always
 
     mark = prepare(files.glob("crawl/*.warc.wet.gz"), "corpus", CorpusSettings(), engines.Local())
-    mark["counts"]     {"read": 5609, "kept": 5147, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
+    mark["counts"]     {"read": 5609, "kept": 5148, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
 
 Each stage is a list of tasks (see stages.py), which an engine runs. Their results are in ``<corpus>.work``
 until the corpus is finished: whoever starts again after being stopped goes on from there.
@@ -26,7 +26,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import selection, stages, writing
+from tf_codistill.corpus import counts, selection, stages, writing
+from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.duplicates import DuplicatesStage
 from tf_codistill.corpus.engines import Local
 from tf_codistill.corpus.reading import ReadStage
@@ -39,9 +40,6 @@ SETTINGS = "preparation.json"
 
 _OWN_ENDINGS = (*writing.ENDINGS, ".model", ".partial", SETTINGS, *selection.FILES)
 _WORK_VERSION = 2  # counts up when the results of a stage change although its settings do not
-
-Facts = Mapping[str, Mapping[str, Any]]
-"""What the tasks of a stage have to say, by task."""
 
 
 def prepare(
@@ -169,9 +167,9 @@ def _prepare(
     write_facts = stages.run(write, engine)
     _check_written(write, write_facts)
 
-    counts = _counts(read, read_facts, repeated_facts, write_facts)
-    preparation = {**description, "wet_files": _wet_files(read, read_facts)}
-    return _commit(write, write_facts, counts, preparation)
+    counted = counts.of_corpus(read, read_facts, repeated_facts, write_facts)
+    preparation = {**description, "wet_files": counts.of_wet_files(read, read_facts)}
+    return _commit(write, write_facts, counted, preparation)
 
 
 def _settings(settings: CorpusSettings | None, paragraph_ids: selection.Selection | None) -> CorpusSettings:
@@ -216,12 +214,12 @@ def _check_read(read: ReadStage, facts: Facts) -> None:
     if len(failures) > read.settings.max_unreadable_share * len(read.sources):
         others = f" (so are {len(failures) - 1} others of {len(read.sources)})" if len(failures) > 1 else ""
         raise ValueError(failures[0] + others)
-    counts = _reading_counts(facts)
+    sums = counts.of_reading(facts)
     for split in ("train", "validation"):
         if not sum(task[split] for task in facts.values()):
             raise ValueError(
-                f"the {split} split would be empty: of {counts['read']} documents read, dropped were "
-                f"{dict(counts['dropped']) or 'none'}; use more WET files, other filters or another "
+                f"the {split} split would be empty: of {sums['read']} documents read, dropped were "
+                f"{dict(sums['dropped']) or 'none'}; use more WET files, other filters or another "
                 "validation_share"
             )
 
@@ -255,42 +253,8 @@ def _checksum(tokenizer: str | None) -> str | None:
     return None if tokenizer is None else files.checksum(tokenizer)
 
 
-def _reading_counts(facts: Facts) -> dict[str, Any]:
-    """The sum of what the tasks of stage 1 counted."""
-    sums: dict[str, Any] = {"read": sum(task["counts"]["read"] for task in facts.values())}
-    for kind in ("dropped", "unreadable", "dirt"):
-        sums[kind] = collections.Counter[str]()
-        for task in facts.values():
-            sums[kind].update(task["counts"][kind])
-    return sums
-
-
-def _counts(read: ReadStage, read_facts: Facts, repeated: Facts, written: Facts) -> dict[str, Any]:
-    counts = _reading_counts(read_facts)
-    for task in written.values():
-        counts["dropped"].update(task["dropped"])
-    if read.listed_dir is not None:
-        counts["wet_files_not_given"] = selection.num_others(read.listed_dir)
-    return {
-        **counts,
-        "kept": sum(task["shard"]["num_documents"] for task in written.values()),
-        "repeated_paragraphs": sum(task["repeats"] for task in repeated.values()),
-        "unreadable_files": [task for task in read.sources if task not in read_facts],
-    }
-
-
-def _wet_files(read: ReadStage, facts: Facts) -> dict[str, Any]:
-    """What is known of each WET file."""
-    return {
-        task: {"bytes": facts[task]["bytes"], "sha256": facts[task]["sha256"], **facts[task]["counts"]}
-        if task in facts
-        else {"bytes": read.num_bytes[task], "unreadable": "all of it"}
-        for task in read.sources
-    }
-
-
 def _commit(
-    write: writing.WriteStage, facts: Facts, counts: Mapping[str, Any], preparation: Mapping[str, Any]
+    write: writing.WriteStage, facts: Facts, counted: Mapping[str, Any], preparation: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Puts what belongs to the corpus beside its token shards, takes away what does not, and marks it."""
     output_dir = write.output_dir
@@ -310,7 +274,7 @@ def _commit(
         output_dir,
         vocabulary_size=writing.open_pieces(write.tokenizer).vocabulary_size,
         splits={split: [facts[task]["shard"] for task in tasks] for split, tasks in write.splits().items()},
-        counts=counts,
+        counts=counted,
     )
     for name, checksum in promised.items():
         if mark["files"].get(name, {}).get("sha256") != checksum:
@@ -369,30 +333,3 @@ def _check_places(output_dir: str, tokenizer: str | None, quarantine_dir: str | 
             raise ValueError(
                 f"{output_dir!r} holds {name!r}, which is no part of a corpus; name an empty directory"
             )
-
-
-def summary(mark: Mapping[str, Any], directory: str) -> str:
-    """What became of the documents, for people to read.
-
-    Args:
-        mark: The mark of the corpus.
-        directory: Where the corpus is.
-
-    Returns:
-        A few lines of text.
-    """
-    counts = mark["counts"]
-    rows = [
-        ("read", counts["read"]),
-        *((f"dropped: {reason}", number) for reason, number in sorted(counts["dropped"].items())),
-        *((f"unreadable: {kind}", number) for kind, number in sorted(counts["unreadable"].items())),
-        ("kept", counts["kept"]),
-    ]
-    lines = [f"  {name:<32}{number:>14,}" for name, number in rows]
-    for name, split in sorted(mark["splits"].items()):
-        lines.append(f"  {name:<12}{split['num_documents']:>10,} documents{split['num_tokens']:>16,} tokens")
-    if counts.get("wet_files_not_given"):
-        lines.append(f"  WET files that are listed but were not given: {counts['wet_files_not_given']:,}")
-    if counts["unreadable_files"]:
-        lines.append(f"  WET files that could not be read: {', '.join(counts['unreadable_files'])}")
-    return "\n".join([f"corpus {directory}: vocabulary {mark['vocabulary_size']:,}, documents:", *lines])

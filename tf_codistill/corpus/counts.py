@@ -1,0 +1,110 @@
+"""What became of the documents, in numbers.
+
+    corpus corpus/crawl: vocabulary 24,006, documents:
+      read                                     5,609
+      dropped: link_list                         158
+      ...
+      kept                                     5,148
+      train            5,032 documents      12,554,536 tokens
+
+Nothing disappears in silence: read = kept + dropped, by reason, + unreadable, by kind.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+from tf_codistill.corpus import selection
+from tf_codistill.corpus.reading import ReadStage
+
+Facts = Mapping[str, Mapping[str, Any]]
+"""What the tasks of a stage have to say, by task."""
+
+
+def of_reading(facts: Facts) -> dict[str, Any]:
+    """The sums of what the tasks of stage 1 counted.
+
+    Args:
+        facts: The facts of those that are done.
+
+    Returns:
+        Pages ``read``; how many were ``dropped``, by reason, or ``unreadable``, or odd (``dirt``), by kind.
+    """
+    sums: dict[str, Any] = {"read": sum(task["counts"]["read"] for task in facts.values())}
+    for kind in ("dropped", "unreadable", "dirt"):
+        sums[kind] = collections.Counter[str]()
+        for task in facts.values():
+            sums[kind].update(task["counts"][kind])
+    return sums
+
+
+def of_corpus(read: ReadStage, read_facts: Facts, repeated: Facts, written: Facts) -> dict[str, Any]:
+    """What became of all documents: read = kept + dropped + unreadable.
+
+    Args:
+        read: Stage 1.
+        read_facts: The facts of its tasks.
+        repeated: Those of stage 2.
+        written: Those of stage 3.
+
+    Returns:
+        The counts that stand in the mark of the corpus.
+    """
+    counts = of_reading(read_facts)
+    for task in written.values():
+        counts["dropped"].update(task["dropped"])
+    if read.listed_dir is not None:
+        counts["wet_files_not_given"] = selection.num_others(read.listed_dir)
+    return {
+        **counts,
+        "kept": sum(task["shard"]["num_documents"] for task in written.values()),
+        "repeated_paragraphs": sum(task["repeats"] for task in repeated.values()),
+        "unreadable_files": [task for task in read.sources if task not in read_facts],
+    }
+
+
+def of_wet_files(read: ReadStage, facts: Facts) -> dict[str, Any]:
+    """What is known of each WET file.
+
+    Args:
+        read: Stage 1.
+        facts: The facts of its tasks.
+
+    Returns:
+        Size, checksum and counts by name.
+    """
+    return {
+        task: {"bytes": facts[task]["bytes"], "sha256": facts[task]["sha256"], **facts[task]["counts"]}
+        if task in facts
+        else {"bytes": read.num_bytes[task], "unreadable": "all of it"}
+        for task in read.sources
+    }
+
+
+def summary(mark: Mapping[str, Any], directory: str) -> str:
+    """What became of the documents, for people to read.
+
+    Args:
+        mark: The mark of the corpus.
+        directory: Where the corpus is.
+
+    Returns:
+        A few lines of text.
+    """
+    counts = mark["counts"]
+    rows = [
+        ("read", counts["read"]),
+        *((f"dropped: {reason}", number) for reason, number in sorted(counts["dropped"].items())),
+        *((f"unreadable: {kind}", number) for kind, number in sorted(counts["unreadable"].items())),
+        ("kept", counts["kept"]),
+    ]
+    lines = [f"  {name:<32}{number:>14,}" for name, number in rows]
+    for name, split in sorted(mark["splits"].items()):
+        lines.append(f"  {name:<12}{split['num_documents']:>10,} documents{split['num_tokens']:>16,} tokens")
+    if counts.get("wet_files_not_given"):
+        lines.append(f"  WET files that are listed but were not given: {counts['wet_files_not_given']:,}")
+    if counts["unreadable_files"]:
+        lines.append(f"  WET files that could not be read: {', '.join(counts['unreadable_files'])}")
+    return "\n".join([f"corpus {directory}: vocabulary {mark['vocabulary_size']:,}, documents:", *lines])

@@ -29,7 +29,8 @@ from tf_codistill.corpus import engines, pipeline, reading, writing
 from tf_codistill.corpus.settings import CorpusSettings
 if __name__ == "__main__":
     engine_name, output_dir, secs, *wet_files = sys.argv[1:]
-    engine = {"local": lambda: engines.Local(2), "beam": engines.Beam}[engine_name]()
+    is_beam = engine_name == "beam"
+    engine = engines.Beam(["--runner=DirectRunner"]) if is_beam else engines.Local(2)
     if float(secs):
         reading.ReadStage.units_per_process = writing.WriteStage.units_per_process = 1
         settings = CorpusSettings(**{**vars(SETTINGS), "filters": (*SETTINGS.filters, Pause(float(secs)))})

@@ -44,6 +44,8 @@ class KnownWords:
         self._min_words = min_words
         self._max_ids = max_ids
         self._lock = threading.Lock()
+        self._words: pyarrow.Array
+        self._rows: pyarrow.ListArray
         self._forget()
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
@@ -84,5 +86,5 @@ class KnownWords:
         return numbers
 
     def _forget(self) -> None:
-        self._words: pyarrow.Array = pyarrow.array([], pyarrow.large_string())
-        self._rows: pyarrow.ListArray = pyarrow.array([], pyarrow.list_(pyarrow.int32()))
+        self._words = pyarrow.array([], pyarrow.large_string())
+        self._rows = pyarrow.array([], pyarrow.list_(pyarrow.int32()))

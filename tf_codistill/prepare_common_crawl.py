@@ -47,6 +47,10 @@ def main() -> None:
     program.require("with --runner=beam", is_beam, _BEAM_OPTIONS)
     program.require("with --runner=local", not is_beam, _NUM_PROCESSES)
     program.require("without --wet_files", not _WET_FILES.value, _CRAWL, _NUM_FILES, _BASE_URL, _DOWNLOAD_DIR)
+    program.require("with --explain", _EXPLAIN.value is not None, _EXPLAIN_SEED)
+    program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE_DIR)
+    if not (_WET_FILES.value or _CRAWL.present or _NUM_FILES.present):
+        raise ValueError("no WET files are named; give either --wet_files, or --crawl and --num_files")
     list_source = None if _WET_FILES.value else crawl.list_source(_CRAWL.value, _BASE_URL.value)
     listed = Selection.open(_PARAGRAPH_IDS.value, list_source) if _PARAGRAPH_IDS.value else None
     if _EXPLAIN.value is not None:
@@ -57,17 +61,15 @@ def main() -> None:
     engine = engines.Beam(_BEAM_OPTIONS.value) if is_beam else engines.Local(_NUM_PROCESSES.value)
     extra: Any = {"tokenizer": _TOKENIZER.value, "quarantine_dir": _QUARANTINE_DIR.value}
     extra["paragraph_ids"] = listed
-    if pipeline.check(output_dir, settings, **extra):  # before hours of fetching
-        print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
+    is_there = pipeline.check(output_dir, settings, **extra)  # before hours of fetching
     mark = pipeline.prepare(_sources(), output_dir, settings, engine, **extra)
+    print(f"corpus {output_dir!r} is prepared already\n" * is_there, end="", file=sys.stderr)
     print(counts.summary(mark, output_dir))
 
 
 def _sources() -> list[str]:
     if _WET_FILES.value:
         return sources.matching(_WET_FILES.value)
-    if not (_CRAWL.present or _NUM_FILES.present):
-        raise ValueError("no WET files are named; give either --wet_files, or --crawl and --num_files")
     fetched = crawl.fetch_crawl(_CRAWL.value, _NUM_FILES.value, _DOWNLOAD_DIR.value, base_url=_BASE_URL.value)
     print(fetched.summary(), end="", file=sys.stderr)
     return [*fetched.sources, *fetched.failures]  # what could not be fetched is asked for once more

@@ -147,6 +147,29 @@ def require(condition: str, is_met: bool, *holders: flags.FlagHolder[Any]) -> No
             raise ValueError(f"--{holder.name} has an effect only {condition}; see to that, or leave it out")
 
 
+def require_apart(place: flags.FlagHolder[str | None], *holders: flags.FlagHolder[str | None]) -> None:
+    """Checks that no directory is inside that of another flag, or the same.
+
+    Args:
+        place: The flag that names a directory which holds nothing else.
+        *holders: Flags that name other directories.
+
+    Raises:
+        ValueError: One is inside; or it is the same.
+    """
+    for holder in holders:
+        if place.value and holder.value:
+            inner, outer = (
+                (path if "://" in path else os.path.abspath(path)).rstrip("/") + "/"
+                for path in (holder.value, place.value)
+            )
+            if inner.startswith(outer):
+                raise ValueError(
+                    f"--{holder.name} is {holder.value!r}, inside --{place.name}, which holds nothing else; "
+                    "name a directory beside it"
+                )
+
+
 def named(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
     """The values of a repeated flag of the form name=value.
 

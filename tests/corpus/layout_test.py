@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 
 import pytest
@@ -180,3 +181,14 @@ def test_a_plain_text_lacks_what_sentencepiece_does_not_take(text: str) -> None:
     assert layout.plain(text) == "".join(
         c for c in text if c not in "\x00\u2581" and not 0xD800 <= ord(c) < 0xE000
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [".)" * 60_000, "!)" * 60_000, "." * 120_000, "A" + "." * 120_000 + " B", "." + " " * 120_000 + "x"],
+    ids=["closed full stops", "closed calls", "full stops", "ellipsis", "spaces"],
+)
+def test_no_text_takes_quadratic_time(text: str) -> None:
+    start = time.process_time()
+    split_sentences(text)
+    assert time.process_time() - start < 1.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -183,8 +186,8 @@ def test_no_text_is_too_long_for_exact_scores(pieces: WordPieces, monkeypatch: p
     lengths: list[int] = []
     encode = sentencepiece.SentencePieceProcessor.EncodeAsIds
 
-    def noting(processor: object, parts: list[str], **options: object) -> object:
-        lengths.extend(map(len, parts))
+    def noting(processor: object, parts: str | list[str], **options: object) -> object:
+        lengths.extend(map(len, [parts] if isinstance(parts, str) else parts))
         return encode(processor, parts, **options)
 
     monkeypatch.setattr(sentencepiece.SentencePieceProcessor, "EncodeAsIds", noting)
@@ -265,3 +268,25 @@ def test_models_of_another_kind_are_refused(tmp_path: Path, options: dict[str, b
         WordPieces(str(path))
     assert str(path) in str(caught.value)
     assert "name the tokenizer of a corpus, or prepare that corpus again" in str(caught.value)
+
+
+def test_spaces_may_be_rare_in_what_is_learned_from(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("acgt"), 3000)) for _ in range(10)]
+    pieces = WordPieces.train(texts, 150, str(tmp_path / "word_pieces.model"))
+    for text in (texts[0], "acgt acgt  gattaca", " "):
+        assert pieces.decode(pieces.encode(text)) == text
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pieces: pickle.loads(pickle.dumps(pieces))])
+def test_copies_encode_alike(pieces: WordPieces, duplicate: Callable[[WordPieces], WordPieces]) -> None:
+    other = duplicate(pieces)
+    assert other.encode(TEXT) == pieces.encode(TEXT)
+    assert other.fingerprint == pieces.fingerprint
+
+
+def test_rows_belong_to_the_caller(pieces: WordPieces) -> None:
+    first, second = pieces.encode_documents(["It rains.", "It \x00 rains."])
+    for row in (first, second):
+        assert row.flags.writeable
+        assert row.base is None

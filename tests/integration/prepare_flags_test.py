@@ -295,6 +295,15 @@ def test_beam_reads_from_a_server_as_well(
         (["--num_files=4", "--download_dir=in_the_way/wet"], "'in_the_way/wet' cannot be written to.*name"),
         (["--num_files=4", "--download_dir=gs://bucket"], "'gs://bucket' is not local.*; name a local one"),
         (["--wet_files=*.gz"], r"'\*\.gz' matches no file; check the path"),
+        (["--wet_files=FILE", "--explain_seed=3"], "--explain_seed has an effect only with --explain"),
+        (
+            ["--num_files=1", "--download_dir=corpus/wet"],
+            "--download_dir is 'corpus/wet', inside --output_dir",
+        ),
+        (
+            ["--wet_files=FILE", "--quarantine_dir=corpus/"],
+            "--quarantine_dir is 'corpus/', inside --output_dir",
+        ),
         (["--wet_files=FILE", "--crawl=X"], "--crawl has an effect only without --wet_files; see"),
         (["--wet_files=FILE", "--num_files=1"], "--num_files has an effect only without --wet_files"),
         (["--wet_files=FILE", "--base_url=X"], "--base_url has an effect only without --wet_files"),

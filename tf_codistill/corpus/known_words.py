@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,14 +67,18 @@ class KnownWords:
             with self._lock:
                 numbers = self._look_up(words)
                 known = self._rows
+                if len(known.values) > self._max_ids:
+                    self._forget()
             rows = known.take(numbers)
         text_ends = words_by_text.offsets.to_numpy()[1:-1]
         return np.split(rows.flatten().to_numpy(), rows.offsets.to_numpy()[text_ends])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy knows no words yet, and has a lock of its own."""
+        return KnownWords, (self._encode_words, self._max_ids, self._min_words)
+
     def _look_up(self, words: pyarrow.Array) -> pyarrow.Array:
         """The number of each word's row."""
-        if len(self._rows.values) > self._max_ids:
-            self._forget()
         numbers = compute.index_in(words, value_set=self._words)
         if numbers.null_count:
             new = words.filter(numbers.is_null()).dictionary_encode()

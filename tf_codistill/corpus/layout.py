@@ -36,15 +36,15 @@ ABBREVIATIONS = (*_TITLES, "Eq", "Fig", "No", "cf", "eg", "etc", "ie", "vs")
 """Words after which a full stop ends no sentence; nor does it after a single letter."""
 
 _BY_LENGTH = itertools.groupby(sorted(ABBREVIATIONS, key=len), key=len)
-_NO_EXCEPTION = rf"(?<![{ENDS}][{ENDS}])" + "".join(
+_NO_EXCEPTION = "".join(
     rf"(?<![^{LETTERS}]{word}[{ENDS}])"
     for word in (f"[{LETTERS}]", *(f"(?:{'|'.join(words)})" for _, words in _BY_LENGTH))
 )
 # First what follows, which is seldom right; then either it does not end with a full stop, or no exception
 # stands before its first character.
 _SENTENCE_END = re.compile(
-    rf"([{ENDS}](?=[{ENDS}{CLOSERS}]*[{SPACES}]+[{OPENERS}]*[A-Z0-9])"
-    rf"(?:[{ENDS}]*[{CLOSERS}]*(?<!\.)|{_NO_EXCEPTION}[{ENDS}]*)(?=[{SPACES}]))"
+    rf"([{ENDS}](?<![{ENDS}][{ENDS}])(?=[{ENDS}]*+[{CLOSERS}]*+[{SPACES}]++[{OPENERS}]*+[A-Z0-9])"
+    rf"(?:[{ENDS}]*+[{CLOSERS}]*+(?<!\.)|{_NO_EXCEPTION}[{ENDS}]*+)(?=[{SPACES}]))"
 )
 
 # SentencePiece reads its own sign for a space as a space, and takes neither NUL nor half surrogate pairs.

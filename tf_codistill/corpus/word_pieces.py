@@ -38,6 +38,7 @@ _SPACE = pyarrow.scalar(" ", pyarrow.large_string())
 _NUM_BYTES = 256
 _FIRST_PIECE = 1 + _NUM_BYTES  # SentencePiece's own ids: unknown, the 256 bytes, then the pieces
 _REMEDY = "name the tokenizer of a corpus, or prepare that corpus again"
+_COVERAGE = 0.9995  # of the characters of a corpus, by pieces
 _PRINTABLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _MAX_TRAINING_SENTENCE_BYTES = 1 << 16
 
@@ -76,10 +77,11 @@ class WordPieces:
         self.fingerprint = hashlib.sha256(model).hexdigest()
         """SHA-256 of the model's file, 64 hexadecimal digits."""
         learned = [self._processor.IdToPiece(index) for index in range(_FIRST_PIECE, size)]
-        if layout.SPACE_SIGN not in learned or any(layout.SPACE_SIGN in piece[1:] for piece in learned):
+        is_of_words = not any(layout.SPACE_SIGN in piece[1:] for piece in learned)
+        if not is_of_words or layout.SPACE_SIGN not in learned:
+            what = "no piece for a space" if is_of_words else "pieces of several words"
             raise ValueError(
-                f"tokenizer {path!r} has pieces of several words; it was not written by WordPieces.train; "
-                f"{_REMEDY}"
+                f"tokenizer {path!r} has {what}; it was not written by WordPieces.train; {_REMEDY}"
             )
         self.surfaces = [piece.replace(layout.SPACE_SIGN, " ").encode("utf-8") for piece in learned]
         """What each id after the marks stands for: the word pieces, then the single bytes."""
@@ -110,34 +112,11 @@ class WordPieces:
         Raises:
             ValueError: The texts cannot fill a vocabulary of that size.
         """
-        model = io.BytesIO()
-        try:
-            sentencepiece.SentencePieceTrainer.Train(
-                sentence_iterator=_training_sentences(texts),
-                model_writer=model,
-                vocab_size=num_pieces + _FIRST_PIECE,
-                model_type="unigram",
-                byte_fallback=True,
-                character_coverage=0.9995,
-                required_chars=_PRINTABLE_ASCII,
-                normalization_rule_name="identity",
-                remove_extra_whitespaces=False,
-                add_dummy_prefix=False,
-                max_sentence_length=_MAX_TRAINING_SENTENCE_BYTES,
-                unk_id=0,
-                bos_id=-1,
-                eos_id=-1,
-                pad_id=-1,
-                num_threads=1,  # the order in which threads add up their shares would show in the scores
-                minloglevel=2,
-            )
-        except (RuntimeError, StopIteration) as error:
-            raise ValueError(
-                f"word pieces: num_pieces = {num_pieces} does not suit this corpus "
-                f"({str(error).strip().splitlines()[-1] if str(error).strip() else 'it is empty'}); "
-                "use more text or another number"
-            ) from error
-        files.write(path, exact_scores.on_a_grid(model.getvalue()))
+        texts = list(texts)
+        model = _learn(texts, num_pieces, _COVERAGE)
+        if not _has_space(model):  # it is among the rare characters that SentencePiece leaves to the bytes
+            model = _learn(texts, num_pieces, 1.0)
+        files.write(path, exact_scores.on_a_grid(model))
         return cls(path)
 
     def encode(self, text: str) -> list[int]:
@@ -244,7 +223,9 @@ class WordPieces:
         return np.concatenate(ids)
 
     def _encode_long(self, text: str) -> Ids:
-        return self.ids[self._find(_LONG_WORD.sub("\\g<0>\0", text).split("\0"))]
+        parts = _LONG_WORD.sub("\\g<0>\0", text).split("\0") if text else []
+        found = [index for part in parts for index in self._processor.EncodeAsIds(part)]
+        return self.ids[np.array(found, np.int32)]
 
     def _find(self, parts: list[str]) -> Ids:
         """SentencePiece's own ids of texts that are short enough for exact scores."""
@@ -255,10 +236,46 @@ class WordPieces:
         """Makes each run of bytes one OUT_OF_VOCABULARY."""
         is_byte = ids >= self.vocabulary_size
         if not is_byte.any():
-            return ids
+            return ids.copy()  # it is part of that of many texts
         ids = np.where(is_byte, np.int32(tokens.OUT_OF_VOCABULARY), ids)
         is_byte[1:] &= is_byte[:-1].copy()
         return ids[~is_byte]
+
+
+def _learn(texts: Iterable[str], num_pieces: int, coverage: float) -> bytes:
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=_training_sentences(texts),
+            model_writer=model,
+            vocab_size=num_pieces + _FIRST_PIECE,
+            model_type="unigram",
+            byte_fallback=True,
+            character_coverage=coverage,
+            required_chars=_PRINTABLE_ASCII,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            max_sentence_length=_MAX_TRAINING_SENTENCE_BYTES,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            num_threads=1,  # the order in which threads add up their shares would show in the scores
+            minloglevel=2,
+        )
+    except (RuntimeError, StopIteration) as error:
+        raise ValueError(
+            f"word pieces: num_pieces = {num_pieces} does not suit this corpus "
+            f"({str(error).strip().splitlines()[-1] if str(error).strip() else 'it is empty'}); "
+            "use more text or another number"
+        ) from error
+    return model.getvalue()
+
+
+def _has_space(model: bytes) -> bool:
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    return bool(processor.PieceToId(layout.SPACE_SIGN) != processor.unk_id())
 
 
 def _training_sentences(texts: Iterable[str]) -> Iterator[str]:

@@ -5,9 +5,8 @@ r"""Prepares a corpus from WET files of Common Crawl.
     python -m tf_codistill.prepare_common_crawl --gin_file=gin/corpus/common_crawl.gin \
         --crawl=CC-MAIN-2017-26 --num_files=100 --download_dir=/data/wet --output_dir=/data/common_crawl
 
-With --paragraph_ids=LIST the corpus is made of the listed paragraphs, without filters. --explain=5 shows five
-pages that would be kept and five that would not, with the reasons, and prepares nothing.
-A run that was stopped goes on where it was; a second run finds the finished corpus and changes nothing.
+With --paragraph_ids=LIST the corpus is made of the listed paragraphs, without filters. --explain=5 only shows
+five pages that would be kept and five that would not. A stopped run goes on; a second one changes nothing.
 """
 
 from __future__ import annotations
@@ -63,7 +62,8 @@ def main() -> None:
     extra["paragraph_ids"] = listed
     is_there = pipeline.check(output_dir, settings, **extra)  # before hours of fetching
     mark = pipeline.prepare(_sources(), output_dir, settings, engine, **extra)
-    print(f"corpus {output_dir!r} is prepared already\n" * is_there, end="", file=sys.stderr)
+    if is_there:
+        print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
     print(counts.summary(mark, output_dir))
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow
 import sentencepiece
-from pyarrow import compute as arrow
+from pyarrow import compute
 
 from tf_codistill import files, tokens
 from tf_codistill.corpus import exact_scores, layout
@@ -192,13 +192,13 @@ class WordPieces:
 
     def _encode_words(self, words: pyarrow.Array) -> pyarrow.ListArray:
         """The ids of different words."""
-        num_bytes = arrow.binary_length(words).to_numpy()
-        has_sign = arrow.match_substring(words, "\n").to_numpy(zero_copy_only=False)
+        num_bytes = compute.binary_length(words).to_numpy()
+        has_sign = compute.match_substring(words, "\n").to_numpy(zero_copy_only=False)
         is_plain = (num_bytes < MAX_WORD) & ~has_sign
         parts = np.cumsum(1 + num_bytes[is_plain]) // MAX_WORD
         bounds = np.unique([0, *(1 + np.flatnonzero(np.diff(parts))), len(parts)]).astype(np.int32)
         plain = pyarrow.ListArray.from_arrays(bounds, words.filter(pyarrow.array(is_plain)))
-        found = self._find([" " + part for part in arrow.binary_join(plain, _SPACE).to_pylist()])
+        found = self._find([" " + part for part in compute.binary_join(plain, _SPACE).to_pylist()])
         # A piece has a space only as its first character, so each of them begins another word.
         begins = np.flatnonzero(self._begins_word[found])
         others = [self._encode_word(word) for word in words.filter(pyarrow.array(~is_plain)).to_pylist()]

@@ -1,12 +1,13 @@
 """Texts to ids word by word, where each different word is encoded once.
 
-    text       It rains. It stays.      words: what single spaces separate
+    text       It rains. It stays.
+    words      " It"   " rains."   " It"   " stays."    each with the space before it; the first gets one
     rows       0: [55]   1: [812, 9]   2: [34, 5]       the ids of each different word
     numbers    0  1  0  2                               which row stands for each word of the text
     ids        55  812 9  55  34 5
 
 Nearly every word of a text was met before, and to look it up takes a small part of the time in which its best
-segmentation is found. Arrow hashes all words of a list of texts at once.
+segmentation is found. Arrow hashes all words of a list of texts at once, where they stand.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class KnownWords:
     """Encodes texts, and keeps the ids of their words; may be used by several threads.
 
     Args:
-        encode_words: Takes an Arrow array of different words; returns a list array with the ids of each.
+        encode_words: Takes an Arrow array of different words, each of which begins with a space and has no
+            other; returns a list array with the ids of each.
         max_ids: All words are forgotten when they have more ids.
         min_words: Texts of fewer words are encoded anew: even that is faster than to hash all known words.
     """
@@ -53,13 +55,12 @@ class KnownWords:
         """The ids of texts.
 
         Args:
-            texts: At least one; words with single spaces between them, all of which can be written as UTF-8.
+            texts: At least one; words with single spaces between them, which can be written as UTF-8.
 
         Returns:
             A row for each.
         """
-        words_by_text = compute.split_pattern(pyarrow.array(texts, pyarrow.large_string()), " ")
-        words = words_by_text.flatten()
+        words, text_ends = _split(texts)
         if len(words) < self._min_words:
             coded = words.dictionary_encode()
             rows = self._encode_words(coded.dictionary).take(coded.indices)
@@ -70,8 +71,7 @@ class KnownWords:
                 if len(known.values) > self._max_ids:
                     self._forget()
             rows = known.take(numbers)
-        text_ends = words_by_text.offsets.to_numpy()[1:-1]
-        return np.split(rows.flatten().to_numpy(), rows.offsets.to_numpy()[text_ends])
+        return np.split(rows.flatten().to_numpy(), rows.offsets.to_numpy()[text_ends[:-1]])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy knows no words yet, and has a lock of its own."""
@@ -93,3 +93,14 @@ class KnownWords:
     def _forget(self) -> None:
         self._words = pyarrow.array([], pyarrow.large_string())
         self._rows = pyarrow.array([], pyarrow.list_(pyarrow.int32()))
+
+
+def _split(texts: Sequence[str]) -> tuple[pyarrow.Array, npt.NDArray[np.int64]]:
+    """The words of texts, and after how many of them each text ends."""
+    encoded = [text.encode("utf-8") for text in texts]
+    content = b" " + b" ".join(encoded)
+    starts = np.flatnonzero(np.frombuffer(content, np.uint8) == ord(" "))
+    bounds = np.append(starts, len(content))
+    words = pyarrow.LargeStringArray.from_buffers(len(starts), *map(pyarrow.py_buffer, (bounds, content)))
+    ends = np.cumsum([1 + len(text) for text in encoded])
+    return words, np.searchsorted(starts, ends)

@@ -1,8 +1,9 @@
-"""Documents on their way from one stage to the next: each a line of facts, then its paragraphs.
+"""Documents on their way from one stage to the next: each a line of facts, its paragraphs and their numbers.
 
-    2c26b4...e5 00001a2c ["https://example.org/novel","eng",[12,14]]     key, bytes that follow, the rest
+    2c26b4...e5 00001a2c ["https://example.org/novel","eng",2]     key, bytes that follow, number of paragraphs
     It was the best of times, it was the worst of times, ...
     There were a king with a large jaw and a queen with a plain face, ...
+    12 14                                                          each as little-endian int64
 
 Keys have one length, and so have numbers of bytes: a file of many is sorted without a look at the rest.
 """
@@ -13,11 +14,15 @@ import json
 from collections.abc import Iterator
 from typing import IO
 
+import numpy as np
+
 from tf_codistill.corpus.document import Document
 
 KEY_BYTES = 64
 _DIGITS = 8
 _FACTS = 2 * KEY_BYTES + _DIGITS + 2
+_NUMBER = np.dtype("<i8")
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 def pack(key: bytes, document: Document) -> bytes:
@@ -30,9 +35,10 @@ def pack(key: bytes, document: Document) -> bytes:
     Returns:
         What `unpack` reads.
     """
-    facts = json.dumps((document.url, document.language, document.numbers), separators=(",", ":"))
+    facts = _JSON.encode((document.url, document.language, len(document.numbers)))
     text = "\n".join((*document.paragraphs, "")).encode("utf-8", "surrogatepass")
-    return f"{key.hex()} {len(text):0{_DIGITS}x} {facts}\n".encode("ascii") + text
+    numbers = np.array(document.numbers, _NUMBER).tobytes()
+    return f"{key.hex()} {len(text) + len(numbers):0{_DIGITS}x} {facts}\n".encode("ascii") + text + numbers
 
 
 def unpack(content: bytes, wet_file: str) -> Document:
@@ -45,9 +51,11 @@ def unpack(content: bytes, wet_file: str) -> Document:
     Returns:
         The document.
     """
-    facts, _, text = content.partition(b"\n")
-    url, language, numbers = json.loads(facts[_FACTS:])
-    paragraphs = text.decode("utf-8", "surrogatepass").split("\n")[:-1]
+    start = content.index(b"\n") + 1
+    url, language, num_paragraphs = json.loads(content[_FACTS:start])
+    end = len(content) - num_paragraphs * _NUMBER.itemsize
+    paragraphs = content[start:end].decode("utf-8", "surrogatepass").split("\n")[:-1]
+    numbers = np.frombuffer(content, _NUMBER, offset=end).tolist()
     return Document(url, language, tuple(paragraphs), tuple(numbers), wet_file)
 
 

@@ -39,7 +39,7 @@ SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
 
 _OWN_ENDINGS = (*writing.ENDINGS, ".model", ".partial", SETTINGS, *selection.FILES)
-_WORK_VERSION = 2  # counts up when the results of a stage change although its settings do not
+_WORK_VERSION = 3  # counts up when the results of a stage change although its settings do not
 
 
 def prepare(

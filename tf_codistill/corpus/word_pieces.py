@@ -34,7 +34,7 @@ from tf_codistill import files, tokens
 from tf_codistill.corpus import exact_scores, layout
 from tf_codistill.corpus.known_words import Ids, KnownWords
 
-_SPACE = pyarrow.scalar(" ", pyarrow.large_string())
+_NOTHING = pyarrow.scalar("", pyarrow.large_string())
 _NUM_BYTES = 256
 _FIRST_PIECE = 1 + _NUM_BYTES  # SentencePiece's own ids: unknown, the 256 bytes, then the pieces
 _REMEDY = "name the tokenizer of a corpus, or prepare that corpus again"
@@ -191,14 +191,14 @@ class WordPieces:
         return self.surfaces[index - tokens.NUM_SPECIAL]
 
     def _encode_words(self, words: pyarrow.Array) -> pyarrow.ListArray:
-        """The ids of different words."""
+        """The ids of different words, each with the space before it."""
         num_bytes = compute.binary_length(words).to_numpy()
         has_sign = compute.match_substring(words, "\n").to_numpy(zero_copy_only=False)
-        is_plain = (num_bytes < MAX_WORD) & ~has_sign
-        parts = np.cumsum(1 + num_bytes[is_plain]) // MAX_WORD
+        is_plain = (num_bytes <= MAX_WORD) & ~has_sign
+        parts = np.cumsum(num_bytes[is_plain]) // MAX_WORD
         bounds = np.unique([0, *(1 + np.flatnonzero(np.diff(parts))), len(parts)]).astype(np.int32)
         plain = pyarrow.ListArray.from_arrays(bounds, words.filter(pyarrow.array(is_plain)))
-        found = self._find([" " + part for part in compute.binary_join(plain, _SPACE).to_pylist()])
+        found = self._find(compute.binary_join(plain, _NOTHING).to_pylist())
         # A piece has a space only as its first character, so each of them begins another word.
         begins = np.flatnonzero(self._begins_word[found])
         others = [self._encode_word(word) for word in words.filter(pyarrow.array(~is_plain)).to_pylist()]
@@ -211,8 +211,8 @@ class WordPieces:
     def _encode_word(self, word: str) -> Ids:
         """The ids of a word that may have signs in it or be long."""
         text, *rest = layout.SIGN.split(word)
-        begins_with_mark = not text and rest and rest[0]
-        ids = [] if begins_with_mark else [self._encode_long(" " + text)]
+        begins_with_mark = text == " " and rest and rest[0]
+        ids = [] if begins_with_mark else [self._encode_long(text)]
         for mark, foreign, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
             if mark:
                 ids.append(np.array(layout.MARKS[mark], np.int32))

@@ -40,6 +40,7 @@ ENDINGS = (".tokens", ".starts", PARAGRAPHS)
 """Endings of the files of a token shard."""
 
 _BATCH_CHARACTERS = 1 << 23
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,17 +194,18 @@ class WriteStage(Stage):
             tokens.ShardWriter(directory, split, index, num_shards, pieces.vocabulary_size) as shard,
             files.writing(files.join(directory, shard.name + PARAGRAPHS)) as places,
         ):
-            places.write(b"")  # a shard without documents has this file too
             for batch in _batches(self.kept.in_key_order(part)):
                 advance(len(batch))
                 dropped.update([verdict for verdict in batch if isinstance(verdict, str)])
                 documents = [verdict for verdict in batch if isinstance(verdict, Document)]
                 rows = pieces.encode_documents(map(_text, documents)) if num_tokens <= most else []
+                written = []
                 for document, ids in zip(documents, rows, strict=False):
                     num_tokens += len(ids)
                     if num_tokens <= most:
                         shard.add(ids)
-                        places.write(_place(document))
+                        written.append(_place(document))
+                places.write("".join(written).encode("utf-8"))
                 num_documents += len(documents)
             facts = shard.close()
         dropped["over_max_tokens"] = num_documents - facts["num_documents"]
@@ -242,9 +244,8 @@ def _text(document: Document) -> str:
     return "\n".join(document.paragraphs)
 
 
-def _place(document: Document) -> bytes:
-    content = {"wet_file": document.wet_file, "numbers": document.numbers}
-    return (json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8")
+def _place(document: Document) -> str:
+    return _JSON.encode({"wet_file": document.wet_file, "numbers": document.numbers}) + "\n"
 
 
 @functools.lru_cache(maxsize=1)

@@ -26,6 +26,8 @@ from tf_codistill.tokens.marks import (
     token_dtype,
 )
 
+_CHUNK_BYTES = 1 << 20
+
 
 class ShardWriter:
     """Writes one token shard, document by document; a context manager.
@@ -56,6 +58,7 @@ class ShardWriter:
         self._vocabulary_size = vocabulary_size
         self._dtype = token_dtype(vocabulary_size)
         self._file = tf.io.gfile.GFile(f"{self._path}.tokens.partial", "wb")
+        self._waiting = bytearray()
         self._starts = array("q")
         self._num_tokens = 0
         self._closed = False
@@ -86,7 +89,9 @@ class ShardWriter:
                 f"{where} ends with id {ids[-1]}; expected END_OF_DOCUMENT ({END_OF_DOCUMENT}) there and "
                 "nowhere else"
             )
-        self._file.write(ids.astype(self._dtype).tobytes())
+        self._waiting += ids.astype(self._dtype).tobytes()
+        if len(self._waiting) >= _CHUNK_BYTES:
+            self._write()
         self._starts.append(self._num_tokens)
         self._num_tokens += ids.size
 
@@ -97,12 +102,16 @@ class ShardWriter:
             ``name`` (without suffix), ``num_documents`` and ``num_tokens``, as `commit_corpus` wants them.
         """
         if not self._closed:
-            self._file.write(b"")  # a shard without documents is a file too
+            self._write()  # a shard without documents is a file too
             self._file.close()
             files.write(f"{self._path}.starts", np.array(self._starts, dtype=STARTS_DTYPE).tobytes())
             tf.io.gfile.rename(f"{self._path}.tokens.partial", f"{self._path}.tokens", overwrite=True)
             self._closed = True
         return {"name": self.name, "num_documents": len(self._starts), "num_tokens": self._num_tokens}
+
+    def _write(self) -> None:
+        self._file.write(bytes(self._waiting))
+        self._waiting.clear()
 
     def __enter__(self) -> Self:
         """Returns the writer itself."""

@@ -14,10 +14,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.corpus.sentence_rule import RICH, words_of
+from tf_codistill.corpus import layout
 from tf_codistill.corpus.known_words import KnownWords
 
 KEEP_ALL = 1 << 20
-TEXTS = st.lists(st.text(st.sampled_from("aé日\n\t  "), max_size=12), min_size=1, max_size=5)
+TEXTS = st.lists(st.lists(st.sampled_from(RICH), max_size=6).map("".join), min_size=1, max_size=5)
+END = -1
 
 
 def ids_of(word: str) -> list[int]:
@@ -26,11 +29,18 @@ def ids_of(word: str) -> list[int]:
 
 
 def expected(texts: Sequence[str]) -> list[list[int]]:
-    return [[index for word in words_of(text) for index in ids_of(word)] for text in texts]
+    """The ids of texts of one line each."""
+    rows = []
+    for text in texts:
+        words = [(layout.lay_out(word)[3:-3], is_end) for word, is_end in words_of(text)]
+        # Foreign characters are written in another way.
+        marked = [("\n(", False), *words, ("\n)", False)] if text else [("\n|", False)]
+        rows.append([index for word, is_end in marked for index in [*ids_of(" " + word), *[END] * is_end]])
+    return rows
 
 
-def words_of(text: str) -> list[str]:
-    return [" " + word for word in text.split(" ")]
+def different_words(texts: Sequence[str]) -> set[str]:
+    return {" " + word for text in texts for word in layout.lay_out(text).split(" ")}
 
 
 class Encoder:
@@ -43,11 +53,12 @@ class Encoder:
     def __call__(self, words: pyarrow.Array) -> pyarrow.ListArray:
         self.num_calls += 1
         self.asked.update(words.to_pylist())
-        return pyarrow.array([ids_of(word) for word in words.to_pylist()], pyarrow.list_(pyarrow.int32()))
+        rows = [row for word in words.to_pylist() for row in (ids_of(word), [*ids_of(word), END])]
+        return pyarrow.array(rows, pyarrow.list_(pyarrow.int32()))
 
 
 def encode(words: KnownWords, texts: Sequence[str]) -> list[list[int]]:
-    rows = words.encode(texts)
+    rows = words.encode(list(map(layout.lay_out, texts)))
     assert all(row.dtype == np.int32 for row in rows)
     return [row.tolist() for row in rows]
 
@@ -56,6 +67,7 @@ def encode(words: KnownWords, texts: Sequence[str]) -> list[list[int]]:
 @given(st.lists(TEXTS, max_size=5), st.sampled_from([0, 3, 7, KEEP_ALL]), st.sampled_from([0, 4, KEEP_ALL]))
 @example([[""], [" "], ["", "  ", ""], ["a"], [" a"], ["a "]], KEEP_ALL, 0)
 @example([["a é"], ["é 日"], ["a é 日"], ["é 日 a aa", "a"]], 1, 0)
+@example([["a. A", "a."], ["A a.  A"], ["a. a"]], KEEP_ALL, 0)
 def test_ids_are_those_of_each_word(calls: list[list[str]], max_ids: int, min_words: int) -> None:
     words = KnownWords(Encoder(), max_ids, min_words)
     for texts in calls:
@@ -68,25 +80,25 @@ def test_each_different_word_is_asked_for_once(calls: list[list[str]]) -> None:
     encoder = Encoder()
     words = KnownWords(encoder, KEEP_ALL, min_words=0)
     for texts in calls:
-        words.encode(texts)
-    assert encoder.asked == Counter({word for texts in calls for text in texts for word in words_of(text)})
+        encode(words, texts)
+    assert encoder.asked == Counter(set().union(*map(different_words, calls)))
     assert encoder.num_calls <= len(calls)
 
 
 def test_words_are_forgotten_when_there_are_too_many() -> None:
     encoder = Encoder()
-    words = KnownWords(encoder, max_ids=3, min_words=0)
+    words = KnownWords(encoder, max_ids=19, min_words=0)  # 10 of them for the paragraph, 3 for a letter
     for text, num_asked in (("a b c", 3), ("c b a", 3), ("d", 4), ("a b c d", 8), ("a b", 10), ("b a", 10)):
         assert encode(words, [text]) == expected([text])
-        assert encoder.asked.total() == num_asked, text
+        assert sum(encoder.asked[" " + letter] for letter in "abcd") == num_asked, text
 
 
 def test_few_words_are_encoded_anew() -> None:
     encoder = Encoder()
-    words = KnownWords(encoder, min_words=4)
+    words = KnownWords(encoder, min_words=6)  # with those for the paragraph
     for text, num_asked in (("a b a", 2), ("a b a b", 4), ("b b b c", 5), ("c b a", 8)):
         assert encode(words, [text]) == expected([text])
-        assert encoder.asked.total() == num_asked, text
+        assert sum(encoder.asked[" " + letter] for letter in "abcd") == num_asked, text
 
 
 def test_nothing_is_known_of_words_that_could_not_be_encoded() -> None:
@@ -99,9 +111,9 @@ def test_nothing_is_known_of_words_that_could_not_be_encoded() -> None:
         return encoder(words)
 
     words = KnownWords(fail_for_c, min_words=0)
-    words.encode(["a b"])
+    encode(words, ["a b"])
     with pytest.raises(MemoryError, match="too much"):
-        words.encode(["b c d"])
+        encode(words, ["b c d"])
     for texts in (["d a b c"], ["c d"]):
         assert encode(words, texts) == expected(texts)
 

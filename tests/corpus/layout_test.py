@@ -4,63 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 
+import numpy as np
+import pyarrow
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.corpus.sentence_rule import ABBREVIATIONS, RICH, by_the_rule, words_of
 from tf_codistill.corpus import layout
 from tf_codistill.corpus.layout import lay_out, split_sentences
-
-TITLES = ("Capt", "Dr", "Messrs", "Mme", "Mr", "Mrs", "Ms", "Prof", "Rev", "St")
-ABBREVIATIONS = (*TITLES, "Eq", "Fig", "No", "cf", "eg", "etc", "ie", "vs")
-WORDS = (*ABBREVIATIONS, *"IAaÉ9_Я\u0301日-\u2581\x00\ud800", "word")
-ENDS = (*".!?…\"'”’)]“‘([", "...", "?!", ". ", ".\xa0")
-RICH = (*WORDS, *ENDS, *" \t\r\x0b\x1c\x85\xa0\u2003\u2028\u3000", "  ")
-"""What the rule looks at, in parts from which its cases arise often."""
-
-
-def by_the_rule(paragraph: str) -> list[str]:
-    """What `split_sentences` returns, character by character."""
-    sentences, start, position = [], 0, 0
-    while position < len(paragraph):
-        first = position
-        position = past(paragraph, position, ".!?…".__contains__)
-        if position == first:
-            position += 1
-            continue
-        closed = past(paragraph, position, "\"'”’)]".__contains__)
-        spaces = past(paragraph, closed, str.isspace)
-        opened = past(paragraph, spaces, "\"'“‘([".__contains__)
-        follower = paragraph[opened : opened + 1]
-        may_follow = spaces > closed and follower.isascii() and (follower.isupper() or follower.isdigit())
-        if may_follow and not (
-            position == closed and paragraph[position - 1] == "." and is_exception(paragraph[:first])
-        ):
-            sentences.append(paragraph[start:closed])
-            start = closed
-        position = closed
-    return [*sentences, paragraph[start:]] if paragraph else []
-
-
-def past(paragraph: str, position: int, belongs: Callable[[str], bool]) -> int:
-    while position < len(paragraph) and belongs(paragraph[position]):
-        position += 1
-    return position
-
-
-def is_exception(before: str) -> bool:
-    """Whether a text ends with a word after which a full stop ends no sentence."""
-    word = ""
-    while before and is_letter(before[-1]):
-        before, word = before[:-1], before[-1] + word
-    return len(word) == 1 or word in ABBREVIATIONS
-
-
-def is_letter(character: str) -> bool:
-    is_european = 0xC0 <= ord(character) <= 0x52F or 0x1E00 <= ord(character) <= 0x1FFF
-    return is_european or character == "_" or (character.isascii() and character.isalnum())
 
 
 @pytest.mark.parametrize(
@@ -128,9 +81,17 @@ def test_sentences_end_by_the_rule(paragraph: str) -> None:
     assert split_sentences(paragraph) == by_the_rule(paragraph)
 
 
+def kinds(words: list[str]) -> np.ndarray:
+    """The kinds of words, each without the space before it."""
+    return layout.kinds(pyarrow.array([" " + word for word in words], pyarrow.large_string()))
+
+
 def test_the_example_is_laid_out_as_shown() -> None:
-    words = [r"\n(", "Mr.", "X", "came.", r"\n/", "He", "sat.", r"\n)", r"\n(", r"Oh\n#0;", r"\n)"]
-    assert lay_out("Mr. X came. He sat.\nOh\x00") == " ".join(words).replace(r"\n", "\n")
+    words = [r"\n(", "Mr.", "X", "came.", "He", "sat.", r"\n)", r"\n(", r"Oh\n#0;", r"\n)"]
+    words = [word.replace(r"\n", "\n") for word in words]
+    assert lay_out("Mr. X came. He sat.\nOh\x00") == " ".join(words)
+    letters = ["".join(sign for bit, sign in ((1, "E"), (2, "B")) if kind & bit) for kind in kinds(words)]
+    assert letters == ["", "B", "B", "E", "B", "E", "", "", "B", ""]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +101,8 @@ def test_the_example_is_laid_out_as_shown() -> None:
         ("\n", "\n| \n|"),
         (" ", "\n(   \n)"),
         ("a\n\n b ", "\n( a \n) \n| \n(  b  \n)"),
-        ("came.\xa0He", "\n( came. \n/\xa0He \n)"),
-        ("came.  He", "\n( came. \n/  He \n)"),
+        ("came.\xa0He", "\n( came.\xa0He \n)"),
+        ("came.  He", "\n( came.  He \n)"),
         ("came.\nHe", "\n( came. \n) \n( He \n)"),
         ("\u2581a \ud800\udfff", "\n( \n#2581;a \n#d800;\n#dfff; \n)"),
         ("#0; (|/.)", "\n( #0; (|/.) \n)"),
@@ -151,13 +112,38 @@ def test_texts_are_laid_out(text: str, laid_out: str) -> None:
     assert lay_out(text) == laid_out
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(st.lists(st.sampled_from((*RICH, "\n", "\n")), max_size=12).map("".join))
-def test_words_and_signs_are_those_of_each_sentence(text: str) -> None:
-    lines = [by_the_rule(line) for line in text.split("\n")]
-    marked = " ".join("\n( " + " \n/".join(sentences) + " \n)" if sentences else "\n|" for sentences in lines)
-    foreign = "\x00\u2581\ud800"
-    assert lay_out(text) == "".join(f"\n#{ord(c):x};" if c in foreign else c for c in marked)
+@example("A. A\nI. A\n. A")
+@example("a.  \xa0  A")
+@example("a.\xa0 \t A")
+@example("a. \n A\n A")
+def test_sentences_end_with_the_words_with_which_they_should(text: str) -> None:
+    expected = []
+    for line in text.split("\n"):
+        is_end = [is_end for _, is_end in words_of(line)]
+        expected += [False, *is_end, False] if line else [False]
+    words = lay_out(text).split(" ")
+    assert layout.sentence_ends(kinds(words)).tolist() == expected
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(RICH), max_size=12).map("".join), st.booleans())
+@example("a.\xa0A.\t\x85", True)
+def test_signs_stand_where_sentences_end_inside_a_word(word: str, is_end: bool) -> None:
+    word = word.replace(" ", "\t")
+    amid = "\n/".join(by_the_rule(word))
+    assert layout.amid_sentence(word) == amid
+    ended = word.rstrip()
+    assert layout.before_sentence(word) == "\n/".join(by_the_rule(ended)) + "\n/" + word[len(ended) :]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(RICH), max_size=4).map("".join), min_size=1, max_size=8))
+def test_plain_words_have_neither_signs_nor_other_white_space(words: list[str]) -> None:
+    laid_out = lay_out(" ".join(words)).split(" ")
+    plain = layout.is_plain(pyarrow.array([" " + word for word in laid_out], pyarrow.large_string()))
+    assert plain.tolist() == [not any(map(str.isspace, word)) for word in laid_out]
 
 
 @settings(max_examples=500, deadline=None)
@@ -169,11 +155,8 @@ def test_every_text_can_be_written_and_read_back(text: str) -> None:
     assert "\x00" not in laid_out
     assert layout.SPACE_SIGN not in laid_out
     lines = [found[1] or "" for found in re.finditer(r"\n\( (.*?) \n\)|\n\|", laid_out, re.DOTALL)]
-    sentences = [line.split(" \n/") for line in lines]
-    assert [len(found) for found in sentences] == [len(split_sentences(x)) or 1 for x in text.split("\n")]
     foreign = re.compile(r"\n#([0-9a-f]+);")
-    joined = [foreign.sub(lambda found: chr(int(found[1], 16)), "".join(parts)) for parts in sentences]
-    assert "\n".join(joined) == text
+    assert "\n".join(foreign.sub(lambda found: chr(int(found[1], 16)), line) for line in lines) == text
 
 
 @given(st.text(st.characters() | st.sampled_from("\x00\u2581\ud800\udfff"), max_size=30))

@@ -192,10 +192,10 @@ class Boilerplate:
         gone = set(filter(_OWNER_OR_CALL.fullmatch, short))
         # Few pages have any of these, and a page is searched faster than its lines are.
         page = "\n".join(short)
-        if notices := _found(_NOTICES, page.lower()):
-            gone.update([line for line in short if _found(notices, line.lower())])
-        if separators := _found(_SEPARATORS, page):
-            gone.update([line for line in short if _found(separators, line) and _is_menu(line)])
+        for notice in _found(_NOTICES, page.lower()):
+            gone.update([line for line in short if notice in line.lower()])
+        for separator in _found(_SEPARATORS, page):
+            gone.update([line for line in short if separator in line and _is_menu(line)])
         if not gone:
             return document
         left = document.only([line not in gone for line in document.paragraphs])

@@ -36,15 +36,8 @@ _LONG = (rf"[^ \x00]{{{word_pieces.MAX_WORD}}}", rf"[^\x00]{{{word_pieces.MAX_WO
 _MARKING = (
     (r"\x00", "\x00*"),
     ("\u2581|[\\x{D800}-\\x{DFFF}]", "\x00^\\0"),
-    (
-        f"([{layout.ENDS}]+[{layout.CLOSERS}]*)([{layout.SPACES}]+[{layout.OPENERS}]*[A-Z0-9])",
-        "\\1\x00|\\2",
-    ),
-    (
-        f"((?:^|[^{layout.LETTERS}])(?:[{layout.LETTERS}]|{'|'.join(layout.ABBREVIATIONS)})"
-        rf"[{layout.ENDS}]*\.)\x00\|",
-        r"\1",
-    ),
+    (f"({layout.ENDING})([{layout.SPACES}]+{layout.BEGINNING})", "\\1\x00|\\2"),
+    (rf"({layout.NO_ENDING})\x00\|", r"\1"),
     (r"[^\n]+", "\x00{ \\0\x00}"),
     (r"\n", "\x00/"),
     # A sign with the foreign character behind it is no part of a word; the NUL makes the match begin there.

@@ -2,9 +2,11 @@
 
     text       It rains. It stays.
     words      " It"   " rains."   " It"   " stays."    each with the space before it; the first gets one
-    rows       0: [55]   1: [812, 9]   2: [34, 5]       the ids of each different word
-    numbers    0  1  0  2                               which row stands for each word of the text
-    ids        55  812 9  55  34 5
+    numbers    0       1           0       2            in the order in which they were met
+    ends       no      yes         no      no           whether a sentence ends, see `layout`
+    rows       0: [55]     2: [812, 9]         4: [34, 5]            the ids of each different word, and
+               1: [55 ..]  3: [812, 9, 3, 2]   5: [34, 5, 3, 2]      those with the marks of a sentence's end
+    ids        55      812 9 3 2   55      34 5
 
 Nearly every word of a text was met before, and to look it up takes a small part of the time in which its best
 segmentation is found. Arrow hashes all words of a list of texts at once, where they stand.
@@ -21,9 +23,11 @@ import numpy.typing as npt
 import pyarrow
 from pyarrow import compute
 
+from tf_codistill.corpus import layout
+
 Ids = npt.NDArray[np.int32]
 
-_MAX_IDS = 1 << 20  # some 300,000 English words, about 10 MB
+_MAX_IDS = 1 << 22  # some 600,000 English words, about 30 MB
 _MIN_WORDS = 1 << 17  # to hash those that are known again takes 10 ms for each list of texts
 
 
@@ -32,7 +36,7 @@ class KnownWords:
 
     Args:
         encode_words: Takes an Arrow array of different words, each of which begins with a space and has no
-            other; returns a list array with the ids of each.
+            other; returns a list array with two rows for each: its ids, and those where a sentence ends.
         max_ids: All words are forgotten when they have more ids.
         min_words: Texts of fewer words are encoded anew: even that is faster than to hash all known words.
     """
@@ -49,13 +53,14 @@ class KnownWords:
         self._lock = threading.Lock()
         self._words: pyarrow.Array
         self._rows: pyarrow.ListArray
+        self._kinds: npt.NDArray[np.uint8]
         self._forget()
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of texts.
 
         Args:
-            texts: At least one; words with single spaces between them, which can be written as UTF-8.
+            texts: At least one, as `layout.lay_out` returns them.
 
         Returns:
             A row for each.
@@ -63,14 +68,16 @@ class KnownWords:
         words, text_ends = _split(texts)
         if len(words) < self._min_words:
             coded = words.dictionary_encode()
-            rows = self._encode_words(coded.dictionary).take(coded.indices)
+            rows, kinds = self._encode_words(coded.dictionary), layout.kinds(coded.dictionary)
+            numbers = coded.indices
         else:
             with self._lock:
                 numbers = self._look_up(words)
-                known = self._rows
-                if len(known.values) > self._max_ids:
+                rows, kinds = self._rows, self._kinds
+                if len(rows.values) > self._max_ids:
                     self._forget()
-            rows = known.take(numbers)
+        numbers = numbers.to_numpy()
+        rows = rows.take(pyarrow.array(2 * numbers + layout.sentence_ends(kinds[numbers])))
         return np.split(rows.flatten().to_numpy(), rows.offsets.to_numpy()[text_ends[:-1]])
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -78,7 +85,7 @@ class KnownWords:
         return KnownWords, (self._encode_words, self._max_ids, self._min_words)
 
     def _look_up(self, words: pyarrow.Array) -> pyarrow.Array:
-        """The number of each word's row."""
+        """The number of each word."""
         numbers = compute.index_in(words, value_set=self._words)
         if numbers.null_count:
             new = words.filter(numbers.is_null()).dictionary_encode()
@@ -87,12 +94,14 @@ class KnownWords:
             )
             rows = self._encode_words(new.dictionary)  # before anything changes: it may fail
             self._rows = pyarrow.concat_arrays([self._rows, rows])
+            self._kinds = np.append(self._kinds, layout.kinds(new.dictionary))
             self._words = pyarrow.concat_arrays([self._words, new.dictionary])
         return numbers
 
     def _forget(self) -> None:
         self._words = pyarrow.array([], pyarrow.large_string())
         self._rows = pyarrow.array([], pyarrow.list_(pyarrow.int32()))
+        self._kinds = np.empty(0, np.uint8)
 
 
 def _split(texts: Sequence[str]) -> tuple[pyarrow.Array, npt.NDArray[np.int64]]:

@@ -1,11 +1,13 @@
 r"""Where sentences end, and a text laid out as words and signs for the marks between them.
 
     text       Mr. X came. He sat.\nOh\x00
-    words      \n(   Mr.   X   came.   \n/   He   sat.   \n)   \n(   Oh\n#0;   \n)
-    stand for  <p> <s>                 </s> <s>          </s> </p> <p> <s>     </s> </p>
+    words      \n(   Mr.   X   came.   He   sat.   \n)   \n(   Oh\n#0;   \n)
+    kinds              E    B       E    B      E            B
+    stand for  <p> <s>          </s> <s>           </s> </p> <p> <s>     </s> </p>
 
-Words are what single spaces separate. No line end is left in them, so one with a sign behind it is a mark. A
-sentence that goes on with another white space has it in the word of its sign: ``\n/\xa0He``.
+Words are what single spaces separate. No line end is left in them, so one with a sign behind it is a mark.
+Where one that may end a sentence (E) stands before one that may begin one (B), a sentence ends: that is found
+out once for each different word.
 
 A sentence ends after one or more of ``.!?…``, with the quotes and brackets that close there, if white space
 and then a capital letter or a digit follow, perhaps in quotes or brackets; unless that end has a full stop
@@ -17,15 +19,19 @@ Cyrillic letters (U+00C0 to U+052F, U+1E00 to U+1FFF): the rule names its charac
 
 from __future__ import annotations
 
-import itertools
 import re
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow
+from pyarrow import compute
 
 from tf_codistill import tokens
 
 SPACE_SIGN = "\u2581"
 """How SentencePiece writes a space inside a piece."""
 
-# Character classes, without their brackets, that Python and RE2 read alike; a sentence lies within a line.
+# Patterns and character classes, these without brackets, that Python and RE2 read alike.
 ENDS = ".!?…"
 CLOSERS = r"""\"'”’)\]"""
 OPENERS = r"""\"'“‘(\["""
@@ -35,20 +41,25 @@ _TITLES = ("Capt", "Dr", "Messrs", "Mme", "Mr", "Mrs", "Ms", "Prof", "Rev", "St"
 ABBREVIATIONS = (*_TITLES, "Eq", "Fig", "No", "cf", "eg", "etc", "ie", "vs")
 """Words after which a full stop ends no sentence; nor does it after a single letter."""
 
-_BY_LENGTH = itertools.groupby(sorted(ABBREVIATIONS, key=len), key=len)
-_NO_EXCEPTION = "".join(
-    rf"(?<![^{LETTERS}]{word}[{ENDS}])"
-    for word in (f"[{LETTERS}]", *(f"(?:{'|'.join(words)})" for _, words in _BY_LENGTH))
-)
-# First what follows, which is seldom right; then either it does not end with a full stop, or no exception
-# stands before its first character.
-_SENTENCE_END = re.compile(
-    rf"([{ENDS}](?<![{ENDS}][{ENDS}])(?=[{ENDS}]*+[{CLOSERS}]*+[{SPACES}]++[{OPENERS}]*+[A-Z0-9])"
-    rf"(?:[{ENDS}]*+[{CLOSERS}]*+(?<!\.)|{_NO_EXCEPTION}[{ENDS}]*+)(?=[{SPACES}]))"
-)
+ENDING = rf"[{ENDS}][{CLOSERS}]*"
+"""What stands last in a word that may end a sentence ..."""
+
+NO_ENDING = rf"(?:^|[^{LETTERS}])(?:[{LETTERS}]|{'|'.join(ABBREVIATIONS)})[{ENDS}]*\."
+"""... unless this does."""
+
+BEGINNING = rf"[{OPENERS}]*[A-Z0-9]"
+"""What stands first in a word that may begin a sentence."""
+
+_PERHAPS_END = re.compile(f"{ENDING}(?=[{SPACES}]+{BEGINNING})")
+_NO_END = re.compile(rf"{NO_ENDING}\Z")
+
+MAY_END, MAY_BEGIN, IS_BLANK = 1, 2, 4
+"""Kinds of words, to be added up."""
 
 # SentencePiece reads its own sign for a space as a space, and takes neither NUL nor half surrogate pairs.
 _FOREIGN = re.compile(f"[\x00{SPACE_SIGN}\ud800-\udfff]")
+
+_SENTENCE_SIGN = "\n/"
 
 END = " \n."
 """What to add to a text that is laid out to end the document."""
@@ -62,8 +73,9 @@ MARKS = {
 }
 """The ids that each sign stands for, by the character behind the line end."""
 
-SIGN = re.compile(r"\n(?:([()|/.])|#([0-9a-f]+);)")
-"""Finds signs: the first group is that of a mark, the second a foreign character in hexadecimal digits."""
+SIGN = re.compile(r"(?:^ )?\n([()|/.])|\n#([0-9a-f]+);")
+"""Finds signs in a word, and with a mark the space before it: the first group is that of a mark, the second a
+foreign character in hexadecimal digits."""
 
 
 def split_sentences(paragraph: str) -> list[str]:
@@ -75,8 +87,14 @@ def split_sentences(paragraph: str) -> list[str]:
     Returns:
         Its sentences, which joined give the paragraph again; none for an empty one.
     """
-    # A line end before it stands for the beginning of the text, which is no letter.
-    return [sentence for sentence in _with_ends("\n" + paragraph, "\n")[1:].split("\n") if sentence]
+    sentences, start, before = [], 0, 0
+    for found in _PERHAPS_END.finditer(paragraph):
+        word = max(before, paragraph.rfind(" ", before, found.start()))
+        before = found.end()
+        if not _NO_END.search(paragraph, word, before):
+            sentences.append(paragraph[start:before])
+            start = before
+    return [*sentences, paragraph[start:]] if paragraph else []
 
 
 def plain(text: str) -> str:
@@ -93,18 +111,68 @@ def lay_out(text: str) -> str:
     Returns:
         Words and signs with single spaces between them; can be written as UTF-8.
     """
-    paragraphs = [f"\n( {line} \n)" if line else "\n|" for line in text.split("\n")]
-    laid_out = _with_ends(" ".join(paragraphs), " \n/")
+    laid_out = " ".join([f"\n( {line} \n)" if line else "\n|" for line in text.split("\n")])
     if "\x00" in text or SPACE_SIGN in text or not (text.isascii() or _is_utf8(text)):
         laid_out = _FOREIGN.sub(lambda match: f"\n#{ord(match[0]):x};", laid_out)
     return laid_out
 
 
-def _with_ends(text: str, sign: str) -> str:
-    """A text with a sign behind each sentence that another one follows."""
-    parts = _SENTENCE_END.split(text)  # faster than to substitute
-    parts[1::2] = [end + sign for end in parts[1::2]]
-    return "".join(parts)
+def kinds(words: pyarrow.Array) -> npt.NDArray[np.uint8]:
+    """What sentences make of words.
+
+    Args:
+        words: Words of texts that were laid out, each with the space before it.
+
+    Returns:
+        For each the sum of its kinds.
+    """
+    may_end = _has(words, rf"{ENDING}[{SPACES}]*$") & ~_has(words, rf"{NO_ENDING}[{SPACES}]*$")
+    may_begin = _has(words, rf"^[{SPACES}]*{BEGINNING}")
+    is_blank = _has(words, rf"^[{SPACES}]*$")
+    return may_end * np.uint8(MAY_END) + may_begin * np.uint8(MAY_BEGIN) + is_blank * np.uint8(IS_BLANK)
+
+
+def sentence_ends(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Behind which words of texts a sentence ends.
+
+    Args:
+        kinds: Those of the words, one after another; the last is not blank.
+
+    Returns:
+        Whether one does, for each word. White space belongs to the sentence that it precedes.
+    """
+    may_begin = (kinds & MAY_BEGIN) > 0
+    blank = np.flatnonzero(kinds & IS_BLANK)
+    if blank.size:
+        last = blank[np.append(np.diff(blank) > 1, True)]  # of those that stand together
+        may_begin[blank] = may_begin[1 + last[np.searchsorted(last, blank)]]
+    ends = (kinds & MAY_END) > 0
+    ends[:-1] &= may_begin[1:]
+    ends[-1:] = False
+    return ends
+
+
+def is_plain(words: pyarrow.Array) -> npt.NDArray[np.bool_]:
+    """Whether each word has neither signs nor white space but the space before it."""
+    return ~_has(words, rf"\n|.[{SPACES}]")
+
+
+def amid_sentence(word: str) -> str:
+    """A word with signs for the sentences that end inside it, before other white space."""
+    return _SENTENCE_SIGN.join(split_sentences(word))
+
+
+def before_sentence(word: str) -> str:
+    """A word that ends a sentence, with signs for that and for those that end inside it."""
+    ended = word.rstrip()
+    return amid_sentence(ended) + _SENTENCE_SIGN + word[len(ended) :]
+
+
+def _has(words: pyarrow.Array, pattern: str) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = compute.match_substring_regex(words, pattern).to_numpy(
+        zero_copy_only=False
+    )
+    return found
 
 
 def _is_utf8(text: str) -> bool:

@@ -1,6 +1,6 @@
 """Documents on their way from one stage to the next: each a line of facts, its paragraphs and their numbers.
 
-    2c26b4...e5 00001a2c ["https://example.org/novel","eng",2]     key, bytes that follow, number of paragraphs
+    2c26b4...e5 00001a2c ["https://example.org/novel","eng",2]     key, bytes that follow, facts
     It was the best of times, it was the worst of times, ...
     There were a king with a large jaw and a queen with a plain face, ...
     12 14                                                          each as little-endian int64

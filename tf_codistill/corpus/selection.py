@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -230,18 +231,18 @@ def write_list(directory: str, wet_files: Sequence[str], places: Places) -> None
 
 def _by_wet_file(wet_files: Sequence[str], places: Places) -> Iterator[tuple[str, Numbers]]:
     index = {wet_file: number for number, wet_file in enumerate(wet_files)}
-    counts = np.zeros(len(wet_files), np.int64)
+    counts = [0] * len(wet_files)
     for wet_file, numbers in places():
         counts[index[wet_file]] += len(numbers)
-    ends = np.cumsum(counts)
-    position = ends - counts
+    ends = list(itertools.accumulate(counts))
+    position = [end - count for end, count in zip(ends, counts, strict=True)]
     with tempfile.TemporaryFile() as file:  # those of a whole crawl do not fit into memory
-        file.truncate(max(1, counts.sum()) * _NUMBER.itemsize)
-        everything = np.memmap(file, _NUMBER, "r+")
+        file.truncate(max(1, sum(counts)) * _NUMBER.itemsize)
+        everything = np.asarray(np.memmap(file, _NUMBER, "r+"))
         for wet_file, numbers in places():
             at = index[wet_file]
-            everything[position[at] : position[at] + len(numbers)] = numbers
-            position[at] += len(numbers)
+            start, position[at] = position[at], position[at] + len(numbers)
+            everything[start : position[at]] = numbers
         for wet_file, count, end in zip(wet_files, counts, ends, strict=True):
             yield wet_file, np.sort(everything[end - count : end])
 

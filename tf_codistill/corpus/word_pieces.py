@@ -93,6 +93,7 @@ class WordPieces:
             ]
         ).astype(np.int32)
         """The id for each of SentencePiece's own."""
+        self._ids = self.ids.tolist()
         begins_word = [piece.startswith(layout.SPACE_SIGN) for piece in learned]
         self._begins_word = np.array([False] * _FIRST_PIECE + begins_word)
         self._words = KnownWords(self._encode_words)
@@ -191,46 +192,62 @@ class WordPieces:
         return self.surfaces[index - tokens.NUM_SPECIAL]
 
     def _encode_words(self, words: pyarrow.Array) -> pyarrow.ListArray:
-        """The ids of different words, each with the space before it."""
+        """The ids of different words, each with the space before it; then those where a sentence ends."""
         num_bytes = compute.binary_length(words).to_numpy()
-        has_sign = compute.match_substring(words, "\n").to_numpy(zero_copy_only=False)
-        is_plain = (num_bytes <= MAX_WORD) & ~has_sign
+        is_plain = (num_bytes <= MAX_WORD) & layout.is_plain(words)
         parts = np.cumsum(num_bytes[is_plain]) // MAX_WORD
-        bounds = np.unique([0, *(1 + np.flatnonzero(np.diff(parts))), len(parts)]).astype(np.int32)
-        plain = pyarrow.ListArray.from_arrays(bounds, words.filter(pyarrow.array(is_plain)))
-        found = self._find(compute.binary_join(plain, _NOTHING).to_pylist())
+        ends = np.unique([0, *(1 + np.flatnonzero(np.diff(parts))), len(parts)])
+        plain = _lists(ends, words.filter(pyarrow.array(is_plain)))
+        found = _flat(self._find(compute.binary_join(plain, _NOTHING).to_pylist()))
         # A piece has a space only as its first character, so each of them begins another word.
-        begins = np.flatnonzero(self._begins_word[found])
-        others = [self._encode_word(word) for word in words.filter(pyarrow.array(~is_plain)).to_pylist()]
-        ends = len(found) + np.cumsum([0, *map(len, others)])
-        ids = np.concatenate([self.ids[found], *others])
-        rows = pyarrow.ListArray.from_arrays(np.append(begins, ends).astype(np.int32), ids)
-        order = np.argsort(~is_plain, kind="stable")  # of words in the rows
-        return rows.take(pyarrow.array(np.argsort(order)))
+        ids, bounds = self.ids[found], np.append(np.flatnonzero(self._begins_word[found]), len(found))
+        marks, num_plain = layout.MARKS["/"], len(bounds) - 1
+        with_marks = np.insert(ids, np.repeat(bounds[1:], len(marks)), np.tile(marks, num_plain))
+        others = self._encode_others(words.filter(pyarrow.array(~is_plain)).to_pylist())
+        rows = pyarrow.concat_arrays(
+            [
+                _lists(bounds, ids),
+                _lists(bounds + len(marks) * np.arange(len(bounds)), with_marks),
+                pyarrow.array(others, pyarrow.list_(pyarrow.int32())),
+            ]
+        )
+        places = np.empty((len(words), 2), np.int32)
+        places[is_plain] = np.arange(num_plain)[:, None] + [0, num_plain]
+        places[~is_plain] = 2 * num_plain + np.arange(len(others)).reshape(-1, 2)
+        return rows.take(pyarrow.array(places.ravel()))
 
-    def _encode_word(self, word: str) -> Ids:
-        """The ids of a word that may have signs in it or be long."""
-        text, *rest = layout.SIGN.split(word)
-        begins_with_mark = text == " " and rest and rest[0]
-        ids = [] if begins_with_mark else [self._encode_long(text)]
-        for mark, foreign, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-            if mark:
-                ids.append(np.array(layout.MARKS[mark], np.int32))
-            else:
-                content = chr(int(foreign, 16)).encode("utf-8", "surrogatepass")
-                ids.append(self.vocabulary_size + np.frombuffer(content, np.uint8).astype(np.int32))
-            ids.append(self._encode_long(text))
-        return np.concatenate(ids)
+    def _encode_others(self, words: Sequence[str]) -> list[list[int]]:
+        """The two rows of each word that may have signs or other white space in it, or be long."""
+        has_space = [word[-1].isspace() for word in words]  # a sentence ends before it
+        amid = self._encode_forms(map(layout.amid_sentence, words))
+        before = iter(self._encode_forms(map(layout.before_sentence, itertools.compress(words, has_space))))
+        rows = []
+        for row, is_special in zip(amid, has_space, strict=True):
+            rows += [row, next(before) if is_special else [*row, *layout.MARKS["/"]]]
+        return rows
 
-    def _encode_long(self, text: str) -> Ids:
-        parts = _LONG_WORD.sub("\\g<0>\0", text).split("\0") if text else []
-        found = [index for part in parts for index in self._processor.EncodeAsIds(part)]
-        return self.ids[np.array(found, np.int32)]
+    def _encode_forms(self, forms: Iterable[str]) -> list[list[int]]:
+        """The ids of words with signs in them."""
+        parsed = [layout.SIGN.split(form) for form in forms]
+        texts = list({part for form in parsed for text in form[::3] for part in _cut(text)})
+        found = dict(zip(texts, self._find(texts), strict=True)) if texts else {}
+        rows = []
+        for form in parsed:
+            row: list[int] = []
+            for text, mark, foreign in zip(form[::3], [*form[1::3], ""], [*form[2::3], ""], strict=True):
+                row += [self._ids[index] for part in _cut(text) for index in found[part]]
+                if mark:
+                    row += layout.MARKS[mark]
+                elif foreign:
+                    content = chr(int(foreign, 16)).encode("utf-8", "surrogatepass")
+                    row += [self.vocabulary_size + byte for byte in content]
+            rows.append(row)
+        return rows
 
-    def _find(self, parts: list[str]) -> Ids:
+    def _find(self, texts: list[str]) -> list[list[int]]:
         """SentencePiece's own ids of texts that are short enough for exact scores."""
-        found = self._processor.EncodeAsIds(parts, num_threads=1)
-        return np.fromiter(itertools.chain.from_iterable(found), np.int32)
+        found: list[list[int]] = self._processor.EncodeAsIds(texts, num_threads=1)
+        return found
 
     def _without_bytes(self, ids: Ids) -> Ids:
         """Makes each run of bytes one OUT_OF_VOCABULARY."""
@@ -240,6 +257,21 @@ class WordPieces:
         ids = np.where(is_byte, np.int32(tokens.OUT_OF_VOCABULARY), ids)
         is_byte[1:] &= is_byte[:-1].copy()
         return ids[~is_byte]
+
+
+def _cut(text: str) -> list[str]:
+    """The parts of a text that may be long, or empty."""
+    if len(text) > MAX_WORD:
+        return _LONG_WORD.sub("\\g<0>\0", text).split("\0")
+    return [text] if text else []
+
+
+def _flat(ids: Iterable[Iterable[int]]) -> Ids:
+    return np.fromiter(itertools.chain.from_iterable(ids), np.int32)
+
+
+def _lists(bounds: npt.NDArray[np.integer], values: pyarrow.Array | Ids) -> pyarrow.ListArray:
+    return pyarrow.ListArray.from_arrays(bounds.astype(np.int32), values)
 
 
 def _learn(texts: Iterable[str], num_pieces: int, coverage: float) -> bytes:

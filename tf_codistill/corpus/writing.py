@@ -40,7 +40,8 @@ ENDINGS = (".tokens", ".starts", PARAGRAPHS)
 """Endings of the files of a token shard."""
 
 _BATCH_CHARACTERS = 1 << 23
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_FROM_JSON = json.JSONDecoder()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +237,7 @@ def places(path: str) -> Iterator[tuple[str, list[int]]]:
     """
     with open_source(path) as file:
         for line in file:
-            content = json.loads(line)
+            content = _FROM_JSON.decode(line.decode("utf-8"))
             yield content["wet_file"], content["numbers"]
 
 
@@ -245,7 +246,7 @@ def _text(document: Document) -> str:
 
 
 def _place(document: Document) -> str:
-    return _JSON.encode({"wet_file": document.wet_file, "numbers": document.numbers}) + "\n"
+    return _TO_JSON.encode({"wet_file": document.wet_file, "numbers": document.numbers}) + "\n"
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ import pytest
 from rich import console as rich_console
 
 from tests.toy_crawls import SETTINGS, page_text, write_crawl
-from tf_codistill.corpus import explain, selection
+from tf_codistill.corpus import explain, listing
 from tf_codistill.corpus.explain import draw, show
 from tf_codistill.corpus.filters import Boilerplate, LongParagraphs
 from tf_codistill.corpus.pipeline import prepare
@@ -77,7 +77,7 @@ def test_each_step_tells_what_it_takes_away(tmp_path: Path) -> None:
 def test_a_selection_takes_the_place_of_filters(tmp_path: Path) -> None:
     paths = write_crawl(tmp_path / "crawl")
     prepare(paths, str(tmp_path / "corpus"), SETTINGS)
-    listed = Selection.open(str(tmp_path / "corpus" / selection.LIST))
+    listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     drawn = draw(paths, SETTINGS, 2, listed)
     assert drawn.counts == {"kept": 60, "not_selected": 6}
     assert not drawn.may_repeat

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import selection
+from tf_codistill.corpus import listing
 from tf_codistill.corpus.engines import Local
 from tf_codistill.corpus.filters import Document
 from tf_codistill.corpus.pipeline import CorpusSettings, prepare
@@ -72,7 +72,7 @@ def test_a_list_rebuilds_the_corpus(tmp_path: Path, max_tokens: int | None) -> N
     settings = CorpusSettings(num_pieces=2000, max_learning_characters=2_000_000, max_tokens=max_tokens)
     counts = prepare(wet_files(), str(tmp_path / "corpus"), settings, Local(2))["counts"]
     assert counts["kept"] > 400
-    listed = Selection.open(str(tmp_path / "corpus" / selection.LIST))
+    listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     tokenizer = str(tmp_path / "corpus" / tokens.TOKENIZER) if max_tokens else None
     mark = prepare(
         wet_files(), str(tmp_path / "rebuilt"), settings, Local(2), tokenizer=tokenizer, paragraph_ids=listed

@@ -12,7 +12,7 @@ import pytest
 
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
-from tf_codistill.corpus import engines, paragraph_lists, selection
+from tf_codistill.corpus import engines, listing, paragraph_lists, pipeline, selection
 from tf_codistill.corpus.counts import summary
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.pipeline import prepare
@@ -46,7 +46,7 @@ def write_list(path: Path, rows: str) -> Selection:
 def test_a_list_names_what_is_in_the_corpus(tmp_path: Path, wet_files: list[str]) -> None:
     mark = prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
     assert mark["counts"]["dropped"]["duplicate"] == 1
-    listed = dict(paragraph_lists.read(str(tmp_path / "corpus" / selection.LIST)))
+    listed = dict(paragraph_lists.read(str(tmp_path / "corpus" / listing.LIST)))
     assert list(listed) == [Path(path).name for path in wet_files]
     lines = [line for record in read_wet(wet_files[3]) for line in record.text.split("\n")]
     assert [lines[number] for number in listed["crawl-9.warc.wet.gz"]] == page_text(1000).split("\n")[1:]
@@ -54,12 +54,12 @@ def test_a_list_names_what_is_in_the_corpus(tmp_path: Path, wet_files: list[str]
     lines = [line for text in pages for line in text.split("\n")[: text.count("\n") + (text[-1] != "\n")]]
     kept = [line for text in pages[:-3] for line in text.split("\n")[1:]]
     assert [lines[number] for number in listed["crawl-0.warc.wet.gz"]] == kept
-    assert paragraph_lists.check(str(tmp_path / "corpus" / selection.LIST))
+    assert paragraph_lists.check(str(tmp_path / "corpus" / listing.LIST))
 
 
 def test_a_list_rebuilds_the_corpus(tmp_path: Path, wet_files: list[str]) -> None:
     prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
-    listed = Selection.open(str(tmp_path / "corpus" / selection.LIST))
+    listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     # Neither filters nor the search for duplicates have any say.
     settings = dataclasses.replace(SETTINGS, filters=[lambda document: "nothing_pleases"])
     mark = prepare(
@@ -80,10 +80,37 @@ def test_a_list_rebuilds_the_corpus(tmp_path: Path, wet_files: list[str]) -> Non
 def test_a_list_rebuilds_a_corpus_of_some_tokens(tmp_path: Path, wet_files: list[str]) -> None:
     settings = dataclasses.replace(SETTINGS, max_tokens=3000, max_validation_tokens=900)
     assert prepare(wet_files, str(tmp_path / "corpus"), settings)["counts"]["dropped"]["over_max_tokens"]
-    listed = Selection.open(str(tmp_path / "corpus" / selection.LIST))
+    listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     tokenizer = str(tmp_path / "corpus" / tokens.TOKENIZER)
     prepare(wet_files, str(tmp_path / "rebuilt"), settings, tokenizer=tokenizer, paragraph_ids=listed)
     assert rebuilt(tmp_path / "rebuilt") == rebuilt(tmp_path / "corpus")
+
+
+def test_a_file_that_cannot_be_read_has_an_empty_row(
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(wet_files[1]).write_bytes(b"no WET file")
+    settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.5)
+    prepare(wet_files, str(tmp_path / "corpus"), settings)
+    path = str(tmp_path / "corpus" / listing.LIST)
+    listed = dict(paragraph_lists.read(path))
+    assert list(listed) == [Path(name).name for name in wet_files]
+    assert [bool(numbers.size) for numbers in listed.values()] == [True, False, True, True]
+    prepare(wet_files, str(tmp_path / "rebuilt"), settings, paragraph_ids=Selection.open(path))
+    assert rebuilt(tmp_path / "rebuilt") == rebuilt(tmp_path / "corpus")
+
+    # Whoever is stopped at the end, and goes on without that file, does not mix up the others.
+    def stop(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_commit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(wet_files, str(tmp_path / "stopped"), settings)
+    prepare([wet_files[0], *wet_files[2:]], str(tmp_path / "stopped"), settings)
+    left = dict(paragraph_lists.read(str(tmp_path / "stopped" / listing.LIST)))
+    assert left.keys() == listed.keys() - {Path(wet_files[1]).name}
+    assert all(np.array_equal(numbers, listed[name]) for name, numbers in left.items())
 
 
 def test_unpacked_wet_files_are_known_by_the_same_name(tmp_path: Path, wet_files: list[str]) -> None:
@@ -91,7 +118,7 @@ def test_unpacked_wet_files_are_known_by_the_same_name(tmp_path: Path, wet_files
     plain = [path.removesuffix(".gz") for path in wet_files]
     for path, name in zip(wet_files, plain, strict=True):
         Path(name).write_bytes(gzip.decompress(Path(path).read_bytes()))
-    listed = Selection.open(str(tmp_path / "corpus" / selection.LIST))
+    listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     prepare(plain, str(tmp_path / "rebuilt"), SETTINGS, paragraph_ids=listed)
     ours, theirs = rebuilt(tmp_path / "rebuilt"), rebuilt(tmp_path / "corpus")
     assert {name: ours[name] for name in ours if name.endswith((".tokens", ".model"))} == {
@@ -103,7 +130,7 @@ def test_listed_files_that_are_not_given_are_counted(
     tmp_path: Path, wet_files: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
-    listed = Selection.open(str(tmp_path / "corpus" / selection.LIST))
+    listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     with caplog.at_level(logging.WARNING, "absl"):
         mark = prepare(wet_files[:1], str(tmp_path / "part"), SETTINGS, paragraph_ids=listed)
     assert mark["counts"]["wet_files_not_given"] == 3
@@ -149,7 +176,7 @@ def test_a_listed_file_that_the_crawl_does_not_have_is_told(tmp_path: Path, wet_
 
 def test_a_list_with_a_wrong_checksum_is_told(tmp_path: Path, wet_files: list[str]) -> None:
     prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
-    path = tmp_path / "corpus" / selection.LIST
+    path = tmp_path / "corpus" / listing.LIST
     path.write_text(path.read_text().replace(" 1 ", " 2 ", 1))
     with pytest.raises(ValueError, match=r"paragraph_ids\.csv' is damaged or another one: its SHA-256 is"):
         Selection.open(str(path))
@@ -182,7 +209,7 @@ def test_a_file_that_was_cut_off_counts_as_unreadable_not_as_another_one(
     tmp_path: Path, wet_files: list[str]
 ) -> None:
     prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
-    listed = Selection.open(str(tmp_path / "corpus" / selection.LIST))
+    listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     content = Path(wet_files[1]).read_bytes()
     Path(wet_files[1]).write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"crawl-1\.warc\.wet\.gz' is truncated"):

@@ -28,6 +28,12 @@ def test_neighbours_are_read_together(path: str) -> None:
     assert stretches.read(path, 2, 2) == b""
 
 
+def test_neighbours_are_read_one_by_one(path: str) -> None:
+    assert stretches.read_each(path, 0, 4) == CONTENTS
+    assert stretches.read_each(path, 1, 3) == CONTENTS[1:3]
+    assert stretches.read_each(path, 2, 2) == []
+
+
 def test_long_stretches_come_in_pieces(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stretches, "_CHUNK_BYTES", 128)
     assert [len(chunk) for chunk in stretches.chunks(path, 3)] == [128, 128, 44]

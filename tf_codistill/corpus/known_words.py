@@ -107,9 +107,8 @@ class KnownWords:
 def _split(texts: Sequence[str]) -> tuple[pyarrow.Array, npt.NDArray[np.int64]]:
     """The words of texts, and after how many of them each text ends."""
     encoded = [text.encode("utf-8") for text in texts]
-    content = b" " + b" ".join(encoded)
-    starts = np.flatnonzero(np.frombuffer(content, np.uint8) == ord(" "))
-    bounds = np.append(starts, len(content))
-    words = pyarrow.LargeStringArray.from_buffers(len(starts), *map(pyarrow.py_buffer, (bounds, content)))
+    content = b" ".join([b"", *encoded, b""])
+    bounds = np.flatnonzero(np.frombuffer(content, np.uint8) == ord(" "))
+    words = pyarrow.LargeStringArray.from_buffers(len(bounds) - 1, *map(pyarrow.py_buffer, (bounds, content)))
     ends = np.cumsum([1 + len(text) for text in encoded])
-    return words, np.searchsorted(starts, ends)
+    return words, np.searchsorted(bounds, ends)

@@ -122,15 +122,40 @@ def write(path: str, rows: Iterable[tuple[str, Numbers]]) -> None:
         path: Path or URL of the list, ending in ``.csv``.
         rows: Names of WET files and the numbers of their paragraphs, ascending.
     """
+    join(path, (encode([row]) for row in rows))
+
+
+def encode(rows: Iterable[tuple[str, Numbers]]) -> bytes:
+    """Rows as they stand in a list.
+
+    Args:
+        rows: Names of WET files and the numbers of their paragraphs, ascending.
+
+    Returns:
+        The lines.
+    """
+    return _lines_of(map(_encoded, rows))
+
+
+def join(path: str, parts: Iterable[bytes]) -> None:
+    """Writes a list from its parts, and beside it the file with its checksum.
+
+    Args:
+        path: Path or URL of the list, ending in ``.csv``.
+        parts: What `encode` returned, in order.
+    """
     digest = hashlib.sha256()
     with files.writing(path) as file:
-        for row in itertools.chain([_HEADER], map(_encoded, rows)):
-            line = io.StringIO()
-            csv.writer(line, lineterminator="\n").writerow(row)
-            content = line.getvalue().encode("utf-8", "surrogateescape")
+        for content in itertools.chain([_lines_of([_HEADER])], parts):
             digest.update(content)
             file.write(content)
     files.write(path + CHECKSUM, f"{digest.hexdigest()}  {os.path.basename(path)}\n".encode())
+
+
+def _lines_of(rows: Iterable[tuple[str, str]]) -> bytes:
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(rows)
+    return lines.getvalue().encode("utf-8", "surrogateescape")
 
 
 def _encoded(row: tuple[str, Numbers]) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """From WET files to a corpus that training reads.
 
-    WET files -> read -> duplicates -> word pieces -> write -> manifest.json
+    WET files -> read -> duplicates -> word pieces -> write -> list -> manifest.json
                   |          |                          |
                   +----------+-------- counts ----------+    read = kept + dropped + unreadable, always
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +29,7 @@ from tf_codistill.corpus import counts, selection, stages, writing
 from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.duplicates import DuplicatesStage
 from tf_codistill.corpus.engines import Local
+from tf_codistill.corpus.listing import FILES, ListStage
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings, fingerprint
 from tf_codistill.corpus.sources import is_http
@@ -38,7 +38,7 @@ from tf_codistill.corpus.word_pieces import WordPieces
 SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
 
-_OWN_ENDINGS = (*writing.ENDINGS, ".model", ".partial", SETTINGS, *selection.FILES)
+_OWN_ENDINGS = (*writing.ENDINGS, ".model", ".partial", SETTINGS, *FILES)
 _WORK_VERSION = 3  # counts up when the results of a stage change although its settings do not
 
 
@@ -157,15 +157,20 @@ def _prepare(
     kept = writing.Kept(settings, repeated)
     key = fingerprint(key, settings.num_pieces, settings.max_learning_characters, _checksum(tokenizer))
     pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
-    key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens)
+    key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.sources))
     num_documents = {
         split: sum(facts[split] for facts in read_facts.values()) for split in ("train", "validation")
     }
-    write = writing.WriteStage(
-        files.join(work_dir, f"write-{key}"), settings, kept, pieces, output_dir, num_documents
-    )
+    write_dir, wet_files = files.join(work_dir, f"write-{key}"), tuple(read.sources)
+    write = writing.WriteStage(write_dir, settings, kept, pieces, output_dir, num_documents, wet_files)
     write_facts = stages.run(write, engine)
     _check_written(write, write_facts)
+
+    num_paragraphs = sum(facts["paragraphs"] for facts in write_facts.values())
+    listed = [write.listed(task) for task in write_facts]
+    listing = ListStage(files.join(work_dir, f"list-{key}"), wet_files, listed, num_paragraphs)
+    stages.run(listing, engine)
+    listing.write(output_dir)
 
     counted = counts.of_corpus(read, read_facts, repeated_facts, write_facts)
     preparation = {**description, "wet_files": counts.of_wet_files(read, read_facts)}
@@ -261,14 +266,8 @@ def _commit(
     files.write(files.join(output_dir, tokens.TOKENIZER), files.read(write.tokenizer))
     files.write_json(files.join(output_dir, SETTINGS), preparation)
     promised = {name: checksum for task in facts.values() for name, checksum in task["sha256"].items()}
-    shards = [files.join(output_dir, name) for name in promised if name.endswith(writing.PARAGRAPHS)]
-    selection.write_list(
-        output_dir,
-        list(preparation["wet_files"]),
-        lambda: itertools.chain.from_iterable(map(writing.places, shards)),
-    )
     for name in files.names(output_dir):
-        if name not in (*promised, tokens.TOKENIZER, SETTINGS, *selection.FILES, files.MARK):
+        if name not in (*promised, tokens.TOKENIZER, SETTINGS, *FILES, files.MARK):
             files.remove(files.join(output_dir, name))
     mark = tokens.commit_corpus(
         output_dir,

@@ -21,10 +21,8 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import itertools
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from absl import logging
@@ -35,17 +33,8 @@ from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.paragraph_lists import Numbers
 from tf_codistill.corpus.settings import CorpusSettings
 
-LIST = "paragraph_ids.csv"
-"""Name of the list of the paragraphs of a corpus."""
-
-FILES = (LIST, LIST + paragraph_lists.CHECKSUM)
-"""Names of the list and of the file with its checksum."""
-
 REASON = "not_selected"
 """Why a document is dropped of which nothing is listed."""
-
-Places = Callable[[], Iterable[tuple[str, Sequence[int]]]]
-"""Goes through the documents of a corpus: WET file and paragraphs of each."""
 
 _FACTS = "selection.json"
 _NUMBERS = ".numbers"
@@ -216,35 +205,6 @@ class Selected:
             f"list of paragraphs: number {number} of WET file {self._wet_file!r} {what}; the list was made "
             "from another file of that name, or the file is damaged: fetch it again"
         )
-
-
-def write_list(directory: str, wet_files: Sequence[str], places: Places) -> None:
-    """Writes the list of the paragraphs of a corpus, with a row for each WET file.
-
-    Args:
-        directory: That of the corpus; gets `FILES`.
-        wet_files: Names of all WET files, sorted.
-        places: Goes through the documents; called twice.
-    """
-    paragraph_lists.write(files.join(directory, LIST), _by_wet_file(wet_files, places))
-
-
-def _by_wet_file(wet_files: Sequence[str], places: Places) -> Iterator[tuple[str, Numbers]]:
-    index = {wet_file: number for number, wet_file in enumerate(wet_files)}
-    counts = [0] * len(wet_files)
-    for wet_file, numbers in places():
-        counts[index[wet_file]] += len(numbers)
-    ends = list(itertools.accumulate(counts))
-    position = [end - count for end, count in zip(ends, counts, strict=True)]
-    with tempfile.TemporaryFile() as file:  # those of a whole crawl do not fit into memory
-        file.truncate(max(1, sum(counts)) * _NUMBER.itemsize)
-        everything = np.asarray(np.memmap(file, _NUMBER, "r+"))
-        for wet_file, numbers in places():
-            at = index[wet_file]
-            start, position[at] = position[at], position[at] + len(numbers)
-            everything[start : position[at]] = numbers
-        for wet_file, count, end in zip(wet_files, counts, ends, strict=True):
-            yield wet_file, np.sort(everything[end - count : end])
 
 
 def _stem(wet_file: str) -> str:

@@ -49,6 +49,23 @@ def read(path: str, first: int, last: int | None = None) -> bytes:
     return b"".join(chunks(path, first, last))
 
 
+def read_each(path: str, first: int, last: int) -> list[bytes]:
+    """Some neighbouring stretches, one by one.
+
+    Args:
+        path: A file that `write` wrote.
+        first: Number of the first stretch.
+        last: Number of the stretch before which to stop.
+
+    Returns:
+        The bytes of each.
+    """
+    size = _WHERE.itemsize
+    where = np.frombuffer(files.read(path, size * first, size * (last - first + 1)), _WHERE).tolist()
+    content = files.read(path, where[0], where[-1] - where[0])
+    return [content[start - where[0] : end - where[0]] for start, end in itertools.pairwise(where)]
+
+
 def chunks(path: str, first: int, last: int | None = None) -> Iterator[bytes]:
     """What `read` returns, in pieces.
 

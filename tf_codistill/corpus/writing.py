@@ -21,15 +21,15 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from tf_codistill import files, tokens
 from tf_codistill.corpus import duplicates, packed, reading, stretches
 from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.listing import Listed
 from tf_codistill.corpus.progress import Progress
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import open_source
 from tf_codistill.corpus.stages import Advance, Stage
 from tf_codistill.corpus.word_pieces import WordPieces
 
@@ -41,7 +41,6 @@ ENDINGS = (".tokens", ".starts", PARAGRAPHS)
 
 _BATCH_CHARACTERS = 1 << 23
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_FROM_JSON = json.JSONDecoder()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +130,7 @@ class WriteStage(Stage):
         tokenizer: Path of the tokenizer's file.
         output_dir: Directory of the corpus.
         num_documents: Number of documents kept in each split.
+        wet_files: Names of all WET files, also of those that cannot be read.
     """
 
     title = "writing tokens"
@@ -143,6 +143,7 @@ class WriteStage(Stage):
     tokenizer: str
     output_dir: str
     num_documents: Mapping[str, int]
+    wet_files: Sequence[str]
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
@@ -177,6 +178,10 @@ class WriteStage(Stage):
             names[split].append(task)
         return names
 
+    def listed(self, task: str) -> str:
+        """Path of the file with the paragraphs of a token shard, see `listing.Listed`."""
+        return self.path(task, ".listed")
+
     def _shards(self) -> dict[str, tuple[str, int, int]]:
         """Split, number and number of shards by task."""
         number = self.settings.num_shards
@@ -191,6 +196,7 @@ class WriteStage(Stage):
         most = sys.maxsize if limit is None else limit // num_shards
         dropped: collections.Counter[str] = collections.Counter()
         num_documents = num_tokens = 0
+        listed = Listed(self.wet_files)
         with (
             tokens.ShardWriter(directory, split, index, num_shards, pieces.vocabulary_size) as shard,
             files.writing(files.join(directory, shard.name + PARAGRAPHS)) as places,
@@ -205,12 +211,14 @@ class WriteStage(Stage):
                     num_tokens += len(ids)
                     if num_tokens <= most:
                         shard.add(ids)
-                        written.append(_place(document))
-                places.write("".join(written).encode("utf-8"))
+                        written.append(document)
+                places.write("".join(map(_place, written)).encode("utf-8"))
+                listed.add(written)
                 num_documents += len(documents)
             facts = shard.close()
         dropped["over_max_tokens"] = num_documents - facts["num_documents"]
-        return {"shard": facts, "dropped": +dropped}
+        num_listed = listed.write(self.listed(task))
+        return {"shard": facts, "dropped": +dropped, "paragraphs": num_listed}
 
 
 def _batches(documents: Iterable[Document | str]) -> Iterator[list[Document | str]]:
@@ -224,21 +232,6 @@ def _batches(documents: Iterable[Document | str]) -> Iterator[list[Document | st
             yield batch
             batch, num_characters = [], 0
     yield batch
-
-
-def places(path: str) -> Iterator[tuple[str, list[int]]]:
-    """Goes through a ``.paragraphs`` file.
-
-    Args:
-        path: Path or URL of the file.
-
-    Yields:
-        The WET file of a document, and the numbers of its paragraphs.
-    """
-    with open_source(path) as file:
-        for line in file:
-            content = _FROM_JSON.decode(line.decode("utf-8"))
-            yield content["wet_file"], content["numbers"]
 
 
 def _text(document: Document) -> str:

@@ -1,0 +1,113 @@
+"""Stage 4: the list of the paragraphs of a corpus, from which it can be built again.
+
+    <write>/<task>.listed      paragraphs of a token shard, in stretches by WET file
+    <list>/<task>.rows         rows of some WET files, see paragraph_lists.py
+    <corpus>/paragraph_ids.csv all rows, and beside it their checksum
+
+A task is a range of WET files: it gathers their paragraphs from all token shards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tf_codistill import files
+from tf_codistill.corpus import paragraph_lists, stretches
+from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.stages import Advance, Stage
+
+LIST = "paragraph_ids.csv"
+"""Name of the list of the paragraphs of a corpus."""
+
+FILES = (LIST, LIST + paragraph_lists.CHECKSUM)
+"""Names of the list and of the file with its checksum."""
+
+_NUMBER = np.dtype("<u4")
+_ROWS = ".rows"
+_NUMBERS_PER_TASK = 2_000_000
+
+
+class Listed:
+    """Gathers the paragraphs of a token shard.
+
+    Args:
+        wet_files: Names of all WET files.
+    """
+
+    def __init__(self, wet_files: Sequence[str]) -> None:
+        self._positions = {wet_file: position for position, wet_file in enumerate(wet_files)}
+        self._holders: list[npt.NDArray[np.uint32]] = []
+        self._numbers: list[npt.NDArray[np.uint32]] = []
+
+    def add(self, documents: Iterable[Document]) -> None:
+        """Adds the paragraphs of documents."""
+        for document in documents:
+            self._numbers.append(np.array(document.numbers, _NUMBER))
+            self._holders.append(np.full(len(document.numbers), self._positions[document.wet_file], _NUMBER))
+
+    def write(self, path: str) -> int:
+        """Writes them in stretches by WET file; returns their number."""
+        nothing = np.empty(0, _NUMBER)
+        holders = np.concatenate([nothing, *self._holders])
+        numbers = np.concatenate([nothing, *self._numbers])
+        sizes = np.bincount(holders, minlength=len(self._positions)) * _NUMBER.itemsize
+        stretches.write(path, sizes, [numbers[np.lexsort((numbers, holders))].tobytes()])
+        return len(numbers)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListStage(Stage):
+    """Lists the paragraphs of a corpus; a task is a range of WET files.
+
+    Attributes:
+        directory: The folder of its results.
+        wet_files: Names of all WET files, in order.
+        listed: Path of what `Listed.write` wrote of each token shard.
+        num_paragraphs: Their number.
+    """
+
+    title = "listing paragraphs"
+    unit = "paragraphs"
+    units_per_process = 1_000_000
+
+    directory: str
+    wet_files: Sequence[str]
+    listed: Sequence[str]
+    num_paragraphs: int
+
+    def sizes(self) -> Mapping[str, int]:
+        """The tasks with the number of paragraphs expected in each."""
+        share = self.num_paragraphs / len(self.wet_files)
+        return {task: int(last * share) - int(first * share) for task, first, last in self._spans()}
+
+    def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
+        """Writes the rows of a range of WET files."""
+        first, last = next((first, last) for name, first, last in self._spans() if name == task)
+        by_shard = [stretches.read_each(path, first, last) for path in self.listed]
+        rows = []
+        for wet_file, parts in zip(self.wet_files[first:last], zip(*by_shard, strict=True), strict=True):
+            rows.append((wet_file, np.sort(np.frombuffer(b"".join(parts), _NUMBER))))
+        files.write(self.path(task, _ROWS), paragraph_lists.encode(rows))
+        advance(self.sizes()[task])
+        return {"paragraphs": sum(len(numbers) for _, numbers in rows)}
+
+    def write(self, directory: str) -> None:
+        """Writes the list, once all tasks are done.
+
+        Args:
+            directory: That of the corpus; gets `FILES`.
+        """
+        rows = (files.read(self.path(task, _ROWS)) for task in self.sizes())
+        paragraph_lists.join(files.join(directory, LIST), rows)
+
+    def _spans(self) -> Iterator[tuple[str, int, int]]:
+        """Yields each task with its first WET file and the one before which it stops."""
+        num_tasks = min(len(self.wet_files), 1 + self.num_paragraphs // _NUMBERS_PER_TASK)
+        for index in range(num_tasks):
+            first, last = (len(self.wet_files) * i // num_tasks for i in (index, index + 1))
+            yield f"rows-{index:05d}-of-{num_tasks:05d}", first, last

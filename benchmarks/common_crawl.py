@@ -11,7 +11,8 @@ which gives other ids in fewer calls. These ratios are of CPU seconds, each the 
 
 That of two processes is of seconds that pass, the least of two turns each, on `--copies` of each file under
 other names. Duplicates are not looked for there: next to nothing would be left to write. What workers take to
-start, once in a program, is told by itself. Both cores must be free for it.
+start, once in a program, is told by itself; that each meets all words for the first time is in the ratio, and
+weighs less the more there is to do. Both cores must be free for it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from tf_codistill.corpus.settings import CorpusSettings
 
 WET_FILES = flags.DEFINE_string("wet_files", None, "Pattern of WET files.", required=True)
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "A word_pieces.model.", required=True)
-COPIES = flags.DEFINE_integer("copies", 8, "Copies of each file that one process and two are timed on.")
+COPIES = flags.DEFINE_integer("copies", 24, "Copies of each file that one process and two are timed on.")
 _NUM_TURNS = 3
 
 

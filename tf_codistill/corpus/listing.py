@@ -29,7 +29,7 @@ FILES = (LIST, LIST + paragraph_lists.CHECKSUM)
 
 _NUMBER = np.dtype("<u4")
 _ROWS = ".rows"
-_NUMBERS_PER_TASK = 2_000_000
+_NUMBERS_PER_TASK = 10_000_000  # 40 MB, and some times that as text
 
 
 class Listed:

@@ -4,9 +4,9 @@
     words      " It"   " rains."   " It"   " stays."    each with the space before it; the first gets one
     numbers    0       1           0       2            in the order in which they were met
     ends       no      yes         no      no           whether a sentence ends, see `layout`
-    rows       0: [55]     2: [812, 9]         4: [34, 5]            the ids of each different word, and
-               1: [55 ..]  3: [812, 9, 3, 2]   5: [34, 5, 3, 2]      those with the marks of a sentence's end
-    ids        55      812 9 3 2   55      34 5
+    rows       0: [55]            2: [812, 9]            4: [34, 5]             the ids of each different word
+               1: [55, </s> <s>]  3: [812, 9, </s> <s>]  5: [34, 5, </s> <s>]   and where a sentence ends
+    ids        55      812 9 </s> <s>      55      34 5
 
 Nearly every word of a text was met before, and to look it up takes a small part of the time in which its best
 segmentation is found. Arrow hashes all words of a list of texts at once, where they stand.
@@ -27,7 +27,7 @@ from tf_codistill.corpus import layout
 
 Ids = npt.NDArray[np.int32]
 
-_MAX_IDS = 1 << 22  # some 600,000 English words, about 30 MB
+_MAX_IDS = 1 << 22  # some 500,000 English words, about 30 MB
 _MIN_WORDS = 1 << 17  # to hash those that are known again takes 10 ms for each list of texts
 
 
@@ -92,10 +92,11 @@ class KnownWords:
             numbers = compute.replace_with_mask(
                 numbers, numbers.is_null(), compute.add(new.indices, len(self._words)).cast(pyarrow.int32())
             )
-            rows = self._encode_words(new.dictionary)  # before anything changes: it may fail
-            self._rows = pyarrow.concat_arrays([self._rows, rows])
-            self._kinds = np.append(self._kinds, layout.kinds(new.dictionary))
-            self._words = pyarrow.concat_arrays([self._words, new.dictionary])
+            # Nothing changes before all has been found: it may fail.
+            rows = pyarrow.concat_arrays([self._rows, self._encode_words(new.dictionary)])
+            kinds = np.append(self._kinds, layout.kinds(new.dictionary))
+            words = pyarrow.concat_arrays([self._words, new.dictionary])
+            self._rows, self._kinds, self._words = rows, kinds, words
         return numbers
 
     def _forget(self) -> None:

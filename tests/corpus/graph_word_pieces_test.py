@@ -110,6 +110,8 @@ def test_ids_are_the_same_for_long_runs(tokenizers: Tokenizers, text: str) -> No
 
 def test_words_longer_than_any_are_cut_at_the_same_places(tokenizers: Tokenizers) -> None:
     tokenizers.check(LONG)
+    runs = [("module" * MAX_WORD)[start:][: MAX_WORD - 1] for start in range(6)]
+    tokenizers.check([foreign + run for foreign in ("\u2581", "\ud800") for run in runs])
 
 
 def test_ids_from_the_middle_of_a_text_can_be_decoded(tokenizers: Tokenizers) -> None:

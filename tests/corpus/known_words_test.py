@@ -118,6 +118,20 @@ def test_nothing_is_known_of_words_that_could_not_be_encoded() -> None:
         assert encode(words, texts) == expected(texts)
 
 
+def test_nothing_is_known_of_words_whose_kinds_could_not_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(words: pyarrow.Array) -> None:
+        raise MemoryError(f"{len(words)} are too many")
+
+    words = KnownWords(Encoder(), min_words=0)
+    encode(words, ["a b"])
+    with monkeypatch.context() as patch:
+        patch.setattr(layout, "kinds", fail)
+        with pytest.raises(MemoryError, match="too many"):
+            encode(words, ["b c d"])
+    for texts in (["d a b c"], ["c d"]):
+        assert encode(words, texts) == expected(texts)
+
+
 @pytest.fixture
 def eager_threads() -> Iterator[None]:
     """Threads that take turns after as few steps as they can."""

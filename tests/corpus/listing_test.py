@@ -48,7 +48,7 @@ def test_a_list_has_the_paragraphs_of_all_token_shards(shards: list[list[tuple[s
             paths.append(f"{directory}/{index}.listed")
             num_paragraphs += listed.write(paths[-1])
         assert num_paragraphs == sum(map(len, expected.values()))
-        stage = ListStage(f"{directory}/list", WET_FILES, paths, num_paragraphs)
+        stage = ListStage(f"{directory}/list", WET_FILES, paths[::-1], num_paragraphs)
         facts = stages.run(stage, Local(1))
         assert (
             sum(task["paragraphs"] for task in facts.values())

@@ -81,6 +81,7 @@ def test_marks_surround_sentences_and_paragraphs(pieces: WordPieces) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PARTS), max_size=40).map(lambda parts: "".join(parts)[:200]))
 @example("Mr. X came. He sat.\n\n\xa0 \n日本語.  Oh\tno!")
+@example("He came.\xa0 Oh")
 def test_ids_are_those_that_sentencepiece_finds_in_each_sentence(pieces: WordPieces, text: str) -> None:
     processor = sentencepiece.SentencePieceProcessor(model_proto=pieces.model)
     expected: list[int] = []

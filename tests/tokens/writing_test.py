@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tf_codistill import tokens
+from tf_codistill.tokens import writing
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,16 @@ def test_a_shard_shows_only_when_closed(tmp_path: pathlib.Path) -> None:
     assert facts == {"name": "train-00000-of-00001", "num_documents": 1, "num_tokens": 2}
     assert writer.close() == facts
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".starts", ".tokens"]
+
+
+def test_a_long_shard_is_written_in_parts(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "_CHUNK_BYTES", 16)
+    documents = [[2, 0, 7, 8 + number, 1, 3, 5] for number in range(5)]
+    with tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000) as writer:
+        for document in documents:
+            writer.add(document)
+    written = np.fromfile(tmp_path / "train-00000-of-00001.tokens", "<u2")
+    assert written.tolist() == [index for document in documents for index in document]
 
 
 @pytest.mark.parametrize(("index", "vocabulary_size"), [(2, 1000), (-1, 1000), (0, 6)])

@@ -35,13 +35,13 @@ _LONG = (rf"[^ \x00]{{{word_pieces.MAX_WORD}}}", rf"[^\x00]{{{word_pieces.MAX_WO
 # Applied in turn. The signs belong to none of the classes of characters that make up the sentence rule.
 _MARKING = (
     (r"\x00", "\x00*"),
-    ("\u2581|[\\x{D800}-\\x{DFFF}]", "\x00^\\0"),
+    ("\u2581|[\\x{D800}-\\x{DFFF}]", "\x00^\\0\x00+"),
     (f"({layout.ENDING})([{layout.SPACES}]+{layout.BEGINNING})", "\\1\x00|\\2"),
     (rf"({layout.NO_ENDING})\x00\|", r"\1"),
     (r"[^\n]+", "\x00{ \\0\x00}"),
     (r"\n", "\x00/"),
-    # A sign with the foreign character behind it is no part of a word; the NUL makes the match begin there.
-    *((rf"(?:\x00(?:\^[^\x00]|[*|{{}}/+]))?{long}", "\\0\x00+") for long in _LONG),
+    # A sign is no part of a word; the NUL makes the match begin there.
+    *((rf"(?:\x00[*|{{}}/+])?{long}", "\\0\x00+") for long in _LONG),
 )
 
 

@@ -2,7 +2,7 @@ r"""Where sentences end, and a text laid out as words and signs for the marks be
 
     text       Mr. X came. He sat.\nOh\x00
     words      \n(   Mr.   X   came.   He   sat.   \n)   \n(   Oh\n#0;   \n)
-    kinds              E    B       E    B      E            B
+    kinds            B     B   E       B    E                B
     stand for  <p> <s>          </s> <s>           </s> </p> <p> <s>     </s> </p>
 
 Words are what single spaces separate. No line end is left in them, so one with a sign behind it is a mark.
@@ -153,17 +153,38 @@ def sentence_ends(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
 
 def is_plain(words: pyarrow.Array) -> npt.NDArray[np.bool_]:
-    """Whether each word has neither signs nor white space but the space before it."""
-    return ~_has(words, rf"\n|.[{SPACES}]")
+    """Whether each word has neither signs nor what could end a sentence before other white space.
+
+    Args:
+        words: Words of texts that were laid out, each with the space before it.
+
+    Returns:
+        For each whether its ids are those of its text as it is.
+    """
+    return ~_has(words, rf"\n|{ENDING}[{SPACES}]")
 
 
 def amid_sentence(word: str) -> str:
-    """A word with signs for the sentences that end inside it, before other white space."""
+    """A word amid a sentence.
+
+    Args:
+        word: A word of a text that was laid out.
+
+    Returns:
+        The word with signs for the sentences that end inside it, before other white space.
+    """
     return _SENTENCE_SIGN.join(split_sentences(word))
 
 
 def before_sentence(word: str) -> str:
-    """A word that ends a sentence, with signs for that and for those that end inside it."""
+    """A word that ends a sentence.
+
+    Args:
+        word: A word of a text that was laid out.
+
+    Returns:
+        The word with signs for that and for those that end inside it; white space at its end is behind them.
+    """
     ended = word.rstrip()
     return amid_sentence(ended) + _SENTENCE_SIGN + word[len(ended) :]
 

@@ -10,11 +10,11 @@ A task is a range of WET files: it gathers their paragraphs from all token shard
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tf_codistill import files
 from tf_codistill.corpus import paragraph_lists, stretches
@@ -41,20 +41,28 @@ class Listed:
 
     def __init__(self, wet_files: Sequence[str]) -> None:
         self._positions = {wet_file: position for position, wet_file in enumerate(wet_files)}
-        self._holders: list[npt.NDArray[np.uint32]] = []
-        self._numbers: list[npt.NDArray[np.uint32]] = []
+        self._holders, self._numbers = array("I"), array("I")
 
     def add(self, documents: Iterable[Document]) -> None:
-        """Adds the paragraphs of documents."""
+        """Adds the paragraphs of documents.
+
+        Args:
+            documents: Documents of the token shard.
+        """
         for document in documents:
-            self._numbers.append(np.array(document.numbers, _NUMBER))
-            self._holders.append(np.full(len(document.numbers), self._positions[document.wet_file], _NUMBER))
+            self._numbers.extend(document.numbers)
+            self._holders.extend([self._positions[document.wet_file]] * len(document.numbers))
 
     def write(self, path: str) -> int:
-        """Writes them in stretches by WET file; returns their number."""
-        nothing = np.empty(0, _NUMBER)
-        holders = np.concatenate([nothing, *self._holders])
-        numbers = np.concatenate([nothing, *self._numbers])
+        """Writes them in stretches by WET file.
+
+        Args:
+            path: The file.
+
+        Returns:
+            How many there are.
+        """
+        holders, numbers = (np.array(values, _NUMBER) for values in (self._holders, self._numbers))
         sizes = np.bincount(holders, minlength=len(self._positions)) * _NUMBER.itemsize
         stretches.write(path, sizes, [numbers[np.lexsort((numbers, holders))].tobytes()])
         return len(numbers)

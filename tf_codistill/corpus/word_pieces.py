@@ -216,17 +216,18 @@ class WordPieces:
         places[~is_plain] = 2 * num_plain + np.arange(len(others)).reshape(-1, 2)
         return rows.take(pyarrow.array(places.ravel()))
 
-    def _encode_others(self, words: Sequence[str]) -> list[list[int]]:
+    def _encode_others(self, words: Sequence[str]) -> list[Ids]:
         """The two rows of each word that may have signs or other white space in it, or be long."""
         has_space = [word[-1].isspace() for word in words]  # a sentence ends before it
         amid = self._encode_forms(map(layout.amid_sentence, words))
         before = iter(self._encode_forms(map(layout.before_sentence, itertools.compress(words, has_space))))
-        rows = []
+        rows: list[Ids] = []
+        marks = np.array(layout.MARKS["/"], np.int32)
         for row, is_special in zip(amid, has_space, strict=True):
-            rows += [row, next(before) if is_special else [*row, *layout.MARKS["/"]]]
+            rows += [row, next(before) if is_special else np.append(row, marks)]
         return rows
 
-    def _encode_forms(self, forms: Iterable[str]) -> list[list[int]]:
+    def _encode_forms(self, forms: Iterable[str]) -> list[Ids]:
         """The ids of words with signs in them."""
         parsed = [layout.SIGN.split(form) for form in forms]
         texts = list({part for form in parsed for text in form[::3] for part in _cut(text)})
@@ -241,7 +242,7 @@ class WordPieces:
                 elif foreign:
                     content = chr(int(foreign, 16)).encode("utf-8", "surrogatepass")
                     row += [self.vocabulary_size + byte for byte in content]
-            rows.append(row)
+            rows.append(np.array(row, np.int32))
         return rows
 
     def _find(self, texts: list[str]) -> list[list[int]]:

@@ -25,7 +25,8 @@ def read(path: Path) -> list[tuple[str, list[int]]]:
 
 
 def write(path: Path, rows: list[tuple[str, list[int]]]) -> Path:
-    paragraph_lists.write(str(path), [(name, np.array(numbers, np.uint32)) for name, numbers in rows])
+    content = paragraph_lists.encode((name, np.array(numbers, np.uint32)) for name, numbers in rows)
+    paragraph_lists.write(str(path), [content])
     return path
 
 

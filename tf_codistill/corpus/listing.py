@@ -111,7 +111,7 @@ class ListStage(Stage):
             directory: That of the corpus; gets `FILES`.
         """
         rows = (files.read(self.path(task, _ROWS)) for task in self.sizes())
-        paragraph_lists.join(files.join(directory, LIST), rows)
+        paragraph_lists.write(files.join(directory, LIST), rows)
 
     def _spans(self) -> Iterator[tuple[str, int, int]]:
         """Yields each task with its first WET file and the one before which it stops."""

@@ -115,16 +115,6 @@ def read(path: str) -> Iterator[tuple[str, Numbers]]:
         raise ValueError(f"list {path!r} names no WET file; expected a row for each")
 
 
-def write(path: str, rows: Iterable[tuple[str, Numbers]]) -> None:
-    """Writes a list, and beside it the file with its checksum.
-
-    Args:
-        path: Path or URL of the list, ending in ``.csv``.
-        rows: Names of WET files and the numbers of their paragraphs, ascending.
-    """
-    join(path, (encode([row]) for row in rows))
-
-
 def encode(rows: Iterable[tuple[str, Numbers]]) -> bytes:
     """Rows as they stand in a list.
 
@@ -137,8 +127,8 @@ def encode(rows: Iterable[tuple[str, Numbers]]) -> bytes:
     return _lines_of(map(_encoded, rows))
 
 
-def join(path: str, parts: Iterable[bytes]) -> None:
-    """Writes a list from its parts, and beside it the file with its checksum.
+def write(path: str, parts: Iterable[bytes]) -> None:
+    """Writes a list, and beside it the file with its checksum.
 
     Args:
         path: Path or URL of the list, ending in ``.csv``.

@@ -21,6 +21,7 @@ from tests.training.codistillation_test import NUM_CLASSES, NUM_FEATURES, regres
 from tests.workers import run_workers
 from tf_codistill.peers.exchange import Snapshot
 from tf_codistill.training.codistillation import CodistillationModel
+from tf_codistill.training.multi_worker import total
 
 GLOBAL_BATCH = 12
 NUM_EPOCHS, STEPS_PER_EPOCH, STEPS_PER_EXECUTION, NUM_VALIDATION_STEPS = 6, 5, 2, 3
@@ -54,6 +55,19 @@ import json
 from tests.training.multi_worker_test import train
 print(json.dumps(train(strategy)))
 """
+
+
+@pytest.mark.parametrize("needed", [(), (0,), (0, 1)])
+def test_a_total_does_not_depend_on_who_else_needs_its_terms(needed: tuple[int, ...]) -> None:
+    """1 + 1e8 - 1e8 is 0 in float32; AddN begins with a term that only it needs, and -1e8 + 1e8 + 1 is 1."""
+
+    @tf.function
+    def graph(one: tf.Tensor, much: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        terms = [tf.math.exp(one), tf.math.exp(much), -tf.math.exp(much)]
+        return total(terms), [terms[number] for number in needed]
+
+    value, _ = graph(tf.constant(0.0), tf.constant(18.4))
+    assert float(value) == 0
 
 
 def arrays(seed: int, num_steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ from tf_codistill import recurrent_state, schedules
 from tf_codistill.peers.teachers import ModelFn, Teachers
 from tf_codistill.training.comparison import Comparison, Task
 from tf_codistill.training.distillation import Distillation, Losses, Teaching, Weights, equal_logits
-from tf_codistill.training.multi_worker import MultiWorkerModel, of_whole_batch
+from tf_codistill.training.multi_worker import MultiWorkerModel, of_whole_batch, total
 
 _PARTS = (
     "task_loss",
@@ -131,7 +131,8 @@ class CodistillationModel(MultiWorkerModel):
             teaching = self._teaching(features, prediction)
             task_loss = self.task_loss(data, prediction, added, shares) + self._penalty()
             distillation_losses = self.distillation(teaching, prediction, sample_weight, shares)
-            loss = task_loss + sum(teaching.weights[name] * psi for name, psi in distillation_losses.items())
+            weighed = [teaching.weights[name] * psi for name, psi in distillation_losses.items()]
+            loss = total([task_loss, *weighed])
             scaled_loss = self.optimizer.scale_loss(loss)
         self._count_loss(loss, features)
         self._count_parts(task_loss, distillation_losses, teaching)

@@ -25,6 +25,7 @@ import keras
 import tensorflow as tf
 
 from tf_codistill import losses, schedules
+from tf_codistill.training.multi_worker import total
 from tf_codistill.training.whole_batch import Shares, is_mean
 
 Psi: TypeAlias = losses.DistillationLoss | Callable[[Any, Any], Any]  # a keras.losses.Loss is callable
@@ -232,8 +233,8 @@ class Distillation:
         counts = {name: tf.cast(weight > 0, tf.float32) for name, weight in teaching.weights.items()}
         strongest = tf.reduce_max(list(teaching.weights.values()))
         if values:
-            total = tf.add_n([tf.cast(value, tf.float32) for value in values.values()])
-            yield "distillation_loss", total, tf.cast(strongest > 0, tf.float32)
+            psi = total([tf.cast(value, tf.float32) for value in values.values()])
+            yield "distillation_loss", psi, tf.cast(strongest > 0, tf.float32)
         yield "distillation_weight", strongest, tf.constant(1.0)
         for name in self._names:
             if name in values:

@@ -180,7 +180,7 @@ class MultiWorkerModel(keras.Model):
             values.append(self._compile_loss(targets, prediction, weighed))
         if not values:
             raise ValueError("there is no task loss; give compile a loss, or a layer of the model add_loss")
-        return keras.ops.sum(values)
+        return total(values)
 
     def task_weights(self, sample_weight: Any, prediction: Any, shares: whole_batch.Shares) -> Any:
         """Sample weights with which the losses given to `compile` are parts of those of the whole batch.
@@ -327,6 +327,21 @@ class MultiWorkerModel(keras.Model):
 def of_whole_batch(loss: tf.Tensor) -> tf.Tensor:
     """Undoes Keras's scaling of a replica's loss by 1 / replicas, done because gradients are summed."""
     return loss * tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
+
+
+def total(terms: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The sum of scalars, to the last bit the same in every run.
+
+    In a graph both ``+`` and ``tf.add_n`` become AddN, which starts with a term that nobody else needs any
+    more: with three terms or more the order depends on what else has been computed by then.
+
+    Args:
+        terms: At least one scalar; all have the same dtype.
+
+    Returns:
+        The sum, of their dtype.
+    """
+    return keras.ops.sum(keras.ops.stack(terms))
 
 
 def _spec_on_one_replica(value: Any) -> tf.TensorSpec:

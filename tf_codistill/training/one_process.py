@@ -31,7 +31,7 @@ from tf_codistill.peers.topology import Topology
 from tf_codistill.training.comparison import Comparison, Task
 from tf_codistill.training.distillation import Distillation, Losses, Outputs, Teaching, Weights
 from tf_codistill.training.fellow_students import FellowStudents
-from tf_codistill.training.multi_worker import MultiWorkerModel, of_whole_batch, on_one_replica
+from tf_codistill.training.multi_worker import MultiWorkerModel, of_whole_batch, on_one_replica, total
 from tf_codistill.training.watch import WatchStudents
 
 _PARTS = (
@@ -186,9 +186,12 @@ class CodistillingStudents(MultiWorkerModel):
                     teachings, predictions, parts, shares, strict=True
                 )
             ]
-            loss = tf.add_n(task_losses)
-            for teaching, by_output in zip(teachings, psis, strict=True):
-                loss += sum(teaching.weights[name] * psi for name, psi in by_output.items())
+            weighed = [
+                teaching.weights[name] * psi
+                for teaching, by_output in zip(teachings, psis, strict=True)
+                for name, psi in by_output.items()
+            ]
+            loss = total([*task_losses, *weighed])
             scaled_loss = self.optimizer.scale_loss(loss)
         self._count_loss(loss / len(self.students), parts[0][0])
         for number, (part, prediction) in enumerate(zip(parts, predictions, strict=True)):
@@ -216,7 +219,7 @@ class CodistillingStudents(MultiWorkerModel):
             task_losses.append(self.task_loss(data, prediction, added[number], shares[number]))
             self._parts[f"student_{number}_task_loss"].update_state(of_whole_batch(task_losses[-1]))
             self.compute_metrics(features, targets, prediction, sample_weight)
-        self._count_loss(tf.add_n(task_losses) / len(task_losses), features)
+        self._count_loss(total(task_losses) / len(task_losses), features)
         if self._compile_loss is not None:
             task_weight = self.task_weights(sample_weight, predictions[0], shares[0])
             of_mean = Task(self._compile_loss, targets, task_weight).loss(_mean(predictions))
@@ -373,7 +376,7 @@ def _mean(predictions: list[Any]) -> Any:
 
 
 def _mean_of_outputs(*outputs: tf.Tensor) -> tf.Tensor:
-    mean = sum(outputs) / len(outputs)
+    mean = keras.ops.mean(keras.ops.stack(outputs), axis=0)
     mask = getattr(outputs[0], "_keras_mask", None)
     if mask is not None:
         mean._keras_mask = mask

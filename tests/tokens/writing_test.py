@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from tf_codistill import tokens
+from tf_codistill import files, tokens
 from tf_codistill.tokens import writing
 
 
@@ -44,6 +44,34 @@ def test_a_shard_shows_only_when_closed(tmp_path: pathlib.Path) -> None:
     assert facts == {"name": "train-00000-of-00001", "num_documents": 1, "num_tokens": 2}
     assert writer.close() == facts
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".starts", ".tokens"]
+
+
+def test_a_closed_shard_takes_no_more(tmp_path: pathlib.Path) -> None:
+    writer = tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000)
+    writer.add([7, 5])
+    facts = writer.close()
+    with pytest.raises(
+        ValueError, match="document 1 of token shard 'train-00000-of-00001' comes after close"
+    ):
+        writer.add([8, 5])
+    assert writer.close() == facts
+    assert np.fromfile(tmp_path / "train-00000-of-00001.tokens", "<u2").tolist() == [7, 5]
+
+
+def test_a_shard_that_cannot_be_closed_leaves_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str, content: bytes) -> None:
+        raise OSError("no space left")
+
+    def write() -> None:
+        with tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000) as writer:
+            writer.add([7, 5])
+            monkeypatch.setattr(files, "write", full)
+
+    with pytest.raises(OSError, match="no space left"):
+        write()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_shard_is_written_in_parts(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ commit_corpus("corpus", vocabulary_size=..., splits={"train": [writer.close(), .
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -14,7 +15,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from tf_codistill import files
 from tf_codistill.tokens.marks import (
@@ -33,7 +33,7 @@ class ShardWriter:
     """Writes one token shard, document by document; a context manager.
 
     Nothing is to be seen under the shard's own names before `close`, which leaving the ``with`` block calls;
-    an exception inside the block discards what was written.
+    an exception inside the block, or of `close`, discards what was written.
 
     Args:
         directory: Directory of the corpus; exists.
@@ -57,7 +57,8 @@ class ShardWriter:
         self._path = files.join(directory, self.name)
         self._vocabulary_size = vocabulary_size
         self._dtype = token_dtype(vocabulary_size)
-        self._file = tf.io.gfile.GFile(f"{self._path}.tokens.partial", "wb")
+        self._aside = contextlib.ExitStack()
+        self._file = self._aside.enter_context(files.writing(f"{self._path}.tokens"))
         self._waiting = bytearray()
         self._starts = array("q")
         self._num_tokens = 0
@@ -70,10 +71,12 @@ class ShardWriter:
             document: Its ids; the last one is END_OF_DOCUMENT, no other is.
 
         Raises:
-            ValueError: The ids do not end so, or one is outside the vocabulary.
+            ValueError: The ids do not end so, one is outside the vocabulary, or the shard has been closed.
         """
         ids = np.asarray(document)
         where = f"document {len(self._starts)} of token shard {self.name!r}"
+        if self._closed:
+            raise ValueError(f"{where} comes after close; add all documents before")
         if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(
                 f"{where} has shape {ids.shape} and type {ids.dtype}; expected a row of integers that ends "
@@ -100,12 +103,14 @@ class ShardWriter:
 
         Returns:
             ``name`` (without suffix), ``num_documents`` and ``num_tokens``, as `commit_corpus` wants them.
+
+        Raises:
+            OSError: The shard cannot be written.
         """
         if not self._closed:
-            self._write()  # a shard without documents is a file too
-            self._file.close()
-            files.write(f"{self._path}.starts", np.array(self._starts, dtype=STARTS_DTYPE).tobytes())
-            tf.io.gfile.rename(f"{self._path}.tokens.partial", f"{self._path}.tokens", overwrite=True)
+            with self._aside:
+                self._write()  # a shard without documents is a file too
+                files.write(f"{self._path}.starts", np.array(self._starts, dtype=STARTS_DTYPE).tobytes())
             self._closed = True
         return {"name": self.name, "num_documents": len(self._starts), "num_tokens": self._num_tokens}
 
@@ -123,9 +128,8 @@ class ShardWriter:
         """Closes the shard, or discards it after an exception."""
         if kind is None:
             self.close()
-            return
-        self._file.close()
-        files.remove(f"{self._path}.tokens.partial")
+        else:
+            self._aside.__exit__(kind, error, trace)
 
 
 def commit_corpus(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.plain_filters import judge_plainly
+from tf_codistill import files
+from tf_codistill.corpus import filters
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.filters import Boilerplate, English, Length, LinkList, LongParagraphs, judge
+from tf_codistill.corpus.wet import Record, read_wet
 
 ENGLISH = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of "
@@ -155,6 +161,57 @@ def test_language_detector_sees_the_start_alone() -> None:
 @given(st.text(st.characters(), max_size=200))
 def test_language_detector_takes_any_text(text: str) -> None:
     assert English()(document((text,))) in (document((text,)), "other_language")
+
+
+CALLS = (
+    "Read more",
+    "©",
+    "(c) ",
+    "Copyright",
+    "Log in",
+    "page 2 of 7",
+    "Skip to",
+    "Share this",
+    "advertisement",
+)
+LINE_PARTS = (
+    *filters.NOTICES,
+    *CALLS,
+    *"|»›•·>.!?…,;:)]\"'”’“‘-_ éſKİ\t\r\x1c\u2028",
+    "Use Cookies",
+    " | ",
+    "a",
+    "word ",
+    "x" * 30,
+)
+
+
+def page_lines() -> st.SearchStrategy[str]:
+    parts = st.lists(st.sampled_from(LINE_PARTS) | st.text(max_size=5), max_size=8).map("".join)
+    return parts | st.sampled_from((*ENGLISH, *MENU, *NOTICES, "word " * 60, "x" * 200))
+
+
+@given(st.lists(page_lines(), max_size=12).map("\n".join))
+def test_filters_judge_as_the_rules_put_plainly(text: str) -> None:
+    verdict = judge(Document.of_text(text, language="eng"), FILTERS)
+    left = verdict if isinstance(verdict, str) else list(verdict.paragraphs)
+    assert left == judge_plainly(text, "eng")
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("TF_CODISTILL_REAL_DATA" not in os.environ, reason="TF_CODISTILL_REAL_DATA is not set")
+def test_filters_judge_real_pages_as_the_rules_put_plainly() -> None:
+    pages = [
+        page
+        for path in files.glob(os.path.join(os.environ["TF_CODISTILL_REAL_DATA"], "crawl", "*-00002.*"))
+        for page in read_wet(path)
+        if isinstance(page, Record)
+    ]
+    assert len(pages) > 1000
+    for page in pages:
+        verdict = judge(Document.of_text(page.text, language=page.language), FILTERS)
+        left = verdict if isinstance(verdict, str) else list(verdict.paragraphs)
+        assert left == judge_plainly(page.text, page.language)
 
 
 @pytest.mark.parametrize(

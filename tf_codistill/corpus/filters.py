@@ -26,10 +26,10 @@ from tf_codistill.corpus.document import Document
 _NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\U0001fffe-\U0001ffff]")
 # Bytes of UTF-8 without which none of these can be there.
 _PERHAPS_NOT_TEXT = bytes({*range(0x20), 0x7F, 0xC2, 0xEF, *range(0xF0, 0xF5)} - set(b"\t\n\r"))
-_SENTENCE_END = re.compile(r"""[.!?:;,…]["'”’»)\]]*$""")
+_SENTENCE_ENDS = tuple(".!?:;,…")
+_CLOSERS = "\"'”’»)]"
 
-# What pages say about themselves, wherever in a short line; most of it from Raffel et al. 2020, section 2.2.
-_NOTICES = (
+NOTICES = (
     "all rights reserved",
     "terms of use",
     "terms of service",
@@ -41,18 +41,27 @@ _NOTICES = (
     "enable javascript",
     "lorem ipsum",
 )
-# Whose a page is; what it asks of its reader; what its parts are. Where much follows, it is a sentence.
-_OWNER_OR_CALL = re.compile(
-    r"""(?: © | \(c\)\  | copyright\b ).* | [^\w"'“‘]*(?:
+"""What pages say about themselves, wherever in a short line, in lower case.
+
+Most of it is from Raffel et al. 2020, section 2.2.
+"""
+
+OWNER_OR_CALL = r"""
+    (?: © | \(c\)\  | copyright\b ).* | [^\w"'“‘\n]*+(?:
         (?:read|learn|see|view|show|load)\ (?:more|all) | continue\ reading | click\ (?:here|to)
         | back\ to\ top | skip\ to | share\ (?:this|on|via) | (?:follow|like)\ us | sign\ (?:in|up)
         | log\ ?(?:in|out) | subscribe | (?:leave|post|add|write)\ a\ (?:comment|reply|review)
         | (?:posted|published|filed|tagged|powered)\ (?:by|in|on|under|with)
         | (?:related|recent|popular|previous|next|older|newer)\ (?:posts?|articles?|stories|entries|pages?)
         | add\ to\ (?:cart|wishlist) | page\ \d+\ of\ \d+ | advertisement
-    )\b.{0,40}""",
-    re.IGNORECASE | re.VERBOSE,
-)
+    )\b.{0,40}
+"""
+"""Pattern of lines in lower case that say whose a page is, what it asks of its reader or what its parts are.
+
+Where much follows, it is a sentence.
+"""
+
+_OWNER_OR_CALL = re.compile(rf"\n({OWNER_OR_CALL})(?=\n)", re.VERBOSE)
 _SEPARATOR = re.compile(r"\s*[|»›•·>]+\s*")
 _SEPARATORS = tuple("|»›•·>")
 _MIN_ENTRIES = 3
@@ -157,7 +166,7 @@ class LinkList:
         """Returns the document, or ``link_list``."""
         num_characters = sum(map(len, document.paragraphs))
         short = [line for line in document.paragraphs if len(line) <= self.max_line_characters]
-        in_links = sum(len(line) for line in short if not _SENTENCE_END.search(line))
+        in_links = sum(len(line) for line in short if not line.rstrip(_CLOSERS).endswith(_SENTENCE_ENDS))
         return "link_list" if in_links > self.max_share * num_characters else document
 
 
@@ -189,15 +198,18 @@ class Boilerplate:
     def __call__(self, document: Document) -> Document | str:
         """Returns the document without such lines, or ``boilerplate``."""
         short = [line for line in document.paragraphs if len(line) <= self.max_line_characters]
-        gone = set(filter(_OWNER_OR_CALL.fullmatch, short))
-        # Few pages have any of these, and a page is searched faster than its lines are.
-        page = "\n".join(short)
-        for notice in _found(_NOTICES, page.lower()):
-            gone.update([line for line in short if notice in line.lower()])
-        for separator in _found(_SEPARATORS, page):
-            gone.update([line for line in short if separator in line and _is_menu(line)])
-        if not gone:
+        # A page is searched several times as fast as its lines are, one by one.
+        page = "\n".join(["", *short, ""]).lower()
+        found = set(_OWNER_OR_CALL.findall(page))
+        notices, separators = _found(NOTICES, page), _found(_SEPARATORS, page)
+        if not (found or notices or separators):
             return document
+        lines = page.split("\n")[1:-1]
+        for notice in notices:
+            found.update([line for line in lines if notice in line])
+        for separator in separators:
+            found.update([line for line in lines if separator in line and _is_menu(line)])
+        gone = {line for line, lowered in zip(short, lines, strict=True) if lowered in found}
         left = document.only([line not in gone for line in document.paragraphs])
         return left if left.paragraphs else "boilerplate"
 

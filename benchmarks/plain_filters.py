@@ -69,5 +69,5 @@ def _is_boilerplate(line: str) -> bool:
     lowered = line.lower()
     if any(notice in lowered for notice in NOTICES) or _OWNER_OR_CALL.fullmatch(lowered):
         return True
-    entries = [entry.strip() for entry in _SEPARATOR.split(line)]
+    entries = [entry.strip() for entry in _SEPARATOR.split(line) if entry.strip()]
     return len(entries) >= 3 and max(len(entry) for entry in entries) <= 30

@@ -20,6 +20,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "What to draw.")
 
 def main() -> None:
     """Inspects the corpus."""
+    program.require_apart(_CORPUS_DIR, _OUTPUT_DIR)
     found = inspection.inspect(tokens.open_corpus(_CORPUS_DIR.value), _SEED.value)
     print(inspection_page.as_text(found))
     if _OUTPUT_DIR.value:

@@ -30,7 +30,7 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory of the corpus."
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "A word_pieces.model to use; else one is learned.")
 _QUARANTINE_DIR = flags.DEFINE_string("quarantine_dir", None, "Directory to keep what cannot be read in.")
 _PARAGRAPH_IDS = flags.DEFINE_string("paragraph_ids", None, "List of paragraphs that the corpus is made of.")
-_EXPLAIN = flags.DEFINE_integer("explain", None, "How many kept and dropped pages to show, and no more.")
+_EXPLAIN = flags.DEFINE_integer("explain", None, "How many kept and dropped pages to show.", lower_bound=1)
 _EXPLAIN_SEED = flags.DEFINE_integer("explain_seed", 0, "Another seed shows other pages.")
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Processes here, or Apache Beam.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "For --runner=local; else one per CPU core.")
@@ -47,7 +47,7 @@ def main() -> None:
     program.require("with --runner=local", not is_beam, _NUM_PROCESSES)
     program.require("without --wet_files", not _WET_FILES.value, _CRAWL, _NUM_FILES, _BASE_URL, _DOWNLOAD_DIR)
     program.require("with --explain", _EXPLAIN.value is not None, _EXPLAIN_SEED)
-    program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE_DIR)
+    program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE_DIR, _PARAGRAPH_IDS)
     if not (_WET_FILES.value or _CRAWL.present or _NUM_FILES.present):
         raise ValueError("no WET files are named; give either --wet_files, or --crawl and --num_files")
     list_source = None if _WET_FILES.value else crawl.list_source(_CRAWL.value, _BASE_URL.value)

@@ -166,7 +166,7 @@ def require_apart(place: flags.FlagHolder[str | None], *holders: flags.FlagHolde
             if inner.startswith(outer):
                 raise ValueError(
                     f"--{holder.name} is {holder.value!r}, inside --{place.name}, which holds nothing else; "
-                    "name a directory beside it"
+                    "name a place beside it"
                 )
 
 

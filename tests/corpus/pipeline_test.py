@@ -12,6 +12,7 @@ from typing import Any
 import gin
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
@@ -58,6 +59,7 @@ def test_counts_add_up(tmp_path: Path, wet_files: list[str]) -> None:
         "unreadable": {},
         "dirt": {},
         "unreadable_files": [],
+        "truncated_files": [],
         "repeated_paragraphs": 0,
     }
     assert "other_language" in counts.summary(mark, "corpus")
@@ -101,7 +103,9 @@ def test_other_settings_are_not_mistaken_for_the_same(tmp_path: Path, wet_files:
     prepare(wet_files, output_dir, SETTINGS)
     with pytest.raises(ValueError, match="prepared with num_pieces = 120, now it is 130"):
         prepare(wet_files, output_dir, dataclasses.replace(SETTINGS, num_pieces=130))
-    with pytest.raises(ValueError, match="prepared with wet_files"):
+    with pytest.raises(
+        ValueError, match="other WET files: 'crawl-1.warc.wet.gz' had [0-9]+ bytes, now it has no"
+    ):
         prepare(wet_files[:1], output_dir, SETTINGS)
 
 
@@ -146,14 +150,96 @@ def test_damaged_record_is_counted(tmp_path: Path, wet_files: list[str]) -> None
     assert mark["counts"]["kept"] == NUM_GOOD
 
 
-def test_directory_with_other_things_is_left_alone(tmp_path: Path, wet_files: list[str]) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chapter_1.tex",
+        "notes.model",
+        "my_paragraph_ids.csv",
+        "my_preparation.json",
+        "train.tokens",
+        "a.partial",
+    ],
+)
+def test_directory_with_other_things_is_left_alone(tmp_path: Path, wet_files: list[str], name: str) -> None:
     output_dir = tmp_path / "thesis"
     output_dir.mkdir()
-    (output_dir / "chapter_1.tex").write_text("years of work")
-    (output_dir / "notes.model").write_text("more work")
-    with pytest.raises(ValueError, match=r"chapter_1\.tex"):
+    (output_dir / name).write_text("years of work")
+    with pytest.raises(ValueError, match=f"holds '{name}', which is no part of a corpus"):
         prepare(wet_files, str(output_dir), SETTINGS)
-    assert sorted(os.listdir(output_dir)) == ["chapter_1.tex", "notes.model"]
+    assert os.listdir(output_dir) == [name]
+
+
+def test_what_others_keep_in_the_directory_of_the_work_stays(tmp_path: Path, wet_files: list[str]) -> None:
+    kept = tmp_path / "corpus.work" / "wet"
+    kept.mkdir(parents=True)
+    moved = [
+        os.rename(path, kept / os.path.basename(path)) or str(kept / os.path.basename(path))
+        for path in wet_files
+    ]
+    prepare(moved, str(tmp_path / "corpus"), SETTINGS)
+    assert os.listdir(tmp_path / "corpus.work") == ["wet"]
+    assert len(os.listdir(kept)) == len(wet_files)
+    prepare(moved, str(tmp_path / "other"), SETTINGS)
+    assert not (tmp_path / "other.work").exists()
+
+
+def test_no_file_is_renamed_from_one_directory_to_another(
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The corpus may be on another disk than its work, as behind a link or a mount point."""
+    crossing = []
+
+    def rename(path: str, target: str, overwrite: bool = False) -> None:
+        if not str(path).startswith(f"{os.path.dirname(target)}/"):
+            crossing.append((path, target))
+        os.replace(path, target)
+
+    monkeypatch.setattr(tf.io.gfile, "rename", rename)
+    prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    assert crossing == []
+
+
+def test_this_directory_can_be_the_corpus(
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match=r"num_pieces = 20000 does not suit this corpus \(it has text for"):
+        prepare(wet_files, ".", dataclasses.replace(SETTINGS, num_pieces=20_000))
+    assert os.listdir(".") == []
+    prepare(wet_files, ".", SETTINGS)
+    prepare(wet_files, str(tmp_path / "there"), SETTINGS)
+    assert contents(".") == contents(tmp_path / "there")
+
+
+@pytest.mark.parametrize("other", ["crawl-0.warc.wet.gz", "crawl-0.warc.wet"])
+def test_files_of_one_name_are_refused(tmp_path: Path, wet_files: list[str], other: str) -> None:
+    with pytest.raises(ValueError, match=f"crawl-0.warc.wet.gz' and 'elsewhere/{other}' have the same name"):
+        prepare([*wet_files, f"elsewhere/{other}"], str(tmp_path / "corpus"), SETTINGS)
+
+
+def test_a_file_that_ends_too_early_is_named(tmp_path: Path, wet_files: list[str]) -> None:
+    Path(wet_files[1]).write_bytes(Path(wet_files[1]).read_bytes()[:-50])
+    settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.9)
+    mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
+    assert mark["counts"]["truncated_files"] == ["crawl-1.warc.wet.gz"]
+    assert "WET files that end too early: crawl-1.warc.wet.gz" in counts.summary(mark, "corpus")
+
+
+def test_a_damaged_file_is_read_again_by_whoever_goes_on(tmp_path: Path, wet_files: list[str]) -> None:
+    """For it may have been mended, or is to be kept in quarantine now."""
+    whole, size = Path(wet_files[1]).read_bytes(), os.path.getsize(wet_files[1])
+    Path(wet_files[1]).write_bytes(whole[: size // 2] + bytes(64) + whole[size // 2 + 64 :])
+    corpus, quarantine = str(tmp_path / "corpus"), tmp_path / "quarantine"
+    too_many = dataclasses.replace(SETTINGS, num_pieces=20_000)
+    with pytest.raises(ValueError, match="num_pieces"):
+        prepare(wet_files, corpus, too_many)
+    with pytest.raises(ValueError, match="num_pieces"):
+        prepare(wet_files, corpus, too_many, quarantine_dir=str(quarantine))
+    assert (quarantine / "crawl-1.warc.wet.gz.jsonl").exists()
+    Path(wet_files[1]).write_bytes(whole)
+    assert prepare(wet_files, corpus, SETTINGS)["counts"]["unreadable"] == {}
 
 
 @pytest.mark.parametrize(
@@ -164,6 +250,11 @@ def test_directory_with_other_things_is_left_alone(tmp_path: Path, wet_files: li
         ({"num_shards": 0}, "num_shards is 0"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"num_pieces": -1}, "num_pieces is -1"),
+        ({"num_pieces": 24e3}, "num_pieces is 24000.0; expected a whole number, at least 1"),
+        ({"num_shards": True}, "num_shards is True; expected a whole number"),
+        ({"num_shards": None}, "num_shards is None; expected a whole number"),
+        ({"validation_share": "a"}, "validation_share is 'a'"),
+        ({"max_unreadable_share": "a"}, "max_unreadable_share is 'a'"),
     ],
 )
 def test_settings_without_sense_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -95,5 +95,15 @@ def test_patterns_stand_for_files_and_addresses_for_themselves(tmp_path: Path) -
         address,
         f"{tmp_path}/c.txt",
     ]
+    (tmp_path / "a[1]").mkdir()
+    (tmp_path / "a[1]" / "d.wet").write_bytes(b"content")
+    assert matching([f"{tmp_path}/a*", f"{tmp_path}/a.wet", f"{tmp_path}/a[1]/d.wet"]) == [
+        f"{tmp_path}/a.wet",
+        f"{tmp_path}/a[1]/d.wet",
+    ]
+    with pytest.raises(
+        ValueError, match=r"is a directory; name the files in it, as by '.*/\*\.warc\.wet\.gz'"
+    ):
+        matching([str(tmp_path)])
     with pytest.raises(ValueError, match=r"\*\.gz' matches no file; check the path, and quote the pattern"):
         matching([f"{tmp_path}/*.wet", f"{tmp_path}/*.gz"])

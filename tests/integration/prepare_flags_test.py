@@ -304,6 +304,10 @@ def test_beam_reads_from_a_server_as_well(
             ["--wet_files=FILE", "--quarantine_dir=corpus/"],
             "--quarantine_dir is 'corpus/', inside --output_dir",
         ),
+        (
+            ["--wet_files=FILE", "--paragraph_ids=corpus/paragraph_ids.csv"],
+            "--paragraph_ids is 'corpus/paragraph_ids.csv', inside --output_dir",
+        ),
         (["--wet_files=FILE", "--crawl=X"], "--crawl has an effect only without --wet_files; see"),
         (["--wet_files=FILE", "--num_files=1"], "--num_files has an effect only without --wet_files"),
         (["--wet_files=FILE", "--base_url=X"], "--base_url has an effect only without --wet_files"),

@@ -62,6 +62,7 @@ def of_corpus(read: ReadStage, read_facts: Facts, repeated: Facts, written: Fact
         "kept": sum(task["shard"]["num_documents"] for task in written.values()),
         "repeated_paragraphs": sum(task["repeats"] for task in repeated.values()),
         "unreadable_files": [task for task in read.sources if task not in read_facts],
+        "truncated_files": [task for task, one in read_facts.items() if one["cut_off_at"] is not None],
     }
 
 
@@ -107,4 +108,6 @@ def summary(mark: Mapping[str, Any], directory: str) -> str:
         lines.append(f"  WET files that are listed but were not given: {counts['wet_files_not_given']:,}")
     if counts["unreadable_files"]:
         lines.append(f"  WET files that could not be read: {', '.join(counts['unreadable_files'])}")
+    if counts.get("truncated_files"):
+        lines.append(f"  WET files that end too early: {', '.join(counts['truncated_files'])}")
     return "\n".join([f"corpus {directory}: vocabulary {mark['vocabulary_size']:,}, documents:", *lines])

@@ -47,7 +47,7 @@ Most of it is from Raffel et al. 2020, section 2.2.
 """
 
 OWNER_OR_CALL = r"""
-    (?: © | \(c\)\  | copyright\b ).* | [^\w"'“‘\n]*+(?:
+    (?: © | \(c\)(?=[\ \d]) | copyright\b ).* | [^\w"'“‘\n]*+(?:
         (?:read|learn|see|view|show|load)\ (?:more|all) | continue\ reading | click\ (?:here|to)
         | back\ to\ top | skip\ to | share\ (?:this|on|via) | (?:follow|like)\ us | sign\ (?:in|up)
         | log\ ?(?:in|out) | subscribe | (?:leave|post|add|write)\ a\ (?:comment|reply|review)
@@ -151,7 +151,7 @@ class LinkList:
         max_share: Largest share of the document's characters that may stand in such lines, 0 to 1.
 
     Raises:
-        ValueError: `max_share` is outside 0 to 1.
+        ValueError: `max_share` is outside 0 to 1, or `max_line_characters` is negative.
     """
 
     max_line_characters: int = 40
@@ -161,6 +161,10 @@ class LinkList:
         """Checks the thresholds."""
         if not 0.0 <= self.max_share <= 1.0:
             raise ValueError(f"LinkList.max_share is {self.max_share}; expected 0 to 1")
+        if self.max_line_characters < 0:
+            raise ValueError(
+                f"LinkList.max_line_characters is {self.max_line_characters}; expected 0 or more"
+            )
 
     def __call__(self, document: Document) -> Document | str:
         """Returns the document, or ``link_list``."""
@@ -219,7 +223,7 @@ def _found(strings: Iterable[str], text: str) -> list[str]:
 
 
 def _is_menu(line: str) -> bool:
-    entries = _SEPARATOR.split(line)
+    entries = [entry for entry in _SEPARATOR.split(line) if entry]
     return len(entries) >= _MIN_ENTRIES and max(map(len, entries)) <= _MAX_ENTRY_CHARACTERS
 
 

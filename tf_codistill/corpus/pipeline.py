@@ -21,8 +21,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from tf_codistill import files, tokens
 from tf_codistill.corpus import counts, selection, stages, writing
@@ -38,8 +40,13 @@ from tf_codistill.corpus.word_pieces import WordPieces
 SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
 
-_OWN_ENDINGS = (*writing.ENDINGS, ".model", ".partial", SETTINGS, *FILES)
-_WORK_VERSION = 3  # counts up when the results of a stage change although its settings do not
+# What may lie in the directory of an unfinished corpus, whole or on its way; and in that of the work.
+_SHARD = rf"(?:train|validation)-\d{{5}}-of-\d{{5}}(?:{'|'.join(map(re.escape, writing.ENDINGS))})"
+_FILE = "|".join([_SHARD, *map(re.escape, (tokens.TOKENIZER, SETTINGS, files.MARK, *FILES))])
+_PROBE = r"\.probe-[0-9a-f]{32}"
+_OWN = re.compile(rf"(?:{_FILE}|train-\d{{5}}|validation|{_PROBE})(?:\.[0-9a-f]{{32}}\.partial)?")
+_WORK = re.compile(rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{_PROBE}.*")
+_WORK_VERSION = 4  # counts up when the results of a stage change although its settings do not
 
 
 def prepare(
@@ -97,7 +104,7 @@ def prepare(
             if mark is None:
                 raise
     with contextlib.suppress(OSError):
-        files.remove(work_dir)
+        _remove_work(work_dir)
     return mark
 
 
@@ -183,21 +190,34 @@ def _settings(settings: CorpusSettings | None, paragraph_ids: selection.Selectio
 
 
 def _work_dir(output_dir: str) -> str:
-    return output_dir.rstrip("/") + ".work"
+    # The absolute path, since "." has its name from elsewhere.
+    return (output_dir.rstrip("/") if files.is_remote(output_dir) else os.path.abspath(output_dir)) + ".work"
+
+
+def _remove_work(work_dir: str) -> None:
+    """Removes the results of the stages, and their directory unless somebody keeps something else there."""
+    names = files.names(work_dir)
+    for name in filter(_WORK.fullmatch, names):
+        files.remove(files.join(work_dir, name))
+    if all(map(_WORK.fullmatch, names)):
+        files.remove(work_dir)
 
 
 def _by_name(sources: Sequence[str]) -> dict[str, str]:
     """The sources by base name, sorted by it."""
     if not sources:
         raise ValueError("no WET file was given; name at least one")
-    named = {os.path.basename(source): source for source in sources}
-    if len(named) < len(sources):
-        once = set(named.values())
-        other = next(source for source in sources if source not in once)
-        raise ValueError(
-            f"WET files {other!r} and {named[os.path.basename(other)]!r} have the same name, by which a "
-            "corpus tells them apart; give each once, or rename one"
-        )
+    named: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for source in sources:
+        name = os.path.basename(urlsplit(source).path if is_http(source) else source)
+        owner = owners.setdefault(selection.stem_of(name), source)
+        if owner is not source:
+            raise ValueError(
+                f"WET files {owner!r} and {source!r} have the same name, packed or not, by which a corpus "
+                "tells them apart; give each once, or rename one"
+            )
+        named[name] = source
     return dict(sorted(named.items()))
 
 
@@ -207,9 +227,13 @@ def _sizes(sources: Mapping[str, str]) -> dict[str, int]:
 
 
 def _forget_changed(read: ReadStage) -> None:
-    """Forgets the results of WET files that have another size now."""
+    """Forgets the results of WET files that have another size now, or were damaged.
+
+    The latter may have been fetched anew, or there is a directory now to keep what cannot be read.
+    """
     for task in read.done() & read.num_bytes.keys():
-        if read.num_bytes[task] not in (0, read.facts(task)["bytes"]):
+        facts = read.facts(task)
+        if read.num_bytes[task] not in (0, facts["bytes"]) or facts["counts"]["unreadable"]:
             files.remove(read.path(task, ".json"))
 
 
@@ -217,8 +241,8 @@ def _check_read(read: ReadStage, facts: Facts) -> None:
     """Raises an error if too many WET files cannot be read, or if nothing is left of the others."""
     failures = list(read.failures(facts).values())
     if len(failures) > read.settings.max_unreadable_share * len(read.sources):
-        others = f" (so are {len(failures) - 1} others of {len(read.sources)})" if len(failures) > 1 else ""
-        raise ValueError(failures[0] + others)
+        number = f"{len(failures)} of {len(read.sources)} WET files cannot be read, or not to their end; "
+        raise ValueError((number if len(failures) > 1 else "") + failures[0])
     sums = counts.of_reading(facts)
     for split in ("train", "validation"):
         if not sum(task[split] for task in facts.values()):
@@ -307,15 +331,19 @@ def _finished(
     sizes = {name: facts["bytes"] for name, facts in found.get("wet_files", {}).items()}
     given = sizes if num_bytes is None else num_bytes
     known = {name: size or sizes.get(name, 0) for name, size in given.items()}
-    for name, value, now in (
-        *((name, found.get(name), value) for name, value in description.items()),
-        ("wet_files", sizes, known),
-    ):
-        if value != now:
+    remedy = "name another output directory or delete that one"
+    for name, value in description.items():
+        if found.get(name) != value:
             raise ValueError(
-                f"{output_dir!r} holds a corpus prepared with {name} = {value!r}, now it is {now!r}; name "
-                "another output directory or delete that one"
+                f"{output_dir!r} holds a corpus prepared with {name} = {found.get(name)!r}, now it is "
+                f"{value!r}; {remedy}"
             )
+    if others := sorted(dict(sizes.items() ^ known.items())):
+        raise ValueError(
+            f"{output_dir!r} holds a corpus prepared from other WET files: {others[0]!r} had "
+            f"{sizes.get(others[0], 'no')} bytes, now it has {known.get(others[0], 'no')}, and so on for "
+            f"{len(others)} in all; {remedy}"
+        )
     tokens.open_corpus(output_dir)
     return mark
 
@@ -327,8 +355,9 @@ def _check_places(output_dir: str, tokenizer: str | None, quarantine_dir: str | 
     if quarantine_dir is not None:
         files.make_directory(quarantine_dir)
     files.make_directory(output_dir)
+    files.make_directory(_work_dir(output_dir))
     for name in files.names(output_dir):
-        if not name.endswith(_OWN_ENDINGS):
+        if not _OWN.fullmatch(name):
             raise ValueError(
                 f"{output_dir!r} holds {name!r}, which is no part of a corpus; name an empty directory"
             )

@@ -92,7 +92,7 @@ class Selection:
         facts = files.join(directory, _FACTS)
         if not files.exists(facts):
             files.make_directory(directory)
-            others = self._unpack(directory, {_stem(name): name for name in wet_files})
+            others = self._unpack(directory, {stem_of(name): name for name in wet_files})
             if others:
                 named = ", ".join(others[:_NUM_NAMED]) + (", ..." if len(others) > _NUM_NAMED else "")
                 logging.warning("list %r names %d WET files not given: %s", self.path, len(others), named)
@@ -102,10 +102,10 @@ class Selection:
         """Writes the numbers; returns the names of listed files that are not given."""
         in_crawl = None
         if self.crawl is not None:
-            in_crawl = {_stem(os.path.basename(path)) for path in crawl.read_paths(self.crawl)}
+            in_crawl = {stem_of(os.path.basename(path)) for path in crawl.read_paths(self.crawl)}
         listed: dict[str, str] = {}
         for wet_file, numbers in paragraph_lists.read(self.path):
-            stem = _stem(wet_file)
+            stem = stem_of(wet_file)
             if in_crawl is not None and stem not in in_crawl:
                 raise ValueError(
                     f"list {self.path!r} names {wet_file!r}, which crawl {self.crawl!r} does not have; "
@@ -119,8 +119,8 @@ class Selection:
         missing = [name for stem, name in given.items() if stem not in listed]
         if missing:
             raise ValueError(
-                f"WET file {missing[0]!r} is not in the list {self.path!r}, nor are {len(missing) - 1} others"
-                f" of {len(given)}; leave them out, or name the list that was made from them"
+                f"WET file {missing[0]!r} is not in the list {self.path!r}; {len(missing)} of {len(given)} "
+                "are not: leave them out, or name the list that was made from them"
             )
         return [name for stem, name in listed.items() if stem not in given]
 
@@ -207,6 +207,6 @@ class Selected:
         )
 
 
-def _stem(wet_file: str) -> str:
+def stem_of(wet_file: str) -> str:
     """The name of a WET file by which lists know it, packed or not."""
     return wet_file.removesuffix(".gz")

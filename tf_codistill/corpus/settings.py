@@ -19,6 +19,9 @@ from tf_codistill.corpus.filters import Boilerplate, English, Filter, Length, Li
 SCOPES = ("none", "file", "corpus")
 """Where a paragraph may not occur twice."""
 
+_LIMITS = ("max_tokens", "max_validation_tokens")
+_WHOLE_NUMBERS = ("num_pieces", "num_shards", "min_duplicate_characters", "max_learning_characters", *_LIMITS)
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
@@ -59,19 +62,18 @@ class CorpusSettings:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        if not 0.0 < self.validation_share < 1.0:
-            raise ValueError(
-                f"validation_share is {self.validation_share}; expected more than 0 and less than 1, as 0.02"
-            )
-        if not 0.0 <= self.max_unreadable_share < 1.0:
-            raise ValueError(
-                f"max_unreadable_share is {self.max_unreadable_share}; expected 0 to less than 1"
-            )
+        share: Any = self.validation_share
+        if not isinstance(share, float) or not 0.0 < share < 1.0:
+            raise ValueError(f"validation_share is {share!r}; expected more than 0 and less than 1, as 0.02")
+        share = self.max_unreadable_share
+        if not isinstance(share, int | float) or not 0.0 <= share < 1.0:
+            raise ValueError(f"max_unreadable_share is {share!r}; expected 0 to less than 1, as 0.1")
         if self.duplicates not in SCOPES:
             raise ValueError(f"duplicates is {self.duplicates!r}; expected one of {', '.join(SCOPES)}")
-        for name, value in vars(self).items():
-            if name.startswith(("num_", "min_", "max_")) and isinstance(value, int) and value < 1:
-                raise ValueError(f"{name} is {value}; expected at least 1")
+        for name in _WHOLE_NUMBERS:
+            value = getattr(self, name)
+            if not (value is None and name in _LIMITS) and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} is {value!r}; expected a whole number, at least 1")
 
     def describe(self) -> dict[str, Any]:
         """The settings as JSON takes them.

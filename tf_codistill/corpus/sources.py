@@ -8,6 +8,7 @@ open_source("https://data.commoncrawl.org/...")        a server, asked again whe
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,18 +33,26 @@ def matching(patterns: Iterable[str]) -> list[str]:
         patterns: Paths, URLs or shell patterns; addresses on a server are taken as they are.
 
     Returns:
-        Paths and URLs, those of each pattern sorted.
+        Paths and URLs, each once, those of each pattern sorted. Local directories are left out.
 
     Raises:
-        ValueError: A pattern matches nothing.
+        ValueError: A pattern matches no file.
     """
     paths: list[str] = []
     for pattern in patterns:
-        found = [pattern] if is_http(pattern) else files.glob(pattern)
+        found = [path for path in _named(pattern) if not os.path.isdir(path)]
+        if not found and os.path.isdir(pattern):
+            inside = files.join(pattern, "*.warc.wet.gz")
+            raise ValueError(f"{pattern!r} is a directory; name the files in it, as by {inside!r}")
         if not found:
             raise ValueError(f"{pattern!r} matches no file; check the path, and quote the pattern")
         paths += found
-    return paths
+    return list(dict.fromkeys(paths))
+
+
+def _named(pattern: str) -> list[str]:
+    is_file = is_http(pattern) or os.path.isfile(pattern)  # whose name may look like a pattern
+    return [pattern] if is_file else files.glob(pattern)
 
 
 def open_source(source: str, patience: Patience | None = None) -> io.BufferedReader:

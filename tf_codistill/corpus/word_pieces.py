@@ -299,11 +299,18 @@ def _learn(texts: Iterable[str], num_pieces: int, coverage: float) -> bytes:
         )
     except (RuntimeError, StopIteration) as error:
         raise ValueError(
-            f"word pieces: num_pieces = {num_pieces} does not suit this corpus "
-            f"({str(error).strip().splitlines()[-1] if str(error).strip() else 'it is empty'}); "
+            f"word pieces: num_pieces = {num_pieces} does not suit this corpus ({_reason(str(error))}); "
             "use more text or another number"
         ) from error
     return model.getvalue()
+
+
+def _reason(said: str) -> str:
+    """What SentencePiece says, in numbers of pieces as we count them."""
+    most = re.search(r"set it to a value <= (\d+)", said)
+    if most:
+        return f"it has text for {int(most[1]) - _FIRST_PIECE:,} at most"
+    return said.strip().splitlines()[-1] if said.strip() else "it is empty"
 
 
 def _has_space(model: bytes) -> bool:

@@ -160,8 +160,9 @@ class WriteStage(Stage):
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes a token shard."""
-        # Whoever writes the same shard at the same time does so elsewhere.
-        aside = files.make_directory(self.path(task, f".{uuid.uuid4().hex}"))
+        # Whoever writes the same shard at the same time does so elsewhere. The work may be on another disk,
+        # from which no file can be renamed.
+        aside = files.make_directory(files.join(self.output_dir, f"{task}.{uuid.uuid4().hex}.partial"))
         facts = self._write(task, aside, advance)
         checksums = {}
         for ending in ENDINGS:

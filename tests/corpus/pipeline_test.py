@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
-from tf_codistill.corpus import counts
+from tf_codistill.corpus import counts, pipeline
 from tf_codistill.corpus.pipeline import check, prepare
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.word_pieces import WordPieces
@@ -168,6 +168,7 @@ def test_directory_with_other_things_is_left_alone(tmp_path: Path, wet_files: li
     with pytest.raises(ValueError, match=f"holds '{name}', which is no part of a corpus"):
         prepare(wet_files, str(output_dir), SETTINGS)
     assert os.listdir(output_dir) == [name]
+    assert not (tmp_path / "thesis.work").exists()
 
 
 def test_what_others_keep_in_the_directory_of_the_work_stays(tmp_path: Path, wet_files: list[str]) -> None:
@@ -217,6 +218,17 @@ def test_this_directory_can_be_the_corpus(
 def test_files_of_one_name_are_refused(tmp_path: Path, wet_files: list[str], other: str) -> None:
     with pytest.raises(ValueError, match=f"crawl-0.warc.wet.gz' and 'elsewhere/{other}' have the same name"):
         prepare([*wet_files, f"elsewhere/{other}"], str(tmp_path / "corpus"), SETTINGS)
+
+
+def test_the_place_of_the_work_is_checked_with_the_others(tmp_path: Path) -> None:
+    (tmp_path / "corpus.work").write_text("no directory")
+    with pytest.raises(ValueError, match="corpus.work' cannot be written to"):
+        check(str(tmp_path / "corpus"), SETTINGS)
+
+
+def test_files_on_a_server_are_named_without_their_query(tmp_path: Path) -> None:
+    addresses = [f"https://example.org/{name}.warc.wet.gz?key=a/b" for name in ("one", "two")]
+    assert list(pipeline._by_name(addresses)) == ["one.warc.wet.gz", "two.warc.wet.gz"]
 
 
 def test_a_file_that_ends_too_early_is_named(tmp_path: Path, wet_files: list[str]) -> None:

@@ -62,7 +62,7 @@ def prepare(
     """Prepares a corpus, unless `output_dir` holds it already.
 
     Args:
-        sources: Paths or URLs of WET files, each with another base name.
+        sources: Paths or URLs of WET files, each with another base name, packed or not.
         output_dir: Directory of the corpus. What is not finished is kept beside it, in ``<output_dir>.work``.
         settings: Vocabulary, filters and sizes.
         engine: What runs the tasks; by default this process.
@@ -212,7 +212,7 @@ def _by_name(sources: Sequence[str]) -> dict[str, str]:
     for source in sources:
         name = os.path.basename(urlsplit(source).path if is_http(source) else source)
         owner = owners.setdefault(selection.stem_of(name), source)
-        if owner is not source:
+        if owner != source:
             raise ValueError(
                 f"WET files {owner!r} and {source!r} have the same name, packed or not, by which a corpus "
                 "tells them apart; give each once, or rename one"
@@ -355,9 +355,9 @@ def _check_places(output_dir: str, tokenizer: str | None, quarantine_dir: str | 
     if quarantine_dir is not None:
         files.make_directory(quarantine_dir)
     files.make_directory(output_dir)
-    files.make_directory(_work_dir(output_dir))
     for name in files.names(output_dir):
         if not _OWN.fullmatch(name):
             raise ValueError(
                 f"{output_dir!r} holds {name!r}, which is no part of a corpus; name an empty directory"
             )
+    files.make_directory(_work_dir(output_dir))

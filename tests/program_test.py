@@ -149,6 +149,9 @@ def test_named_flags() -> None:
         value = ["one=a/b", "two=c=d"]
 
     assert program.named(Flag) == [("one", "a/b"), ("two", "c=d")]
+    Flag.value = ["one=a", "two=b", "one=c"]
+    with pytest.raises(ValueError, match="--runs has the name 'one' 2 times; give each another one"):
+        program.named(Flag)
     for wrong in ("one", "=a", "one="):
         Flag.value = ["ok=1", wrong]
         with pytest.raises(ValueError, match=f"--runs={wrong} is not understood; expected --runs=name=value"):

@@ -10,6 +10,8 @@ group's model, or of each of its students, of the ensemble of each run, and of e
 
 from __future__ import annotations
 
+import os
+
 import keras
 from absl import flags, logging
 from rich.console import Console
@@ -26,12 +28,16 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 def main() -> None:
     """Evaluates every run and model that was named."""
     workdirs = [workdir for _, workdir in program.named(_RUNS)]
+    if not (workdirs or _MODELS.value):
+        raise ValueError("nothing to evaluate; name --runs=name=workdir, or --model=name=file")
+    if untrained := [workdir for workdir in workdirs if not runs.groups(workdir)]:
+        raise ValueError(f"--runs names {untrained[0]!r}, but no group has been trained there")
+    if _OUTPUT.value:
+        files.make_directory(os.path.dirname(_OUTPUT.value) or ".")  # before an evaluation that would be lost
     program.parse_gin(instead=_bindings_of(workdirs))
     settings = experiment.configured()
-    corpus = trained.open_corpora(
-        settings.corpus_dir,
-        [runs.tokenizer_dir(workdir, group) for workdir in workdirs for group in runs.groups(workdir)],
-    )
+    tokenizer_dirs = [runs.tokenizer_dir(one, group) for one in workdirs for group in runs.groups(one)]
+    corpus = trained.open_corpora(settings.corpus_dir, tokenizer_dirs)
     _, stream = settings.streams(corpus, group=0, num_groups=1)
     rows: dict[str, evaluation.Row] = {}
 
@@ -39,24 +45,17 @@ def main() -> None:
         return settings.make_model(corpus.vocabulary_size, group=group)
 
     for name, workdir in program.named(_RUNS):
-        groups = runs.groups(workdir)
-        if not groups:
-            raise ValueError(f"--runs={name}={workdir}: no group has been trained there")
         logging.info("evaluating %s", name)
         members: dict[str, evaluation.Member] = {}
-        for group in groups:
+        for group in runs.groups(workdir):
             members |= evaluation.from_checkpoint(workdir, group, make_model)
         rows |= {f"{name}, {part}": row for part, row in evaluation.evaluate(members, stream).items()}
     for name, path in program.named(_MODELS):
         rows |= evaluation.evaluate({name: evaluation.from_saved_model(path, stream.num_lanes)}, stream)
-    if not rows:
-        raise ValueError(
-            "nothing to evaluate; name a run by --runs=name=workdir or a model by --model=name=file"
-        )
     num_tokens = stream.steps_per_epoch * stream.num_lanes * stream.window_tokens
+    _print(rows, num_tokens)
     if _OUTPUT.value:
         files.write_json(_OUTPUT.value, {"models": rows, "validation_tokens": num_tokens})
-    _print(rows, num_tokens)
 
 
 def _bindings_of(workdirs: list[str]) -> str:

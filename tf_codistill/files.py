@@ -22,7 +22,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import tensorflow as tf
 
@@ -124,25 +124,57 @@ def write(path: str, content: bytes) -> None:
         file.write(content)
 
 
+class Piecewise:
+    """A file that `writing` writes.
+
+    Args:
+        path: Its path when it is whole.
+        file: Where it is written aside.
+    """
+
+    def __init__(self, path: str, file: tf.io.gfile.GFile) -> None:
+        self._path = path
+        self._file = file
+
+    def write(self, content: bytes) -> None:
+        """Appends bytes.
+
+        Args:
+            content: The bytes.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        with _os_errors(self._path):
+            self._file.write(content)
+
+
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[IO[bytes]]:
+def writing(path: str) -> Iterator[Piecewise]:
     """Writes a file piece by piece, as `write` does at once: it is there when the ``with`` block ends.
 
-    Something has to be written, if only no bytes: without that there is no file.
+    Something has to be written, if only no bytes: without that there is no file. An exception of the block
+    passes unchanged, and the file is as it was.
 
     Args:
         path: The file.
 
     Yields:
         What takes the bytes.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     aside = f"{path}.{uuid.uuid4().hex}.partial"
+    file = tf.io.gfile.GFile(aside, "wb")
     try:
+        yield Piecewise(path, file)
         with _os_errors(path):
-            with tf.io.gfile.GFile(aside, "wb") as file:
-                yield file
+            file.close()
             tf.io.gfile.rename(aside, path, overwrite=True)
     except BaseException:
+        with contextlib.suppress(tf.errors.OpError):
+            file.close()
         with contextlib.suppress(tf.errors.OpError):
             tf.io.gfile.remove(aside)
         raise

@@ -29,6 +29,7 @@ _GO_ON = flags.DEFINE_bool("go_on", False, "Whether to begin another document wh
 
 def main() -> None:
     """Prints the text as it comes, and to standard error how fast it came."""
+    program.require("without --model", not _MODEL.value, program.WORKDIR, _GROUP)
     model = trained.open_trained(program.WORKDIR.value, _GROUP.value, _MODEL.value, _TOKENIZER.value)
     model.reset()
     if _WARM_UP_FILE.value:

@@ -16,6 +16,7 @@ working directory, beside the package in a checkout, and among the files of the 
 
 from __future__ import annotations
 
+import collections
 import logging as python_logging
 import os
 import re
@@ -180,12 +181,15 @@ def named(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
         Pairs of name and value, in the order of the command line.
 
     Raises:
-        ValueError: A value has another form.
+        ValueError: A value has another form, or two have the same name.
     """
     pairs = [tuple(given.split("=", 1)) for given in flag.value]
     for given, pair in zip(flag.value, pairs, strict=True):
         if len(pair) != 2 or not all(pair):
             raise ValueError(f"--{flag.name}={given} is not understood; expected --{flag.name}=name=value")
+    for name, number in collections.Counter(pair[0] for pair in pairs).items():
+        if number > 1:
+            raise ValueError(f"--{flag.name} has the name {name!r} {number} times; give each another one")
     return [(pair[0], pair[1]) for pair in pairs]
 
 

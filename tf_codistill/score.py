@@ -41,6 +41,7 @@ def main(*names: str) -> None:
     """Scores every file that was named."""
     if not names:
         raise ValueError("there is nothing to score; name text files, or - for standard input")
+    program.require("without --model", not _MODEL.value, program.WORKDIR, _GROUP)
     model = trained.open_trained(program.WORKDIR.value, _GROUP.value, _MODEL.value, _TOKENIZER.value)
     model.reset()
     if _WARM_UP_FILE.value:

@@ -243,12 +243,22 @@ def open_trained(
             f"there is no model {model!r}; a group writes its own at the end of training: wait for that, or "
             "name another --workdir, --group or --model"
         )
-    path = tokenizer or _tokenizer_beside(model)
-    return Trained(load_model(model, num_lanes=1), WordPieces(path))
+    pieces = WordPieces(tokenizer or _tokenizer_beside(model))
+    mark = files.read_mark(_tokenizer_dir(model))
+    if mark is not None and mark["vocabulary_fingerprint"] != pieces.fingerprint:
+        raise ValueError(
+            f"tokenizer {tokenizer!r} has fingerprint {pieces.fingerprint}, that of model {model!r} has "
+            f"{mark['vocabulary_fingerprint']}; leave --tokenizer out: the right one travels with the model"
+        )
+    return Trained(load_model(model, num_lanes=1), pieces)
+
+
+def _tokenizer_dir(model: str) -> str:
+    return files.join(os.path.dirname(model), "tokenizer")
 
 
 def _tokenizer_beside(model: str) -> str:
-    directory, config = (files.join(os.path.dirname(model), name) for name in ("tokenizer", "config.gin"))
+    directory, config = _tokenizer_dir(model), files.join(os.path.dirname(model), "config.gin")
     mark = files.read_mark(directory)
     if mark is not None:
         files.verify(directory, mark)

@@ -13,6 +13,7 @@ import pytest
 from tests import toy_texts
 from tests.integration.programs import Programs, experiment
 from tf_codistill import tokens
+from tf_codistill.corpus.word_pieces import WordPieces
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,39 @@ def test_score_needs_the_workdir_alone(programs: Programs, place: pathlib.Path) 
     nothing = programs.run("score", f"--workdir={place / 'run'}").sentence()
     assert nothing == "there is nothing to score; name text files, or - for standard input"
     assert "absent.txt" in programs.run("score", f"--workdir={place / 'run'}", "absent.txt").sentence()
+
+
+def test_what_does_not_go_together_is_told(programs: Programs, place: pathlib.Path) -> None:
+    run, model = f"--workdir={place / 'run'}", f"--model={place / 'run' / 'group_0' / 'student.keras'}"
+    for flag in (run, "--group=1"):
+        for program in (["score", str(place / "a.txt")], ["generate"]):
+            sentence = programs.run(*program, model, flag).sentence()
+            assert f"{flag.partition('=')[0]} has an effect only without --model" in sentence
+    other = str(place / "other.model")
+    WordPieces.train([text.upper() for text in toy_texts.DOCUMENTS], 105, other)
+    sentence = programs.run("score", run, f"--tokenizer={other}", str(place / "a.txt")).sentence()
+    assert "has fingerprint" in sentence
+    assert "leave --tokenizer out" in sentence
+    inside = [f"--corpus_dir={place / 'moved'}", f"--output_dir={place / 'moved' / 'page'}"]
+    assert (
+        "inside --corpus_dir, which holds nothing else" in programs.run("inspect_corpus", *inside).sentence()
+    )
+
+
+def test_evaluate_tells_before_it_evaluates(programs: Programs, place: pathlib.Path) -> None:
+    run = f"--runs=run={place / 'run'}"
+    assert "nothing to evaluate; name --runs" in programs.run("evaluate").sentence()
+    nowhere = programs.run("evaluate", f"--runs=run={place / 'nowhere'}").sentence()
+    assert "but no group has been trained there" in nowhere
+    assert "--runs has the name 'run' 2 times" in programs.run("evaluate", run, run).sentence()
+    output = f"--output={place / 'a.txt' / 'evaluation.json'}"
+    unwritable = programs.run("evaluate", run, output)
+    assert "a.txt' cannot be written to" in unwritable.sentence()
+    assert "evaluating" not in unwritable.error
+    moved = f"--gin_bindings=Experiment.corpus_dir = '{place / 'moved'}'"
+    output = place / "new" / "evaluation.json"
+    programs.succeed("evaluate", run, moved, f"--output={output}")
+    assert list(json.loads(output.read_text())["models"]) == ["run, group 0"]
 
 
 def test_generate_needs_the_workdir_alone(programs: Programs, place: pathlib.Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tf_codistill import files, tokens
 from tf_codistill.tokens import writing
@@ -71,6 +73,44 @@ def test_a_shard_that_cannot_be_closed_leaves_nothing(
 
     with pytest.raises(OSError, match="no space left"):
         write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_that_could_not_be_closed_has_no_facts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rename(path: str, target: str, overwrite: bool = False) -> None:
+        if target.endswith(".tokens"):
+            raise tf.errors.ResourceExhaustedError(None, None, "no space left")
+        os.replace(path, target)
+
+    writer = tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000)
+    writer.add([7, 5])
+    monkeypatch.setattr(tf.io.gfile, "rename", rename)
+    with pytest.raises(OSError, match="no space left"):
+        writer.close()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(
+        ValueError, match="'train-00000-of-00001' was discarded after an error; write it anew"
+    ):
+        writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_inside_passes_as_it_is_and_discards_the_shard(tmp_path: pathlib.Path) -> None:
+    writer = tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000)
+
+    def write() -> None:
+        with writer:
+            writer.add([7, 5])
+            raise tf.errors.NotFoundError(None, None, "something else is missing")
+
+    with pytest.raises(tf.errors.NotFoundError, match="something else"):
+        write()
+    with pytest.raises(ValueError, match="comes after close"):
+        writer.add([7, 5])
+    with pytest.raises(ValueError, match="was discarded after an error"):
+        writer.close()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -62,7 +62,8 @@ class ShardWriter:
         self._waiting = bytearray()
         self._starts = array("q")
         self._num_tokens = 0
-        self._closed = False
+        self._is_open = True
+        self._facts: dict[str, Any] | None = None
 
     def add(self, document: Sequence[int] | npt.NDArray[np.integer[Any]]) -> None:
         """Appends a document.
@@ -75,7 +76,7 @@ class ShardWriter:
         """
         ids = np.asarray(document)
         where = f"document {len(self._starts)} of token shard {self.name!r}"
-        if self._closed:
+        if not self._is_open:
             raise ValueError(f"{where} comes after close; add all documents before")
         if ids.ndim != 1 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(
@@ -106,13 +107,22 @@ class ShardWriter:
 
         Raises:
             OSError: The shard cannot be written.
+            ValueError: It has been discarded.
         """
-        if not self._closed:
-            with self._aside:
-                self._write()  # a shard without documents is a file too
-                files.write(f"{self._path}.starts", np.array(self._starts, dtype=STARTS_DTYPE).tobytes())
-            self._closed = True
-        return {"name": self.name, "num_documents": len(self._starts), "num_tokens": self._num_tokens}
+        if self._is_open:
+            self._is_open = False
+            starts = np.array(self._starts, dtype=STARTS_DTYPE).tobytes()
+            with contextlib.ExitStack() as undo:
+                undo.callback(files.remove, f"{self._path}.starts")
+                with self._aside:
+                    self._write()  # a shard without documents is a file too
+                    files.write(f"{self._path}.starts", starts)
+                undo.pop_all()
+            counts = {"num_documents": len(self._starts), "num_tokens": self._num_tokens}
+            self._facts = {"name": self.name, **counts}
+        if self._facts is None:
+            raise ValueError(f"token shard {self.name!r} was discarded after an error; write it anew")
+        return self._facts
 
     def _write(self) -> None:
         self._file.write(bytes(self._waiting))
@@ -129,6 +139,7 @@ class ShardWriter:
         if kind is None:
             self.close()
         else:
+            self._is_open = False
             self._aside.__exit__(kind, error, trace)
 
 

@@ -193,6 +193,39 @@ def test_errors_of_tensorflow_become_errors_of_the_system(tmp_path: pathlib.Path
         files.write(str(tmp_path / "file" / "below"), b"")
 
 
+def test_an_error_of_the_block_passes_as_it_is(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "file")
+    files.write(path, b"old")
+
+    def fail(kind: type[Exception]) -> None:
+        with files.writing(path) as file:
+            file.write(b"new")
+            raise kind(None, None, "something else")
+
+    for kind in (files.tf.errors.NotFoundError, files.tf.errors.InternalError):
+        with pytest.raises(kind, match="something else"):
+            fail(kind)
+    assert files.names(str(tmp_path)) == ["file"]
+    assert files.read(path) == b"old"
+
+
+@pytest.mark.parametrize("operation", ["write", "close"])
+def test_a_disk_that_is_full_is_told_of_the_file(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    def full(*_: object) -> None:
+        raise files.tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    path = str(tmp_path / "file")
+    monkeypatch.setattr(files.tf.io.gfile.GFile, operation, full)
+    with (
+        pytest.raises(OSError, match=r"file '.*/file' cannot be used: No space left on device"),
+        files.writing(path) as file,
+    ):
+        file.write(b"new")
+    assert files.names(str(tmp_path)) == []
+
+
 def test_make_directory_says_which_one_cannot_be_written_to(tmp_path: pathlib.Path) -> None:
     directory = str(tmp_path / "a" / "b")
     assert files.make_directory(directory) == directory

@@ -115,6 +115,22 @@ def test_what_is_missing_or_does_not_fit_is_named(group: GroupDir, tmp_path: pat
         trained.open_trained(str(group.workdir), tokenizer=other)
 
 
+def test_a_tokenizer_of_another_corpus_is_refused(group: GroupDir, tmp_path: pathlib.Path) -> None:
+    other = str(tmp_path / "other.model")
+    given = WordPieces.train([text.upper() for text in toy_texts.DOCUMENTS], 105, other)
+    assert given.vocabulary_size == group.pieces.vocabulary_size
+    assert trained.open_trained(str(group.workdir), tokenizer=other), "no mark tells what it was trained with"
+    keep(group)
+    expected = rf"has fingerprint {given.fingerprint}, that of .* has {group.pieces.fingerprint}; leave --tok"
+    with pytest.raises(ValueError, match=expected):
+        trained.open_trained(str(group.workdir), tokenizer=other)
+    own = f"{group.corpus_dir}/{tokens.TOKENIZER}"
+    assert trained.open_trained(str(group.workdir), tokenizer=own).pieces.fingerprint
+    facts = {"tokenizer": tokens.TOKENIZER}
+    files.commit(str(group.path / "tokenizer"), facts)
+    assert trained.open_trained(str(group.workdir), tokenizer=other), "nor does a mark without fingerprint"
+
+
 def test_evaluation_says_where_to_look_for_a_corpus_that_has_moved(
     group: GroupDir, tmp_path: pathlib.Path
 ) -> None:

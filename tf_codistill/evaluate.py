@@ -27,8 +27,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 
 def main() -> None:
     """Evaluates every run and model that was named."""
-    workdirs = [workdir for _, workdir in program.named(_RUNS)]
-    if not (workdirs or _MODELS.value):
+    named_runs, named_models = program.named(_RUNS), program.named(_MODELS)
+    workdirs = [workdir for _, workdir in named_runs]
+    if not (named_runs or named_models):
         raise ValueError("nothing to evaluate; name --runs=name=workdir, or --model=name=file")
     if untrained := [workdir for workdir in workdirs if not runs.groups(workdir)]:
         raise ValueError(f"--runs names {untrained[0]!r}, but no group has been trained there")
@@ -44,13 +45,13 @@ def main() -> None:
     def make_model(group: int) -> keras.Model:
         return settings.make_model(corpus.vocabulary_size, group=group)
 
-    for name, workdir in program.named(_RUNS):
+    for name, workdir in named_runs:
         logging.info("evaluating %s", name)
         members: dict[str, evaluation.Member] = {}
         for group in runs.groups(workdir):
             members |= evaluation.from_checkpoint(workdir, group, make_model)
         rows |= {f"{name}, {part}": row for part, row in evaluation.evaluate(members, stream).items()}
-    for name, path in program.named(_MODELS):
+    for name, path in named_models:
         rows |= evaluation.evaluate({name: evaluation.from_saved_model(path, stream.num_lanes)}, stream)
     num_tokens = stream.steps_per_epoch * stream.num_lanes * stream.window_tokens
     _print(rows, num_tokens)

@@ -231,7 +231,8 @@ def open_trained(
         The model, ready to read a text.
 
     Raises:
-        ValueError: The model cannot be loaded, there is no tokenizer, or they do not fit.
+        ValueError: The model cannot be loaded, there is no tokenizer, or they do not fit: `tokenizer` is
+            another one than that which travels with the model.
     """
     if not (model or workdir):
         raise ValueError(
@@ -244,13 +245,20 @@ def open_trained(
             "name another --workdir, --group or --model"
         )
     pieces = WordPieces(tokenizer or _tokenizer_beside(model))
-    mark = files.read_mark(_tokenizer_dir(model))
-    if mark is not None and mark["vocabulary_fingerprint"] != pieces.fingerprint:
-        raise ValueError(
-            f"tokenizer {tokenizer!r} has fingerprint {pieces.fingerprint}, that of model {model!r} has "
-            f"{mark['vocabulary_fingerprint']}; leave --tokenizer out: the right one travels with the model"
-        )
+    if tokenizer:
+        _check_given_tokenizer(tokenizer, pieces.fingerprint, model)
     return Trained(load_model(model, num_lanes=1), pieces)
+
+
+def _check_given_tokenizer(tokenizer: str, fingerprint: str, model: str) -> None:
+    """Equal sizes do not make equal vocabularies: the ids of another one mean other pieces."""
+    mark = files.read_mark(_tokenizer_dir(model)) or {}
+    expected = mark.get("vocabulary_fingerprint", fingerprint)
+    if fingerprint != expected:
+        raise ValueError(
+            f"tokenizer {tokenizer!r} has fingerprint {fingerprint}, that of model {model!r} has {expected}; "
+            "leave --tokenizer out: the right one travels with the model"
+        )
 
 
 def _tokenizer_dir(model: str) -> str:

@@ -74,6 +74,9 @@ def test_evaluate_tells_before_it_evaluates(programs: Programs, place: pathlib.P
     nowhere = programs.run("evaluate", f"--runs=run={place / 'nowhere'}").sentence()
     assert "but no group has been trained there" in nowhere
     assert "--runs has the name 'run' 2 times" in programs.run("evaluate", run, run).sentence()
+    twice = programs.run("evaluate", run, "--model=a=b.keras", "--model=a=c.keras")
+    assert "--model has the name 'a' 2 times" in twice.sentence()
+    assert "evaluating" not in twice.error
     output = f"--output={place / 'a.txt' / 'evaluation.json'}"
     unwritable = programs.run("evaluate", run, output)
     assert "a.txt' cannot be written to" in unwritable.sentence()
@@ -82,6 +85,9 @@ def test_evaluate_tells_before_it_evaluates(programs: Programs, place: pathlib.P
     output = place / "new" / "evaluation.json"
     programs.succeed("evaluate", run, moved, f"--output={output}")
     assert list(json.loads(output.read_text())["models"]) == ["run, group 0"]
+    failed = programs.run("evaluate", run, moved, f"--output={place / 'new'}")
+    assert "new' cannot be used" in failed.sentence()
+    assert "run, group 0" in failed.output, "what was computed is shown before it is written"
 
 
 def test_generate_needs_the_workdir_alone(programs: Programs, place: pathlib.Path) -> None:

@@ -107,11 +107,44 @@ def test_an_error_inside_passes_as_it_is_and_discards_the_shard(tmp_path: pathli
 
     with pytest.raises(tf.errors.NotFoundError, match="something else"):
         write()
-    with pytest.raises(ValueError, match="comes after close"):
+    with pytest.raises(ValueError, match="was discarded after an error"):
         writer.add([7, 5])
     with pytest.raises(ValueError, match="was discarded after an error"):
         writer.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_that_took_only_a_part_of_a_document_is_discarded(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(tf.io.gfile.GFile):
+        def write(self, content: bytes) -> None:
+            super().write(content[:2])
+            raise tf.errors.ResourceExhaustedError(None, None, "no space left")
+
+    monkeypatch.setattr(writing, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(tf.io.gfile, "GFile", Full)
+    writer = tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000)
+    with pytest.raises(OSError, match="no space left"):
+        writer.add([7, 5])
+    with pytest.raises(ValueError, match="was discarded after an error"):
+        writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_after_close_leaves_the_shard(tmp_path: pathlib.Path) -> None:
+    writer = tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000)
+
+    def write() -> None:
+        with writer:
+            writer.add([7, 5])
+            writer.close()
+            raise KeyError("something else")
+
+    with pytest.raises(KeyError, match="something else"):
+        write()
+    assert writer.close()["num_tokens"] == 2
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".starts", ".tokens"]
 
 
 def test_a_long_shard_is_written_in_parts(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,9 @@ _CHUNK_BYTES = 1 << 20
 class ShardWriter:
     """Writes one token shard, document by document; a context manager.
 
-    Nothing is to be seen under the shard's own names before `close`, which leaving the ``with`` block calls;
-    an exception inside the block, or of `close`, discards what was written.
+    Nothing is to be seen under the shard's own names before `close`, which leaving the ``with`` block calls.
+    An exception inside the block before that, or a failure of `add` or `close` to write, discards the shard
+    for good.
 
     Args:
         directory: Directory of the corpus; exists.
@@ -72,8 +73,11 @@ class ShardWriter:
             document: Its ids; the last one is END_OF_DOCUMENT, no other is.
 
         Raises:
-            ValueError: The ids do not end so, one is outside the vocabulary, or the shard has been closed.
+            ValueError: The ids do not end so, one is outside the vocabulary, or the shard has been closed or
+                discarded.
+            OSError: The shard cannot be written; it is discarded.
         """
+        self._check_not_discarded()
         ids = np.asarray(document)
         where = f"document {len(self._starts)} of token shard {self.name!r}"
         if not self._is_open:
@@ -106,27 +110,40 @@ class ShardWriter:
             ``name`` (without suffix), ``num_documents`` and ``num_tokens``, as `commit_corpus` wants them.
 
         Raises:
-            OSError: The shard cannot be written.
+            OSError: The shard cannot be written; it is discarded.
             ValueError: It has been discarded.
         """
         if self._is_open:
             self._is_open = False
             starts = np.array(self._starts, dtype=STARTS_DTYPE).tobytes()
             with contextlib.ExitStack() as undo:
-                undo.callback(files.remove, f"{self._path}.starts")
                 with self._aside:
                     self._write()  # a shard without documents is a file too
                     files.write(f"{self._path}.starts", starts)
+                    undo.callback(files.remove, f"{self._path}.starts")
                 undo.pop_all()
             counts = {"num_documents": len(self._starts), "num_tokens": self._num_tokens}
             self._facts = {"name": self.name, **counts}
-        if self._facts is None:
-            raise ValueError(f"token shard {self.name!r} was discarded after an error; write it anew")
-        return self._facts
+        self._check_not_discarded()
+        return dict(self._facts or {})
 
     def _write(self) -> None:
-        self._file.write(bytes(self._waiting))
+        try:
+            self._file.write(bytes(self._waiting))
+        except BaseException as error:  # a part of it may be in the file
+            self._discard(type(error), error, error.__traceback__)
+            raise
         self._waiting.clear()
+
+    def _check_not_discarded(self) -> None:
+        if not self._is_open and self._facts is None:
+            raise ValueError(f"token shard {self.name!r} was discarded after an error; write it anew")
+
+    def _discard(
+        self, kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._is_open = False
+        self._aside.__exit__(kind, error, trace)
 
     def __enter__(self) -> Self:
         """Returns the writer itself."""
@@ -135,12 +152,11 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the shard, or discards it after an exception."""
+        """Closes the shard, or discards it after an exception unless it has been closed before."""
         if kind is None:
             self.close()
         else:
-            self._is_open = False
-            self._aside.__exit__(kind, error, trace)
+            self._discard(kind, error, trace)
 
 
 def commit_corpus(

@@ -18,6 +18,7 @@ from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
 from tf_codistill.corpus import counts, pipeline
 from tf_codistill.corpus.pipeline import check, prepare
+from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.word_pieces import WordPieces
 
@@ -239,8 +240,14 @@ def test_a_file_that_ends_too_early_is_named(tmp_path: Path, wet_files: list[str
     assert "WET files that end too early: crawl-1.warc.wet.gz" in counts.summary(mark, "corpus")
 
 
-def test_a_damaged_file_is_read_again_by_whoever_goes_on(tmp_path: Path, wet_files: list[str]) -> None:
-    """For it may have been mended, or is to be kept in quarantine now."""
+def test_a_damaged_file_is_read_again_if_it_was_mended_or_is_to_be_kept(
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    do = ReadStage.do
+    monkeypatch.setattr(
+        ReadStage, "do", lambda stage, task, advance: read.append(task) or do(stage, task, advance)
+    )
     whole, size = Path(wet_files[1]).read_bytes(), os.path.getsize(wet_files[1])
     Path(wet_files[1]).write_bytes(whole[: size // 2] + bytes(64) + whole[size // 2 + 64 :])
     corpus, quarantine = str(tmp_path / "corpus"), tmp_path / "quarantine"
@@ -250,6 +257,11 @@ def test_a_damaged_file_is_read_again_by_whoever_goes_on(tmp_path: Path, wet_fil
     with pytest.raises(ValueError, match="num_pieces"):
         prepare(wet_files, corpus, too_many, quarantine_dir=str(quarantine))
     assert (quarantine / "crawl-1.warc.wet.gz.jsonl").exists()
+    assert read == ["crawl-0.warc.wet.gz", "crawl-1.warc.wet.gz", "crawl-1.warc.wet.gz"]
+    for kept in (None, str(quarantine)):
+        with pytest.raises(ValueError, match="num_pieces"):
+            prepare(wet_files, corpus, too_many, quarantine_dir=kept)
+    assert len(read) == 3, "nothing is read again without need"
     Path(wet_files[1]).write_bytes(whole)
     assert prepare(wet_files, corpus, SETTINGS)["counts"]["unreadable"] == {}
 

@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import counts, selection, stages, writing
+from tf_codistill.corpus import counts, quarantine, selection, stages, writing
 from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.duplicates import DuplicatesStage
 from tf_codistill.corpus.engines import Local
@@ -227,13 +227,15 @@ def _sizes(sources: Mapping[str, str]) -> dict[str, int]:
 
 
 def _forget_changed(read: ReadStage) -> None:
-    """Forgets the results of WET files that have another size now, or were damaged.
-
-    The latter may have been fetched anew, or there is a directory now to keep what cannot be read.
-    """
+    """Forgets the results of WET files that have changed, or of whose damage nothing is in quarantine yet."""
     for task in read.done() & read.num_bytes.keys():
-        facts = read.facts(task)
-        if read.num_bytes[task] not in (0, facts["bytes"]) or facts["counts"]["unreadable"]:
+        facts, source, size = read.facts(task), read.sources[task], read.num_bytes[task]
+        is_changed = size not in (0, facts["bytes"])
+        if facts["counts"]["unreadable"] and not is_changed:
+            # A damaged file may have been fetched anew, which need not show in its size.
+            is_changed = bool(size) and files.checksum(source) != facts["sha256"]
+            is_changed |= read.quarantine_dir is not None and not quarantine.has(read.quarantine_dir, task)
+        if is_changed:
             files.remove(read.path(task, ".json"))
 
 

@@ -26,6 +26,7 @@ from tf_codistill import files
 MAX_STRETCH_BYTES = 1 << 20
 """Of a damaged stretch no more than this is held in memory and kept."""
 
+_LIST = ".jsonl"
 MAX_FILE_BYTES = 1 << 26
 """Of all damaged stretches of a WET file no more than this is kept."""
 
@@ -120,7 +121,7 @@ class Quarantine:
     def close(self) -> None:
         """Writes the list of what was kept; none if there was no damage."""
         if self._rows:
-            files.write(f"{self._path}.jsonl", "".join(self._rows).encode("utf-8", "replace"))
+            files.write(self._path + _LIST, "".join(self._rows).encode("utf-8", "replace"))
 
     def __enter__(self) -> Self:
         """Returns the quarantine itself."""
@@ -131,3 +132,8 @@ class Quarantine:
     ) -> None:
         """Writes the list, after an exception too: a file of which nothing can be read ends with one."""
         self.close()
+
+
+def has(directory: str, wet_file: str) -> bool:
+    """Whether a quarantine has the list of the damaged stretches of a WET file."""
+    return files.exists(files.join(directory, os.path.basename(wet_file) + _LIST))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
 import numpy as np
 
 from tf_codistill import files, schedules, tokens
+from tf_codistill.experiment import Experiment
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.training.experiment import Experiment
+from tf_codistill.tasks.language import LanguageTask
+from tf_codistill.teaching.snapshots import PeerExchange
 
 VOCABULARY_SIZE = 40
 
@@ -32,18 +35,25 @@ def write_language_corpus(
     return directory
 
 
-def toy_experiment(corpus_dir: str, **changes: Any) -> Experiment:
-    """A few steps of a tiny language model on four lanes."""
+def toy_task(corpus_dir: str, **changes: Any) -> LanguageTask:
+    """A tiny language model on four lanes."""
+    settings: dict[str, Any] = {"model_fn": toy_model, "num_lanes": 4, "window_tokens": 8, "data": "same"}
+    return LanguageTask(corpus_dir=corpus_dir, **{**settings, **changes})
+
+
+def toy_peers(**changes: Any) -> functools.partial[PeerExchange]:
+    """An exchange every 5 steps."""
+    return functools.partial(PeerExchange, **{"every_steps": 5, **changes})
+
+
+def toy_experiment(task: LanguageTask | str, **changes: Any) -> Experiment:
+    """A few steps of a task, or of the toy task on a corpus."""
     settings: dict[str, Any] = {
-        "corpus_dir": corpus_dir,
+        "task": toy_task(task) if isinstance(task, str) else task,
         "num_steps": 20,
         "optimizer": lambda: keras.optimizers.Adam(0.01),
-        "model_fn": toy_model,
-        "num_lanes": 4,
-        "window_tokens": 8,
-        "data": "same",
+        "teaching": toy_peers(),
         "distillation_weight": schedules.BurnIn(steps=5),
-        "exchange_every_steps": 5,
         "log_every_steps": 5,
         "validate_every_steps": 10,
         "checkpoint_every_steps": 10,

@@ -6,16 +6,12 @@ that pulls it towards the average prediction of stale copies of the others:
     with strategy.scope():
         model = tf_codistill.CodistillationModel(
             model_fn,                                   # () -> keras.Model, for the student and each teacher
-            num_teachers=1,
+            teachers=tf_codistill.PeerExchange("/shared/exchange", group=0, num_groups=2, every_steps=50),
             distillation_loss=tf_codistill.losses.SoftCrossEntropy(),
             distillation_weight=tf_codistill.schedules.BurnIn(steps=3000, weight=1.0),
         )
         model.compile(optimizer="adam", loss=..., metrics=[...])
-    model.fit(
-        dataset,
-        epochs=...,
-        callbacks=[tf_codistill.PeerExchange("/shared/exchange", group=0, num_groups=2, every_steps=50)],
-    )
+    model.fit(dataset, epochs=...)
     model.student.save("model.keras")                   # the servable model
 
 Importing this package parses no flags, touches no device and does not import TensorFlow; its names are loaded
@@ -29,21 +25,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tf_codistill import losses, metrics, recurrent_state, schedules
+    from tf_codistill.exchange.topology import teachers_of
+    from tf_codistill.experiment import Experiment
     from tf_codistill.models.language_model import LanguageModel
-    from tf_codistill.peers.topology import teachers_of
+    from tf_codistill.tasks.language import LanguageTask
+    from tf_codistill.teaching.fellows import FellowStudents
+    from tf_codistill.teaching.saved import SavedTeachers
+    from tf_codistill.teaching.snapshots import PeerExchange
     from tf_codistill.training.codistillation import CodistillationModel
-    from tf_codistill.training.experiment import Experiment
-    from tf_codistill.training.one_process import CodistillingStudents
-    from tf_codistill.training.peer_exchange import PeerExchange
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CodistillationModel",
-    "CodistillingStudents",
     "Experiment",
+    "FellowStudents",
     "LanguageModel",
+    "LanguageTask",
     "PeerExchange",
+    "SavedTeachers",
     "losses",
     "metrics",
     "recurrent_state",
@@ -53,11 +53,13 @@ __all__ = [
 
 _HOMES = {
     "CodistillationModel": "training.codistillation",
-    "CodistillingStudents": "training.one_process",
-    "Experiment": "training.experiment",
+    "Experiment": "experiment",
+    "FellowStudents": "teaching.fellows",
     "LanguageModel": "models.language_model",
-    "PeerExchange": "training.peer_exchange",
-    "teachers_of": "peers.topology",
+    "LanguageTask": "tasks.language",
+    "PeerExchange": "teaching.snapshots",
+    "SavedTeachers": "teaching.saved",
+    "teachers_of": "exchange.topology",
 }
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_codistill import distribution, files, weights
+from tf_codistill.groups import decisions
 
 FORMAT_VERSION = 1
 
@@ -62,9 +63,9 @@ class Checkpoints:
             files.remove(directory)
             files.make_directory(directory)
             weights.write(files.join(directory, "shared"), **shared)
-        distribution.all_agree(self._strategy, True)
+        decisions.all_agree(self._strategy, True)
         weights.write(files.join(directory, self._worker_name()), **own)
-        distribution.all_agree(self._strategy, True)
+        decisions.all_agree(self._strategy, True)
         if chief:
             facts = {
                 "format_version": FORMAT_VERSION,
@@ -80,7 +81,7 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The step of the newest committed checkpoint, by the chief's view; all workers must call it."""
         steps = committed_steps(self._directory)
-        (step,) = distribution.broadcast(self._strategy, [steps[-1] if steps else -1])
+        (step,) = decisions.broadcast(self._strategy, [steps[-1] if steps else -1])
         return None if step < 0 else step
 
     def restore(self, step: int) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]]]:

@@ -1,8 +1,7 @@
-"""The strategy of one group, its chief, and decisions that hold for all its workers.
+"""The strategy of one group, and who this process is in it.
 
     strategy = create_strategy("auto")      # from TF_CONFIG, a TPU, or the local devices
     if is_chief(strategy): ...              # the chief alone writes what the group shares
-    step, = broadcast(strategy, [step])     # the chief decides, then every worker knows
 
 A group is one ``tf.distribute`` strategy; peers are other groups and never appear here.
 """
@@ -13,7 +12,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
@@ -102,38 +100,6 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def num_local_replicas(strategy: tf.distribute.Strategy) -> int:
     """Number of replicas that this worker drives."""
     return int(strategy.num_replicas_in_sync // num_workers(strategy))
-
-
-def broadcast(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list[int]:
-    """The chief's integers, on every worker. All workers must call it, with lists of one length."""
-    mine = integers if is_chief(strategy) else [0] * len(integers)
-    return _sum_over_workers(strategy, mine)
-
-
-def all_agree(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Whether the flag is true on every worker. All workers must call it; it is also a barrier."""
-    return _sum_over_workers(strategy, [int(flag)]) == [num_workers(strategy)]
-
-
-def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Whether the flag is true on at least one worker. All workers must call it."""
-    return _sum_over_workers(strategy, [int(flag)]) > [0]
-
-
-def _sum_over_workers(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list[int]:
-    if num_workers(strategy) == 1:
-        return [int(i) for i in integers]
-    # Only the first replica of each worker carries the values, so that a worker counts once.
-    replicas = num_local_replicas(strategy)
-    rows = [
-        np.asarray(integers, np.int64) if r == 0 else np.zeros(len(integers), np.int64)
-        for r in range(replicas)
-    ]
-    values = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(rows[context.replica_id_in_sync_group % replicas])
-    )
-    total = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
-    return [int(i) for i in total.numpy()]
 
 
 def _multi_worker_strategy() -> tf.distribute.Strategy:

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import os
 
-import keras
 from absl import flags, logging
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from tf_codistill import evaluation, files, program, runs, trained
-from tf_codistill.training import experiment
+from tf_codistill import evaluation, experiment, files, program, reporting, runs
 
 _RUNS = flags.DEFINE_multi_string("runs", [], "Run as name=workdir; may be repeated.")
 _MODELS = flags.DEFINE_multi_string("model", [], "Saved model as name=file.keras; may be repeated.")
@@ -36,27 +34,24 @@ def main() -> None:
     if _OUTPUT.value:
         files.make_directory(os.path.dirname(_OUTPUT.value) or ".")  # before an evaluation that would be lost
     program.parse_gin(instead=_bindings_of(workdirs))
-    settings = experiment.configured()
-    tokenizer_dirs = [runs.tokenizer_dir(one, group) for one in workdirs for group in runs.groups(one)]
-    corpus = trained.open_corpora(settings.corpus_dir, tokenizer_dirs)
-    _, stream = settings.streams(corpus, group=0, num_groups=1)
+    task = experiment.configured().task
+    for workdir in workdirs:
+        for group in runs.groups(workdir):
+            task.keep_beside_model(runs.group_dir(workdir, group), is_writer=False)
     rows: dict[str, evaluation.Row] = {}
-
-    def make_model(group: int) -> keras.Model:
-        return settings.make_model(corpus.vocabulary_size, group=group)
-
     for name, workdir in named_runs:
         logging.info("evaluating %s", name)
         members: dict[str, evaluation.Member] = {}
         for group in runs.groups(workdir):
-            members |= evaluation.from_checkpoint(workdir, group, make_model)
-        rows |= {f"{name}, {part}": row for part, row in evaluation.evaluate(members, stream).items()}
+            members |= evaluation.from_checkpoint(task, workdir, group)
+        rows |= {f"{name}, {part}": row for part, row in evaluation.evaluate(task, members).items()}
     for name, path in named_models:
-        rows |= evaluation.evaluate({name: evaluation.from_saved_model(path, stream.num_lanes)}, stream)
-    num_tokens = stream.steps_per_epoch * stream.num_lanes * stream.window_tokens
-    _print(rows, num_tokens)
+        rows |= evaluation.evaluate(task, {name: evaluation.from_saved_model(task, path)})
+    validation = task.validation()
+    number = validation.steps_per_epoch * validation.units_per_step
+    _print(rows, f"On {number:,} {task.units} that were held out")
     if _OUTPUT.value:
-        files.write_json(_OUTPUT.value, {"models": rows, "validation_tokens": num_tokens})
+        files.write_json(_OUTPUT.value, {"models": rows, "num_units": number, "units": task.units})
 
 
 def _bindings_of(workdirs: list[str]) -> str:
@@ -65,13 +60,11 @@ def _bindings_of(workdirs: list[str]) -> str:
     return files.read(path).decode("utf-8") if path and files.exists(path) else ""
 
 
-def _print(rows: dict[str, evaluation.Row], num_tokens: int) -> None:
-    table = Table(title=f"Loss in nats per token on {num_tokens:,} tokens of held-out documents")
-    for column in ("model", "state carried on", "state from zero", "perplexity"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+def _print(rows: dict[str, evaluation.Row], title: str) -> None:
+    columns = reporting.columns(rows)
+    table = Table("model", *(Column(name, justify="right") for name in columns.values()), title=title)
     for name, row in rows.items():
-        losses = (f"{row[key]:.3f}" for key in ("carried_state_loss", "zero_state_loss"))
-        table.add_row(name, *losses, f"{row['perplexity']:.2f}")
+        table.add_row(name, *reporting.cells(row, columns))
     Console().print(table)
 
 

@@ -1,30 +1,31 @@
-"""How well trained models predict held-out documents, each alone and their ensemble.
+"""How well trained models predict what was held out, each alone and their ensemble.
 
-    members = from_checkpoint(workdir, 0, make_model) | from_checkpoint(workdir, 1, make_model)
-    losses = evaluate(members, stream)
+    members = from_checkpoint(task, workdir, 0) | from_checkpoint(task, workdir, 1)
+    rows = evaluate(task, members)
     {"group 0": {"zero_state_loss": 3.71, "carried_state_loss": 3.60, "perplexity": 36.6,
                  "carried_from": "checkpoint"},
      "group 1": ...,
-     "ensemble": ...}                         the mean of the members' probabilities, as a model of its own
+     "ensemble": ...}                         the mean of the members' predictions, as a model of its own
 
-The documents are read once from a zero state, which is how a served model begins, and once from a state that
-the model carried here: that of its training lanes. The two can differ much, because the hidden state of a
-training lane is never reset (section 3.1 of Anil et al. 2018), so that a zero state is one the model has not
-seen since it began.
+Models with a recurrent state read everything once from a zero state, which is how a served model begins, and
+once from a state that the model carried here: that of its training lanes. The two can differ much, because
+the hidden state of a training lane is never reset (section 3.1 of Anil et al. 2018), so that a zero state is
+one the model has not seen since it began. Of models without one there is just ``loss``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import checkpoints, recurrent_state, runs, trained, weights
-from tf_codistill.inputs import language
+from tf_codistill import checkpoints, recurrent_state, runs, weights
+from tf_codistill.batches import Batch, Keyed, batch_of
+from tf_codistill.tasks.base import Task
 
 ENSEMBLE = "ensemble"
 
@@ -36,7 +37,7 @@ class Member:
     """A model to evaluate.
 
     Attributes:
-        model: A stateful language model with as many lanes as the evaluation.
+        model: A model that takes whole batches of validation.
         lanes: The recurrent state [any number of lanes, ...] that it carries here; None to carry over the
             state in which a first pass over the documents ended.
     """
@@ -45,14 +46,13 @@ class Member:
     lanes: list[np.ndarray] | None
 
 
-def from_checkpoint(workdir: str, group: int, make_model: Callable[[int], keras.Model]) -> dict[str, Member]:
+def from_checkpoint(task: Task, workdir: str, group: int) -> dict[str, Member]:
     """What one group of a run has trained, as its newest checkpoint has it.
 
     Args:
+        task: What was learned.
         workdir: Directory of the run.
         group: The group.
-        make_model: Makes the stateful model that was trained, of the group with a number; called with one
-            number after another for students that were trained in one process.
 
     Returns:
         The models by name, with the recurrent state of all training lanes of all workers: one, unless there
@@ -67,7 +67,7 @@ def from_checkpoint(workdir: str, group: int, make_model: Callable[[int], keras.
     lanes = [np.concatenate(parts) for parts in zip(*(own["lanes"] for own in owns), strict=True)]
     members: list[Member] = []
     while arrays or not members:
-        model = make_model(group + len(members))
+        model = task.make_model(task.batch_size, group + len(members))
         own, arrays = arrays[: len(model.weights)], arrays[len(model.weights) :]
         try:
             weights.assign(model.weights, own)
@@ -83,69 +83,95 @@ def from_checkpoint(workdir: str, group: int, make_model: Callable[[int], keras.
     return {f"group {group}, student {number}": member for number, member in enumerate(members)}
 
 
-def from_saved_model(path: str, num_lanes: int) -> Member:
-    """Any saved language model, for instance the servable ``student.keras`` of a group.
+def from_saved_model(task: Task, path: str) -> Member:
+    """Any saved model, for instance the servable ``student.keras`` of a group.
 
     Args:
+        task: What was learned.
         path: A ``.keras`` file.
-        num_lanes: Lanes of the evaluation.
 
     Returns:
         The model; it has no recurrent state of its own.
 
     Raises:
-        ValueError: There is no such file, or the model in it cannot carry a state over lanes.
+        ValueError: There is no such file, or the model in it does not suit the task.
     """
-    return Member(trained.load_model(path, num_lanes), lanes=None)
+    return Member(task.load_model(path), lanes=None)
 
 
-def evaluate(members: Mapping[str, Member], stream: language.Stream) -> dict[str, Row]:
-    """Measures each member and, of several, their ensemble on one pass over a stream.
+def evaluate(task: Task, members: Mapping[str, Member]) -> dict[str, Row]:
+    """Measures each member and, of several, their ensemble on what the task holds out.
 
     Args:
+        task: What was learned.
         members: The models by name.
-        stream: Held-out documents; all windows of its first epoch are read.
 
     Returns:
-        By name: ``zero_state_loss`` and ``carried_state_loss`` in nats per token, ``perplexity`` of the
-        latter, and ``carried_from``, ``checkpoint`` or ``first pass``.
+        By name: ``loss``, or ``zero_state_loss`` and ``carried_state_loss``, and what the task derives of
+        it and of its metrics; ``carried_from``, ``checkpoint`` or ``first pass``.
     """
-    models = [member.model for member in members.values()]
-    nats = _nats_function(models)
-    for model in models:
-        for state in recurrent_state.variables(model):
-            state.assign(tf.zeros_like(state.value))
-    from_zero = _pass(nats, stream)
-    for member in members.values():
-        if member.lanes is not None:
-            recurrent_state.assign(recurrent_state.variables(member.model), member.lanes)
-    carried = _pass(nats, stream)
     names = [*members, ENSEMBLE] if len(members) > 1 else list(members)
+    measure = _Pass(task, [member.model for member in members.values()])
+    states = [recurrent_state.variables(member.model) for member in members.values()]
+    for state in states:
+        recurrent_state.assign(state, [np.zeros(lanes.shape, np.float32) for lanes in state])
+    first = measure()
+    if not any(states):
+        return {name: {**row, **task.derived(row)} for name, row in zip(names, first, strict=True)}
+    for member, state in zip(members.values(), states, strict=True):
+        if member.lanes is not None:
+            recurrent_state.assign(state, member.lanes)
+    carried = measure()
     origins = ["first pass" if member.lanes is None else "checkpoint" for member in members.values()]
     origins.append(" and ".join(sorted(set(origins))))
     return {
         name: {
-            "zero_state_loss": float(zero),
-            "carried_state_loss": float(kept),
-            "perplexity": math.exp(min(float(kept), 700.0)),
+            "zero_state_loss": zero["loss"],
+            "carried_state_loss": kept["loss"],
+            **{metric: value for metric, value in kept.items() if metric != "loss"},
+            **task.derived(kept),
             "carried_from": origin,
         }
-        for name, zero, kept, origin in zip(names, from_zero, carried, origins, strict=False)
+        for name, zero, kept, origin in zip(names, first, carried, origins, strict=False)
     }
 
 
-def _nats_function(models: Sequence[keras.Model]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+class _Pass:
+    """Reads what is held out once with all members: a row of means for each, and for their ensemble."""
+
+    def __init__(self, task: Task, models: list[keras.Model]) -> None:
+        self._stream = task.validation()
+        self._task, self._models = task, models
+        number = len(models) + (len(models) > 1)
+        self._compiled = [_Measured(task) for _ in range(number)]
+
+    def __call__(self) -> list[dict[str, float]]:
+        for one in self._compiled:
+            one.reset_metrics()
+        for data in self._stream.dataset(num_steps=self._stream.steps_per_epoch):
+            self._batch(data)
+        return [
+            {name: float(value) for name, value in one.get_metrics_result().items()} for one in self._compiled
+        ]
+
     @tf.function
-    def nats(inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """Mean negative log-likelihood of each model, and of the mean of their probabilities."""
-        logits = [model(inputs, training=False) for model in models]
-        each = [-tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits_BTV) for logits_BTV in logits]
-        ensemble = tf.reduce_logsumexp(tf.stack(each), axis=0) - math.log(len(models))
-        return -tf.stack([tf.reduce_mean(log_likelihood) for log_likelihood in [*each, ensemble]])
+    def _batch(self, data: Keyed) -> None:
+        batch = batch_of(data)
+        predictions = [model(batch.features, training=False) for model in self._models]
+        if len(predictions) > 1:
+            predictions.append(self._task.mean_prediction(predictions))
+        for one, prediction in zip(self._compiled, predictions, strict=True):
+            one.note(batch, prediction)
 
-    return nats
 
+class _Measured(keras.Model):
+    """What Keras makes of the task's loss and metrics, for predictions that are there already."""
 
-def _pass(nats: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], stream: language.Stream) -> np.ndarray:
-    batches = language.dataset(stream, num_steps=stream.steps_per_epoch)
-    return np.mean([nats(*batch).numpy() for batch in batches], axis=0)
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.compile(loss=task.loss(), metrics=task.metrics())
+
+    def note(self, batch: Batch, prediction: Any) -> None:
+        loss = self.compute_loss(batch.features, batch.targets, prediction, batch.sample_weight)
+        self._loss_tracker.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(prediction)[0])[0])
+        self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)

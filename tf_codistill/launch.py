@@ -14,8 +14,7 @@ import sys
 
 from absl import flags
 
-from tf_codistill import launching, program
-from tf_codistill.training import experiment
+from tf_codistill import experiment, launching, program
 
 _NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.")
 _WORKERS_PER_GROUP = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.")

@@ -28,7 +28,7 @@ class Curve:
         group: Index of the group.
         steps: Step of each validation, int64 [N].
         secs: Training time until then in seconds, float64 [N].
-        losses: Validation loss in nats per token, float64 [N].
+        losses: Validation loss, float64 [N].
         is_finished: Whether the group reached its last step.
     """
 
@@ -45,12 +45,12 @@ class Curve:
 
     @property
     def best(self) -> float:
-        """The lowest loss in nats per token."""
+        """The lowest loss."""
         return float(self.losses[self.best_index])
 
     @property
     def final(self) -> float:
-        """The last loss in nats per token."""
+        """The last loss."""
         return float(self.losses[-1])
 
     def first_reaching(self, loss: float) -> int | None:
@@ -75,7 +75,7 @@ class Run:
 
     @property
     def best(self) -> float:
-        """The lowest loss of any of its groups in nats per token."""
+        """The lowest loss of any of its groups."""
         return min(curve.best for curve in self.curves)
 
     @property

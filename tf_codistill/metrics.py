@@ -72,8 +72,8 @@ def agreement(
             outputs, C = 1, must be logits, of teacher and student: their favourite is the sign.
         student: Logits or probabilities of the student, [..., C].
         sample_weight: Weight of each position, or of the leading axes of [...]; None for 1.
-        teacher_weights: Share of each teacher in the mean, float32 [P], 0 to leave it out; None for equal
-            shares.
+        teacher_weights: Weight of each teacher in the mean, float32 [P], or for each row [P, B], 0 to leave
+            it out; None for equal weights.
 
     Returns:
         A scalar float32 tensor between 0 and 1: the mean over teachers and positions; 0 if nothing counts.
@@ -96,8 +96,8 @@ def divergence(
             output.
         student: Logits of the student, [..., C].
         sample_weight: Weight of each position, or of the leading axes of [...]; None for 1.
-        teacher_weights: Share of each teacher in the mean, float32 [P], 0 to leave it out; None for equal
-            shares.
+        teacher_weights: Weight of each teacher in the mean, float32 [P], or for each row [P, B], 0 to leave
+            it out; None for equal weights.
 
     Returns:
         A scalar float32 tensor in nats: the mean over teachers and positions; 0 if nothing counts.
@@ -132,8 +132,15 @@ def _mean_over_teachers(
     sample_weight: tf.Tensor | None,
     teacher_weights: tf.Tensor | None,
 ) -> tf.Tensor:
-    values_P = tf.stack([_mean(one, _weights(one, student, sample_weight)) for one in values])
-    weights_P = tf.ones_like(values_P) if teacher_weights is None else tf.cast(teacher_weights, tf.float32)
+    positions = [_weights(one, student, sample_weight) for one in values]
+    if teacher_weights is None:
+        teacher_weights = tf.ones([len(values)])
+    weights_P = teacher_weights = tf.cast(teacher_weights, tf.float32)
+    if len(teacher_weights.shape) == 2:
+        weights_P = tf.reduce_mean(teacher_weights, axis=1)
+        rows = tf.unstack(teacher_weights, num=len(values))
+        positions = [one * _with_axes(row, len(one.shape)) for one, row in zip(positions, rows, strict=True)]
+    values_P = tf.stack([_mean(one, at) for one, at in zip(values, positions, strict=True)])
     return _mean(values_P, weights_P)
 
 
@@ -147,9 +154,12 @@ def _weights(values: tf.Tensor, prediction: tf.Tensor, sample_weight: tf.Tensor 
     weights = tf.ones_like(values)
     for factor in (sample_weight, getattr(prediction, "_keras_mask", None)):
         if factor is not None:
-            factor = tf.cast(factor, values.dtype)
-            # Weights belong to the leading axes; broadcasting would take them for those of the last.
-            for _ in range(len(values.shape) - len(factor.shape)):
-                factor = factor[..., tf.newaxis]
-            weights *= factor
+            weights *= _with_axes(tf.cast(factor, values.dtype), len(values.shape))
     return weights
+
+
+def _with_axes(factor: tf.Tensor, num_axes: int) -> tf.Tensor:
+    # Weights belong to the leading axes; broadcasting would take them for those of the last.
+    for _ in range(num_axes - len(factor.shape)):
+        factor = factor[..., tf.newaxis]
+    return factor

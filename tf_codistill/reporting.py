@@ -11,7 +11,7 @@ validation loss that the baseline ever had: at which step did each of its groups
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tf_codistill import files
@@ -24,11 +24,26 @@ _RUN_COLUMNS = (
     *("run", "group", "best loss", "at step", "final loss", "steps", "training time"),
     "passes the baseline's best at step",
 )
-_EVALUATION_COLUMNS = {
-    "carried_state_loss": "loss, state carried on",
-    "zero_state_loss": "loss, state from zero",
-    "perplexity": "perplexity",
-}
+_TITLES = {"carried_state_loss": "loss, state carried on", "zero_state_loss": "loss, state from zero"}
+
+
+def columns(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The figures that an evaluation has of models, in the order in which to show them.
+
+    Args:
+        rows: Figures of each model by name.
+
+    Returns:
+        The title of each figure by name.
+    """
+    found = {name for row in rows.values() for name, value in row.items() if isinstance(value, (int, float))}
+    order = [*(name for name in _TITLES if name in found), *sorted(found - set(_TITLES))]
+    return {name: _TITLES.get(name, name.replace("_", " ")) for name in order}
+
+
+def cells(row: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """The figures of one model as text; empty where it has none of a name."""
+    return [f"{row[name]:.{2 if abs(row[name]) >= 10 else 3}f}" if name in row else "" for name in names]
 
 
 def conclusion(baseline: Run, run: Run) -> str:
@@ -67,8 +82,7 @@ def read_evaluation(path: str) -> dict[str, Any]:
         path: A JSON file.
 
     Returns:
-        ``models``, by name the losses from a carried and from a zero state (nats per token) and the
-        perplexity, and ``validation_tokens``.
+        ``models``, the figures of each by name, ``num_units`` and ``units``, on how much of what.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -76,14 +90,15 @@ def read_evaluation(path: str) -> dict[str, Any]:
     """
     evaluation = files.read_json(path)
     try:
-        rows = evaluation["models"].values()
-        complete = all(isinstance(row[key], (int, float)) for row in rows for key in _EVALUATION_COLUMNS)
-        complete = complete and bool(rows) and isinstance(evaluation["validation_tokens"], int)
+        complete = all(columns({"": row}) for row in evaluation["models"].values()) and evaluation["models"]
+        complete = complete and isinstance(evaluation["num_units"], int) and "units" in evaluation
     except (TypeError, KeyError, AttributeError):
         complete = False
     if not complete:
-        keys = ", ".join(_EVALUATION_COLUMNS)
-        raise ValueError(f"evaluation {path!r} is not what `evaluate` writes: expected {keys} of each model")
+        raise ValueError(
+            f"evaluation {path!r} is not what `evaluate` writes: expected figures of each model, num_units "
+            "and units; evaluate the models again"
+        )
     return dict(evaluation)
 
 
@@ -121,15 +136,15 @@ def _markdown(shown: Sequence[Run], sentences: Sequence[str], evaluations: Seque
         *(f"**{_capitalised(sentence)}.**" for sentence in sentences),
         f"![Validation loss over steps and over time]({PICTURE})",
         "## Learning curves",
-        f"Validation loss in nats per token. The baseline is *{baseline.name}*: {baseline.best:.3f} at step "
+        f"The baseline is *{baseline.name}*: {baseline.best:.3f} at step "
         f"{baseline.best_step}. The time is what each group spent in training on its share of the machine.",
         _table(_RUN_COLUMNS, (row for run in shown for row in _run_rows(run, baseline))),
     ]
     for evaluation in evaluations:
         parts += [
             "## Evaluation",
-            f"On {evaluation['validation_tokens']:,} tokens of held-out documents, in nats per token.",
-            _table(("model", *_EVALUATION_COLUMNS.values()), _evaluation_rows(evaluation)),
+            f"On {evaluation['num_units']:,} {evaluation['units']} that were held out.",
+            _evaluation_table(evaluation["models"]),
         ]
     parts += ["## Where the figures are from", "\n".join(f"* {run.name}: `{run.workdir}`" for run in shown)]
     return "\n\n".join(parts) + "\n"
@@ -155,14 +170,9 @@ def _run_rows(run: Run, baseline: Run) -> list[list[str]]:
     return rows
 
 
-def _evaluation_rows(evaluation: dict[str, Any]) -> Iterable[list[str]]:
-    for name, row in evaluation["models"].items():
-        yield [
-            name,
-            f"{row['carried_state_loss']:.3f}",
-            f"{row['zero_state_loss']:.3f}",
-            f"{row['perplexity']:.2f}",
-        ]
+def _evaluation_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    titles = columns(rows)
+    return _table(("model", *titles.values()), ([name, *cells(row, titles)] for name, row in rows.items()))
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

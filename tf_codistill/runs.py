@@ -75,11 +75,6 @@ def log_path(workdir: str, group: int, worker: int) -> str:
     return os.path.join(group_dir(workdir, group), f"worker_{worker}.log")
 
 
-def tokenizer_dir(workdir: str, group: int) -> str:
-    """The tokenizer that travels with the model of one group."""
-    return os.path.join(group_dir(workdir, group), "tokenizer")
-
-
 def groups(workdir: str) -> list[int]:
     """The groups of a run that have written metrics, in order."""
     if not os.path.isdir(workdir):

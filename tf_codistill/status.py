@@ -35,6 +35,7 @@ class Status:
         step: Steps trained.
         num_steps: Steps that the run is to train.
         secs_per_step: Seconds that a step took lately.
+        units: What the task counts its data in.
         train: The newest training metrics by name; empty before the first.
         validation_loss: The newest validation loss in nats.
     """
@@ -43,6 +44,7 @@ class Status:
     step: int
     num_steps: int | None
     secs_per_step: float | None
+    units: str
     train: dict[str, float]
     validation_loss: float | None
 
@@ -59,7 +61,7 @@ class Status:
         return {
             "group": str(self.group),
             "step": f"{self.step}/{self.num_steps}" if known else "starting",
-            "tokens/s": _number(self.train.get("tokens_per_sec"), ",.0f"),
+            f"{self.units}/s": _number(self.train.get(f"{self.units}_per_sec"), ",.0f"),
             "loss": _number(self.train.get("loss"), ".3f"),
             "task": _number(self.train.get("task_loss"), ".3f"),
             "distillation": _number(self.train.get("distillation_loss"), ".3f"),
@@ -81,12 +83,14 @@ def read_status(workdir: str, group: int) -> Status:
     """
     records = runs.read_metrics(runs.metrics_path(workdir, group))
     by_kind = {kind: [r for r in records if r["kind"] == kind] for kind in runs.KINDS}
+    start = by_kind["start"][-1] if by_kind["start"] else {}
     train, validation = by_kind["train"], by_kind["validation"]
     return Status(
         group=group,
         step=records[-1]["step"] if records else 0,
-        num_steps=by_kind["start"][-1].get("num_steps") if by_kind["start"] else None,
+        num_steps=start.get("num_steps"),
         secs_per_step=_secs_per_step(train[-_RECENT_RECORDS:]),
+        units=start.get("units", "examples"),
         train=train[-1] if train else {},
         validation_loss=validation[-1]["loss"] if validation else None,
     )

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from absl import flags, logging
 
-from tf_codistill import distribution, files, program, runs
-from tf_codistill.training import experiment
+from tf_codistill import distribution, experiment, files, program, runs
 
 _GROUP = flags.DEFINE_integer("group", 0, "This group, from 0.")
 _NUM_GROUPS = flags.DEFINE_integer(

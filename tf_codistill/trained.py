@@ -7,7 +7,7 @@
         word_pieces.model    what the token shards were written with
         manifest.json        the mark: its fingerprint, the mark of each corpus, checksums
 
-keep_tokenizer(runs.tokenizer_dir(workdir, 0), corpora)        by training
+keep_tokenizer(tokenizer_dir(group_dir), corpora)               by training
 trained = open_trained(workdir, group=0)                       later, without any corpus
 trained.reset()
 trained.log_likelihoods(inputs, targets)                       goes on from the state of the call before
@@ -17,7 +17,7 @@ trained.next_logits(ids)
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
@@ -29,10 +29,14 @@ from absl import logging
 
 from tf_codistill import files, recurrent_state, runs, tokens
 from tf_codistill.corpus.word_pieces import WordPieces
-from tf_codistill.inputs import mixture
 from tf_codistill.models.language_model import LanguageModel
 
 _IDS = tf.TensorSpec([None], tf.int32)
+
+
+def tokenizer_dir(group_dir: str) -> str:
+    """The tokenizer that travels with the model of a group."""
+    return files.join(group_dir, "tokenizer")
 
 
 def keep_tokenizer(directory: str, corpora: Mapping[str, tokens.Corpus], is_writer: bool = True) -> None:
@@ -88,31 +92,6 @@ def check_tokenizer(directory: str, corpus: tokens.Corpus) -> bool:
             "that the model was trained on, or another workdir"
         )
     return True
-
-
-def open_corpora(corpus_dir: str | Mapping[str, float], tokenizer_dirs: Iterable[str]) -> mixture.Corpora:
-    """Opens the corpora that hold the held-out documents for models which are trained already.
-
-    Args:
-        corpus_dir: As for `mixture.open_corpora`.
-        tokenizer_dirs: ``tokenizer/`` of each of the models' groups.
-
-    Returns:
-        The corpora.
-
-    Raises:
-        ValueError: They cannot be opened, or a model was trained with another vocabulary.
-    """
-    try:
-        corpora = mixture.open_corpora(corpus_dir)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}. Evaluation reads the held-out documents of the corpus: where it has moved, give "
-            "--gin_bindings=\"Experiment.corpus_dir = '...'\"; `score` and `generate` need no corpus"
-        ) from error
-    for directory in tokenizer_dirs:
-        check_tokenizer(directory, next(iter(corpora.corpora.values())))
-    return corpora
 
 
 def load_model(path: str, num_lanes: int) -> keras.Model:
@@ -252,7 +231,7 @@ def open_trained(
 
 def _check_given_tokenizer(tokenizer: str, fingerprint: str, model: str) -> None:
     """Equal sizes do not make equal vocabularies: the ids of another one mean other pieces."""
-    mark = files.read_mark(_tokenizer_dir(model)) or {}
+    mark = files.read_mark(tokenizer_dir(os.path.dirname(model))) or {}
     expected = mark.get("vocabulary_fingerprint", fingerprint)
     if fingerprint != expected:
         raise ValueError(
@@ -261,12 +240,11 @@ def _check_given_tokenizer(tokenizer: str, fingerprint: str, model: str) -> None
         )
 
 
-def _tokenizer_dir(model: str) -> str:
-    return files.join(os.path.dirname(model), "tokenizer")
-
-
 def _tokenizer_beside(model: str) -> str:
-    directory, config = _tokenizer_dir(model), files.join(os.path.dirname(model), "config.gin")
+    directory, config = (
+        tokenizer_dir(os.path.dirname(model)),
+        files.join(os.path.dirname(model), "config.gin"),
+    )
     mark = files.read_mark(directory)
     if mark is not None:
         files.verify(directory, mark)
@@ -275,7 +253,7 @@ def _tokenizer_beside(model: str) -> str:
     remedy = "name its word_pieces.model by --tokenizer"
     if not files.exists(config):
         raise ValueError(f"{sentence}; {remedy}")
-    named = _bound(config, "Experiment", "corpus_dir")
+    named = _bound(config, "LanguageTask", "corpus_dir")
     corpus_dir = named if isinstance(named, str) else next(iter(named or {}), "")
     path = files.join(corpus_dir, tokens.TOKENIZER)
     if not files.exists(path):

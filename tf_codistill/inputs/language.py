@@ -19,13 +19,11 @@ Where shards are not local, the blocks that the lanes will come to are read in t
     stream = LaneStream(corpus.split("train"), seed=1, num_lanes=64)
     inputs_BT, targets_BT = stream.batch(step=1370)
     model.fit(dataset(stream, first_step=1370), ...)
-    model.fit(by_turns([dataset(stream_0), dataset(stream_1)]), ...)      students side by side
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +31,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tf_codistill import tokens
+from tf_codistill.batches import Keyed
 from tf_codistill.inputs import partition
 
 Int32Array = npt.NDArray[np.int32]
@@ -57,6 +56,9 @@ class Stream(Protocol):
 
     def batch(self, step: int, lanes: range | slice | None = None) -> tuple[Int32Array, Int32Array]:
         """Inputs and targets of a step, each int32 ``[B, T]`` with a row for each lane asked for."""
+
+    def keys(self, step: int, lanes: range) -> Int64Array:
+        """Id and visit of each row of a step, int64 ``[B, 2]``."""
 
 
 class LaneStream:
@@ -145,6 +147,19 @@ class LaneStream:
         ids[virtual < 0] = tokens.END_OF_DOCUMENT
         return ids[:, :-1], ids[:, 1:]
 
+    def keys(self, step: int, lanes: range) -> Int64Array:
+        """What names the rows of a step, whoever reads them in whatever order.
+
+        Args:
+            step: Step of training, from 0, through all epochs.
+            lanes: Which lanes.
+
+        Returns:
+            Where in the split the first target of each row is stored, and the epoch; int64 ``[B, 2]``.
+        """
+        _, stored = self._positions(step, lanes)
+        return np.stack([stored[:, 1], np.full(len(stored), step // self.steps_per_epoch)], axis=1)
+
     def _positions(self, step: int, lanes: range) -> tuple[Int64Array, Int64Array]:
         """Where the tokens of a step are, in the virtual row and in the split; ``[B, T + 1]`` each."""
         epoch, window = divmod(step, self.steps_per_epoch)
@@ -183,6 +198,7 @@ def dataset(
     worker: int = 0,
     num_workers: int = 1,
     num_replicas: int = 1,
+    keyed: bool = False,
 ) -> tf.data.Dataset:
     """The batches of one worker as a `tf.data.Dataset`.
 
@@ -197,6 +213,7 @@ def dataset(
         worker: Index of the worker in its group, from 0.
         num_workers: Number of workers of the group.
         num_replicas: Replicas of each worker.
+        keyed: Whether elements are `Keyed`, with what names each row.
 
     Returns:
         Inputs and targets, each int32 ``[num_lanes / (num_workers * num_replicas), T]``.
@@ -218,15 +235,17 @@ def dataset(
             f"{num_workers} * {num_replicas}"
         )
 
-    def read(index: np.int64) -> tuple[Int32Array, Int32Array]:
+    def read(index: np.int64) -> tuple[Int32Array, Int32Array, Int64Array]:
         step, replica = divmod(int(index), num_replicas)
         first_lane = (worker * num_replicas + replica) * lanes_per_replica
-        return stream.batch(step, range(first_lane, first_lane + lanes_per_replica))
+        lanes = range(first_lane, first_lane + lanes_per_replica)
+        return (*stream.batch(step, lanes), stream.keys(step, lanes))
 
-    def element(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        batch = tf.numpy_function(read, [index], (tf.int32, tf.int32), stateful=False)
+    def element(index: tf.Tensor) -> Keyed | tuple[tf.Tensor, tf.Tensor]:
+        *batch, keys = tf.numpy_function(read, [index], (tf.int32, tf.int32, tf.int64), stateful=False)
         shape = (lanes_per_replica, stream.window_tokens)
-        return tf.ensure_shape(batch[0], shape), tf.ensure_shape(batch[1], shape)
+        data = (tf.ensure_shape(batch[0], shape), tf.ensure_shape(batch[1], shape))
+        return Keyed(data, tf.ensure_shape(keys, (lanes_per_replica, 2))) if keyed else data
 
     indices = tf.data.Dataset.counter(first_step * num_replicas)
     if num_steps is not None:
@@ -235,24 +254,3 @@ def dataset(
     options = tf.data.Options()
     options.autotune.enabled = False
     return indices.map(element).prefetch(_PREFETCHED_BATCHES).with_options(options)
-
-
-def by_turns(datasets: Sequence[tf.data.Dataset]) -> tf.data.Dataset:
-    """Reads N datasets side by side, as `CodistillingStudents` takes it with ``batches="different"``.
-
-    Args:
-        datasets: Datasets of tuples of arrays ``[B, ...]``, all of the same shapes.
-
-    Returns:
-        Tuples of arrays ``[N B, ...]``: rows i, i + N, i + 2N, ... are those of dataset i.
-    """
-
-    def taking_turns(*batches: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, ...]:
-        return tuple(
-            tf.reshape(tf.stack(parts, axis=1), [len(parts) * parts[0].shape[0], *parts[0].shape[1:]])
-            for parts in zip(*batches, strict=True)
-        )
-
-    if len(datasets) == 1:
-        return datasets[0]
-    return tf.data.Dataset.zip(tuple(datasets)).map(taking_turns)

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tf_codistill import tokens
 from tf_codistill.inputs import language
+
+_STREAM_BITS = 48  # of an id; those above tell the streams apart
 
 
 def share_out(num_lanes: int, weights: Mapping[str, float]) -> dict[str, int]:
@@ -94,16 +96,34 @@ class MixedLanes:
         if len(lanes) and (min(lanes) < 0 or max(lanes) >= self.num_lanes):
             raise ValueError(f"lanes are {lanes}; expected lanes 0 to {self.num_lanes - 1}")
         ids = np.empty((2, len(lanes), self.window_tokens), np.int32)
-        holders = np.searchsorted(self._ends, np.array(lanes), side="right")
+        for _, stream, rows, own in self._own_lanes(lanes):
+            ids[:, rows] = stream.batch(step, own)
+        return ids[0], ids[1]
+
+    def keys(self, step: int, lanes: range) -> language.Int64Array:
+        """What names the rows of a step.
+
+        Args:
+            step: Step of training, from 0.
+            lanes: Which lanes.
+
+        Returns:
+            Id and visit of each row, int64 ``[B, 2]``; ids of different streams differ.
+        """
+        keys = np.empty((len(lanes), 2), np.int64)
+        for index, stream, rows, own in self._own_lanes(lanes):
+            keys[rows] = stream.keys(step, own) + [index << _STREAM_BITS, 0]
+        return keys
+
+    def _own_lanes(self, lanes: range) -> Iterator[tuple[int, language.Stream, Any, range]]:
+        """The streams that read some of these lanes, with which rows they are and which lanes of theirs."""
+        readers = np.searchsorted(self._ends, np.array(lanes), side="right")
         for index, stream in enumerate(self._streams):
-            (rows,) = np.nonzero(holders == index)
+            (rows,) = np.nonzero(readers == index)
             if rows.size:
                 first_lane = int(self._ends[index]) - stream.num_lanes
                 own = lanes[rows[0] : rows[-1] + 1]
-                ids[:, rows] = stream.batch(
-                    step, range(own.start - first_lane, own.stop - first_lane, own.step)
-                )
-        return ids[0], ids[1]
+                yield index, stream, rows, range(own.start - first_lane, own.stop - first_lane, own.step)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

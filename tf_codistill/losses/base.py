@@ -40,8 +40,9 @@ class DistillationLoss(keras.losses.Loss, abc.ABC):
 
         Args:
             teacher_logits: Logits of P teachers: a sequence of P tensors [..., C] or one tensor [P, ..., C].
-            weights: Share of each teacher in the mean, float32 [P], 0 to leave it out; None for equal shares.
-                If all are 0 the outcome is finite but means nothing, and the loss deserves no weight.
+            weights: Weight of each teacher in the mean, float32 [P], or for each row [P, B], 0 to leave it
+                out; None for equal weights. Where all are 0 the outcome is finite but means nothing, and the
+                loss deserves no weight.
 
         Returns:
             A tensor or a structure of tensors; only this loss knows what is in it.
@@ -156,8 +157,9 @@ class Comparison(DistillationLoss):
 
         Args:
             teacher_logits: Logits of P teachers: a sequence of P tensors [..., C] or one tensor [P, ..., C].
-            weights: Share of each teacher in the mean, float32 [P], 0 to leave it out; None for equal shares.
-                If all are 0 the outcome is finite but means nothing, and the loss deserves no weight.
+            weights: Weight of each teacher in the mean, float32 [P], or for each row [P, B], 0 to leave it
+                out; None for equal weights. Where all are 0 the outcome is finite but means nothing, and the
+                loss deserves no weight.
 
         Returns:
             The mean of what `mean_over` names, [..., C]; for losses a pair, the target of each teacher and
@@ -173,7 +175,7 @@ class Comparison(DistillationLoss):
         if weights is not None:
             # 0 * NaN is NaN, so a share of 0 alone would not keep a broken teacher out.
             teachers = [
-                tf.where(share > 0, logits, tf.zeros_like(logits))
+                tf.where(_like(share, logits) > 0, logits, tf.zeros_like(logits))
                 for share, logits in zip(shares, teachers, strict=True)
             ]
         if self.mean_over == "logits":
@@ -371,10 +373,15 @@ def _shares(weights: tf.Tensor | None, num_teachers: int, dtype: str) -> list[tf
     if weights is None:
         return [tf.constant(1 / num_teachers, dtype)] * num_teachers
     weights = tf.cast(weights, dtype)
-    return tf.unstack(tf.math.divide_no_nan(weights, tf.reduce_sum(weights)), num=num_teachers)
+    return tf.unstack(tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=0)), num=num_teachers)
 
 
 def _mean(shares: list[tf.Tensor], values: list[tf.Tensor]) -> tf.Tensor:
     if len(values) == 1:
         return values[0]
-    return tf.add_n([share * value for share, value in zip(shares, values, strict=True)])
+    return tf.add_n([_like(share, value) * value for share, value in zip(shares, values, strict=True)])
+
+
+def _like(share: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """A share, or one for each row, with as many axes as what it is a share of."""
+    return _with_axes(share, len(value.shape)) if len(share.shape) else share

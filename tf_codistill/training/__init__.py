@@ -1,1 +1,1 @@
-"""Training: the codistillation model, its callbacks, and the experiment that puts everything together."""
+"""Algorithm 1 under Keras: the model, its losses and meters, and what resumes it."""

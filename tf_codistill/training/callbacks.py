@@ -9,7 +9,6 @@ An epoch of `fit` is one log interval, so that the averages in Keras's logs are 
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -34,7 +33,9 @@ class MetricsLog(keras.callbacks.Callback):
         workdir: str,
         group: int,
         num_steps: int,
-        tokens_per_step: int,
+        units_per_step: int,
+        units: str = "examples",
+        derived: Callable[[dict[str, float]], dict[str, float]] = lambda averages: {},
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Takes note of the arguments; touches no file.
@@ -43,14 +44,18 @@ class MetricsLog(keras.callbacks.Callback):
             workdir: Directory of the run.
             group: This group.
             num_steps: Steps after which training ends, for those who follow the file.
-            tokens_per_step: Tokens that the whole group trains on in a step.
+            units_per_step: How much the whole group trains on in a step.
+            units: What that is counted in.
+            derived: Makes further figures of the averages of a validation.
             clock: Returns seconds that never go back.
         """
         super().__init__()
         self._path = runs.metrics_path(workdir, group)
         self._tensorboard_dir = runs.tensorboard_dir(workdir, group)
         self._num_steps = num_steps
-        self._tokens_per_step = tokens_per_step
+        self._units_per_step = units_per_step
+        self._units = units
+        self._derived = derived
         self._clock = clock
         self._began = 0.0
         self._interval_began = 0.0
@@ -71,7 +76,13 @@ class MetricsLog(keras.callbacks.Callback):
         )
         self._began = self._clock() - spent
         runs.append_metrics(
-            self._path, "start", step, num_steps=self._num_steps, time=time.time(), elapsed_secs=spent
+            self._path,
+            "start",
+            step,
+            num_steps=self._num_steps,
+            units=self._units,
+            time=time.time(),
+            elapsed_secs=spent,
         )
         self._writer = tf.summary.create_file_writer(self._tensorboard_dir)
 
@@ -108,12 +119,11 @@ class MetricsLog(keras.callbacks.Callback):
         step = self.model.step()
         secs = max(self._last_step_ended - self._interval_began, 1e-9)
         train = {name: value for name, value in numbers.items() if not name.startswith(_VALIDATION)}
-        train["tokens_per_sec"] = (step - self._interval_step) * self._tokens_per_step / secs
+        train[f"{self._units}_per_sec"] = (step - self._interval_step) * self._units_per_step / secs
         self._write("train", step, train)
         validation = {name.removeprefix(_VALIDATION): v for name, v in numbers.items() if name not in train}
         if validation:
-            validation["perplexity"] = math.exp(min(validation["loss"], 700.0))
-            self._write("validation", step, validation)
+            self._write("validation", step, validation | self._derived(validation))
 
     def on_train_end(self, logs: Any = None) -> None:
         """Marks the end if the last step has been reached.

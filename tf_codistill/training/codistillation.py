@@ -1,191 +1,310 @@
-"""Codistillation (Anil et al. 2018, Algorithm 1): the student of one group and its stale teachers.
+"""Codistillation (Anil et al. 2018, Algorithm 1): the students of one group and their stale teachers.
 
     while not converged:
         y, f = get_train_example()
         theta_i -= eta grad { phi(y, F(theta_i, f)) + psi(mean_{j != i} F(theta_j, f), F(theta_i, f)) }
 
 `CodistillationModel.gradients` is what stands behind eta in this line. phi is the loss given to `compile`;
-psi is `distillation_loss`, and its factor `distillation_weight` is 0 during the burn-in steps. The theta_j
-are snapshots that `PeerExchange` brings now and then, held by `teachers`.
+psi is `distillation_loss`, and its factor `distillation_weight` is 0 during the burn-in steps. What the
+theta_j predict comes from `teachers`, whoever they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_codistill import recurrent_state, schedules
-from tf_codistill.peers.teachers import ModelFn, Teachers
-from tf_codistill.training.comparison import Comparison, Task
-from tf_codistill.training.distillation import Distillation, Losses, Teaching, Weights, equal_logits
-from tf_codistill.training.multi_worker import MultiWorkerModel, of_whole_batch, total
-
-_PARTS = (
-    "task_loss",
-    "distillation_loss",
-    "distillation_weight",
-    "staleness_steps",
-    "dropped_teachers",
-)
+from tf_codistill.batches import Batch, batch_of
+from tf_codistill.teaching.base import ModelFn, Teaching
+from tf_codistill.training.distillation import Distillation, Losses, SoftTargets, Weights
+from tf_codistill.training.keras_fit import MultiWorkerModel, on_one_replica
+from tf_codistill.training.measures import TaskLosses
+from tf_codistill.training.meters import Meters
+from tf_codistill.training.outputs import Outputs
+from tf_codistill.training.watch import Watch
+from tf_codistill.training.whole_batch import Shares, total
 
 
 class CodistillationModel(MultiWorkerModel):
-    """Trains ``student`` on its task and towards the mean prediction of its teachers.
+    """Trains students on their task and towards the mean prediction of their teachers.
 
     `compile`, `fit`, `evaluate` and `predict` are those of Keras. The logs keep the parts apart: ``loss``
-    (total), ``task_loss``, ``distillation_loss`` (before its weight, over all outputs),
-    ``distillation_weight``, ``staleness_steps``, ``dropped_teachers`` and what `training.comparison` measures
-    of the teachers now and then; all but the first two are 0 as long as nothing is learned from a teacher.
-    Without a snapshot from a peer the student trains on its task alone.
+    (total), ``task_loss``, ``distillation_loss`` (before its weight, over all outputs), and what else
+    `training.meters` names; all but the first two are 0 as long as nothing is learned from a teacher. Without
+    teaching a student trains on its task alone. Where a teacher's prediction is not finite it is dropped for
+    that step and counted.
 
-    A teacher whose prediction is not finite is dropped for that step and counted; a good snapshot brings it
-    back.
+    With several students (`FellowStudents`) one optimizer updates all of them by the sum of their losses. The
+    gradient of one is not touched by the others, because teaching is cut off; only an optimizer that looks at
+    all gradients at once, as ``global_clipnorm`` does, ties them together. Metrics given to `compile` see the
+    predictions of all students. `evaluate` logs ``loss``, the mean of the students' task losses, that of each
+    and ``ensemble_task_loss``, that of the mean of their predictions, which `predict` returns: of logits, if
+    these are what the models return.
 
     A stateful student carries its recurrent state from one training batch to the next. `evaluate` and
     `predict`, also for validation data in `fit`, start from a copy of that state and leave the original as it
     is.
+
+    Attributes:
+        students: What is trained: plain models, to be saved and served one by one.
+        teachers: Where teaching comes from.
     """
 
     def __init__(
         self,
-        model_fn: ModelFn,
-        num_teachers: int = 1,
+        model_fn: ModelFn | Sequence[ModelFn],
+        teachers: Teaching | None = None,
         distillation_loss: Losses | None = None,
         distillation_weight: Weights = 1.0,
-        teacher_fns: Sequence[ModelFn] | None = None,
         weight_decay: schedules.WeightDecay | None = None,
-        teacher_precision: str = "float32",
         measure_every_steps: int = 10,
         name: str = "codistillation",
     ) -> None:
-        """Creates the student and its teachers; call it in the scope of the strategy that will train them.
+        """Creates the students and their teachers; call it in the scope of the strategy that will train them.
 
         Args:
-            model_fn: Makes a model that maps features to logits [B, ..., C], or to several such outputs;
-                called for the student and each teacher.
-            num_teachers: How many peers teach this group; 0 trains the student alone.
+            model_fn: Makes a model that maps features to logits [B, ..., C], or to several such outputs; one
+                for each student where they differ. Students start apart because Keras's seeds advance from
+                model to model: an initializer with a fixed seed would make them equal.
+            teachers: Where teaching comes from: `PeerExchange`, `SavedTeachers`, `FellowStudents`; None for a
+                model that is trained alone.
             distillation_loss: psi for every output, or by name for those to distil; soft-target cross-entropy
                 if not given.
             distillation_weight: Factor of psi, a number or a function of the step, for every output or by
                 name.
-            teacher_fns: Makes each teacher, in order, where peers train other architectures than the student.
-            weight_decay: L2 penalty on the student's matrices that follows a schedule: codistillation
+            weight_decay: L2 penalty on the students' matrices that follows a schedule: codistillation
                 regularises, so that less of it is needed as training goes on (Sodhani et al. 2020).
-            teacher_precision: How teachers hold their weights in memory, one of `peers.precision.PRECISIONS`;
-                int8 takes about a quarter of float32.
-            measure_every_steps: Steps between two comparisons of teachers and student, at least 1.
+            measure_every_steps: Steps between two comparisons of teachers and students, at least 1.
             name: Name of the model.
 
         Raises:
-            ValueError: `num_teachers` is negative or not the number of `teacher_fns`, a constant weight is
-                negative or not finite, losses and weights name different outputs, or there is
-                no such precision.
+            ValueError: A constant weight is negative or not finite, losses and weights name different
+                outputs, there are not as many `model_fn` as students, or a number is out of range.
         """
         super().__init__(name=name)
-        if teacher_fns is not None and len(teacher_fns) != num_teachers:
-            raise ValueError(f"num_teachers is {num_teachers}, but there are {len(teacher_fns)} teacher_fns")
+        self.teachers = Teaching() if teachers is None else teachers
+        number = self.teachers.num_students
+        model_fns = [model_fn] * number if callable(model_fn) else list(model_fn)
+        if len(model_fns) != number:
+            raise ValueError(
+                f"there are {number} students, but {len(model_fns)} model_fns; give one for each"
+            )
         self.distillation = Distillation(distillation_loss, distillation_weight)
-        self.student = model_fn()
-        makers = model_fn if teacher_fns is None else teacher_fns
-        self.teachers = Teachers(makers, num_teachers, teacher_precision)
+        self.students = [make() for make in model_fns]
+        self.teachers.make(self.students, model_fns)
         self.weight_decay = weight_decay
-        self._second_state: recurrent_state.SecondState | None = None
-        self.comparison = Comparison(self.distillation, num_teachers, measure_every_steps)
-        parts = [*_PARTS, *self.distillation.part_names(), *self.comparison.part_names()]
-        self._parts = {part: keras.metrics.Mean(name=part) for part in parts}
-        self.built = self.student.built
+        self.meters = Meters(self.distillation, self.teachers, measure_every_steps)
+        self._tracked_meters = self.meters.metrics  # Keras resets what it finds in an attribute
+        self._second_states: list[recurrent_state.SecondState] = []
+        self.built = all(student.built for student in self.students)
 
     @property
-    def students(self) -> list[keras.Model]:
-        """What is trained, as `CodistillingStudents` has it: here one model."""
-        return [self.student]
+    def student(self) -> keras.Model:
+        """What is trained and served, where it is one model.
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """The student's predictions.
-
-        Args:
-            inputs: Features, as the model of `model_fn` takes them.
-            training: Whether the student is being trained.
-
-        Returns:
-            What the student returns for them.
+        Raises:
+            AttributeError: There are several; ``students`` has them.
         """
-        return self.student(inputs, training=training)
+        if len(self.students) > 1:
+            raise AttributeError(
+                f"{self.name!r} has {len(self.students)} students; take one of model.students"
+            )
+        return self.students[0]
 
     def gradients(self, data: Any) -> list[Any]:
-        """The gradients of the student's total loss on one replica's batch.
+        """The gradients of the students' total loss on one replica's batch.
 
         Args:
             data: Features, targets and optionally sample weights.
 
         Returns:
-            A gradient for each of the student's trainable variables, of the loss as the optimizer scaled it.
+            A gradient for each of the students' trainable variables, of the loss as the optimizer scaled it.
         """
-        features, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batches, step = self.teachers.deal(batch_of(data)), self._steps_done()
         with tf.GradientTape() as tape:
-            prediction = self.student(features, training=True)
-            added, (shares,) = self.losses, self.shares([prediction])
-            teaching = self._teaching(features, prediction)
-            task_loss = self.task_loss(data, prediction, added, shares) + self._penalty()
-            distillation_losses = self.distillation(teaching, prediction, sample_weight, shares)
-            weighed = [teaching.weights[name] * psi for name, psi in distillation_losses.items()]
-            loss = total([task_loss, *weighed])
+            predictions = [
+                student(batch.features, training=True)
+                for student, batch in zip(self.students, batches, strict=True)
+            ]
+            task_losses, shares = self._phi(batches, predictions, step)
+            targets = self._soft_targets(batches, predictions, step)
+            distillation_losses, distilled = self._psi(batches, predictions, targets, shares)
+            loss = total([*task_losses, *distilled])
             scaled_loss = self.optimizer.scale_loss(loss)
-        self._count_loss(loss, features)
-        self._count_parts(task_loss, distillation_losses, teaching)
-        task_weight = self.task_weights(sample_weight, prediction, shares)
-        self._compare(teaching, prediction, Task(self._compile_loss, targets, task_weight))
-        self.compute_metrics(features, targets, prediction, sample_weight)
+        self._count_loss(loss / len(self.students), batches[0].features)
+        self._measure(step, batches, predictions, shares, task_losses, distillation_losses, targets)
         return tape.gradient(scaled_loss, self.trainable_variables)
 
+    def _phi(
+        self, batches: Sequence[Batch], predictions: Sequence[Any], step: tf.Tensor
+    ) -> tuple[list[tf.Tensor], list[Shares]]:
+        """The task loss of each student, and its replica's shares in that of the whole batch."""
+        # Before a student is asked as a teacher, which would make Keras forget what its layers added.
+        added = [student.losses for student in self.students]
+        shares = self.shares(predictions)
+        losses = [
+            self.task_loss(batch, prediction, its, share) + self._penalty(student, step)
+            for student, batch, prediction, its, share in zip(
+                self.students, batches, predictions, added, shares, strict=True
+            )
+        ]
+        return losses, shares
+
+    def _penalty(self, student: keras.Model, step: tf.Tensor) -> tf.Tensor | float:
+        if self.weight_decay is None:
+            return 0.0
+        return self.weight_decay.penalty(student.trainable_variables, step)
+
+    def _soft_targets(
+        self, batches: Sequence[Batch], predictions: Sequence[Any], step: tf.Tensor
+    ) -> list[SoftTargets]:
+        """What teachers say of each student's batch; they are asked only in steps in which it has weight."""
+        weights = self.distillation.weights_at(step, predictions[0])
+        is_due = (tf.add_n(list(weights.values())) > 0) & self.teachers.any_present(step)
+        features, keys = [batch.features for batch in batches], [batch.keys for batch in batches]
+        taught = tf.cond(
+            is_due,
+            lambda: self.teachers.teach(features, keys, step, predictions),
+            lambda: self.teachers.wait(predictions),
+        )
+        return [self.distillation.soft_targets(one, weights) for one in taught]
+
+    def _psi(
+        self,
+        batches: Sequence[Batch],
+        predictions: Sequence[Any],
+        targets: Sequence[SoftTargets],
+        shares: Sequence[Shares],
+    ) -> tuple[list[Outputs], list[tf.Tensor]]:
+        """Psi of each student by output, and all of them times their weights."""
+        losses = [
+            self.distillation(one, prediction, batch.sample_weight, share)
+            for one, prediction, batch, share in zip(targets, predictions, batches, shares, strict=True)
+        ]
+        weighed = [
+            one.weights[name] * psi
+            for one, psis in zip(targets, losses, strict=True)
+            for name, psi in psis.items()
+        ]
+        return losses, weighed
+
+    def _measure(
+        self,
+        step: tf.Tensor,
+        batches: Sequence[Batch],
+        predictions: Sequence[Any],
+        shares: Sequence[Shares],
+        task_losses: Sequence[tf.Tensor],
+        distillation_losses: Sequence[Outputs],
+        targets: Sequence[SoftTargets],
+    ) -> None:
+        tasks = [
+            self._task(batch, prediction, share)
+            for batch, prediction, share in zip(batches, predictions, shares, strict=True)
+        ]
+        students = zip(predictions, tasks, task_losses, distillation_losses, targets, strict=True)
+        self.meters.note(step, self.teachers.staleness_steps(step), list(students))
+        for batch, prediction in zip(batches, predictions, strict=True):
+            self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)
+
+    def _task(self, batch: Batch, prediction: Any, shares: Shares) -> TaskLosses:
+        weights = self.task_weights(batch.sample_weight, prediction, shares)
+        return TaskLosses(self._compile_loss, batch.targets, weights)
+
     def test_step(self, data: Any) -> None:
-        """Measures the student's task loss and metrics on one replica's batch.
+        """Measures the students' task loss and metrics on one replica's batch.
 
         Args:
             data: Features, targets and optionally sample weights.
         """
-        features, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        prediction = self.predict_step(data)
-        added, (shares,) = self.losses, self.shares([prediction])
-        loss = self.task_loss(data, prediction, added, shares)
-        self._count_loss(loss, features)
-        self.compute_metrics(features, targets, prediction, sample_weight)
+        batch = batch_of(data)
+        predictions = self._predictions(batch.features)
+        added, shares = [student.losses for student in self.students], self.shares(predictions)
+        losses = [self.task_loss(batch, *one) for one in zip(predictions, added, shares, strict=True)]
+        self._count_loss(total(losses) / len(losses), batch.features)
+        ensemble = None
+        if len(self.students) > 1 and self._compile_loss is not None:
+            ensemble = self._task(batch, predictions[0], shares[0]).loss(_mean(predictions))
+        self.meters.note_validation(losses, ensemble)
+        for prediction in predictions:
+            self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)
 
     def predict_step(self, data: Any) -> Any:
-        """The student's predictions for text that its training lanes do not read.
+        """The mean of the students' predictions for text that their training lanes do not read.
 
         Args:
             data: Features, and what may stand beside them.
 
         Returns:
-            What the student returns for the features.
+            Structured as the prediction of one student.
         """
-        features, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        with self._own_second_state().in_use():
-            return self.student(features, training=False)
+        return _mean(self._predictions(batch_of(data).features))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """The mean of the students' predictions.
+
+        Args:
+            inputs: Features, as the models of `model_fn` take them.
+            training: Whether the students are being trained.
+
+        Returns:
+            Structured as the prediction of one student.
+        """
+        return _mean([student(inputs, training=training) for student in self.students])
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `fit`, with the callbacks of `teachers`, and warnings of teachers that are of no use.
+
+        Args:
+            *args: As in Keras.
+            **kwargs: As in Keras.
+
+        Returns:
+            As in Keras.
+        """
+        call = inspect.signature(super().fit).bind(*args, **kwargs)
+        given = call.arguments.get("callbacks") or []
+        ours = [*self.teachers.callbacks(), Watch()]
+        if isinstance(given, keras.callbacks.CallbackList):
+            for callback in ours:
+                callback.set_model(self)
+            given.callbacks[:0] = ours
+        else:
+            call.arguments["callbacks"] = [*ours, *keras.tree.flatten(given)]
+        return super().fit(*call.args, **call.kwargs)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Saves the student, the model that is served; `keras.callbacks.ModelCheckpoint` calls it, too.
 
         Args:
-            filepath: Where to, as in Keras.
+            filepath: Where to; several students go to ``model.student_0.keras`` and so on for
+                ``model.keras``.
             *args: As in Keras.
             **kwargs: As in Keras.
         """
-        self.student.save(filepath, *args, **kwargs)
+        self._for_each(filepath, lambda student, path: student.save(path, *args, **kwargs))
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Exports the student, as `save` saves it.
 
         Args:
-            filepath: Where to, as in Keras.
+            filepath: Where to, as for `save`.
             *args: As in Keras.
             **kwargs: As in Keras.
         """
-        self.student.export(filepath, *args, **kwargs)
+        self._for_each(filepath, lambda student, path: student.export(path, *args, **kwargs))
+
+    def _for_each(self, filepath: Any, act: Callable[[keras.Model, str], None]) -> None:
+        root, ending = os.path.splitext(os.fspath(filepath))
+        for number, student in enumerate(self.students):
+            several = len(self.students) > 1
+            act(student, f"{root}.student_{number}{ending}" if several else os.fspath(filepath))
 
     def get_config(self) -> dict[str, Any]:
         """Refuses, because `model_fn` and schedules may be any functions; Keras calls it to copy a model.
@@ -202,68 +321,76 @@ class CodistillationModel(MultiWorkerModel):
             "model.save_weights(path) what another one, made in the same way, loads to train on"
         )
 
-    def second_states(self) -> list[recurrent_state.SecondState]:
-        """The recurrent state that validation uses in place of the training lanes'."""
-        return [self._own_second_state()] if self.student.built else []
+    def before_train_step(self) -> None:
+        """Lets teachers prepare for the step."""
+        self.teachers.before_step(self._steps_done())
 
-    def build_for(self, features: Any) -> None:
-        """Builds the teachers and compares outputs; called by `fit` and `evaluate` in the strategy's scope.
+    def second_states(self) -> list[recurrent_state.SecondState]:
+        """The recurrent states that validation uses in place of the training lanes', one for each student."""
+        if not self._second_states and all(student.built for student in self.students):
+            self._second_states = [recurrent_state.SecondState(student) for student in self.students]
+        return self._second_states
+
+    def build_for_data(self, element_spec: Any) -> None:
+        """Builds everything; `fit` and `evaluate` do it if it has not been done.
 
         Args:
-            features: Specification of the features on one replica.
+            element_spec: Specification of the elements of a dataset, distributed or not.
+        """
+        lanes = recurrent_state.variables(self.students[0])
+
+        def of_one_student(spec: Any) -> Any:
+            # A batch to be dealt out has more rows than a stateful student has lanes.
+            spec = on_one_replica(spec)
+            rows = [lanes[0].shape[0]] if lanes and spec is not None else None
+            return spec if rows is None else tf.TensorSpec([*rows, *spec.shape[1:]], spec.dtype)
+
+        super().build_for_data(keras.tree.map_structure(of_one_student, element_spec))
+
+    def build_for(self, features: Any) -> None:
+        """Builds what teaches and compares outputs; called by `fit` and `evaluate` in the strategy's scope.
+
+        Args:
+            features: Specification of the features of one student on one replica.
 
         Raises:
-            ValueError: An output that is to be distilled does not exist, or a teacher's has another shape.
+            ValueError: An output that is to be distilled does not exist, or has different shapes.
         """
-        teachers = {f"teacher {number}": teacher for number, teacher in enumerate(self.teachers.models)}
-        self.distillation.build_alike({"the student": self.student, **teachers}, features)
-        self.teachers.pack()
-        self._own_second_state()
+        several = len(self.students) > 1
+        names = [f"student {number}" if several else "the student" for number in range(len(self.students))]
+        students = dict(zip(names, self.students, strict=True))
+        self.distillation.build_alike({**students, **self.teachers.models()}, features)
+        self.teachers.prepare()
+        self.second_states()
+
+    def get_metrics_result(self) -> dict[str, tf.Tensor]:
+        """The results that training logs."""
+        return self._results_without(self.meters.hidden(validation=False))
 
     def get_test_results(self) -> dict[str, tf.Tensor]:
-        """The results that validation logs: everything but the parts of the training loss."""
-        return {name: value for name, value in self.get_metrics_result().items() if name not in self._parts}
+        """The results that validation logs."""
+        return self._results_without(self.meters.hidden(validation=True))
 
-    def _teaching(self, features: Any, prediction: Any) -> Teaching:
-        """What the teachers say of a batch; they are asked only in steps in which it has weight."""
-        wanted = self.distillation.weights_at(self._steps_done(), prediction)
-        present_P = self.teachers.present()
-        if not self.teachers:
-            return self.distillation.teach([], wanted, present_P)
-        is_due = (tf.add_n(list(wanted.values())) > 0) & (tf.reduce_max(present_P) > 0)
-        predictions = tf.cond(
-            is_due,
-            lambda: self.teachers.predict(features),
-            lambda: [keras.tree.map_structure(equal_logits, prediction) for _ in self.teachers.models],
-        )
-        return self.distillation.teach(predictions, wanted, present_P * tf.cast(is_due, tf.float32))
+    def _results_without(self, names: set[str]) -> dict[str, tf.Tensor]:
+        return {name: value for name, value in super().get_metrics_result().items() if name not in names}
 
-    def _penalty(self) -> tf.Tensor | float:
-        if self.weight_decay is None:
-            return 0.0
-        return self.weight_decay.penalty(self.student.trainable_variables, self._steps_done())
+    def _predictions(self, features: Any) -> list[Any]:
+        predictions = []
+        for student, state in zip(self.students, self.second_states(), strict=True):
+            with state.in_use():
+                predictions.append(student(features, training=False))
+        return predictions
 
-    def _count_parts(
-        self, task_loss: tf.Tensor, distillation_losses: dict[str, tf.Tensor], teaching: Teaching
-    ) -> None:
-        self._parts["task_loss"].update_state(of_whole_batch(task_loss))
-        losses = {name: of_whole_batch(psi) for name, psi in distillation_losses.items()}
-        for part, value, counts in self.distillation.parts(losses, teaching):
-            self._parts[part].update_state(value, counts)
-        if self.teachers:
-            staleness = self.teachers.staleness_steps(self._steps_done() + 1)
-            self._parts["staleness_steps"].update_state(staleness, teaching.is_heard())
-            self._parts["dropped_teachers"].update_state(teaching.num_dropped())
 
-    def _compare(self, teaching: Teaching, prediction: Any, task: Task) -> None:
-        if not self.teachers:
-            return
-        num_measured = tf.convert_to_tensor(self._parts["teacher_kl"].count)
-        is_due = self.comparison.is_due(self._steps_done() + 1, num_measured, teaching)
-        for part, value, counts in self.comparison(teaching, prediction, task, is_due):
-            self._parts[part].update_state(value, counts)
+def _mean(predictions: Sequence[Any]) -> Any:
+    return (
+        predictions[0] if len(predictions) == 1 else keras.tree.map_structure(_mean_of_outputs, *predictions)
+    )
 
-    def _own_second_state(self) -> recurrent_state.SecondState:
-        if self._second_state is None:
-            self._second_state = recurrent_state.SecondState(self.student)
-        return self._second_state
+
+def _mean_of_outputs(*outputs: tf.Tensor) -> tf.Tensor:
+    mean = keras.ops.mean(keras.ops.stack(outputs), axis=0)
+    mask = getattr(outputs[0], "_keras_mask", None)
+    if mask is not None:
+        mean._keras_mask = mask
+    return mean

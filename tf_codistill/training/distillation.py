@@ -18,48 +18,53 @@ The output of a model that has only one is called ``""``, several in a sequence 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
 from tf_codistill import losses, schedules
-from tf_codistill.training.multi_worker import total
-from tf_codistill.training.whole_batch import Shares, is_mean
+from tf_codistill.teaching.base import Taught
+from tf_codistill.training.outputs import Outputs, aligned, by_name, weight_of
+from tf_codistill.training.whole_batch import Shares, is_mean, total
 
 Psi: TypeAlias = losses.DistillationLoss | Callable[[Any, Any], Any]  # a keras.losses.Loss is callable
 Losses: TypeAlias = Psi | Mapping[str, Psi]
 Weights = schedules.Schedule | float | Mapping[str, schedules.Schedule | float]
 
-Outputs = dict[str, tf.Tensor]
-
 
 @dataclasses.dataclass(frozen=True)
-class Teaching:
-    """What the teachers say of a batch, cut off from gradients.
+class SoftTargets:
+    """What one student learns from in a step, cut off from gradients.
 
     Attributes:
         predictions: The distilled outputs of each of P teachers.
         weights: Factor of psi in this step by output, float32 scalars; 0 for what nobody teaches.
-        asked_P: 1 for each teacher that was asked, else 0; float32.
-        shares_P: Its share in the mean; 0 also for one whose prediction is not finite.
-        whole: The predictions with the outputs that are not distilled, structured like the student's.
+        present_PB: How much each teacher has to say of each row, 0 to 1, float32.
+        teacher_weights_PB: Its weight in the mean; 0 also where its prediction is not finite.
+        complete: The predictions with the outputs that are not distilled, structured like the student's.
     """
 
     predictions: list[Outputs]
     weights: Outputs
-    asked_P: tf.Tensor
-    shares_P: tf.Tensor
-    whole: list[Any]
+    present_PB: tf.Tensor
+    teacher_weights_PB: tf.Tensor
+    complete: list[Any]
 
-    def is_heard(self) -> tf.Tensor:
-        """1.0 if any teacher has a share in the mean, else 0.0."""
-        return tf.reduce_max(self.shares_P)
+    def taught_B(self) -> tf.Tensor:  # noqa: N802 - B is a shape letter
+        """How much of each row is taught, 0 to 1, float32 [B]."""
+        return tf.reduce_max(self.teacher_weights_PB, axis=0)
+
+    def is_taught(self) -> tf.Tensor:
+        """1.0 if any row is taught by any teacher, else 0.0."""
+        if not self.predictions:
+            return tf.constant(0.0)
+        return tf.cast(tf.reduce_max(self.teacher_weights_PB) > 0, tf.float32)
 
     def num_dropped(self) -> tf.Tensor:
-        """How many teachers were asked and left out, because their predictions are not finite."""
-        return tf.reduce_sum(self.asked_P - self.shares_P)
+        """How many teachers were left out of the mean, because their predictions are not finite."""
+        return tf.reduce_sum(tf.reduce_mean(self.present_PB - self.teacher_weights_PB, axis=1))
 
 
 class Distillation:
@@ -111,12 +116,7 @@ class Distillation:
         Raises:
             ValueError: An output that was named does not exist.
         """
-        if isinstance(prediction, Mapping):
-            found = dict(prediction)
-        elif isinstance(prediction, (list, tuple)):
-            found = {str(number): part for number, part in enumerate(prediction)}
-        else:
-            found = {"": prediction}
+        found = by_name(prediction)
         missing = sorted(set(self._names) - set(found))
         if missing:
             raise ValueError(
@@ -174,12 +174,12 @@ class Distillation:
         return any(float(schedule(step)) > 0 for schedule in every)
 
     def __call__(
-        self, teaching: Teaching, prediction: Any, sample_weight: Any, shares: Shares | None = None
+        self, targets: SoftTargets, prediction: Any, sample_weight: Any, shares: Shares | None = None
     ) -> Outputs:
-        """Computes psi of each output that anybody teaches.
+        """Computes psi of each output that anybody teaches: a sum over taught rows, divided by all rows.
 
         Args:
-            teaching: What the teachers say.
+            targets: What the student learns from.
             prediction: The student's prediction.
             sample_weight: Weights of the examples, for all outputs or by output, or None.
             shares: What `whole_batch.shares` returned for the prediction; None for that of a single replica.
@@ -190,48 +190,54 @@ class Distillation:
         shares = shares or {}
         values = {}
         for name, output in self.outputs(prediction).items():
-            psi = _of(self._psi, name)
-            said = [one[name] for one in teaching.predictions]
-            if said or not psi.needs_teachers:
-                target = psi.aggregate(said, teaching.shares_P) if psi.needs_teachers else None
-                value = psi(target, output, weight_of(sample_weight, name))
-                values[name] = value * shares[name] if name in shares and is_mean(psi) else value
+            psi, weight = _of(self._psi, name), weight_of(sample_weight, name)
+            said = [one[name] for one in targets.predictions]
+            if psi.needs_teachers and not said:
+                continue
+            target = None
+            if psi.needs_teachers:
+                target = psi.aggregate(said, targets.teacher_weights_PB)
+                taught_B = targets.taught_B()
+                weight = taught_B if weight is None else aligned(taught_B, len(weight.shape)) * weight
+            value = psi(target, output, weight)
+            values[name] = value * shares[name] if name in shares and is_mean(psi) else value
         return values
 
-    def teach(self, predictions: Sequence[Any], wanted: Outputs, asked_P: tf.Tensor) -> Teaching:
-        """Makes of the teachers' predictions what the student learns from.
+    def soft_targets(self, taught: Taught, weights: Outputs) -> SoftTargets:
+        """Makes of what teachers predict what a student learns from.
 
         Args:
-            predictions: The prediction of each teacher, structured like the student's; empty if there is
-                none.
-            wanted: What `weights_at` returned.
-            asked_P: 1 for each teacher that was asked, else 0; float32.
+            taught: What the student is taught.
+            weights: What `weights_at` returned.
 
         Returns:
-            The teaching; a teacher whose prediction is not finite has no share in it.
+            The targets; where a teacher's prediction is not finite it has no weight.
         """
-        whole = [tf.nest.map_structure(tf.stop_gradient, one) for one in predictions]
-        said = [self.outputs(one) for one in whole]
-        shares_P = asked_P * tf.stack([_is_finite(one) for one in said]) if said else asked_P
-        heard = tf.reduce_max(shares_P) if said else tf.constant(0.0)
-        weights = {
-            name: weight * heard if _of(self._psi, name).needs_teachers else weight
-            for name, weight in wanted.items()
+        complete = [tf.nest.map_structure(tf.stop_gradient, one) for one in taught.predictions]
+        said = [self.outputs(one) for one in complete]
+        teacher_weights_PB = taught.present_PB
+        if said:
+            teacher_weights_PB *= tf.stack([_is_finite(one) for one in said])
+        targets = SoftTargets(said, weights, taught.present_PB, teacher_weights_PB, complete)
+        is_taught = targets.is_taught()
+        due = {
+            name: weight * is_taught if _of(self._psi, name).needs_teachers else weight
+            for name, weight in weights.items()
         }
-        return Teaching(said, weights, asked_P, shares_P, whole)
+        return dataclasses.replace(targets, weights=due)
 
-    def parts(self, values: Outputs, teaching: Teaching) -> Iterator[tuple[str, tf.Tensor, tf.Tensor]]:
+    def parts(self, values: Outputs, targets: SoftTargets) -> Iterator[tuple[str, tf.Tensor, tf.Tensor]]:
         """What is logged: name, value, and 1.0 or 0.0 for whether it counts in this step.
 
         Args:
             values: psi of each output.
-            teaching: What the teachers say.
+            targets: What the student learns from.
 
         Yields:
             The parts.
         """
-        counts = {name: tf.cast(weight > 0, tf.float32) for name, weight in teaching.weights.items()}
-        strongest = tf.reduce_max(list(teaching.weights.values()))
+        counts = {name: tf.cast(weight > 0, tf.float32) for name, weight in targets.weights.items()}
+        strongest = tf.reduce_max(list(targets.weights.values()))
         if values:
             psi = total([tf.cast(value, tf.float32) for value in values.values()])
             yield "distillation_loss", psi, tf.cast(strongest > 0, tf.float32)
@@ -239,15 +245,7 @@ class Distillation:
         for name in self._names:
             if name in values:
                 yield f"{name}_distillation_loss", values[name], counts[name]
-            yield f"{name}_distillation_weight", teaching.weights[name], tf.constant(1.0)
-
-
-def equal_logits(like: tf.Tensor) -> tf.Tensor:
-    """What stands for the prediction of a teacher that is not asked: zeros, of the student's shape."""
-    if like.shape.is_fully_defined():
-        # A constant: teachers that waited for the student's prediction could not be computed beside it.
-        return tf.zeros(like.shape, like.dtype)
-    return tf.zeros_like(like)
+            yield f"{name}_distillation_weight", targets.weights[name], tf.constant(1.0)
 
 
 def _output_spec(name: str, model: keras.Model, symbols: Any) -> Any:
@@ -271,22 +269,11 @@ def _schedule(weight: schedules.Schedule | float) -> schedules.Schedule:
     return weight if callable(weight) else schedules.Constant(weight)
 
 
-def weight_of(sample_weight: Any, name: str) -> Any:
-    """The sample weights of an output, given for all outputs, by name or in sequence; None if there are none.
-
-    Args:
-        sample_weight: Weights of the examples, for all outputs or by output, or None.
-        name: Name of the output.
-
-    Returns:
-        A tensor, or None.
-    """
-    if isinstance(sample_weight, (list, tuple)):
-        return sample_weight[int(name or 0)]
-    return sample_weight.get(name) if isinstance(sample_weight, Mapping) else sample_weight
-
-
 def _is_finite(outputs: Outputs) -> tf.Tensor:
+    """1.0 for each row in which all outputs are finite, else 0.0; [B]."""
     # A sum is finite exactly if all terms are, but for an overflow, and cheaper than a look at each of them.
-    sums = [tf.reduce_sum(tf.cast(output, tf.float32)) for output in outputs.values()]
+    sums = [
+        tf.reduce_sum(tf.cast(output, tf.float32), axis=list(range(1, len(output.shape))))
+        for output in outputs.values()
+    ]
     return tf.cast(tf.math.is_finite(tf.add_n(sums)), tf.float32)

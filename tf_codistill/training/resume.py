@@ -1,12 +1,11 @@
 """What a checkpoint holds of a model in training, and how it gets there and back.
 
-    shared    weights, seeds    of each student, in order       teachers    peers' snapshots, or stale copies
+    shared    weights, seeds    of each student, in order       teachers         of the teaching
               optimizer
     own       lanes             recurrent states of this worker's lanes, student by student
-              teacher_lanes     those of the teachers, which read the same lanes
+              teacher_lanes     of the teaching, which reads the same lanes
 
-With one student or with several in one process, training goes on as if it had never stopped: batches are a
-function of the step, and everything else is here.
+Training goes on as if it had never stopped: batches are a function of the step, and everything else is here.
 """
 
 from __future__ import annotations
@@ -16,15 +15,12 @@ from absl import logging
 
 from tf_codistill import checkpoints, recurrent_state, weights
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.one_process import CodistillingStudents
 
 
 class Resume:
     """Saves a model that has been built for its data, and restores it."""
 
-    def __init__(
-        self, model: CodistillationModel | CodistillingStudents, saved: checkpoints.Checkpoints
-    ) -> None:
+    def __init__(self, model: CodistillationModel, saved: checkpoints.Checkpoints) -> None:
         """Takes note of the variables; touches no file.
 
         Args:
@@ -38,16 +34,13 @@ class Resume:
             "seeds": [seed for student in model.students for seed in _seeds(student)],
             "optimizer": model.optimizer.variables,
         }
-        self._own = {
-            "lanes": [lane for student in model.students for lane in recurrent_state.variables(student)],
-            "teacher_lanes": model.teachers.recurrent_states(),
-        }
+        self._lanes = [lane for student in model.students for lane in recurrent_state.variables(student)]
 
     def save(self) -> None:
         """Writes a checkpoint of the step that has been reached; all workers of the group must call it."""
         shared = {name: weights.values(variables) for name, variables in self._shared.items()}
-        shared["teachers"] = self._model.teachers.arrays()
-        own = {name: recurrent_state.values(variables) for name, variables in self._own.items()}
+        shared["teachers"], teacher_lanes = self._model.teachers.state()
+        own = {"lanes": recurrent_state.values(self._lanes), "teacher_lanes": teacher_lanes}
         self._saved.save(self._model.step(), shared, own)
 
     def restore(self) -> None:
@@ -61,11 +54,10 @@ class Resume:
             return
         shared, own = self._saved.restore(step)
         try:
-            self._model.teachers.restore(shared.pop("teachers"))
+            self._model.teachers.restore(shared.pop("teachers"), own["teacher_lanes"])
             for name, arrays in shared.items():
                 weights.assign(self._shared[name], arrays)
-            for name, lanes in own.items():
-                recurrent_state.assign(self._own[name], lanes)
+            recurrent_state.assign(self._lanes, own["lanes"])
         except ValueError as error:
             raise ValueError(
                 f"the checkpoint of step {step} holds another model or other groups: {error}; "

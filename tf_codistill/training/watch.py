@@ -1,12 +1,10 @@
 """Warnings of teachers that are of no use.
 
     epoch ends, logs {"teacher_kl": 3e-5, "teacher_task_loss": 8.1, "chance_task_loss": 6.9, ...}
-        PeerExchange, FixedTeachers   -> Watch: one student and those who teach it
-        CodistillingStudents          -> WatchStudents: all students of one process
     "group 0: the teacher from group 1 is worse than chance: task loss 8.1, 6.9 with equal probabilities"
 
-The numbers are those that `training.comparison` measures. Each condition is told of once, and again only
-after it has cleared.
+The numbers are those that `training.measures` measures. Each condition is told of once, and again only after
+it has cleared.
 """
 
 from __future__ import annotations
@@ -22,62 +20,41 @@ from tf_codistill import distribution
 IDENTICAL_KL = 1e-4
 
 
-class Watch:
-    """Warns of teachers that are of no use: once for each condition, and again only after it has cleared."""
+class Watch(keras.callbacks.Callback):
+    """Warns of students that have nothing to learn, and of teachers that should not teach; `fit` adds it."""
 
-    def __init__(self, who: str) -> None:
-        """Takes note of who is told of.
+    def __init__(self) -> None:
+        """Has warned of nothing yet."""
+        super().__init__()
+        self._warned: set[tuple[str, str]] = set()
 
-        Args:
-            who: Name of this group in the warnings.
-        """
-        self._who = who
-        self._warned: set[str] = set()
-
-    def look(self, logs: Mapping[str, float], teachers: Sequence[str]) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Warns, if need be.
 
         Args:
-            logs: Averages of an epoch by name.
-            teachers: What each teacher is called in the warnings.
-        """
-        for condition, sentence in _conditions(logs, teachers):
-            if sentence is None:
-                self._warned.discard(condition)
-            elif condition not in self._warned:
-                self._warned.add(condition)
-                logging.warning("%s: %s", self._who, sentence)
-
-
-class WatchStudents(keras.callbacks.Callback):
-    """Warns of students of one process that are of no use to each other; `CodistillingStudents` uses it."""
-
-    def __init__(self, num_students: int) -> None:
-        """Takes note of the students.
-
-        Args:
-            num_students: How many there are.
-        """
-        super().__init__()
-        self._names = [f"student {number}" for number in range(num_students)]
-        self._watches = [Watch(name) for name in self._names]
-        self._watch = Watch("students")
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Warns of students that have nothing to learn, and of students that should not teach.
-
-        Args:
             epoch: Not used.
-            logs: Averages by name.
+            logs: Averages of the epoch by name.
         """
         del epoch
         if not logs or not distribution.is_chief(self.model.distribute_strategy):
             return
-        for number, watch in enumerate(self._watches):
-            names = {part: f"student_{number}_{part}" for part in ("teacher_agreement", "teacher_kl")}
-            watch.look({part: logs[name] for part, name in names.items()}, [])
+        learners, names = self.model.teachers.learners(), self.model.teachers.names()
+        if len(learners) == 1:
+            self._look(learners[0], logs, names)
+            return
+        for number, learner in enumerate(learners):
+            parts = {part: f"student_{number}_{part}" for part in ("teacher_agreement", "teacher_kl")}
+            self._look(learner, {part: logs[name] for part, name in parts.items()}, [])
         everybody = {name: value for name, value in logs.items() if name != "teacher_agreement"}
-        self._watch.look(everybody, self._names)
+        self._look("students", everybody, names)
+
+    def _look(self, who: str, logs: Mapping[str, float], teachers: Sequence[str]) -> None:
+        for condition, sentence in _conditions(logs, teachers):
+            if sentence is None:
+                self._warned.discard((who, condition))
+            elif (who, condition) not in self._warned:
+                self._warned.add((who, condition))
+                logging.warning("%s: %s", who, sentence)
 
 
 def _conditions(logs: Mapping[str, float], teachers: Sequence[str]) -> Iterator[tuple[str, str | None]]:

@@ -13,11 +13,13 @@ One replica with the whole batch and several with parts of it so take the same s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
+
+from tf_codistill.training.outputs import by_name
 
 Shares: TypeAlias = dict[str, tf.Tensor]
 
@@ -41,7 +43,7 @@ def shares(predictions: Sequence[Any]) -> list[Shares]:
     masks = [
         (number, name, part._keras_mask)
         for number, prediction in enumerate(predictions)
-        for name, part in _parts(prediction).items()
+        for name, part in by_name(prediction).items()
         if getattr(part, "_keras_mask", None) is not None
     ]
     found: list[Shares] = [{} for _ in predictions]
@@ -60,33 +62,9 @@ def is_mean(loss: keras.losses.Loss) -> bool:
     return loss.reduction in ("sum_over_batch_size", "mean")
 
 
-def weigh(sample_weight: Any, prediction: Any, factors: Shares) -> Any:
-    """Multiplies sample weights, so that the losses of masked outputs are multiplied.
-
-    Args:
-        sample_weight: Weights of the examples, for all outputs or structured like them, or None.
-        prediction: A model's outputs.
-        factors: Factors by name of the output: ``""`` of the only one, keys or positions of several.
-
-    Returns:
-        Sample weights structured like the outputs; the argument itself if there are no factors.
-    """
-    if not factors:
-        return sample_weight
-    weighed = {}
-    for name, part in _parts(prediction).items():
-        weighed[name] = _of(sample_weight, name)
-        if name in factors:
-            given = tf.ones_like(part._keras_mask, tf.float32) if weighed[name] is None else weighed[name]
-            weighed[name] = tf.cast(given, tf.float32) * factors[name]
-    if isinstance(prediction, Mapping):
-        return weighed
-    return list(weighed.values()) if isinstance(prediction, (list, tuple)) else weighed[""]
-
-
 def is_masked(predictions: Sequence[Any]) -> bool:
     """Whether any output has a Keras mask."""
-    parts = [part for prediction in predictions for part in _parts(prediction).values()]
+    parts = [part for prediction in predictions for part in by_name(prediction).values()]
     return any(getattr(part, "_keras_mask", None) is not None for part in parts)
 
 
@@ -137,22 +115,28 @@ def clipped(gradients: list[Any], optimizer: keras.optimizers.Optimizer) -> list
     return [None if gradient is None else next(parts) for gradient in gradients]
 
 
-def _parts(prediction: Any) -> dict[str, Any]:
-    if isinstance(prediction, Mapping):
-        return dict(prediction)
-    if isinstance(prediction, (list, tuple)):
-        return {str(number): part for number, part in enumerate(prediction)}
-    return {"": prediction}
-
-
-def _of(sample_weight: Any, name: str) -> Any:
-    if isinstance(sample_weight, Mapping):
-        return sample_weight.get(name)
-    return sample_weight[int(name)] if isinstance(sample_weight, (list, tuple)) else sample_weight
-
-
 def _times(gradient: Any, factor: Any) -> Any:
     if isinstance(gradient, tf.IndexedSlices):
         values = gradient.values * tf.cast(factor, gradient.values.dtype)
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return gradient * tf.cast(factor, gradient.dtype)
+
+
+def of_whole_batch(loss: tf.Tensor) -> tf.Tensor:
+    """Undoes Keras's scaling of a replica's loss by 1 / replicas, done because gradients are summed."""
+    return loss * tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
+
+
+def total(terms: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The sum of scalars, to the last bit the same in every run.
+
+    In a graph both ``+`` and ``tf.add_n`` become AddN, which starts with a term that nobody else needs any
+    more: with three terms or more the order depends on what else has been computed by then.
+
+    Args:
+        terms: At least one scalar; all have the same dtype.
+
+    Returns:
+        The sum, of their dtype.
+    """
+    return keras.ops.sum(keras.ops.stack(terms))

@@ -30,7 +30,10 @@ import tensorflow as tf
 from absl import logging
 
 from tf_codistill import recurrent_state, weights
+from tf_codistill.batches import Batch, batch_of
 from tf_codistill.training import whole_batch
+from tf_codistill.training.outputs import weighed
+from tf_codistill.training.whole_batch import of_whole_batch, total
 
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 
@@ -109,7 +112,7 @@ class MultiWorkerModel(keras.Model):
             predict = self.predict_function
 
             def built_before(data: Any) -> Any:
-                self._build_for_use(keras.utils.unpack_x_y_sample_weight(data[0])[0])
+                self._build_for_use(batch_of(data[0]).features)
                 return predict(data)
 
             self.predict_function = built_before
@@ -157,12 +160,12 @@ class MultiWorkerModel(keras.Model):
         return [{} for _ in predictions]
 
     def task_loss(
-        self, data: Any, prediction: Any, added: Sequence[tf.Tensor], shares: whole_batch.Shares
+        self, batch: Batch, prediction: Any, added: Sequence[tf.Tensor], shares: whole_batch.Shares
     ) -> tf.Tensor:
         """Keras's `compute_loss`, as this replica's part of that of the whole batch.
 
         Args:
-            data: Features, targets and optionally sample weights.
+            batch: One replica's batch.
             prediction: A model's outputs.
             added: Its ``losses``: what `add_loss` and regularisers add.
             shares: What `shares` returned for it.
@@ -173,11 +176,10 @@ class MultiWorkerModel(keras.Model):
         Raises:
             ValueError: There is no loss.
         """
-        _, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         values = [self._aggregate_additional_loss(loss) for loss in added]
         if self._compile_loss is not None:
-            weighed = self.task_weights(sample_weight, prediction, shares)
-            values.append(self._compile_loss(targets, prediction, weighed))
+            weights_of_examples = self.task_weights(batch.sample_weight, prediction, shares)
+            values.append(self._compile_loss(batch.targets, prediction, weights_of_examples))
         if not values:
             raise ValueError("there is no task loss; give compile a loss, or a layer of the model add_loss")
         return total(values)
@@ -196,7 +198,7 @@ class MultiWorkerModel(keras.Model):
         every = getattr(self._compile_loss, "_flat_losses", None) or []
         others = {"/".join(map(str, path)) for path, loss, _, _ in every if not whole_batch.is_mean(loss)}
         factors = {name: factor for name, factor in shares.items() if name not in others}
-        return whole_batch.weigh(sample_weight, prediction, factors)
+        return weighed(sample_weight, prediction, factors)
 
     def step(self) -> int:
         """Number of steps that the optimizer has made; those that only accumulate gradients do not count."""
@@ -307,10 +309,10 @@ class MultiWorkerModel(keras.Model):
         whole_batch.check_optimizer(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         data = keras.tree.map_structure(on_one_replica, element_spec)
         with self.distribute_strategy.scope():
-            features, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+            batch = batch_of(data)
             # First, so that all models are built alike: Keras puts its own name before weights it builds.
-            self.build_for(features)
-            self._symbolic_build(data_batch=data)
+            self.build_for(batch.features)
+            self._symbolic_build(data_batch=tuple(batch)[:3])
 
     def _build_for_use(self, features: Any) -> None:
         # Within a call Keras would name weights otherwise than where `build_for_data` builds them, so that
@@ -322,26 +324,6 @@ class MultiWorkerModel(keras.Model):
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         self.build_for_data(data_batch if iterator is None else iterator._distributed_dataset.element_spec)
-
-
-def of_whole_batch(loss: tf.Tensor) -> tf.Tensor:
-    """Undoes Keras's scaling of a replica's loss by 1 / replicas, done because gradients are summed."""
-    return loss * tf.cast(tf.distribute.get_strategy().num_replicas_in_sync, loss.dtype)
-
-
-def total(terms: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The sum of scalars, to the last bit the same in every run.
-
-    In a graph both ``+`` and ``tf.add_n`` become AddN, which starts with a term that nobody else needs any
-    more: with three terms or more the order depends on what else has been computed by then.
-
-    Args:
-        terms: At least one scalar; all have the same dtype.
-
-    Returns:
-        The sum, of their dtype.
-    """
-    return keras.ops.sum(keras.ops.stack(terms))
 
 
 def _spec_on_one_replica(value: Any) -> tf.TensorSpec:

@@ -18,7 +18,6 @@ it is.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -27,36 +26,15 @@ from typing import Any
 import numpy as np
 
 from tf_codistill import files, weights
-from tf_codistill.peers import precision as precisions
+from tf_codistill.exchange import precision as precisions
+from tf_codistill.exchange.snapshot import Snapshot
 
 FORMAT_VERSION = 1
 
 _SNAPSHOT = re.compile(r"snapshot_(\d{8,})")
 
 
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
-    """A peer's weights at one step.
-
-    Attributes:
-        group: The group that published it.
-        step: The optimizer step after which it was taken.
-        published_at: When it was committed, in seconds since the epoch, by the publisher's clock.
-        weights: The arrays of ``model.weights`` in the model's order.
-        states: The recurrent state [B, ...] of the publisher's lanes, from which a new teacher starts; empty
-            for a model without memory.
-        num_bytes: Size of the files that were read.
-    """
-
-    group: int
-    step: int
-    published_at: float
-    weights: list[np.ndarray]
-    states: list[np.ndarray]
-    num_bytes: int
-
-
-class Exchange:
+class Store:
     """One group's view of the directory: it writes its own part and reads the others'."""
 
     def __init__(

@@ -5,10 +5,10 @@
     teacher_task_loss    the losses given to `compile`, of a teacher's prediction of the student's batch
     chance_task_loss     the same, if the teacher gave every class the same probability: log C for C classes
 
-Means over the teachers that are heard; with several teachers the task loss of each is logged, too. 0 stands
-for what cannot be said, as of outputs that are no classes. All this is measured only in every tenth step or
-so, and in the first step of an epoch in which a teacher is heard, so that it costs next to nothing.
-`training.watch` reads the averages of an epoch and warns of teachers that are of no use.
+Means over the teachers that teach and over the rows that they teach; with several teachers the task loss of
+each is logged, too. 0 stands for what cannot be said, as of outputs that are no classes. All this is measured
+only in every tenth step or so, and in the first step of an epoch in which anything is taught, so that it
+costs next to nothing. `training.watch` reads the averages of an epoch and warns of useless teachers.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tf_codistill import losses, metrics
-from tf_codistill.training.distillation import Distillation, Outputs, Teaching, weight_of
-from tf_codistill.training.multi_worker import of_whole_batch
+from tf_codistill.training.distillation import Distillation, SoftTargets
+from tf_codistill.training.outputs import Outputs, by_name, structured, weighed, weight_of
+from tf_codistill.training.whole_batch import of_whole_batch
 
 Measure = Callable[[], tf.Tensor]
 
@@ -32,7 +33,7 @@ _PARTS = ("teacher_agreement", "teacher_kl", "teacher_task_loss", "chance_task_l
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class TaskLosses:
     """The losses given to `compile`, for predictions that are not the student's.
 
     Attributes:
@@ -45,18 +46,25 @@ class Task:
     targets: Any
     sample_weight: Any
 
-    def loss(self, prediction: Any) -> tf.Tensor:
+    def loss(self, prediction: Any, taught_B: tf.Tensor | None = None) -> tf.Tensor:
         """The loss of a prediction.
 
         Args:
             prediction: A prediction of the batch, structured like the student's.
+            taught_B: How much each row counts, float32 [B]; None for all alike.
 
         Returns:
-            A float32 scalar; the mean of those of all replicas is that of the whole batch.
+            A float32 scalar, a mean over the rows that count; the mean of those of all replicas is that of
+            the whole batch.
         """
+        sample_weight = self.sample_weight
+        if taught_B is not None:
+            rows = tf.cast(tf.size(taught_B), tf.float32)
+            scaled_B = taught_B * tf.math.divide_no_nan(rows, tf.reduce_sum(taught_B))
+            sample_weight = weighed(sample_weight, prediction, dict.fromkeys(by_name(prediction), scaled_B))
         # In the scope assignments are noted and forgotten: Keras's own averages shall be the student's.
         with keras.StatelessScope():
-            loss = self.losses(self.targets, prediction, self.sample_weight)
+            loss = self.losses(self.targets, prediction, sample_weight)
         return tf.cast(of_whole_batch(loss), tf.float32)
 
     def by_chance(self, prediction: Any) -> Any:
@@ -69,9 +77,9 @@ class Task:
             Another one; outputs whose loss is no cross-entropy are left as they are.
         """
         classifying = self.classifying()
-        return _map_outputs(
-            lambda name, part: _equal(classifying[name], part) if name in classifying else part, prediction
-        )
+        parts = by_name(prediction)
+        equal = {name: _equal(classifying[name], parts[name]) for name in classifying if name in parts}
+        return structured({**parts, **equal}, prediction)
 
     def classifying(self) -> dict[str, keras.losses.Loss]:
         """The cross-entropies among the losses, by output.
@@ -86,11 +94,11 @@ class Task:
         return {name: loss for name, loss in every.items() if _takes_logits(loss) is not None}
 
 
-class Comparison:
+class TeacherMeasures:
     """Compares teachers with the student and with the task, now and then.
 
     Attributes:
-        every_steps: Steps between two comparisons.
+        every_steps: Steps between two times.
     """
 
     def __init__(self, distillation: Distillation, num_teachers: int, every_steps: int = 10) -> None:
@@ -99,7 +107,7 @@ class Comparison:
         Args:
             distillation: Which outputs are distilled, and by which losses.
             num_teachers: How many teachers there are.
-            every_steps: Steps between two comparisons, at least 1.
+            every_steps: Steps between two times, at least 1.
 
         Raises:
             ValueError: `every_steps` is less than 1.
@@ -114,75 +122,80 @@ class Comparison:
         """Names of what is measured."""
         return [*_PARTS, *self._each]
 
-    def is_due(self, step: tf.Tensor, num_measured: tf.Tensor, teaching: Teaching) -> tf.Tensor:
+    def is_due(self, step: tf.Tensor, num_measured: tf.Tensor, targets: SoftTargets) -> tf.Tensor:
         """Whether to measure in this step.
 
         Args:
             step: Number of optimizer steps done.
             num_measured: How often it has been done in this epoch.
-            teaching: What the teachers say.
+            targets: What the student learns from.
 
         Returns:
             A boolean scalar.
         """
         is_time = tf.equal(tf.cast(step, tf.int64) % self.every_steps, 0) | tf.equal(num_measured, 0)
-        return is_time & (teaching.is_heard() > 0)
+        return is_time & (targets.is_taught() > 0)
 
     def __call__(
         self,
-        teaching: Teaching,
+        targets: SoftTargets,
         prediction: Any,
-        task: Task,
+        task: TaskLosses,
         is_due: tf.Tensor,
-        numbers: Sequence[int] | None = None,
+        numbers: Sequence[int],
     ) -> Iterator[tuple[str, tf.Tensor, tf.Tensor]]:
         """Measures, if it is due: name, value, and weight in the average, 0 if it is not.
 
         Args:
-            teaching: What the teachers say.
+            targets: What the student learns from.
             prediction: The student's prediction.
             task: The task's losses for this batch.
             is_due: What the method of this name returned.
-            numbers: Of those that there are, who the teachers in `teaching` are; 0, 1, ... if not given.
+            numbers: Of those that there are, which teachers those in `targets` are.
 
         Yields:
             The parts.
         """
-        measures = self._measures(teaching, prediction, task)
+        measures = self._measures(targets, prediction, task)
         values = tf.cond(
             is_due,
             lambda: {name: measure() for name, measure in measures.items()},
-            lambda: {name: tf.zeros(_shape(name, teaching)) for name in measures},
+            lambda: {name: tf.zeros(_shape(name, targets)) for name in measures},
         )
         counts = tf.cast(is_due, tf.float32)
-        shares_P = teaching.shares_P
+        weights_P = tf.reduce_mean(targets.teacher_weights_PB, axis=1)
         for name in ("teacher_agreement", "teacher_kl"):
             yield name, values.get(name, tf.constant(0.0)), counts
         for name in ("teacher_task_loss", "chance_task_loss"):
             if name in values:
-                total = tf.reduce_sum(values[name] * shares_P)
-                yield name, tf.math.divide_no_nan(total, tf.reduce_sum(shares_P)), counts
+                total = tf.reduce_sum(values[name] * weights_P)
+                yield name, tf.math.divide_no_nan(total, tf.reduce_sum(weights_P)), counts
         if "teacher_task_loss" in values and self._each:
-            for index, number in enumerate(numbers or range(len(self._each))):
-                yield self._each[number], values["teacher_task_loss"][index], counts * shares_P[index]
+            for index, number in enumerate(numbers):
+                yield self._each[number], values["teacher_task_loss"][index], counts * weights_P[index]
 
-    def _measures(self, teaching: Teaching, prediction: Any, task: Task) -> dict[str, Measure]:
+    def _measures(self, targets: SoftTargets, prediction: Any, task: TaskLosses) -> dict[str, Measure]:
         """What there is to be measured: scalars and, of the task's loss, the value of each teacher, [P]."""
         own = self._distillation.outputs(prediction)
         classes = [name for name in own if self._has_classes(name, task)]
-        said = [tf.nest.map_structure(_masked_like, prediction, one) for one in teaching.whole]
+        said = [tf.nest.map_structure(_masked_like, prediction, one) for one in targets.complete]
+        taught = tf.unstack(targets.teacher_weights_PB, num=len(said))
+
+        def task_losses(form: Callable[[Any], Any]) -> tf.Tensor:
+            return _finite([task.loss(form(one), rows) for one, rows in zip(said, taught, strict=True)])
+
         measures: dict[str, Measure] = {}
         if classes:
-            mean = functools.partial(self._mean, teaching, own, classes, task)
+            mean = functools.partial(self._mean, targets, own, classes, task)
             measures["teacher_agreement"] = lambda: mean(metrics.agreement)
             measures["teacher_kl"] = lambda: mean(metrics.divergence)
         if task.losses is not None:
-            measures["teacher_task_loss"] = lambda: _finite([task.loss(one) for one in said])
+            measures["teacher_task_loss"] = lambda: task_losses(lambda one: one)
         if task.classifying():
-            measures["chance_task_loss"] = lambda: _finite([task.loss(task.by_chance(one)) for one in said])
+            measures["chance_task_loss"] = lambda: task_losses(task.by_chance)
         return measures
 
-    def _has_classes(self, name: str, task: Task) -> bool:
+    def _has_classes(self, name: str, task: TaskLosses) -> bool:
         psi = self._distillation.psi(name)
         forms = (getattr(psi, "teacher", "probabilities"), getattr(psi, "student", "logits"))
         if isinstance(psi, losses.SquaredLogits) or "probabilities" not in forms:
@@ -192,10 +205,10 @@ class Comparison:
 
     def _mean(
         self,
-        teaching: Teaching,
+        targets: SoftTargets,
         own: Outputs,
         names: Sequence[str],
-        task: Task,
+        task: TaskLosses,
         measure: Callable[..., tf.Tensor],
     ) -> tf.Tensor:
         cross_entropies = task.classifying()
@@ -204,14 +217,14 @@ class Comparison:
             is_binary = getattr(self._distillation.psi(name), "binary", False)
             is_binary = is_binary or (name in cross_entropies and _is_binary(cross_entropies[name]))
             form = _logistic if is_binary else tf.convert_to_tensor
-            said = [form(one[name]) for one in teaching.predictions]
+            said = [form(one[name]) for one in targets.predictions]
             sample_weight = weight_of(task.sample_weight, name)
-            values.append(measure(said, form(own[name]), sample_weight, teaching.shares_P))
+            values.append(measure(said, form(own[name]), sample_weight, targets.teacher_weights_PB))
         return tf.reduce_mean(values)
 
 
-def _shape(measure: str, teaching: Teaching) -> list[int]:
-    return [len(teaching.whole)] if measure.endswith("_task_loss") else []
+def _shape(measure: str, targets: SoftTargets) -> list[int]:
+    return [len(targets.complete)] if measure.endswith("_task_loss") else []
 
 
 def _takes_logits(loss: keras.losses.Loss) -> bool | None:
@@ -242,14 +255,6 @@ def _masked_like(student: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
 def _logistic(logits: tf.Tensor) -> tf.Tensor:
     """Logistic outputs with an axis of length 1 behind, each an example of its own."""
     return logits if logits.shape[-1] == 1 else _masked_like(logits, logits[..., tf.newaxis])
-
-
-def _map_outputs(function: Callable[[str, tf.Tensor], tf.Tensor], prediction: Any) -> Any:
-    if isinstance(prediction, Mapping):
-        return {name: function(name, part) for name, part in prediction.items()}
-    if isinstance(prediction, (list, tuple)):
-        return type(prediction)([function(str(number), part) for number, part in enumerate(prediction)])
-    return function("", prediction)
 
 
 def _finite(values: list[tf.Tensor]) -> tf.Tensor:

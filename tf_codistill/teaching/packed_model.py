@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_codistill import weights
-from tf_codistill.peers import precision as precisions
+from tf_codistill.exchange import precision as precisions
 
 _WORD = 8  # bytes
 

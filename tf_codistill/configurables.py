@@ -1,0 +1,39 @@
+"""What a gin file may name, beside what is configurable where it is defined.
+
+    Experiment.optimizer = @keras.optimizers.Adam
+    Experiment.distillation_weight = @BurnIn()
+    Experiment.task = @LanguageTask()
+    Experiment.teaching = @PeerExchange
+
+A task or teaching of your own is ``@gin.configurable``, and the gin file begins with ``import my_module``.
+"""
+
+from __future__ import annotations
+
+import gin
+import keras
+
+from tf_codistill import losses, schedules
+from tf_codistill.exchange import topology
+from tf_codistill.inputs import frequencies
+from tf_codistill.tasks import language  # noqa: F401 - configurable where it is defined
+from tf_codistill.teaching import fellows, saved, snapshots  # noqa: F401 - so are these
+
+_OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
+_LEARNING_RATES = ("CosineDecay", "ExponentialDecay", "PiecewiseConstantDecay", "PolynomialDecay")
+_LOSSES = (
+    *("SoftCrossEntropy", "KLDivergence", "SquaredProbabilities", "SquaredLogits"),
+    *("UniformSmoothing", "UnigramSmoothing"),
+)
+_SCHEDULES = ("Constant", "BurnIn", "LinearRamp", "Cosine", "Piecewise", "ExponentialDecay", "WeightDecay")
+
+for _source, _module, _names in (
+    (keras.optimizers, "keras.optimizers", _OPTIMIZERS),
+    (keras.optimizers.schedules, "keras.optimizers.schedules", _LEARNING_RATES),
+    (losses, "tf_codistill.losses", _LOSSES),
+    (schedules, "tf_codistill.schedules", _SCHEDULES),
+    (topology, "tf_codistill.exchange", ("RandomPeers",)),
+    (frequencies, "tf_codistill.inputs", ("unigram_frequencies",)),
+):
+    for _name in _names:
+        gin.external_configurable(getattr(_source, _name), module=_module)

@@ -1,0 +1,1 @@
+"""What travels between groups: who teaches whom, snapshots, their precision, where they lie."""

@@ -1,0 +1,243 @@
+r"""The experiment: one group's training, put together from its parts. The single root of every gin file.
+
+    task ------> streams of batches ----------------+
+         \----> models, losses, metrics --+         |
+    teaching ----------------------------+--> model --> group.fit(model, streams, callbacks)
+    psi, weight, steps ------------------+              MetricsLog, Saver
+
+    Experiment(task=LanguageTask(...), num_steps=2000, optimizer=...).train(workdir, group=0, num_groups=2)
+
+What is learned, where teaching comes from and how a group trains are three things that know nothing of each
+other, and nothing here asks which ones they are. Called again with the same workdir it goes on from the last
+checkpoint, exactly: weights, optimizer, step, the recurrent state of each worker's lanes and the teachers are
+restored, and the batches are a function of the step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import gin
+import keras
+import tensorflow as tf
+from absl import logging
+
+from tf_codistill import (
+    checkpoints,
+    configurables,  # noqa: F401 - so that gin files may name them
+    files,
+    losses,
+    runs,
+    schedules,
+    weights,
+)
+from tf_codistill.groups import decisions
+from tf_codistill.groups.synchronous import SynchronousGroup
+from tf_codistill.tasks.base import Part, Stream, Task
+from tf_codistill.teaching.base import ModelFn, Place, Teaching
+from tf_codistill.teaching.snapshots import PeerExchange
+from tf_codistill.training.callbacks import MetricsLog, Saver
+from tf_codistill.training.codistillation import CodistillationModel
+from tf_codistill.training.resume import Resume
+
+
+@gin.configurable
+@dataclasses.dataclass(kw_only=True)
+class Experiment:
+    """What is trained, by whom it is taught, and how; the same for every group of a run.
+
+    Attributes:
+        task: What is learned.
+        num_steps: Optimizer steps of each group.
+        optimizer: Makes a Keras optimizer.
+        teaching: Makes that where teaching comes from: `PeerExchange`, `SavedTeachers`, `FellowStudents`.
+        distillation_loss: psi; soft-target cross-entropy if not given.
+        distillation_weight: Factor of psi, a number or a function of the step.
+        weight_decay: L2 penalty that follows a schedule; none if not given.
+        measure_every_steps: Steps between two comparisons of teachers and students, see `training.measures`;
+            more often costs time.
+        log_every_steps: Steps of which a line of the metrics file is the average.
+        validate_every_steps: Steps between two validations, a multiple of `log_every_steps`.
+        checkpoint_every_steps: Steps between two checkpoints, a multiple of `log_every_steps`.
+        seed: With the group it fixes the initialisation and the order of what is read.
+        jit_compile: Whether the training step is compiled by XLA.
+    """
+
+    task: Task
+    num_steps: int
+    optimizer: Callable[[], keras.optimizers.Optimizer]
+    teaching: Callable[[], Teaching] = PeerExchange
+    distillation_loss: losses.DistillationLoss | None = None
+    distillation_weight: schedules.Schedule | float = 1.0
+    weight_decay: schedules.WeightDecay | None = None
+    measure_every_steps: int = 10
+    log_every_steps: int = 50
+    validate_every_steps: int = 100
+    checkpoint_every_steps: int = 500
+    seed: int = 0
+    jit_compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("log_every_steps", "num_steps", "validate_every_steps", "checkpoint_every_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1 or value % self.log_every_steps:
+                raise ValueError(
+                    f"{name} is {value!r}; expected a positive multiple of log_every_steps, which is "
+                    f"{self.log_every_steps}"
+                )
+
+    def train(
+        self,
+        workdir: str,
+        group: int = 0,
+        num_groups: int = 1,
+        strategy: tf.distribute.Strategy | None = None,
+        when_built: Callable[[], None] = lambda: None,
+    ) -> CodistillationModel:
+        """Trains one group to its last step, from the last checkpoint if there is one.
+
+        Args:
+            workdir: Directory of the run, shared by its groups.
+            group: This group, from 0.
+            num_groups: Number of groups; 1 trains a model alone, or several students in one process.
+            strategy: The group's strategy; the default strategy if not given.
+            when_built: Called when everything has been built, before the first step.
+
+        Returns:
+            The trained model.
+
+        Raises:
+            ValueError: Something in the configuration, the data, the workdir or a peer does not fit.
+        """
+        workers = SynchronousGroup(strategy)
+        rows = workers.rows(self.task.batch_size)
+        teaching = self.teachers(runs.exchange_dir(workdir), group, num_groups, rows)
+        training = [
+            self.task.training(Part(index, number, self.seed))
+            for index, number in teaching.parts(group, num_groups)
+        ]
+        validation = self.task.validation()
+        directory = files.make_directory(runs.group_dir(workdir, group))
+        self.task.keep_beside_model(directory, is_writer=workers.is_chief)
+        keras.utils.set_random_seed(1000 * self.seed + group)
+        with workers.scope():
+            model = self.build(teaching, group, rows)
+        model.build_for_data(workers.feed(training).element_spec)
+        resume = Resume(
+            model, checkpoints.Checkpoints(runs.checkpoints_dir(workdir, group), workers.strategy)
+        )
+        resume.restore()
+        when_built()
+        workers.fit(
+            model,
+            training,
+            validation,
+            first_step=model.step(),
+            num_steps=self.num_steps,
+            log_every_steps=self.log_every_steps,
+            validate_every_steps=self.validate_every_steps,
+            callbacks=self._callbacks(workdir, group, workers, resume, training),
+        )
+        logging.info("trained to step %d, weights %s", model.step(), weights.checksum(model))
+        if workers.is_chief:
+            self._save_students(model.students, workdir, group)
+        return model
+
+    def teachers(self, exchange_dir: str, group: int, num_groups: int, rows: int) -> Teaching:
+        """Where the teaching of a group comes from.
+
+        Args:
+            exchange_dir: The directory that all groups of the run share.
+            group: The group.
+            num_groups: Number of groups.
+            rows: Examples in a batch of one replica.
+
+        Returns:
+            The teaching, with no models yet.
+
+        Raises:
+            ValueError: The groups do not fit the teaching, or the task names groups that are not there.
+        """
+        teaching = self.teaching()
+        teaching.join(Place(exchange_dir, group, num_groups, functools.partial(self._model_fn, rows=rows)))
+        number = max(teaching.num_students, num_groups)
+        if unknown := sorted(self.task.groups_of_their_own() - set(range(number))):
+            raise ValueError(f"the task has models for groups {unknown}; expected some of 0 to {number - 1}")
+        return teaching
+
+    def build(self, teaching: Teaching, group: int, rows: int) -> CodistillationModel:
+        """The compiled model; call it in the scope of the strategy.
+
+        Args:
+            teaching: What `teachers` returned.
+            group: The group.
+            rows: Examples in a batch of one replica.
+
+        Returns:
+            Students and teachers.
+
+        Raises:
+            ValueError: The optimizer accumulates gradients.
+        """
+        optimizer = self.optimizer()
+        if optimizer.gradient_accumulation_steps:
+            raise ValueError(
+                f"gradient_accumulation_steps is {optimizer.gradient_accumulation_steps}, but an experiment "
+                "finds its place in the data by the optimizer's steps; leave it out and use larger batches"
+            )
+        model = CodistillationModel(
+            [self._model_fn(group + student, rows) for student in range(teaching.num_students)],
+            teaching,
+            self.distillation_loss,
+            self.distillation_weight,
+            self.weight_decay,
+            self.measure_every_steps,
+        )
+        model.compile(optimizer, self.task.loss(), metrics=self.task.metrics(), jit_compile=self.jit_compile)
+        return model
+
+    def _model_fn(self, group: int, rows: int) -> ModelFn:
+        own = group if group in self.task.groups_of_their_own() else None
+        return _Make(self.task, rows, own)
+
+    def _callbacks(
+        self, workdir: str, group: int, workers: SynchronousGroup, resume: Resume, training: Sequence[Stream]
+    ) -> list[keras.callbacks.Callback]:
+        callbacks: list[keras.callbacks.Callback] = []
+        if workers.is_chief:
+            units_per_step = sum(stream.units_per_step for stream in training)
+            log = MetricsLog(
+                workdir, group, self.num_steps, units_per_step, self.task.units, self.task.derived
+            )
+            callbacks.append(log)
+        every_epochs = self.checkpoint_every_steps // self.log_every_steps
+        any_worker = functools.partial(decisions.any_worker, workers.strategy)
+        return [*callbacks, Saver(resume.save, every_epochs, any_worker)]
+
+    def _save_students(self, students: Sequence[keras.Model], workdir: str, group: int) -> None:
+        for number, student in enumerate(students):
+            served = self.task.make_model(group=group + number)
+            served.set_weights(weights.values(student.weights))
+            path = runs.student_path(workdir, group, number if len(students) > 1 else None)
+            aside = path.removesuffix(".keras") + ".partial.keras"
+            served.save(aside)
+            files.move(aside, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Make:
+    """Makes a model of the task; equal for groups that train the same."""
+
+    task: Task
+    rows: int
+    group: int | None
+
+    def __call__(self) -> keras.Model:
+        return self.task.make_model(self.rows, self.group)
+
+
+def configured() -> Experiment:
+    """The experiment whose settings gin binds."""
+    return Experiment()  # type: ignore[call-arg]

@@ -1,0 +1,1 @@
+"""How one group does SGD, and how its workers decide together."""

@@ -1,1 +1,0 @@
-"""Peers: who teaches whom, how snapshots travel, and the frozen models that hold them."""

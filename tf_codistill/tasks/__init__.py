@@ -1,0 +1,1 @@
+"""What is learned: data, model, losses and metrics of a task, behind one protocol, `base`."""

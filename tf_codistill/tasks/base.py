@@ -1,0 +1,175 @@
+"""What is learned: the seam between an experiment and whatever it trains on.
+
+    stream = task.training(Part(index=0, number=2, seed=1))     batches as a function of the step
+    model = task.make_model(rows=32)                            for one replica; None for the served model
+    model.compile(optimizer, task.loss(), task.metrics())
+    task.keep_beside_model("runs/mine/group_0")                 what serving needs: a tokenizer, say
+
+`Task` holds settings; nothing is read before it is asked for. Whoever asks one task asks any other by the
+same names.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import keras
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Whose data it is.
+
+    Attributes:
+        index: The group, or of several students in one process the student.
+        number: How many there are.
+        seed: With the index it fixes the order of what is read.
+    """
+
+    index: int
+    number: int
+    seed: int
+
+
+class Stream(Protocol):
+    """Batches by step: to resume at a step is to ask for it."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until what is read is exhausted."""
+
+    @property
+    def units_per_step(self) -> int:
+        """How many of the task's units a whole group's batch has."""
+
+    def dataset(
+        self,
+        *,
+        first_step: int = 0,
+        num_steps: int | None = None,
+        worker: int = 0,
+        num_workers: int = 1,
+        num_replicas: int = 1,
+    ) -> tf.data.Dataset:
+        """The batches of one worker.
+
+        Args:
+            first_step: Step of the first batch.
+            num_steps: Steps after which the data set ends; without end by default.
+            worker: Index of the worker in its group, from 0.
+            num_workers: Number of workers of the group.
+            num_replicas: Replicas of each worker, which take the elements in turn.
+
+        Returns:
+            `batches.Keyed` elements of static shapes.
+        """
+
+
+class Task(abc.ABC):
+    """Data, model, losses and metrics of what is learned.
+
+    Attributes:
+        units: What rates and reports count, in the plural.
+    """
+
+    units: ClassVar[str] = "examples"
+
+    @property
+    @abc.abstractmethod
+    def batch_size(self) -> int:
+        """Examples in a step of a group, over all its workers and replicas."""
+
+    @abc.abstractmethod
+    def training(self, part: Part) -> Stream:
+        """What is trained on.
+
+        Args:
+            part: Whose it is.
+
+        Returns:
+            Batches without end.
+        """
+
+    @abc.abstractmethod
+    def validation(self) -> Stream:
+        """What is held out: the same for everybody, in a fixed order."""
+
+    @abc.abstractmethod
+    def make_model(self, rows: int | None = None, group: int | None = None) -> keras.Model:
+        """Makes a model.
+
+        Args:
+            rows: Examples in a batch of one replica; None for the model that is served.
+            group: Whose model, where groups train different ones; None for that of all the others.
+
+        Returns:
+            The model, the same weights in the same order however many rows it takes.
+        """
+
+    @abc.abstractmethod
+    def loss(self) -> Any:
+        """The task loss, phi of Algorithm 1, as `compile` takes it; a new one each time."""
+
+    def metrics(self) -> list[Any]:
+        """Metrics, as `compile` takes them; new ones each time."""
+        return []
+
+    def derived(self, averages: Mapping[str, float]) -> dict[str, float]:
+        """Figures that follow from those of a validation.
+
+        Args:
+            averages: Averages by name, ``loss`` among them.
+
+        Returns:
+            Further figures by name.
+        """
+        del averages
+        return {}
+
+    @abc.abstractmethod
+    def mean_prediction(self, predictions: Sequence[Any]) -> Any:
+        """The prediction of an ensemble.
+
+        Args:
+            predictions: Those of its members.
+
+        Returns:
+            Structured like one of them.
+        """
+
+    def groups_of_their_own(self) -> set[int]:
+        """The groups whose models are not those of all the others."""
+        return set()
+
+    def load_model(self, path: str) -> keras.Model:
+        """Loads a saved model so that it takes whole batches of validation.
+
+        Args:
+            path: A ``.keras`` file.
+
+        Returns:
+            The model.
+
+        Raises:
+            ValueError: It cannot be loaded.
+        """
+        try:
+            return keras.saving.load_model(path, compile=False)
+        except Exception as error:  # Keras has a type of its own for each way in which a file can be bad
+            raise ValueError(f"model {path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+    def keep_beside_model(self, directory: str, is_writer: bool = True) -> None:
+        """Keeps what serving needs beside a trained model, or checks that it is there already.
+
+        Args:
+            directory: Directory of a group of a run.
+            is_writer: Whether to write; otherwise what is there is only checked.
+
+        Raises:
+            ValueError: What is there belongs to another task or other data.
+        """
+        del directory, is_writer

@@ -1,0 +1,188 @@
+"""Language modelling: which word piece comes next (Anil et al. 2018, section 3.1).
+
+task = LanguageTask(corpus_dir="corpus/tokens", num_lanes=64, window_tokens=32)
+task.training(Part(0, 2, seed=1))      lanes of text, their recurrent state carried from batch to batch
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gin
+import keras
+import tensorflow as tf
+
+from tf_codistill import trained
+from tf_codistill.inputs import language, mixture
+from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.tasks.base import Part, Stream, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenStream:
+    """Lanes of text as what a task yields.
+
+    Attributes:
+        lanes: The batches by step.
+    """
+
+    lanes: language.Stream
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until something that is read is exhausted."""
+        return self.lanes.steps_per_epoch
+
+    @property
+    def units_per_step(self) -> int:
+        """Tokens in a batch of the whole group."""
+        return self.lanes.num_lanes * self.lanes.window_tokens
+
+    def dataset(self, **where: Any) -> tf.data.Dataset:
+        """Inputs and targets with their keys, see `language.dataset`.
+
+        Args:
+            **where: Which steps, and which worker's part of them.
+
+        Returns:
+            `batches.Keyed` elements.
+        """
+        return language.dataset(self.lanes, keyed=True, **where)
+
+
+@gin.configurable(module="tf_codistill")
+@dataclasses.dataclass(kw_only=True)
+class LanguageTask(Task):
+    """What a language model learns.
+
+    Attributes:
+        corpus_dir: Directory with token shards and their manifest, or a weight for each of several, see
+            `inputs.mixture`.
+        model_fn: Makes the model from ``vocabulary_size`` and ``batch_size``, the lanes of one replica (None
+            for a model that is served).
+        peer_model_fns: Makes the models of groups that train another architecture than `model_fn`, by group,
+            or by student if there are several; with outputs of the same shapes.
+        num_lanes: Lanes of a group, that is its batch size over all workers and replicas; of each student if
+            there are several.
+        window_tokens: Tokens that a lane moves on in a step.
+        data: ``same`` if all groups read all documents, each in its own order, or ``disjoint`` if each reads
+            its own part (section 3.3.2 of Anil et al. 2018); of several students that read apart each does.
+    """
+
+    units: ClassVar[str] = "tokens"
+
+    corpus_dir: str | Mapping[str, float]
+    model_fn: Callable[..., keras.Model] = LanguageModel
+    peer_model_fns: Mapping[int, Callable[..., keras.Model]] = dataclasses.field(default_factory=dict)
+    num_lanes: int = 64
+    window_tokens: int = 32
+    data: str = "disjoint"
+
+    @property
+    def batch_size(self) -> int:
+        """The lanes of a group."""
+        return self.num_lanes
+
+    @functools.cached_property
+    def corpora(self) -> mixture.Corpora:
+        """The corpora, open for reading; a `ValueError` if they cannot be opened."""
+        try:
+            return mixture.open_corpora(self.corpus_dir)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. Where a corpus has moved, give "
+                "--gin_bindings=\"LanguageTask.corpus_dir = '...'\"; `score` and `generate` need none"
+            ) from error
+
+    def training(self, part: Part) -> Stream:
+        """The lanes of a group or student.
+
+        Args:
+            part: Whose they are.
+
+        Returns:
+            Batches without end.
+        """
+        return self._stream("train", seed=part.seed, group=part.index, num_groups=part.number, data=self.data)
+
+    def validation(self) -> Stream:
+        """The lanes of the held-out documents, in the order in which they are stored."""
+        return self._stream("validation", seed=0, shuffle=False)
+
+    def make_model(self, rows: int | None = None, group: int | None = None) -> keras.Model:
+        """Makes a model.
+
+        Args:
+            rows: Lanes of one replica; None for the model that is served.
+            group: Whose model; None for that of all groups which have none of their own.
+
+        Returns:
+            The model.
+        """
+        make = self.model_fn if group is None else self.peer_model_fns.get(group, self.model_fn)
+        return make(vocabulary_size=self.corpora.vocabulary_size, batch_size=rows)
+
+    def groups_of_their_own(self) -> set[int]:
+        """The groups in `peer_model_fns`."""
+        return set(self.peer_model_fns)
+
+    def loss(self) -> keras.losses.Loss:
+        """Cross-entropy in nats per token."""
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def derived(self, averages: Mapping[str, float]) -> dict[str, float]:
+        """The perplexity.
+
+        Args:
+            averages: Averages by name.
+
+        Returns:
+            ``perplexity``, of the loss.
+        """
+        return {"perplexity": math.exp(min(averages["loss"], 700.0))}
+
+    def mean_prediction(self, predictions: Sequence[Any]) -> tf.Tensor:
+        """Logits of the mean of probabilities.
+
+        Args:
+            predictions: Logits of each member, [B, T, V].
+
+        Returns:
+            Logarithms of probabilities, [B, T, V].
+        """
+        log_probabilities = tf.stack([tf.nn.log_softmax(logits) for logits in predictions])
+        return tf.reduce_logsumexp(log_probabilities, axis=0) - math.log(len(predictions))
+
+    def load_model(self, path: str) -> keras.Model:
+        """Loads a saved language model with as many lanes as validation has.
+
+        Args:
+            path: A ``.keras`` file.
+
+        Returns:
+            The model; its state is zero.
+
+        Raises:
+            ValueError: There is no such file, or the model in it cannot carry a state over lanes.
+        """
+        return trained.load_model(path, self.num_lanes)
+
+    def keep_beside_model(self, directory: str, is_writer: bool = True) -> None:
+        """Keeps the tokenizer of the corpora, see `trained`.
+
+        Args:
+            directory: Directory of a group of a run.
+            is_writer: Whether to write; otherwise what is there is only checked.
+
+        Raises:
+            ValueError: Another tokenizer is there, or a corpus's manifest does not fit its tokenizer.
+        """
+        trained.keep_tokenizer(trained.tokenizer_dir(directory), self.corpora.corpora, is_writer=is_writer)
+
+    def _stream(self, split: str, **arguments: Any) -> Stream:
+        lanes = {"num_lanes": self.num_lanes, "window_tokens": self.window_tokens}
+        return TokenStream(self.corpora.stream(split, **lanes, **arguments))

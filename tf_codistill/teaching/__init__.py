@@ -1,0 +1,1 @@
+"""Where teaching comes from: peers' snapshots, saved models, fellow students; `base` is the protocol."""

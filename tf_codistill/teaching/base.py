@@ -1,0 +1,227 @@
+"""Where teaching comes from: the seam between the method and whatever can teach.
+
+    Teaching         nobody: a model that is trained alone
+    PeerExchange     snapshots of other groups, through a shared directory        snapshots
+    SavedTeachers    models that have been trained                                saved
+    FellowStudents   the other students of this process                           fellows
+
+    batches = teachers.deal(batch)                               each student's rows
+    with weight > 0 and teachers.any_present(step):
+        taught = teachers.teach(features, keys, step, predictions)       one `Taught` for each student
+    otherwise:
+        taught = teachers.wait(predictions)                      nobody is asked
+
+`Teaching` is the protocol and its simplest kind: whoever asks it asks any other kind by the same names. In
+names P is the teachers of one student, B the rows that it learns from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_codistill.batches import Batch
+
+ModelFn: TypeAlias = Callable[[], keras.Model]
+Arrays: TypeAlias = list[np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where in a run a group stands.
+
+    Attributes:
+        exchange_dir: The directory that all groups of the run share.
+        group: This group, from 0.
+        num_groups: Number of groups.
+        model_fn_of: Gives what makes the model of a group, so that groups may train different ones.
+    """
+
+    exchange_dir: str
+    group: int
+    num_groups: int
+    model_fn_of: Callable[[int], ModelFn]
+
+
+class Taught(NamedTuple):
+    """What one student is taught of its rows, cut off from gradients.
+
+    Attributes:
+        predictions: What each of P teachers predicts for them, structured like the student's prediction.
+        present_PB: How much each teacher has to say of each row, float32 [P, B] from 0 to 1: 0 for a row that
+            it has not been asked about.
+    """
+
+    predictions: list[Any]
+    present_PB: tf.Tensor
+
+
+class Teaching:
+    """Who teaches the students of one process, and with what; this kind: one student, and nobody.
+
+    Attributes:
+        taught_by: For each student those who may teach it, as positions in `names`.
+    """
+
+    taught_by: Sequence[Sequence[int]] = ((),)
+
+    @property
+    def num_students(self) -> int:
+        """How many students learn side by side."""
+        return len(self.taught_by)
+
+    def learners(self) -> list[str]:
+        """What each student is called in warnings."""
+        return ["student"]
+
+    def names(self) -> list[str]:
+        """What each teacher is called in warnings."""
+        return []
+
+    def join(self, place: Place) -> None:
+        """Learns where in a run it is; called before everything else, and not at all in a plain script.
+
+        Args:
+            place: The place.
+
+        Raises:
+            ValueError: This kind of teaching does not fit it.
+        """
+
+    def parts(self, group: int, num_groups: int) -> list[tuple[int, int]]:
+        """Which parts of the data are read side by side.
+
+        Args:
+            group: This group.
+            num_groups: Number of groups.
+
+        Returns:
+            Index and number of each part: of a group its own, of students that read apart one for each.
+        """
+        return [(group, num_groups)]
+
+    def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
+        """Makes the models that teach; called in the scope of the strategy.
+
+        Args:
+            students: Those who are taught.
+            model_fns: What made each of them.
+        """
+
+    def models(self) -> dict[str, keras.Model]:
+        """Models beside the students that have to be built like them, by what they are called in errors."""
+        return {}
+
+    def prepare(self) -> None:
+        """Called in the scope of the strategy when all models have been built, maybe more than once."""
+
+    def deal(self, batch: Batch) -> list[Batch]:
+        """Deals a batch out to the students.
+
+        Args:
+            batch: One replica's batch.
+
+        Returns:
+            What each student learns from.
+        """
+        return [batch]
+
+    def before_step(self, step: tf.Tensor) -> None:
+        """Called before each training step, once for all replicas, eagerly or in a graph.
+
+        Args:
+            step: Number of steps done, integer scalar.
+        """
+
+    def any_present(self, step: tf.Tensor) -> tf.Tensor:
+        """Whether there is anybody to ask; called on a replica.
+
+        Args:
+            step: Number of steps done, integer scalar.
+
+        Returns:
+            A boolean scalar. Where it is false nothing is asked and nothing of distillation is computed.
+        """
+        return tf.constant(False)
+
+    def teach(
+        self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
+    ) -> list[Taught]:
+        """Asks the teachers; called on a replica, in steps in which what they say has weight.
+
+        Args:
+            features: Each student's features.
+            keys: Each student's keys, or None for each.
+            step: Number of steps done, integer scalar.
+            predictions: What each student predicts.
+
+        Returns:
+            What each student is taught.
+        """
+        return self.wait(predictions)
+
+    def wait(self, predictions: Sequence[Any]) -> list[Taught]:
+        """Takes the place of `teach` in a step in which nobody is asked.
+
+        Args:
+            predictions: What each student predicts.
+
+        Returns:
+            Predictions of zeros, and nobody present.
+        """
+        return [
+            Taught(
+                [keras.tree.map_structure(equal_logits, prediction) for _ in teachers],
+                tf.zeros([len(teachers), rows_of(prediction)]),
+            )
+            for teachers, prediction in zip(self.taught_by, predictions, strict=True)
+        ]
+
+    def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
+        """How old that is with which students are taught; called on a replica.
+
+        Args:
+            step: Number of steps done, integer scalar.
+
+        Returns:
+            Steps, float32 scalar, averaged over teachers.
+        """
+        return tf.constant(0.0)
+
+    def state(self) -> tuple[Arrays, Arrays]:
+        """What a checkpoint keeps: arrays that are shared by the group's workers, and this worker's own."""
+        return [], []
+
+    def restore(self, shared: Arrays, own: Arrays) -> None:
+        """Takes back what `state` returned.
+
+        Args:
+            shared: The first of it.
+            own: The second.
+
+        Raises:
+            ValueError: It does not fit; it comes from other models or other groups.
+        """
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """What has to happen around the steps; `fit` calls them before those of the user."""
+        return []
+
+
+def equal_logits(like: tf.Tensor) -> tf.Tensor:
+    """What stands for the prediction of a teacher that is not asked: zeros, of the student's shape."""
+    if like.shape.is_fully_defined():
+        # A constant: teachers that waited for the student's prediction could not be computed beside it.
+        return tf.zeros(like.shape, like.dtype)
+    return tf.zeros_like(like)
+
+
+def rows_of(structure: Any) -> tf.Tensor | int:
+    """How many rows an array or a structure of arrays [B, ...] has."""
+    first = keras.tree.flatten(structure)[0]
+    return tf.shape(first)[0] if first.shape[0] is None else first.shape[0]

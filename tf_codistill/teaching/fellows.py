@@ -1,0 +1,349 @@
+"""FellowStudents: all copies in one process (Anil et al. 2018, footnote 1), which teach each other.
+
+    batches="same"         student 0  F(theta_0, f)   ---->  prediction of student 0, teaching for 1 and 2
+        f ------------>    student 1  F(theta_1, f)   ---->  prediction of student 1, teaching for 0 and 2
+                           student 2  F(theta_2, f)   ---->  prediction of student 2, teaching for 0 and 1
+
+    batches="different"    rows 0, N, 2N, ... of the batch are student 0's, rows 1, N + 1, ... student 1's;
+                           its teachers read them too, in a forward pass of their own
+
+    refresh_every_steps=1  teachers are the students as they are: no second copy of any weights
+    refresh_every_steps=k  teachers are copies of the students, taken anew every k steps
+
+                          teachers up to date                   stale copies, refreshed every k steps
+    the same batch        none: predictions serve twice         one forward pass for each copy
+    different batches     one for each pair of teacher          one for each pair of copy and learner
+                          and learner
+
+With `RandomPeers` only the passes of teachers that have been sampled are made. Nothing is exchanged through
+files: this is for models of which several fit a device.
+
+A teacher that reads rows which it does not learn from has a recurrent state of its own for them. As long as
+nobody asks it this state is that of the student's own lanes: of other text, perhaps, but of a kind that the
+weights know.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_codistill import recurrent_state, weights
+from tf_codistill.batches import Batch, every_nth, num_rows
+from tf_codistill.exchange.topology import RandomPeers, Topology, candidates_of
+from tf_codistill.teaching.base import Arrays, ModelFn, Place, Taught, Teaching, equal_logits, rows_of
+
+_NEVER = -1
+
+_Pass = tuple[int, int]  # a teacher, and the student whose features it reads
+
+
+@gin.configurable(module="tf_codistill")
+class FellowStudents(Teaching):
+    """N students of one process teach each other; stale copies of them are invisible to Keras.
+
+    Attributes:
+        copies: The stale copies by student, if teachers are stale.
+    """
+
+    def __init__(
+        self,
+        num_students: int = 2,
+        batches: str = "same",
+        topology: Topology = "fully_connected",
+        refresh_every_steps: int = 1,
+    ) -> None:
+        """Takes note of the arguments.
+
+        Args:
+            num_students: How many, N, at least 1.
+            batches: ``"same"``: all students learn from the whole batch. ``"different"``: student i learns
+                from rows i, i + N, i + 2N, ... of a batch that is N times as large. Examples of N datasets
+                are dealt out so by ``tf.data.Dataset.choose_from_datasets`` before ``batch``.
+            topology: Who teaches whom.
+            refresh_every_steps: 1 for teachers that are up to date, k for copies of the students that are
+                taken anew at steps 0, k, 2k, ... `RandomPeers` are sampled anew at the same steps.
+
+        Raises:
+            ValueError: An argument is out of its range, or the topology does not fit.
+        """
+        for name, value in (("num_students", num_students), ("refresh_every_steps", refresh_every_steps)):
+            if value < 1 or value != int(value):
+                raise ValueError(f"{name} is {value!r}; expected an integer >= 1")
+        if batches not in ("same", "different"):
+            raise ValueError(f"batches is {batches!r}; expected 'same' or 'different'")
+        self.taught_by = [_may_teach(learner, num_students, topology) for learner in range(num_students)]
+        self._random = topology if isinstance(topology, RandomPeers) else None
+        self._share_batch = batches == "same"
+        self._every_steps = refresh_every_steps
+        self._students: Sequence[keras.Model] = ()
+        self.copies: dict[int, keras.Model] = {}
+        self._states: dict[_Pass, recurrent_state.SecondState] = {}
+
+    def learners(self) -> list[str]:
+        """The students."""
+        return [f"student {number}" for number in range(self.num_students)]
+
+    def names(self) -> list[str]:
+        """The students once more."""
+        return self.learners()
+
+    def join(self, place: Place) -> None:
+        """Checks that there is one group.
+
+        Args:
+            place: The place.
+
+        Raises:
+            ValueError: There are several groups.
+        """
+        if place.num_groups > 1:
+            raise ValueError(
+                f"num_groups is {place.num_groups}, but the {self.num_students} students of one process have "
+                "no peers; start one group"
+            )
+
+    def parts(self, group: int, num_groups: int) -> list[tuple[int, int]]:
+        """The whole data, or a part for each student.
+
+        Args:
+            group: Not used.
+            num_groups: Not used.
+
+        Returns:
+            Index and number of each part.
+        """
+        return [(0, 1)] if self._share_batch else [(i, self.num_students) for i in range(self.num_students)]
+
+    def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
+        """Makes the stale copies, if there are to be any; called in the scope of the strategy.
+
+        Args:
+            students: The students.
+            model_fns: What made each of them.
+        """
+        self._students = list(students)
+        teaching = {teacher for teachers in self.taught_by for teacher in teachers}
+        if self._every_steps > 1:
+            self.copies = {teacher: model_fns[teacher]() for teacher in sorted(teaching)}
+        for copy in self.copies.values():
+            copy.trainable = False
+        self._copied_at = keras.Variable(
+            np.int64(_NEVER), dtype="int64", trainable=False, name="copied_at_step"
+        )
+
+    def models(self) -> dict[str, keras.Model]:
+        """The stale copies."""
+        return {f"the copy of student {number}": copy for number, copy in self.copies.items()}
+
+    def prepare(self) -> None:
+        """Makes the recurrent states of teachers that read on their own."""
+        if not self._states and not self._serve_twice():
+            self._states = {one: recurrent_state.SecondState(self._model(one[0])) for one in self._askers()}
+
+    def deal(self, batch: Batch) -> list[Batch]:
+        """Each student's part of a batch.
+
+        Args:
+            batch: One replica's batch.
+
+        Returns:
+            The batch for everybody, or every N-th row for each, so that a student gets the same rows however
+            many replicas share them.
+
+        Raises:
+            ValueError: The rows cannot be dealt out evenly.
+        """
+        number = self.num_students
+        if self._share_batch:
+            return [batch] * number
+        rows = num_rows(batch)
+        if rows is not None and rows % number:
+            raise ValueError(
+                f"a batch of {rows} rows on one replica cannot be dealt out to {number} students; with "
+                f"batches='different' its size has to be a multiple of {number}"
+            )
+        return [every_nth(batch, learner, number) for learner in range(number)]
+
+    def before_step(self, step: tf.Tensor) -> None:
+        """Copies the students if it is time to.
+
+        Args:
+            step: Number of steps done, integer scalar.
+        """
+        if self.copies:
+            step = tf.cast(step, tf.int64)
+            is_first = weights.local_copies(self._copied_at)[0] == _NEVER
+            tf.cond(is_first | (step % self._every_steps == 0), lambda: self._copy(step), lambda: None)
+
+    def any_present(self, step: tf.Tensor) -> tf.Tensor:
+        """Whether anybody teaches anybody.
+
+        Args:
+            step: Not used.
+
+        Returns:
+            A boolean scalar.
+        """
+        return tf.constant(any(self.taught_by))
+
+    def teach(
+        self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
+    ) -> list[Taught]:
+        """Asks the teachers that are sampled for this step.
+
+        Args:
+            features: Each student's features.
+            keys: Not used.
+            step: Number of steps done, integer scalar.
+            predictions: Each student's prediction for its features.
+
+        Returns:
+            What each student is taught.
+        """
+        asked = [self.asked(learner, step) for learner in range(self.num_students)]
+        said = self._predictions(features, predictions, asked)
+        return [
+            Taught(
+                [keras.tree.map_structure(tf.stop_gradient, one) for one in heard],
+                tf.repeat(asked_P[:, tf.newaxis], rows_of(own), axis=1),
+            )
+            for heard, asked_P, own in zip(said, asked, predictions, strict=True)
+        ]
+
+    def wait(self, predictions: Sequence[Any]) -> list[Taught]:
+        """Lets the states of the teachers' own reading follow the students' lanes.
+
+        Args:
+            predictions: What each student predicts.
+
+        Returns:
+            Predictions of zeros, and nobody present.
+        """
+        for (teacher, _), state in self._states.items():
+            state.follow(self._students[teacher])
+        return super().wait(predictions)
+
+    def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
+        """How old the copies are.
+
+        Args:
+            step: Number of steps done, integer scalar.
+
+        Returns:
+            Steps since they were taken, float32 scalar; 0 for teachers that are up to date.
+        """
+        if not self.copies:
+            return tf.constant(0.0)
+        return tf.cast(tf.cast(step, tf.int64) - self._copied_at.value, tf.float32)
+
+    def state(self) -> tuple[Arrays, Arrays]:
+        """What a checkpoint keeps.
+
+        Returns:
+            The step of the copies and the weights of each; and the states in which teachers read rows that
+            are not their own.
+        """
+        return weights.values([self._copied_at, *self._copied()]), recurrent_state.values(self._own_states())
+
+    def restore(self, shared: Arrays, own: Arrays) -> None:
+        """Takes back what `state` returned.
+
+        Args:
+            shared: The first of it.
+            own: The second.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        weights.assign([self._copied_at, *self._copied()], shared)
+        recurrent_state.assign(self._own_states(), own)
+
+    def asked(self, learner: int, step: tf.Tensor) -> tf.Tensor:
+        """Which of its teachers a student hears in a step.
+
+        Args:
+            learner: The student.
+            step: Number of steps done, integer scalar.
+
+        Returns:
+            1.0 or 0.0 for each of ``taught_by[learner]``, float32 [P].
+        """
+        num_teachers = len(self.taught_by[learner])
+        if self._random is None:
+            return tf.ones([num_teachers])
+        exchange = tf.cast(step, tf.int64) // self._every_steps
+        seed = tf.stack([tf.constant(self._random.seed, tf.int64), exchange * self.num_students + learner])
+        keys = tf.random.stateless_uniform([num_teachers], seed, alg="philox")
+        least = tf.sort(keys, direction="DESCENDING")[self._random.num_peers - 1]
+        return tf.cast(keys >= least, tf.float32)
+
+    def _predictions(
+        self, features: Sequence[Any], own: Sequence[Any], asked: Sequence[tf.Tensor]
+    ) -> list[list[Any]]:
+        """For each student the predictions of its teachers; zeros of those who are not asked."""
+        if self._serve_twice():
+            return [[own[teacher] for teacher in teachers] for teachers in self.taught_by]
+        said: dict[_Pass, Any] = {}
+        for one, askers in self._askers().items():
+            read = functools.partial(self._read, *one, features[one[1]])
+            if self._random is None:
+                said[one] = read()
+                continue
+            is_asked = tf.reduce_max(tf.stack([asked[learner][position] for learner, position in askers])) > 0
+            said[one] = tf.cond(is_asked, read, functools.partial(self._skip, *one, own[one[1]]))
+        return [
+            [said[self._pass(teacher, learner)] for teacher in teachers]
+            for learner, teachers in enumerate(self.taught_by)
+        ]
+
+    def _serve_twice(self) -> bool:
+        return self._share_batch and not self.copies
+
+    def _pass(self, teacher: int, learner: int) -> _Pass:
+        return (teacher, 0 if self._share_batch else learner)
+
+    def _askers(self) -> dict[_Pass, list[tuple[int, int]]]:
+        """For each forward pass whom it serves: a learner, and the teacher's position among its own."""
+        askers: dict[_Pass, list[tuple[int, int]]] = {}
+        for learner, teachers in enumerate(self.taught_by):
+            for position, teacher in enumerate(teachers):
+                askers.setdefault(self._pass(teacher, learner), []).append((learner, position))
+        return dict(sorted(askers.items()))
+
+    def _copied(self) -> list[keras.Variable]:
+        return [weight for copy in self.copies.values() for weight in copy.weights]
+
+    def _own_states(self) -> list[keras.Variable]:
+        return [state for one in self._states.values() for state in one.states]
+
+    def _model(self, teacher: int) -> keras.Model:
+        return self.copies.get(teacher, self._students[teacher])
+
+    def _read(self, teacher: int, reads: int, features: Any) -> Any:
+        with self._states[teacher, reads].in_use():
+            return self._model(teacher)(features, training=False)
+
+    def _skip(self, teacher: int, reads: int, like: Any) -> Any:
+        self._states[teacher, reads].follow(self._students[teacher])
+        return keras.tree.map_structure(equal_logits, like)
+
+    def _copy(self, step: tf.Tensor) -> None:
+        for teacher, copy in self.copies.items():
+            for own, theirs in zip(copy.weights, self._students[teacher].weights, strict=True):
+                for to_copy, from_copy in zip(
+                    weights.local_copies(own), weights.local_copies(theirs), strict=True
+                ):
+                    to_copy.assign(from_copy)
+        for copied_at in weights.local_copies(self._copied_at):
+            copied_at.assign(step)
+
+
+def _may_teach(learner: int, number: int, topology: Topology) -> list[int]:
+    return sorted({peer for seat in candidates_of(learner, number, topology) for peer in seat})

@@ -1,0 +1,234 @@
+"""Frozen models that hold snapshots, and teach one student: what `PeerExchange` and `SavedTeachers` share.
+
+    teachers.make([student], [model_fn])              as many models as there are seats
+    teachers.refresh(0, snapshot, carrying=True)      weights of peer 0 at step 50
+    teachers.teach(...)                               one prediction for each teacher, no gradient
+    teachers.present()                                [1., 0.]: the second has no snapshot yet
+
+Teachers are invisible to Keras: not among the student's layers, weights or files. A recurrent teacher reads
+the same lanes as the student and carries its own hidden state over them. A model whose state has never been
+reset may not work from a zero state, so a new teacher starts from the state of its peer's lanes, which
+travels with the snapshot; when later snapshots of this peer replace the weights the state is kept, because it
+belongs to the text that this group has read. A teacher that comes to stand for another peer is a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_codistill import recurrent_state, weights
+from tf_codistill.exchange import precision as precisions
+from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.topology import NO_PEER
+from tf_codistill.teaching import packed_model
+from tf_codistill.teaching.base import Arrays, ModelFn, Taught, Teaching, rows_of
+
+NO_SNAPSHOT = -1
+
+
+class FrozenTeachers(Teaching):
+    """The teachers of one student, in the order of those that they stand for."""
+
+    def __init__(self, num_teachers: int, precision: str = "float32") -> None:
+        """Takes note of how many there will be.
+
+        Args:
+            num_teachers: How many, 0 or more.
+            precision: How they hold their weights, one of `precision.PRECISIONS`.
+
+        Raises:
+            ValueError: There is no such precision.
+        """
+        self._precision = precisions.check(precision)
+        self._seat(num_teachers)
+
+    def _seat(self, num_teachers: int) -> None:
+        self.taught_by = (tuple(range(num_teachers)),)
+        self.frozen: list[keras.Model] = []
+        self._steps: list[keras.Variable] = []
+        self._peers = [NO_PEER] * num_teachers
+        self._published_at = [0.0] * num_teachers
+        self._carrying = [False] * num_teachers
+
+    def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
+        """What makes each teacher.
+
+        Args:
+            model_fn: What made the student.
+
+        Returns:
+            The same for each, unless a kind of teaching knows better.
+        """
+        return [model_fn for _ in self._peers]
+
+    def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
+        """Makes the teachers; called in the scope of the strategy.
+
+        Args:
+            students: The student.
+            model_fns: What made it.
+        """
+        self.frozen = [make() for make in self.model_fns(model_fns[0])]
+        for model in self.frozen:
+            model.trainable = False
+        self.prepare()
+        self._steps = [
+            keras.Variable(np.int64(NO_SNAPSHOT), dtype="int64", trainable=False, name=f"teacher_{i}_step")
+            for i in range(len(self.frozen))
+        ]
+
+    def models(self) -> dict[str, keras.Model]:
+        """The teachers."""
+        return {f"teacher {number}": teacher for number, teacher in enumerate(self.frozen)}
+
+    def prepare(self) -> None:
+        """Packs the weights of models that have been built since; call it in the scope of the strategy."""
+        for model in self.frozen:
+            packed_model.pack(model, self._precision)
+
+    def num_bytes(self) -> int:
+        """Memory that the weights of all teachers take up on each replica, in bytes."""
+        return sum(packed_model.num_bytes(model) for model in self.frozen)
+
+    def any_present(self, step: tf.Tensor) -> tf.Tensor:
+        """Whether any teacher holds a snapshot.
+
+        Args:
+            step: Not used.
+
+        Returns:
+            A boolean scalar.
+        """
+        return tf.reduce_max(self.present(), axis=0) > 0 if self.frozen else tf.constant(False)
+
+    def teach(
+        self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
+    ) -> list[Taught]:
+        """Asks every teacher; recurrent states move on.
+
+        Args:
+            features: The student's features.
+            keys: Not used.
+            step: Not used.
+            predictions: Not used.
+
+        Returns:
+            What the student is taught.
+        """
+        said = [
+            keras.tree.map_structure(tf.stop_gradient, model(features[0], training=False))
+            for model in self.frozen
+        ]
+        rows = rows_of(features[0])
+        return [Taught(said, tf.repeat(self.present()[:, tf.newaxis], rows, axis=1))]
+
+    def present(self) -> tf.Tensor:
+        """1.0 for every teacher that holds a snapshot, else 0.0; float32 [P]."""
+        return tf.cast(self._steps_P() > NO_SNAPSHOT, tf.float32)
+
+    def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
+        """How old the snapshots are once this step is done, averaged over teachers that hold one.
+
+        Args:
+            step: Number of steps done, integer scalar.
+
+        Returns:
+            Steps, float32 scalar.
+        """
+        present_P = self.present()
+        behind_P = tf.cast(tf.cast(step + 1, tf.int64) - self._steps_P(), tf.float32)
+        return tf.math.divide_no_nan(tf.reduce_sum(behind_P * present_P), tf.reduce_sum(present_P))
+
+    def steps(self) -> list[int]:
+        """The step of the snapshot that each teacher holds; `NO_SNAPSHOT` before the first."""
+        return [int(step) for step in weights.values(self._steps)]
+
+    def peers(self) -> list[int]:
+        """The group whose snapshot each teacher holds; `NO_PEER` before the first."""
+        return list(self._peers)
+
+    def staleness_secs(self, now: float) -> float:
+        """Age of the snapshots, averaged over the teachers that hold one.
+
+        Args:
+            now: Seconds since the epoch, by a clock that agrees with those of the peers.
+
+        Returns:
+            Seconds; 0 if no teacher holds a snapshot.
+        """
+        ages = [now - at for peer, at in zip(self._peers, self._published_at, strict=True) if peer != NO_PEER]
+        return sum(ages) / len(ages) if ages else 0.0
+
+    def refresh(self, index: int, snapshot: Snapshot, carrying: bool, worker: int = 0) -> None:
+        """Replaces a teacher's weights.
+
+        Args:
+            index: Which teacher, from 0.
+            snapshot: The snapshot that it shall hold.
+            carrying: Whether the teacher has been reading the lanes, so that its recurrent state is worth
+                keeping; otherwise it takes the snapshot's.
+            worker: Which worker of its group this one is, and so which lanes of the snapshot are its own.
+
+        Raises:
+            ValueError: The snapshot does not fit the model.
+        """
+        model = self.frozen[index]
+        states = recurrent_state.variables(model)
+        packed_model.assign(model, snapshot.weights, self._precision)
+        keeps = (
+            carrying
+            and self._carrying[index]
+            and self._peers[index] == snapshot.group
+            and recurrent_state.is_finite(states)
+        )
+        if states and snapshot.states and not keeps:
+            recurrent_state.assign(states, snapshot.states, worker)
+        self._carrying[index] = carrying
+        self._peers[index] = snapshot.group
+        self._published_at[index] = snapshot.published_at
+        weights.assign(self._steps[index : index + 1], [np.array(snapshot.step)])
+
+    def state(self) -> tuple[Arrays, Arrays]:
+        """What a checkpoint keeps.
+
+        Returns:
+            For each teacher the step of its snapshot, for each the peer, for each when it was published, then
+            the weights of each as it holds them; and the recurrent state of each over this worker's lanes.
+        """
+        origins = [np.array(one) for one in (*self._peers, *self._published_at)]
+        shared = [*weights.values(self._steps), *origins, *weights.values(self._weights())]
+        return shared, recurrent_state.values(self._recurrent_states())
+
+    def restore(self, shared: Arrays, own: Arrays) -> None:
+        """Takes back what `state` returned.
+
+        Args:
+            shared: The first of it.
+            own: The second.
+
+        Raises:
+            ValueError: It does not fit.
+        """
+        number = len(self.frozen)
+        steps, peers, published_at = (shared[i * number : (i + 1) * number] for i in range(3))
+        weights.assign([*self._steps, *self._weights()], [*steps, *shared[3 * number :]])
+        recurrent_state.assign(self._recurrent_states(), own)
+        self._peers = [int(peer) for peer in peers]
+        self._published_at = [float(at) for at in published_at]
+        self._carrying = [step != NO_SNAPSHOT for step in self.steps()]
+
+    def _recurrent_states(self) -> list[keras.Variable]:
+        return [state for model in self.frozen for state in recurrent_state.variables(model)]
+
+    def _weights(self) -> list[keras.Variable]:
+        return [weight for model in self.frozen for weight in packed_model.stored(model)]
+
+    def _steps_P(self) -> tf.Tensor:  # noqa: N802 - P is a shape letter
+        if not self._steps:
+            return tf.zeros([0], tf.int64)
+        return tf.stack([tf.convert_to_tensor(step.value) for step in self._steps])

@@ -35,7 +35,7 @@ from tf_codistill.corpus.listing import FILES, ListStage
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings, fingerprint
 from tf_codistill.corpus.sources import is_http
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
@@ -297,7 +297,7 @@ def _commit(
             files.remove(files.join(output_dir, name))
     mark = tokens.commit_corpus(
         output_dir,
-        vocabulary_size=writing.open_pieces(write.tokenizer).vocabulary_size,
+        vocabulary_size=writing.open_tokenizer(write.tokenizer).vocabulary_size,
         splits={split: [facts[task]["shard"] for task in tasks] for split, tasks in write.splits().items()},
         counts=counted,
     )

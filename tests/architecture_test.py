@@ -6,7 +6,7 @@
     4  checkpoints peers/ trained
     3  models/ corpus/ inputs/ recurrent_state distribution status learning_curves
     2  tokenizer/
-    1  losses schedules metrics tokens weights runs pictures
+    1  losses schedules metrics tokens weights runs pictures jobs/
     0  shapes files
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = (
     ("shapes", "files"),
-    ("losses", "schedules", "metrics", "tokens", "weights", "runs", "pictures"),
+    ("losses", "schedules", "metrics", "tokens", "weights", "runs", "pictures", "jobs"),
     ("tokenizer",),
     ("models", "corpus", "inputs", "recurrent_state", "distribution", "status", "learning_curves"),
     ("checkpoints", "peers", "trained"),

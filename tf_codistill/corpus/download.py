@@ -32,8 +32,8 @@ from typing import BinaryIO
 from tf_codistill import files
 from tf_codistill.corpus.http_file import ChangedError, HttpFile, Version
 from tf_codistill.corpus.patience import Patience
-from tf_codistill.corpus.progress import Progress
 from tf_codistill.corpus.sources import is_http
+from tf_codistill.jobs.progress import Progress
 
 _CHUNK_BYTES = 1 << 16
 _NUM_BEGINNINGS = 3  # a file that changes, or arrives damaged, is fetched from its first byte so often

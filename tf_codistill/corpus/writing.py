@@ -28,9 +28,9 @@ from tf_codistill import files, tokens
 from tf_codistill.corpus import duplicates, packed, reading, stretches
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.listing import Listed
-from tf_codistill.corpus.progress import Progress
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.stages import Advance, Stage
+from tf_codistill.jobs.progress import Progress
+from tf_codistill.jobs.stages import Advance, Stage
 from tf_codistill.tokenizer.base import Tokenizer
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
@@ -137,6 +137,7 @@ class WriteStage(Stage):
     title = "writing tokens"
     unit = "documents"
     units_per_process = 1000
+    preload = (__name__,)
 
     directory: str
     settings: CorpusSettings

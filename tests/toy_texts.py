@@ -8,8 +8,8 @@ import pathlib
 import keras
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus.word_pieces import WordPieces
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.tokenizer.word_pieces import WordPieces
 from tf_codistill.trained import Trained
 
 DOCUMENTS = [

@@ -13,7 +13,7 @@ import pytest
 from tests import toy_texts
 from tests.toy_texts import GroupDir
 from tf_codistill import files, tokens, trained
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 
 @pytest.fixture

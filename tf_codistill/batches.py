@@ -11,9 +11,10 @@ exchanges what was predicted for an example finds it by its key; plain Keras dat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
+import tensorflow as tf
 
 
 class Keyed(NamedTuple):
@@ -42,6 +43,40 @@ class Batch(NamedTuple):
     targets: Any = None
     sample_weight: Any = None
     keys: Any = None
+
+
+class Stream(Protocol):
+    """Batches by step: to resume at a step is to ask for it."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until what is read is exhausted."""
+
+    @property
+    def units_per_step(self) -> int:
+        """How many of the task's units a whole group's batch has."""
+
+    def dataset(
+        self,
+        *,
+        first_step: int = 0,
+        num_steps: int | None = None,
+        worker: int = 0,
+        num_workers: int = 1,
+        num_replicas: int = 1,
+    ) -> tf.data.Dataset:
+        """The batches of one worker.
+
+        Args:
+            first_step: Step of the first batch.
+            num_steps: Steps after which the data set ends; without end by default.
+            worker: Index of the worker in its group, from 0.
+            num_workers: Number of workers of the group.
+            num_replicas: Replicas of each worker, which take the elements in turn.
+
+        Returns:
+            `Keyed` elements of static shapes.
+        """
 
 
 def batch_of(data: Any) -> Batch:

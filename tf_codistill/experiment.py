@@ -33,9 +33,10 @@ from tf_codistill import (
     schedules,
     weights,
 )
+from tf_codistill.batches import Stream
 from tf_codistill.groups import decisions
 from tf_codistill.groups.synchronous import SynchronousGroup
-from tf_codistill.tasks.base import Part, Stream, Task
+from tf_codistill.tasks.base import Part, Task
 from tf_codistill.teaching.base import ModelFn, Place, Teaching
 from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.callbacks import MetricsLog, Saver

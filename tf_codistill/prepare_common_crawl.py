@@ -17,9 +17,10 @@ from typing import Any
 from absl import flags
 
 from tf_codistill import program
-from tf_codistill.corpus import counts, crawl, engines, explain, pipeline, sources
+from tf_codistill.corpus import counts, crawl, explain, pipeline, sources
 from tf_codistill.corpus.selection import Selection
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.jobs import engines
 
 _WET_FILES = flags.DEFINE_multi_string("wet_files", [], "Path, URL or pattern of WET files; may be repeated.")
 _CRAWL = flags.DEFINE_string("crawl", crawl.PAPER_CRAWL, "Crawl to take WET files from, or a list of them.")
@@ -59,9 +60,8 @@ def main() -> None:
         raise ValueError("--output_dir is not given; name the directory of the corpus")
     engine = engines.Beam(_BEAM_OPTIONS.value) if is_beam else engines.Local(_NUM_PROCESSES.value)
     extra: Any = {"tokenizer": _TOKENIZER.value, "quarantine_dir": _QUARANTINE_DIR.value}
-    extra["paragraph_ids"] = listed
-    is_there = pipeline.check(output_dir, settings, **extra)  # before hours of fetching
-    mark = pipeline.prepare(_sources(), output_dir, settings, engine, **extra)
+    is_there = pipeline.check(output_dir, settings, paragraph_ids=listed, **extra)  # before hours of fetching
+    mark = pipeline.prepare(_sources(), output_dir, settings, engine, paragraph_ids=listed, **extra)
     if is_there:
         print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
     print(counts.summary(mark, output_dir))

@@ -28,8 +28,8 @@ import tensorflow as tf
 from absl import logging
 
 from tf_codistill import files, recurrent_state, runs, tokens
-from tf_codistill.corpus.word_pieces import WordPieces
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 _IDS = tf.TensorSpec([None], tf.int32)
 

@@ -14,11 +14,11 @@ import pytest
 from tests import http_server
 from tests.http_server import Fault
 from tf_codistill.corpus.crawl import BASE_URL, PAPER_CRAWL, fetch_crawl, list_source, read_paths, sample
-from tf_codistill.corpus.patience import Patience
+from tf_codistill.corpus.retry_policy import RetryPolicy
 from tf_codistill.corpus.sources import open_source
 
 DATA = os.environ.get("TF_CODISTILL_REAL_DATA", "")
-QUICK = Patience(num_tries=2, timeout_secs=5.0, sleep=lambda secs: None)
+QUICK = RetryPolicy(num_tries=2, timeout_secs=5.0, sleep=lambda secs: None)
 PATHS = [f"crawl-data/{PAPER_CRAWL}/segments/1/wet/file-{number:05d}.warc.wet.gz" for number in range(12)]
 LIST = f"/mirror/crawl-data/{PAPER_CRAWL}/wet.paths.gz"
 
@@ -47,7 +47,7 @@ def test_the_papers_crawl_at_common_crawl_is_what_is_meant() -> None:
 
 
 def test_a_crawl_is_fetched(server: http_server.Server, tmp_path: Path) -> None:
-    arguments = {"base_url": f"{server.url}/mirror", "directory": str(tmp_path), "patience": QUICK}
+    arguments = {"base_url": f"{server.url}/mirror", "directory": str(tmp_path), "retry_policy": QUICK}
     first = fetch_crawl(num_files=3, seed=5, **arguments)
     assert len(first.sources) == 3
     for source in first.sources:
@@ -66,7 +66,7 @@ def test_a_crawl_is_fetched(server: http_server.Server, tmp_path: Path) -> None:
 
 
 def test_a_crawl_need_not_be_kept(server: http_server.Server, tmp_path: Path) -> None:
-    fetched = fetch_crawl(num_files=2, base_url=f"{server.url}/mirror/", patience=QUICK)
+    fetched = fetch_crawl(num_files=2, base_url=f"{server.url}/mirror/", retry_policy=QUICK)
     assert len(server.requests) == 1
     for source in fetched.sources:
         assert source.startswith(f"{server.url}/mirror/crawl-data/")
@@ -78,7 +78,7 @@ def test_one_file_that_is_missing_is_told_and_all_are_an_error(
     server: http_server.Server, tmp_path: Path
 ) -> None:
     del server.files[f"/mirror/{PATHS[4]}"]
-    arguments = {"base_url": f"{server.url}/mirror", "directory": str(tmp_path), "patience": QUICK}
+    arguments = {"base_url": f"{server.url}/mirror", "directory": str(tmp_path), "retry_policy": QUICK}
     fetched = fetch_crawl(**arguments)
     assert len(fetched.sources) == len(PATHS) - 1
     assert list(fetched.failures) == [f"{server.url}/mirror/{PATHS[4]}"]
@@ -93,7 +93,7 @@ def test_one_file_that_is_missing_is_told_and_all_are_an_error(
 
 def test_a_crawl_that_does_not_exist(server: http_server.Server, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"CC-MAIN-2099-01/wet\.paths\.gz does not exist: .*404"):
-        fetch_crawl("CC-MAIN-2099-01", 1, str(tmp_path), base_url=server.url, patience=QUICK)
+        fetch_crawl("CC-MAIN-2099-01", 1, str(tmp_path), base_url=server.url, retry_policy=QUICK)
     with pytest.raises(ValueError, match=r"crawl 'CC-MAIN-17-26' is neither an identifier such as"):
         fetch_crawl("CC-MAIN-17-26")
     with pytest.raises(FileNotFoundError, match="/lists/gone"):
@@ -111,7 +111,7 @@ def test_a_directory_that_cannot_take_the_files_is_told_before_anything_is_fetch
         (str(tmp_path / "file"), "cannot be written to"),
     ):
         with pytest.raises(ValueError, match=told):
-            fetch_crawl(num_files=1, directory=directory, base_url=f"{server.url}/mirror", patience=QUICK)
+            fetch_crawl(num_files=1, directory=directory, base_url=f"{server.url}/mirror", retry_policy=QUICK)
     assert server.requests == []
 
 

@@ -24,9 +24,9 @@ from tests import http_server
 from tests.http_server import Fault
 from tf_codistill.corpus import download
 from tf_codistill.corpus.download import fetch, fetch_file, gzip_damage
-from tf_codistill.corpus.patience import Patience
+from tf_codistill.corpus.retry_policy import RetryPolicy
 
-QUICK = Patience(num_tries=3, timeout_secs=5.0, sleep=lambda secs: None)
+QUICK = RetryPolicy(num_tries=3, timeout_secs=5.0, sleep=lambda secs: None)
 
 
 def packed(seed: int, num_bytes: int = 300_000) -> bytes:
@@ -53,7 +53,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 def stop_early(server: http_server.Server, directory: Path, num_bytes: int = 100_000) -> Path:
     """Leaves a partial file of A in the directory; returns its path, and makes the server count afresh."""
     server.misbehave(A, Fault(cut=num_bytes), *[Fault(status=503)] * 2)
-    assert fetch([server.url + A], str(directory), patience=QUICK).failures
+    assert fetch([server.url + A], str(directory), retry_policy=QUICK).failures
     partial = directory / "a.warc.wet.gz.partial"
     assert partial.read_bytes() == FILES[A][:num_bytes]
     server.requests.clear()
@@ -65,7 +65,7 @@ def test_files_are_fetched_in_parallel_and_once(
 ) -> None:
     urls = [server.url + path for path in FILES]
     for _ in range(2):
-        fetched = fetch(urls, str(tmp_path / "new"), num_connections=2, patience=QUICK)
+        fetched = fetch(urls, str(tmp_path / "new"), num_connections=2, retry_policy=QUICK)
         assert [Path(path).name for path in fetched.sources] == [Path(path).name for path in FILES]
         assert fetched.failures == {}
         assert fetched.summary() == ""
@@ -87,7 +87,7 @@ def test_sizes_that_are_not_known_yet_are_taken_for_the_mean(
 
     monkeypatch.setattr(download, "Progress", Shown)
     (tmp_path / "b.warc.wet.gz").write_bytes(b"there already")
-    fetch([server.url + path for path in FILES], str(tmp_path), num_connections=1, patience=QUICK)
+    fetch([server.url + path for path in FILES], str(tmp_path), num_connections=1, retry_policy=QUICK)
     size = len(FILES[A])
     assert totals[0] == 5 * size
     assert totals[-1] == 4 * size
@@ -99,7 +99,7 @@ def test_what_was_packed_on_the_way_is_not_resumed(server: http_server.Server, t
     packed_so = Fault(body=body, headers={"Content-Encoding": "gzip", "ETag": '"x"'})
     server.misbehave("/list", dataclasses.replace(packed_so, cut=150_000), *[Fault(status=503)] * 2)
     for _ in range(2):
-        fetch([server.url + "/list"], str(tmp_path), patience=QUICK)
+        fetch([server.url + "/list"], str(tmp_path), retry_policy=QUICK)
         server.always["/list"] = packed_so
     assert (tmp_path / "list").read_bytes() == server.files["/list"]
     assert set(server.ranges("/list")) == {None}
@@ -122,21 +122,23 @@ def test_parallelism_is_bounded(
             super().close()
 
     monkeypatch.setattr(download, "HttpFile", Counted)
-    fetch([server.url + path for path in list(FILES)[:4]], str(tmp_path), num_connections=2, patience=QUICK)
+    fetch(
+        [server.url + path for path in list(FILES)[:4]], str(tmp_path), num_connections=2, retry_policy=QUICK
+    )
     assert len(contents(tmp_path)) == len(most) == 4
     assert max(most) == 2
 
 
 def test_dropped_connections_cost_no_byte(server: http_server.Server, tmp_path: Path) -> None:
     server.misbehave(A, *[Fault(cut=50_000)] * 4)
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: FILES[A]}
     assert server.num_bytes(A) == len(FILES[A])
 
 
 def test_a_later_run_goes_on_by_range(server: http_server.Server, tmp_path: Path) -> None:
     stop_early(server, tmp_path)
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: FILES[A]}
     assert server.ranges(A) == ["bytes=100000-"]
     assert server.num_bytes(A) == len(FILES[A]) - 100_000
@@ -145,7 +147,7 @@ def test_a_later_run_goes_on_by_range(server: http_server.Server, tmp_path: Path
 def test_a_later_run_finds_everything_there(server: http_server.Server, tmp_path: Path) -> None:
     partial = stop_early(server, tmp_path)
     partial.write_bytes(FILES[A])
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: FILES[A]}
     assert server.requests == []
 
@@ -155,7 +157,7 @@ def test_all_arrived_of_a_size_that_was_never_told(server: http_server.Server, t
     facts = json.loads(Path(f"{partial}.json").read_text())
     Path(f"{partial}.json").write_text(json.dumps({**facts, "num_bytes": None}))
     partial.write_bytes(FILES[A])
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: FILES[A]}
     assert [request.status for request in server.requests] == [416]
 
@@ -169,7 +171,7 @@ def test_a_partial_file_that_is_too_long_is_thrown_away(
         facts = json.loads(Path(f"{partial}.json").read_text())
         Path(f"{partial}.json").write_text(json.dumps({**facts, "num_bytes": None}))
     partial.write_bytes(FILES[A] + b"more")
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: FILES[A]}
     assert server.ranges(A) == ([None] if knows_size else [f"bytes={len(FILES[A]) + 4}-", None])
 
@@ -183,7 +185,7 @@ def test_a_partial_file_of_nobody_knows_what_is_thrown_away(
 ) -> None:
     mark = Path(f"{stop_early(server, tmp_path)}.json")
     mark.write_text(facts) if facts is not None else mark.unlink()
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: FILES[A]}
     assert server.ranges(A) == [None]
 
@@ -194,11 +196,11 @@ def test_a_file_that_changes_between_runs_is_fetched_anew(
 ) -> None:
     headers = {} if has_etag else {"ETag": None}
     server.misbehave(A, Fault(cut=100_000, headers=headers), *[Fault(status=503)] * 2)
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     server.requests.clear()
     server.files[A] = packed(77, 300_000 if has_etag else 330_000)
     server.always[A] = Fault(headers=headers)
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: server.files[A]}
     assert server.ranges(A) == ["bytes=100000-", None]
 
@@ -208,22 +210,22 @@ def test_a_change_that_nothing_tells_is_found_by_the_checksums(
 ) -> None:
     server.always[A] = Fault(headers={"ETag": None})
     server.misbehave(A, Fault(cut=150_000, headers={"ETag": None}), *[Fault(status=503)] * 2)
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     server.files[A] = packed(77)
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: server.files[A]}
 
 
 def test_a_file_that_changes_meanwhile_is_fetched_anew(server: http_server.Server, tmp_path: Path) -> None:
     server.misbehave(A, Fault(cut=100_000), Fault(becomes=packed(77)))
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: packed(77)}
 
 
 def test_a_file_that_never_rests_is_given_up(server: http_server.Server, tmp_path: Path) -> None:
     for seed in range(10):
         server.misbehave(A, Fault(cut=1000, becomes=packed(seed + 100)))
-    (reason,) = fetch([server.url + A], str(tmp_path), patience=QUICK).failures.values()
+    (reason,) = fetch([server.url + A], str(tmp_path), retry_policy=QUICK).failures.values()
     assert "3 times from its beginning" in reason
     assert "has changed" in reason
 
@@ -238,7 +240,7 @@ def test_a_damaged_file_is_no_file(server: http_server.Server, tmp_path: Path, d
     server.files[A] = broken.get(damage, FILES[A][:-9])
     if "size" in damage:
         server.always[A] = Fault(headers={"Content-Length": None, "Connection": "close"})
-    fetched = fetch([server.url + A, server.url + B], str(tmp_path), patience=QUICK)
+    fetched = fetch([server.url + A, server.url + B], str(tmp_path), retry_policy=QUICK)
     assert [Path(path).name for path in fetched.sources] == ["b.warc.wet.gz"]
     ((url, reason),) = fetched.failures.items()
     assert url == server.url + A
@@ -249,7 +251,7 @@ def test_a_damaged_file_is_no_file(server: http_server.Server, tmp_path: Path, d
 
 def test_damage_on_the_way_is_repaired(server: http_server.Server, tmp_path: Path) -> None:
     server.misbehave(A, Fault(body=FILES[A][:-4] + b"\0\0\0\0"))
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: FILES[A]}
 
 
@@ -258,7 +260,7 @@ def test_one_file_that_is_missing_does_not_stop_the_others(
 ) -> None:
     server.always[B] = Fault(status=503)
     urls = [server.url + path for path in ("/crawl/gone.gz", *FILES)]
-    fetched = fetch(urls, str(tmp_path), num_connections=2, patience=QUICK)
+    fetched = fetch(urls, str(tmp_path), num_connections=2, retry_policy=QUICK)
     assert [Path(path).name[0] for path in fetched.sources] == list("acde")
     first, second, third = fetched.summary().splitlines()
     assert first == "2 of 6 files could not be fetched:"
@@ -282,7 +284,7 @@ def test_one_file_by_itself(server: http_server.Server, tmp_path: Path) -> None:
 
 def test_what_is_not_on_a_server_is_read_where_it_is(server: http_server.Server, tmp_path: Path) -> None:
     sources = ["gs://bucket/x.wet.gz", server.url + A, "/data/y.wet.gz"]
-    fetched = fetch(sources, str(tmp_path), patience=QUICK)
+    fetched = fetch(sources, str(tmp_path), retry_policy=QUICK)
     assert fetched.sources == (sources[0], str(tmp_path / "a.warc.wet.gz"), sources[2])
     assert fetch(sources[::2], "gs://anything").sources == tuple(sources[::2])
 
@@ -303,7 +305,7 @@ def test_what_is_wrong_is_told_before_anything_is_fetched(server: http_server.Se
 def test_another_program_at_work_is_noticed(server: http_server.Server, tmp_path: Path) -> None:
     with open(tmp_path / "a.warc.wet.gz.partial", "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        fetched = fetch([server.url + A, server.url + B], str(tmp_path), patience=QUICK)
+        fetched = fetch([server.url + A, server.url + B], str(tmp_path), retry_policy=QUICK)
     assert len(fetched.sources) == 1
     assert "is being fetched into" in fetched.summary()
 
@@ -316,10 +318,10 @@ def test_a_full_disk_stops_everything(
 
     monkeypatch.setattr(download.os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device"):
-        fetch([server.url + path for path in FILES], str(tmp_path), num_connections=1, patience=QUICK)
+        fetch([server.url + path for path in FILES], str(tmp_path), num_connections=1, retry_policy=QUICK)
     assert len(server.requests) == 1
     monkeypatch.undo()
-    fetch([server.url + A], str(tmp_path), patience=QUICK)
+    fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: FILES[A]}
 
 
@@ -355,7 +357,7 @@ def test_a_program_that_is_stopped_goes_on_later(
     assert partial.read_bytes() == FILES[A][:size]
     assert not (tmp_path / "a.warc.wet.gz").exists()
     server.requests.clear()
-    fetch(urls, str(tmp_path), patience=QUICK)
+    fetch(urls, str(tmp_path), retry_policy=QUICK)
     assert contents(tmp_path) == {A: FILES[A], B: FILES[B]}
     assert server.num_bytes(A) == len(FILES[A]) - size
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.toy_crawls import SETTINGS, contents, page_text
-from tf_codistill.corpus import duplicates, stages, writing
+from tf_codistill.corpus import duplicates, writing
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.engines import Local
 from tf_codistill.corpus.filters import Length, LongParagraphs
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.wet import WetWriter
+from tf_codistill.jobs import stages
+from tf_codistill.jobs.engines import Local
 
 ANSWER = "Yes, sir, most certainly, sir."
 NOTICE = (

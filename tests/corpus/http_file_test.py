@@ -13,7 +13,7 @@ import pytest
 from tests import http_server
 from tests.http_server import Fault
 from tf_codistill.corpus.http_file import ChangedError, HttpFile, Version
-from tf_codistill.corpus.patience import Patience
+from tf_codistill.corpus.retry_policy import RetryPolicy
 
 PATH = "/crawl/a.warc.wet.gz"
 CONTENT = gzip.compress(random.Random(0).randbytes(300_000), mtime=0)
@@ -23,8 +23,8 @@ NO_SIZE = {"Content-Length": None, "Connection": "close"}
 class Waits(list[float]):
     """What was waited, without waiting."""
 
-    def patience(self, **changes: object) -> Patience:
-        quick = Patience(
+    def retry_policy(self, **changes: object) -> RetryPolicy:
+        quick = RetryPolicy(
             num_tries=4, timeout_secs=5.0, sleep=self.append, clock=lambda: 1e9, draw=lambda: 1.0
         )
         return dataclasses.replace(quick, **changes)
@@ -42,8 +42,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[http_server.Server]:
         yield running
 
 
-def read(server: http_server.Server, patience: Patience, path: str = PATH) -> bytes:
-    with HttpFile(server.url + path, patience) as file:
+def read(server: http_server.Server, retry_policy: RetryPolicy, path: str = PATH) -> bytes:
+    with HttpFile(server.url + path, retry_policy) as file:
         return io.BufferedReader(file).read()
 
 
@@ -53,7 +53,7 @@ def test_dropped_connections_are_resumed_by_range(
 ) -> None:
     # A reset may take with it what was sent just before, so that less than `cut` bytes arrive.
     server.misbehave(PATH, *[Fault(cut=70_000, is_reset=is_reset)] * 3)
-    assert read(server, waits.patience()) == CONTENT
+    assert read(server, waits.retry_policy()) == CONTENT
     ranges = server.ranges(PATH)
     assert ranges[0] is None
     assert len(ranges) == 4
@@ -65,7 +65,7 @@ def test_dropped_connections_are_resumed_by_range(
 
 def test_a_silent_connection_counts_as_dropped(server: http_server.Server, waits: Waits) -> None:
     server.misbehave(PATH, Fault(cut=100_000, stalls=True))
-    assert read(server, waits.patience(timeout_secs=0.2)) == CONTENT
+    assert read(server, waits.retry_policy(timeout_secs=0.2)) == CONTENT
     (_, second) = server.ranges(PATH)
     assert second is not None
 
@@ -73,7 +73,7 @@ def test_a_silent_connection_counts_as_dropped(server: http_server.Server, waits
 @pytest.mark.parametrize("status", [403, 429, 500, 502, 503, 504])
 def test_temporary_refusals_are_tried_again(server: http_server.Server, waits: Waits, status: int) -> None:
     server.misbehave(PATH, *[Fault(status=status)] * 3)
-    assert read(server, waits.patience()) == CONTENT
+    assert read(server, waits.retry_policy()) == CONTENT
     assert waits == [1.0, 2.0, 4.0]
 
 
@@ -83,7 +83,7 @@ def test_refusals_are_tried_a_bounded_number_of_times(server: http_server.Server
         OSError,
         match=r"a\.warc\.wet\.gz cannot be read: it failed 4 times in a row, .* 403 .*fewer connections",
     ):
-        read(server, waits.patience())
+        read(server, waits.retry_policy())
     assert len(server.requests) == 4
     assert waits == [1.0, 2.0, 4.0]
 
@@ -92,7 +92,7 @@ def test_a_server_that_drops_at_one_place_is_given_up(server: http_server.Server
     server.misbehave(PATH, Fault(cut=1000))
     server.always[PATH] = Fault(cut=0)
     with pytest.raises(OSError, match="failed 4 times in a row"):
-        read(server, waits.patience())
+        read(server, waits.retry_policy())
     assert len(server.requests) == 1 + 4 - 1, "the first drop counts, too"
 
 
@@ -103,21 +103,21 @@ def test_retry_after_is_respected(
     server: http_server.Server, waits: Waits, asked: str, waited: float
 ) -> None:
     server.misbehave(PATH, Fault(status=503, headers={"Retry-After": asked}))
-    assert read(server, waits.patience()) == CONTENT
+    assert read(server, waits.retry_policy()) == CONTENT
     assert waits == [waited]
 
 
 def test_too_long_a_wait_is_told_at_once(server: http_server.Server, waits: Waits) -> None:
     server.always[PATH] = Fault(status=429, headers={"Retry-After": "86400"})
     with pytest.raises(OSError, match="429 .*asking for a wait of 86400 s; start again after that"):
-        read(server, waits.patience())
+        read(server, waits.retry_policy())
     assert waits == []
 
 
 def test_waits_are_bounded_and_differ() -> None:
     rng = random.Random(0)
-    patience = Patience(draw=rng.random)
-    waits = [patience.wait_secs(20) for _ in range(100)]
+    retry_policy = RetryPolicy(draw=rng.random)
+    waits = [retry_policy.wait_secs(20) for _ in range(100)]
     assert 30.0 <= min(waits) < 40.0 < 50.0 < max(waits) <= 60.0
 
 
@@ -129,7 +129,7 @@ def test_lasting_refusals_are_told_at_once(
 ) -> None:
     server.always[PATH] = Fault(status=status)
     with pytest.raises(error, match=f"{server.url}{PATH} .*{status}"):
-        read(server, waits.patience())
+        read(server, waits.retry_policy())
     assert len(server.requests) == 1
 
 
@@ -137,7 +137,7 @@ def test_nobody_listens(waits: Waits) -> None:
     with http_server.serve({}) as gone:
         pass
     with pytest.raises(OSError, match=r"failed 4 times in a row, .*refused"):
-        read(gone, waits.patience())
+        read(gone, waits.retry_policy())
 
 
 def test_no_address() -> None:
@@ -149,14 +149,14 @@ def test_a_server_without_ranges_is_read_again_from_the_beginning(
     server: http_server.Server, waits: Waits
 ) -> None:
     server.misbehave(PATH, Fault(cut=200_000), Fault(is_whole=True))
-    assert read(server, waits.patience()) == CONTENT
+    assert read(server, waits.retry_policy()) == CONTENT
     assert server.num_bytes(PATH) == 200_000 + len(CONTENT)
 
 
 def test_a_range_that_is_shorter_than_asked_is_taken(server: http_server.Server, waits: Waits) -> None:
     told = {"Content-Range": f"bytes 9000-19999/{len(CONTENT)}"}
     server.misbehave(PATH, Fault(cut=9_000), Fault(status=206, body=CONTENT[9000:20_000], headers=told))
-    assert read(server, waits.patience()) == CONTENT
+    assert read(server, waits.retry_policy()) == CONTENT
     assert server.ranges(PATH) == [None, "bytes=9000-", "bytes=20000-"]
 
 
@@ -165,7 +165,7 @@ def test_a_range_that_was_not_asked_is_not_taken(
     server: http_server.Server, waits: Waits, told: str | None
 ) -> None:
     server.misbehave(PATH, Fault(cut=9_000), Fault(headers={"Content-Range": told}))
-    assert read(server, waits.patience()) == CONTENT
+    assert read(server, waits.retry_policy()) == CONTENT
     assert server.ranges(PATH) == [None, "bytes=9000-", None]
 
 
@@ -177,24 +177,24 @@ def test_a_changed_file_is_not_spliced(
     other = gzip.compress(random.Random(1).randbytes(size), mtime=0)
     server.misbehave(PATH, Fault(cut=50_000), Fault(becomes=other, is_whole=is_whole))
     with pytest.raises(ChangedError, match=r"has changed since it was read up to byte 50000"):
-        read(server, waits.patience())
+        read(server, waits.retry_policy())
 
 
 def test_a_file_that_became_shorter_has_changed(server: http_server.Server, waits: Waits) -> None:
     server.misbehave(PATH, Fault(cut=50_000), Fault(becomes=b"short"))
     with pytest.raises(ChangedError, match="has no byte 50000 any more"):
-        read(server, waits.patience())
+        read(server, waits.retry_policy())
 
 
 def test_a_size_that_is_not_told_may_end_anywhere(server: http_server.Server, waits: Waits) -> None:
     server.misbehave(PATH, Fault(headers=NO_SIZE))
-    assert read(server, waits.patience()) == CONTENT
+    assert read(server, waits.retry_policy()) == CONTENT
 
 
 def test_a_file_that_is_said_to_be_packed_is_left_as_it_is(server: http_server.Server, waits: Waits) -> None:
     server.misbehave(PATH, Fault(headers={"Content-Encoding": "gzip"}, cut=99_000))
     server.always[PATH] = Fault(headers={"Content-Encoding": "x-gzip"})
-    assert read(server, waits.patience()) == CONTENT
+    assert read(server, waits.retry_policy()) == CONTENT
     assert server.requests[0].headers["Accept-Encoding"] == "identity"
     assert server.ranges(PATH) == [None, "bytes=99000-"]
 
@@ -208,12 +208,12 @@ def test_a_file_that_is_packed_on_the_way_is_unpacked(
     fault = Fault(body=packed, headers={"Content-Encoding": "gzip"})
     ends_early = {"headers": {**fault.headers, **NO_SIZE}, "cut": len(packed) - 3}
     server.misbehave(path, dataclasses.replace(fault, **ends_early), fault)
-    assert read(server, waits.patience(), path) == server.files[path]
+    assert read(server, waits.retry_policy(), path) == server.files[path]
     assert server.ranges(path) == [None, None]
 
 
 def test_a_program_knows_where_it_is(server: http_server.Server, waits: Waits) -> None:
-    with io.BufferedReader(HttpFile(server.url + PATH, waits.patience())) as file:
+    with io.BufferedReader(HttpFile(server.url + PATH, waits.retry_policy())) as file:
         file.read(1000)
         assert file.tell() == 1000
         assert file.read(77) == CONTENT[1000:1077]
@@ -228,6 +228,6 @@ def test_versions() -> None:
 
 @pytest.mark.parametrize("change", [{"num_tries": 0}, {"timeout_secs": 0.0}])
 def test_patience_of_nothing_is_refused(waits: Waits, change: dict[str, float]) -> None:
-    make: Callable[..., Patience] = waits.patience
+    make: Callable[..., RetryPolicy] = waits.retry_policy
     with pytest.raises(ValueError, match="expected at least one try and a time above 0"):
         make(**change)

@@ -12,7 +12,7 @@ from tests import toy_texts
 from tf_codistill import files, tokens
 from tf_codistill.corpus import inspection, inspection_page
 from tf_codistill.corpus.inspection import inspect, visible
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 
 @pytest.fixture(scope="module")

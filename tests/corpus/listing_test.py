@@ -8,10 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tf_codistill.corpus import listing, paragraph_lists, stages
+from tf_codistill.corpus import listing, paragraph_lists
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.engines import Local
 from tf_codistill.corpus.listing import Listed, ListStage
+from tf_codistill.jobs import stages
+from tf_codistill.jobs.engines import Local
 
 WET_FILES = ("a.warc.wet.gz", "b, c.warc.wet.gz", "d.warc.wet.gz", "e.warc.wet.gz")
 SHARDS = st.lists(

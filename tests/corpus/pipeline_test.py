@@ -20,7 +20,7 @@ from tf_codistill.corpus import counts, pipeline
 from tf_codistill.corpus.pipeline import check, prepare
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 NUM_GOOD = 60
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.toy_crawls import SETTINGS, page_text, write_crawl
-from tf_codistill.corpus import packed, reading, stages, stretches
+from tf_codistill.corpus import packed, reading, stretches
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.engines import Local
 from tf_codistill.corpus.reading import ReadStage, read_documents
 from tf_codistill.corpus.wet import WetWriter
+from tf_codistill.jobs import stages
+from tf_codistill.jobs.engines import Local
 
 
 def read_stage(directory: Path, paths: list[str], quarantine_dir: str | None = None) -> ReadStage:

@@ -12,12 +12,13 @@ import pytest
 
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
-from tf_codistill.corpus import engines, listing, paragraph_lists, pipeline, selection
+from tf_codistill.corpus import listing, paragraph_lists, pipeline, selection
 from tf_codistill.corpus.counts import summary
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.selection import Selected, Selection
 from tf_codistill.corpus.wet import WetWriter, read_wet
+from tf_codistill.jobs import engines
 
 HEADER = "file name,encoded_paragraph_list\n"
 ANOTHER_PAGE = "https://example.org/another"

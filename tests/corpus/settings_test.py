@@ -7,7 +7,8 @@ import hashlib
 
 import pytest
 
-from tf_codistill.corpus.settings import CorpusSettings, fingerprint
+from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.jobs.stages import fingerprint
 
 
 def test_token_shards_take_equal_ranges_of_keys() -> None:

@@ -11,12 +11,12 @@ import tensorflow as tf
 
 from tests import http_server
 from tests.http_server import Fault
-from tf_codistill.corpus.patience import Patience
+from tf_codistill.corpus.retry_policy import RetryPolicy
 from tf_codistill.corpus.sources import is_http, matching, open_source, stream
 
 LINES = b"".join(b"line %d\n" % number for number in range(40_000))
 CONTENT = gzip.compress(LINES, mtime=0)
-QUICK = Patience(num_tries=2, timeout_secs=5.0, sleep=lambda secs: None)
+QUICK = RetryPolicy(num_tries=2, timeout_secs=5.0, sleep=lambda secs: None)
 
 
 @pytest.fixture

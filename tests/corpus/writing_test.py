@@ -12,7 +12,7 @@ import numpy as np
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import tokens
 from tf_codistill.corpus.pipeline import prepare
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 
 def test_how_pages_are_shared_out_to_files_does_not_show(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ import pytest
 import tensorflow as tf
 
 from tf_codistill import tokens
-from tf_codistill.corpus.graph_word_pieces import GraphWordPieces
-from tf_codistill.corpus.word_pieces import WordPieces
 from tf_codistill.inputs import language, raw_text
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 TEXT = Path(__file__).read_text(encoding="utf-8").encode("ascii", "ignore").decode("ascii")
 FILES = {"a.txt": "One here. Two there.\nThree.\n", "b.txt": "Mr. X stays.\n\nFour \x00 five.", "c.txt": ""}
@@ -39,7 +38,7 @@ def documents(split: tokens.Split) -> list[list[int]]:
 
 
 def tokenized(texts: tf.data.Dataset, model_path: str) -> tokens.Split:
-    pieces = GraphWordPieces(model_path)
+    pieces = WordPieces(model_path).in_graph()
     return raw_text.tokenized(texts, pieces.encode_document, pieces.vocabulary_size)
 
 

@@ -21,7 +21,7 @@ from tests.integration.programs import REPOSITORY, TIMEOUT_SECS, Ended, Programs
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import tokens
 from tf_codistill.corpus.crawl import PAPER_CRAWL, sample
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 CRAWL = "CC-MAIN-2099-01"
 NAMES = [f"crawl-{index}.warc.wet.gz" for index in range(4)]

@@ -25,7 +25,8 @@ DATA = os.environ.get("TF_CODISTILL_REAL_DATA", "")
 SCRIPT = """
 import sys
 from tests.toy_crawls import SETTINGS, Pause
-from tf_codistill.corpus import engines, pipeline, reading, writing
+from tf_codistill.corpus import pipeline, reading, writing
+from tf_codistill.jobs import engines
 from tf_codistill.corpus.settings import CorpusSettings
 if __name__ == "__main__":
     engine_name, output_dir, secs, *wet_files = sys.argv[1:]

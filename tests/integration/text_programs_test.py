@@ -13,7 +13,7 @@ import pytest
 from tests import toy_texts
 from tests.integration.programs import Programs, experiment
 from tf_codistill import tokens
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,1 @@
-"""From web pages to token shards, offline: WET files, filters, word pieces, pipeline."""
+"""From web pages to token shards, offline: WET files, filters, duplicates, pipeline."""

@@ -25,7 +25,7 @@ from typing import BinaryIO, cast
 
 from tf_codistill import files
 from tf_codistill.corpus.download import Fetched, check_local, fetch, fetch_file
-from tf_codistill.corpus.patience import Patience
+from tf_codistill.corpus.retry_policy import RetryPolicy
 from tf_codistill.corpus.sources import is_http, open_source
 
 PAPER_CRAWL = "CC-MAIN-2017-26"
@@ -49,7 +49,7 @@ def fetch_crawl(
     seed: int = 0,
     num_connections: int = 4,
     base_url: str = BASE_URL,
-    patience: Patience | None = None,
+    retry_policy: RetryPolicy | None = None,
 ) -> Fetched:
     """Draws WET files of a crawl and fetches them.
 
@@ -61,7 +61,7 @@ def fetch_crawl(
         seed: Another seed draws other files.
         num_connections: How many files are fetched at a time.
         base_url: What precedes the paths: another server, ``gs://bucket/mirror``, a local directory.
-        patience: How often and how soon the server is asked again.
+        retry_policy: How often and how soon the server is asked again.
 
     Returns:
         Sources for `open_source`, in the order of the paths, and what could not be fetched.
@@ -77,12 +77,12 @@ def fetch_crawl(
         check_local(directory)
         files.make_directory(directory)
         kept = os.path.join(directory, f"{crawl}.{_LIST_NAME}")
-        fetch_file(source, kept, patience)
+        fetch_file(source, kept, retry_policy)
         source = kept
-    paths = sample(read_paths(source, base_url, patience), num_files, seed)
+    paths = sample(read_paths(source, base_url, retry_policy), num_files, seed)
     if directory is None:
         return Fetched(tuple(paths), {})
-    fetched = fetch(paths, directory, num_connections=num_connections, patience=patience)
+    fetched = fetch(paths, directory, num_connections=num_connections, retry_policy=retry_policy)
     if not fetched.sources:
         raise OSError(
             f"none of {len(paths)} WET files could be fetched; the first: "
@@ -115,7 +115,7 @@ def list_source(crawl: str, base_url: str = BASE_URL) -> str:
 
 
 def read_paths(
-    crawl: str = PAPER_CRAWL, base_url: str = BASE_URL, patience: Patience | None = None
+    crawl: str = PAPER_CRAWL, base_url: str = BASE_URL, retry_policy: RetryPolicy | None = None
 ) -> list[str]:
     """Reads the list of a crawl's WET files.
 
@@ -123,7 +123,7 @@ def read_paths(
         crawl: Identifier, path or URL, as for `fetch_crawl`. The list has one path per line, may be packed,
             and a path may be a whole URL.
         base_url: What precedes the paths.
-        patience: How often and how soon the server is asked again.
+        retry_policy: How often and how soon the server is asked again.
 
     Returns:
         Path or URL of each WET file, in the order of the list.
@@ -133,7 +133,7 @@ def read_paths(
         OSError: It cannot be read.
     """
     source = list_source(crawl, base_url)
-    with open_source(source, patience) as file:
+    with open_source(source, retry_policy) as file:
         is_packed = file.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
         lines = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_packed else file
         try:

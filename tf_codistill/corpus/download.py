@@ -31,9 +31,9 @@ from typing import BinaryIO
 
 from tf_codistill import files
 from tf_codistill.corpus.http_file import ChangedError, HttpFile, Version
-from tf_codistill.corpus.patience import Patience
-from tf_codistill.corpus.progress import Progress
+from tf_codistill.corpus.retry_policy import RetryPolicy
 from tf_codistill.corpus.sources import is_http
+from tf_codistill.jobs.progress import Progress
 
 _CHUNK_BYTES = 1 << 16
 _NUM_BEGINNINGS = 3  # a file that changes, or arrives damaged, is fetched from its first byte so often
@@ -70,7 +70,7 @@ class Fetched:
 
 
 def fetch(
-    urls: Sequence[str], directory: str, *, num_connections: int = 4, patience: Patience | None = None
+    urls: Sequence[str], directory: str, *, num_connections: int = 4, retry_policy: RetryPolicy | None = None
 ) -> Fetched:
     """Fetches files, each under the last part of its path.
 
@@ -81,7 +81,7 @@ def fetch(
             comes back as it is.
         directory: Local directory.
         num_connections: How many files are fetched at a time.
-        patience: How often and how soon the server is asked again.
+        retry_policy: How often and how soon the server is asked again.
 
     Returns:
         Where the files are, and which could not be fetched.
@@ -98,26 +98,26 @@ def fetch(
         return Fetched(tuple(urls), {})
     files.make_directory(directory)
     with Progress(f"fetching {len(paths)} files", 1, "bytes") as progress:
-        fetching = _Fetching(paths, patience or Patience(), _Display(progress, len(paths)))
+        fetching = _Fetching(paths, retry_policy or RetryPolicy(), _Display(progress, len(paths)))
         fetching.run(min(num_connections, len(paths)))
     failures = {url: fetching.failures[url] for url in paths if url in fetching.failures}
     return Fetched(tuple(paths.get(url, url) for url in urls if url not in failures), failures)
 
 
-def fetch_file(url: str, path: str, patience: Patience | None = None) -> None:
+def fetch_file(url: str, path: str, retry_policy: RetryPolicy | None = None) -> None:
     """Fetches one file, unless it is there.
 
     Args:
         url: Its address.
         path: Local path that it gets.
-        patience: How often and how soon the server is asked again.
+        retry_policy: How often and how soon the server is asked again.
 
     Raises:
         FileNotFoundError: The server has no such file.
         OSError: It cannot be fetched, or is damaged on the server too.
     """
     with Progress(f"fetching {os.path.basename(path)}", 1, "bytes") as progress:
-        _Transfer(url, path, patience or Patience(), _Display(progress, 1)).run()
+        _Transfer(url, path, retry_policy or RetryPolicy(), _Display(progress, 1)).run()
 
 
 class _Display:
@@ -148,10 +148,10 @@ class _Display:
 class _Fetching:
     """Several transfers at a time."""
 
-    def __init__(self, paths: Mapping[str, str], patience: Patience, display: _Display) -> None:
+    def __init__(self, paths: Mapping[str, str], retry_policy: RetryPolicy, display: _Display) -> None:
         self.failures: dict[str, str] = {}
         self._paths = paths
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._display = display
         self._waiting = collections.deque(paths)
         self._stop = threading.Event()
@@ -182,7 +182,7 @@ class _Fetching:
             except IndexError:
                 return
             try:
-                _Transfer(url, self._paths[url], self._patience, self._display, self._stop).run()
+                _Transfer(url, self._paths[url], self._retry_policy, self._display, self._stop).run()
             except _Stopped:
                 return
             except (OSError, ValueError) as error:
@@ -206,7 +206,7 @@ class _Transfer:
         self,
         url: str,
         path: str,
-        patience: Patience,
+        retry_policy: RetryPolicy,
         display: _Display,
         stop: threading.Event | None = None,
     ) -> None:
@@ -214,7 +214,7 @@ class _Transfer:
         self._path = path
         self._partial = f"{path}.partial"
         self._facts = f"{path}.partial.json"
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._display = display
         self._stop = stop or threading.Event()
 
@@ -270,7 +270,7 @@ class _Transfer:
         if version is None or (version.num_bytes is not None and size > version.num_bytes):
             self._start_over(file)
             size, version = 0, None
-        with HttpFile(self._url, self._patience, start=size, version=version) as source:
+        with HttpFile(self._url, self._retry_policy, start=size, version=version) as source:
             source.connect()
             version = source.version or Version()
             if source.takes_ranges:

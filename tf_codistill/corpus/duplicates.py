@@ -26,7 +26,7 @@ from tf_codistill.corpus import stretches
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.filters import Length, LongParagraphs, judge
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.stages import Advance, Stage
+from tf_codistill.jobs.stages import Advance, Stage
 
 REASON = "duplicate"
 """Why a document is dropped that has too little left."""
@@ -110,6 +110,7 @@ class DuplicatesStage(Stage):
     title = "finding duplicates"
     unit = "paragraphs"
     units_per_process = 1_000_000
+    preload = ("tf_codistill.corpus.writing",)
 
     directory: str
     settings: CorpusSettings

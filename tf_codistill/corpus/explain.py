@@ -32,13 +32,13 @@ from tf_codistill import files
 from tf_codistill.corpus import reading
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.filters import Filter
-from tf_codistill.corpus.progress import Progress
-from tf_codistill.corpus.quarantine import Damage
 from tf_codistill.corpus.selection import REASON, Selected, Selection
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.sources import is_http
 from tf_codistill.corpus.warc_records import Record
 from tf_codistill.corpus.wet import read_wet
+from tf_codistill.jobs.progress import Progress
+from tf_codistill.jobs.quarantine import Damage
 
 _NUM_LINES = 12
 _LINE_CHARACTERS = 90

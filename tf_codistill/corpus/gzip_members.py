@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from isal import igzip_lib, isal_zlib
 
-from tf_codistill.corpus.quarantine import Damage, OpenDamage
+from tf_codistill.jobs.quarantine import Damage, OpenDamage
 
 _GZIP = 31  # zlib's number for "with gzip header and checksum"
 _READ_BYTES = 1 << 18

@@ -22,7 +22,7 @@ import urllib3
 from absl import logging
 
 import tf_codistill
-from tf_codistill.corpus.patience import Patience
+from tf_codistill.corpus.retry_policy import RetryPolicy
 
 _CHUNK_BYTES = 1 << 16
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -73,7 +73,7 @@ class HttpFile(io.RawIOBase):
 
     Args:
         url: Its address, ``https://`` or ``http://``.
-        patience: How often and how soon the server is asked again.
+        retry_policy: How often and how soon the server is asked again.
         start: Position of the first byte to read.
         version: The version to which the bytes before `start` belong, None if there are none.
 
@@ -83,13 +83,17 @@ class HttpFile(io.RawIOBase):
     """
 
     def __init__(
-        self, url: str, patience: Patience | None = None, start: int = 0, version: Version | None = None
+        self,
+        url: str,
+        retry_policy: RetryPolicy | None = None,
+        start: int = 0,
+        version: Version | None = None,
     ) -> None:
         super().__init__()
         self.version = version
         self.takes_ranges = True
         self._url = url
-        self._patience = patience or Patience()
+        self._retry_policy = retry_policy or RetryPolicy()
         self._session = requests.Session()
         self._response: requests.Response | None = None
         self._body: Iterator[bytes] = iter(())
@@ -103,7 +107,7 @@ class HttpFile(io.RawIOBase):
         Raises:
             FileNotFoundError: The server has no such file.
             ChangedError: It has another version of the file than `version`.
-            OSError: The server refuses, or did not answer in as many tries as `Patience` has.
+            OSError: The server refuses, or did not answer in as many tries as `RetryPolicy` allows.
             ValueError: The address is none.
         """
         self._fill(only_connect=True)
@@ -166,20 +170,20 @@ class HttpFile(io.RawIOBase):
 
     def _wait(self, reason: str, retry_after: str | None) -> None:
         self._num_failures += 1
-        asked_secs = self._patience.asked_secs(retry_after)
-        if asked_secs > self._patience.longest_retry_after_secs:
+        asked_secs = self._retry_policy.asked_secs(retry_after)
+        if asked_secs > self._retry_policy.longest_retry_after_secs:
             raise OSError(
                 f"{self._url} cannot be read now: {reason}, asking for a wait of {asked_secs:.0f} s; "
                 "start again after that time, what is there already is kept"
             )
-        if self._num_failures >= self._patience.num_tries:
+        if self._num_failures >= self._retry_policy.num_tries:
             raise OSError(
                 f"{self._url} cannot be read: it failed {self._num_failures} times in a row, at last because "
                 f"{reason}; {_remedy(reason)}"
             )
-        secs = self._patience.wait_secs(self._num_failures, retry_after)
+        secs = self._retry_policy.wait_secs(self._num_failures, retry_after)
         logging.info("%s: %s; next try in %.0f s", self._url, reason, secs)
-        self._patience.sleep(secs)
+        self._retry_policy.sleep(secs)
 
     def _hang_up(self) -> None:
         if self._response is not None:
@@ -197,7 +201,7 @@ class HttpFile(io.RawIOBase):
             headers["Range"] = f"bytes={self._position}-"
         try:
             response = self._session.get(
-                self._url, headers=headers, stream=True, timeout=self._patience.timeout_secs
+                self._url, headers=headers, stream=True, timeout=self._retry_policy.timeout_secs
             )
         except requests.RequestException as error:
             if isinstance(error, ValueError):  # requests tells so of addresses that are none

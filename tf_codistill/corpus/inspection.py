@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import tokens
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.tokenizer.base import Tokenizer
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 MAX_SAMPLED_TOKENS = 1 << 20
 NUM_WINDOWS = 3
@@ -176,10 +177,10 @@ def _sample_title(name: str, sample: list[npt.NDArray[np.int32]], split: tokens.
     return f"Text of {name}, from a sample of {num_tokens:,} of {split.num_tokens:,} tokens"
 
 
-def _text_rows(sample: list[npt.NDArray[np.int32]], pieces: WordPieces) -> Rows:
+def _text_rows(sample: list[npt.NDArray[np.int32]], tokenizer: Tokenizer) -> Rows:
     num_words = num_characters = num_pieces = num_unknown = num_sentences = num_paragraphs = 0
     for ids in sample:
-        text = pieces.decode(ids)
+        text = tokenizer.decode(ids)
         num_words += len(text.split())
         num_characters += len(text)
         num_unknown += int(np.count_nonzero(ids == tokens.OUT_OF_VOCABULARY))
@@ -214,12 +215,12 @@ def _top_rows(sample: list[npt.NDArray[np.int32]], pieces: WordPieces) -> Rows:
     )
 
 
-def _windows(split: tokens.Split, pieces: WordPieces, rng: np.random.Generator) -> Iterator[str]:
+def _windows(split: tokens.Split, tokenizer: Tokenizer, rng: np.random.Generator) -> Iterator[str]:
     """Stretches from anywhere, the first and last word of which may be cut."""
     last = max(0, split.num_tokens - WINDOW_TOKENS)
     for start in sorted(rng.integers(0, last + 1, NUM_WINDOWS)):
         ids = split.gather(np.arange(start, min(start + WINDOW_TOKENS, split.num_tokens)))
-        yield visible("\n\n\n".join(pieces.decode(document) for document in _documents(ids)))
+        yield visible("\n\n\n".join(tokenizer.decode(document) for document in _documents(ids)))
 
 
 def _documents(ids: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int32]]:

@@ -19,7 +19,7 @@ import numpy as np
 from tf_codistill import files
 from tf_codistill.corpus import paragraph_lists, stretches
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.stages import Advance, Stage
+from tf_codistill.jobs.stages import Advance, Stage
 
 LIST = "paragraph_ids.csv"
 """Name of the list of the paragraphs of a corpus."""

@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tf_codistill import files
-from tf_codistill.corpus.progress import Progress
 from tf_codistill.corpus.wet import WetWriter
+from tf_codistill.jobs.progress import Progress
 
 PYTHON = "python"
 """Stands for the standard library in a list of packages."""

@@ -7,7 +7,7 @@
     mark = prepare(files.glob("crawl/*.warc.wet.gz"), "corpus", CorpusSettings(), engines.Local())
     mark["counts"]     {"read": 5609, "kept": 5148, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
 
-Each stage is a list of tasks (see stages.py), which an engine runs. Their results are in ``<corpus>.work``
+Each stage is a list of tasks (`jobs.stages`), which an engine runs. Their results are in ``<corpus>.work``
 until the corpus is finished: whoever starts again after being stopped goes on from there.
 
 Documents are stored in the order of a hash of their address, which also says whether a document is held out
@@ -27,15 +27,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import counts, quarantine, selection, stages, writing
+from tf_codistill.corpus import counts, selection, writing
 from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.duplicates import DuplicatesStage
-from tf_codistill.corpus.engines import Local
 from tf_codistill.corpus.listing import FILES, ListStage
 from tf_codistill.corpus.reading import ReadStage
-from tf_codistill.corpus.settings import CorpusSettings, fingerprint
+from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.sources import is_http
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.jobs import quarantine, stages
+from tf_codistill.jobs.engines import Local
+from tf_codistill.jobs.stages import fingerprint
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
@@ -297,7 +299,7 @@ def _commit(
             files.remove(files.join(output_dir, name))
     mark = tokens.commit_corpus(
         output_dir,
-        vocabulary_size=writing.open_pieces(write.tokenizer).vocabulary_size,
+        vocabulary_size=writing.open_tokenizer(write.tokenizer).vocabulary_size,
         splits={split: [facts[task]["shard"] for task in tasks] for split, tasks in write.splits().items()},
         counts=counted,
     )

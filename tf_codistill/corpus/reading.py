@@ -32,13 +32,13 @@ from tf_codistill.corpus import packed, stretches
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.duplicates import ParagraphHashes
 from tf_codistill.corpus.filters import judge
-from tf_codistill.corpus.quarantine import Damage, Quarantine
 from tf_codistill.corpus.selection import Selected
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.sources import open_source
-from tf_codistill.corpus.stages import Advance, Stage
 from tf_codistill.corpus.warc_records import Record
 from tf_codistill.corpus.wet import read_wet
+from tf_codistill.jobs.quarantine import Damage, Quarantine
+from tf_codistill.jobs.stages import Advance, Stage
 
 DOCUMENTS = ".documents"
 """Ending of the file with the documents that a task kept."""
@@ -134,6 +134,7 @@ class ReadStage(Stage):
     title = "reading pages"
     unit = "bytes"
     units_per_process = 1 << 22
+    preload = ("tf_codistill.corpus.writing",)
 
     directory: str
     settings: CorpusSettings

@@ -7,8 +7,6 @@ CorpusSettings.duplicates = "corpus"
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,15 +104,3 @@ class CorpusSettings:
         if int.from_bytes(key[24:32], "big") < int(self.validation_share * (1 << 64)):
             return self.num_shards
         return int.from_bytes(key[:8], "big") * self.num_shards >> 64
-
-
-def fingerprint(*values: Any) -> str:
-    """A short name for anything that results depend on.
-
-    Args:
-        *values: What JSON takes.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()[:16]

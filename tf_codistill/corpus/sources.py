@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tf_codistill import files
 from tf_codistill.corpus.http_file import HttpFile
-from tf_codistill.corpus.patience import Patience
+from tf_codistill.corpus.retry_policy import RetryPolicy
 
 _BUFFER_BYTES = 1 << 16
 
@@ -55,12 +55,12 @@ def _named(pattern: str) -> list[str]:
     return [pattern] if is_file else files.glob(pattern)
 
 
-def open_source(source: str, patience: Patience | None = None) -> io.BufferedReader:
+def open_source(source: str, retry_policy: RetryPolicy | None = None) -> io.BufferedReader:
     """Opens a file for reading from its beginning, wherever it is.
 
     Args:
         source: Local path, URL of any scheme of ``tf.io.gfile``, or ``https://`` address.
-        patience: How often and how soon a server is asked again.
+        retry_policy: How often and how soon a server is asked again.
 
     Returns:
         A binary file that can be read but not wound back; to be closed, as by ``with``. Reading from it
@@ -71,7 +71,7 @@ def open_source(source: str, patience: Patience | None = None) -> io.BufferedRea
         OSError: It cannot be read, or TensorFlow does not know its scheme.
     """
     if is_http(source):
-        return stream(source, patience)
+        return stream(source, retry_policy)
     try:
         files.size_bytes(source)
     except FileNotFoundError:
@@ -88,12 +88,12 @@ def open_source(source: str, patience: Patience | None = None) -> io.BufferedRea
     return io.BufferedReader(_RemoteFile(source), _BUFFER_BYTES)
 
 
-def stream(url: str, patience: Patience | None = None) -> io.BufferedReader:
+def stream(url: str, retry_policy: RetryPolicy | None = None) -> io.BufferedReader:
     """Opens a file on a server for reading without keeping it.
 
     Args:
         url: Its address, ``https://`` or ``http://``.
-        patience: How often and how soon the server is asked again.
+        retry_policy: How often and how soon the server is asked again.
 
     Returns:
         A binary file, as `open_source` returns it; it goes on by itself after a dropped connection.
@@ -101,7 +101,7 @@ def stream(url: str, patience: Patience | None = None) -> io.BufferedReader:
     Raises:
         OSError: As for `HttpFile.connect`.
     """
-    source = HttpFile(url, patience)
+    source = HttpFile(url, retry_policy)
     try:
         source.connect()
     except BaseException:

@@ -22,7 +22,7 @@ Files are read once, from start to end, in bounded memory. Real crawls hold file
 members that do not unpack, records that lie about their length and texts that quote records. What is no
 whole page comes as one `Damage` for each stretch, so the number of items is pages + damages, and reading goes
 on behind it. See `warc_records` for
-what is believed, and `quarantine` for a place to keep the rest.
+what is believed, and `jobs.quarantine` for a place to keep the rest.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from typing import BinaryIO, Self
 
 from tf_codistill import files
 from tf_codistill.corpus.gzip_members import unpack
-from tf_codistill.corpus.quarantine import Damage
 from tf_codistill.corpus.sources import open_source
 from tf_codistill.corpus.warc_records import Record, Splitter
+from tf_codistill.jobs.quarantine import Damage
 
 __all__ = ["Damage", "Record", "WetWriter", "read_wet"]
 
@@ -85,7 +85,7 @@ def read_wet(
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open_source(source)) if isinstance(source, str) else source
         for item in Splitter().split(unpack(file, count)):
-            if isinstance(item, Record) or item.is_page:
+            if isinstance(item, Record) or _is_page(item):
                 num_pages += 1
             else:
                 first = first or item
@@ -96,6 +96,11 @@ def read_wet(
             what = f"is truncated or damaged: {first.kind} at byte {first.offset} ({first.content[:20]!r})"
         name = source if isinstance(source, str) else getattr(source, "name", "without a name")
         raise ValueError(f"WET file {name!r} {what}; {_REMEDY}")
+
+
+def _is_page(damage: Damage) -> bool:
+    """Whether a page was found, although its text is not what was promised."""
+    return bool(damage.url) and damage.kind != "cut_off"
 
 
 class WetWriter:

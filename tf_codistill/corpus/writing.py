@@ -28,10 +28,11 @@ from tf_codistill import files, tokens
 from tf_codistill.corpus import duplicates, packed, reading, stretches
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.listing import Listed
-from tf_codistill.corpus.progress import Progress
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.stages import Advance, Stage
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.jobs.progress import Progress
+from tf_codistill.jobs.stages import Advance, Stage
+from tf_codistill.tokenizer.base import Tokenizer
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 PARAGRAPHS = ".paragraphs"
 """Ending of the file that says where the documents of a token shard come from."""
@@ -136,6 +137,7 @@ class WriteStage(Stage):
     title = "writing tokens"
     unit = "documents"
     units_per_process = 1000
+    preload = (__name__,)
 
     directory: str
     settings: CorpusSettings
@@ -190,7 +192,7 @@ class WriteStage(Stage):
         return {**shards, "validation": ("validation", 0, 1)}
 
     def _write(self, task: str, directory: str, advance: Advance) -> dict[str, Any]:
-        pieces = open_pieces(self.tokenizer)
+        tokenizer = open_tokenizer(self.tokenizer)
         split, index, num_shards = self._shards()[task]
         part = index if split == "train" else self.settings.num_shards
         limit = self.settings.max_tokens if split == "train" else self.settings.max_validation_tokens
@@ -199,14 +201,14 @@ class WriteStage(Stage):
         num_documents = num_tokens = 0
         listed = Listed(self.wet_files)
         with (
-            tokens.ShardWriter(directory, split, index, num_shards, pieces.vocabulary_size) as shard,
+            tokens.ShardWriter(directory, split, index, num_shards, tokenizer.vocabulary_size) as shard,
             files.writing(files.join(directory, shard.name + PARAGRAPHS)) as places,
         ):
             for batch in _batches(self.kept.in_key_order(part)):
                 advance(len(batch))
                 dropped.update([verdict for verdict in batch if isinstance(verdict, str)])
                 documents = [verdict for verdict in batch if isinstance(verdict, Document)]
-                rows = pieces.encode_documents(map(_text, documents)) if num_tokens <= most else []
+                rows = tokenizer.encode_documents(map(_text, documents)) if num_tokens <= most else []
                 written = []
                 for document, ids in zip(documents, rows, strict=False):
                     num_tokens += len(ids)
@@ -244,6 +246,6 @@ def _place(document: Document) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def open_pieces(path: str) -> WordPieces:
+def open_tokenizer(path: str) -> Tokenizer:
     """The tokenizer in a file; the last one is kept."""
     return WordPieces(path)

@@ -17,8 +17,7 @@ import keras
 import tensorflow as tf
 
 from tf_codistill import distribution
-from tf_codistill.batches import interleave
-from tf_codistill.tasks.base import Stream
+from tf_codistill.batches import Stream, interleave
 
 
 class SynchronousGroup:

@@ -221,19 +221,9 @@ def dataset(
     Raises:
         ValueError: A number is out of range, or the lanes do not divide evenly.
     """
-    if num_replicas < 1 or not 0 <= worker < num_workers:
-        raise ValueError(
-            f"worker is {worker} of num_workers={num_workers} with num_replicas={num_replicas}; expected "
-            "0 <= worker < num_workers and at least one replica"
-        )
+    lanes_per_replica = _lanes_per_replica(stream.num_lanes, worker, num_workers, num_replicas)
     if first_step < 0 or (num_steps is not None and num_steps < 0):
         raise ValueError(f"first_step is {first_step}, num_steps is {num_steps}; expected at least 0")
-    lanes_per_replica, rest = divmod(stream.num_lanes, num_workers * num_replicas)
-    if rest:
-        raise ValueError(
-            f"num_lanes is {stream.num_lanes}; expected a multiple of num_workers * num_replicas = "
-            f"{num_workers} * {num_replicas}"
-        )
 
     def read(index: np.int64) -> tuple[Int32Array, Int32Array, Int64Array]:
         step, replica = divmod(int(index), num_replicas)
@@ -254,3 +244,18 @@ def dataset(
     options = tf.data.Options()
     options.autotune.enabled = False
     return indices.map(element).prefetch(_PREFETCHED_BATCHES).with_options(options)
+
+
+def _lanes_per_replica(num_lanes: int, worker: int, num_workers: int, num_replicas: int) -> int:
+    if num_replicas < 1 or not 0 <= worker < num_workers:
+        raise ValueError(
+            f"worker is {worker} of num_workers={num_workers} with num_replicas={num_replicas}; expected "
+            "0 <= worker < num_workers and at least one replica"
+        )
+    lanes_per_replica, rest = divmod(num_lanes, num_workers * num_replicas)
+    if rest:
+        raise ValueError(
+            f"num_lanes is {num_lanes}; expected a multiple of num_workers * num_replicas = "
+            f"{num_workers} * {num_replicas}"
+        )
+    return lanes_per_replica

@@ -3,7 +3,7 @@
     files, a document each or one per line -----+
     any iterable of strings, such as WET records+-- tf.data -- encode_document, in graph -- Split in memory
 
-    pieces = GraphWordPieces("corpus/word_pieces.model")
+    pieces = WordPieces("corpus/word_pieces.model").in_graph()
     texts = text_files(glob.glob("novels/*.txt"), document="file")
     split = tokenized(texts, pieces.encode_document, pieces.vocabulary_size)
     model.fit(language.dataset(language.LaneStream(split, seed=1, num_lanes=64)), steps_per_epoch=100)
@@ -79,7 +79,7 @@ def tokenized(
     Args:
         texts: string, one text after another; what is no UTF-8 in them becomes U+FFFD.
         encode_document: Turns texts ``[N]`` to ids ``[N, None]``, each row with END_OF_DOCUMENT last, such as
-            `GraphWordPieces.encode_document`; becomes part of a `tf.data` graph.
+            `GraphTokenizer.encode_document`; becomes part of a `tf.data` graph.
         vocabulary_size: Number of ids, marks included.
         name: Name of the split.
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import keras
-import tensorflow as tf
+
+from tf_codistill.batches import Stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,40 +34,6 @@ class Part:
     index: int
     number: int
     seed: int
-
-
-class Stream(Protocol):
-    """Batches by step: to resume at a step is to ask for it."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps until what is read is exhausted."""
-
-    @property
-    def units_per_step(self) -> int:
-        """How many of the task's units a whole group's batch has."""
-
-    def dataset(
-        self,
-        *,
-        first_step: int = 0,
-        num_steps: int | None = None,
-        worker: int = 0,
-        num_workers: int = 1,
-        num_replicas: int = 1,
-    ) -> tf.data.Dataset:
-        """The batches of one worker.
-
-        Args:
-            first_step: Step of the first batch.
-            num_steps: Steps after which the data set ends; without end by default.
-            worker: Index of the worker in its group, from 0.
-            num_workers: Number of workers of the group.
-            num_replicas: Replicas of each worker, which take the elements in turn.
-
-        Returns:
-            `batches.Keyed` elements of static shapes.
-        """
 
 
 class Task(abc.ABC):

@@ -17,9 +17,10 @@ import keras
 import tensorflow as tf
 
 from tf_codistill import trained
+from tf_codistill.batches import Stream
 from tf_codistill.inputs import language, mixture
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.tasks.base import Part, Stream, Task
+from tf_codistill.tasks.base import Part, Task
 
 
 @dataclasses.dataclass(frozen=True)

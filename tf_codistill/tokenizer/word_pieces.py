@@ -9,8 +9,9 @@ r"""The tokenizer: text to ids of word pieces and back, without loss.
     pieces = WordPieces.train(texts, num_pieces=24_000, path="corpus/word_pieces.model")
     pieces.decode(pieces.encode(text)) == text       for every string
     pieces.encode_document(text)                     what a model is trained on: every id < vocabulary_size
+    pieces.in_graph().encode_document(texts)         the same by TensorFlow ops
 
-A paragraph is a line; `layout` says where a sentence ends.
+A paragraph is a line; `sentences` says where a sentence ends.
 
 A model never sees bytes: in training documents each run of them is one mark for "out of vocabulary", as in
 the paper (section 3.1), so they take no room in the softmax.
@@ -23,6 +24,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +33,13 @@ import sentencepiece
 from pyarrow import compute
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import exact_scores, layout
-from tf_codistill.corpus.known_words import Ids, KnownWords
+from tf_codistill.tokenizer import score_quantization, sentences
+from tf_codistill.tokenizer.base import Ids
+from tf_codistill.tokenizer.score_quantization import MAX_WORD
+from tf_codistill.tokenizer.word_cache import WordCache
+
+if TYPE_CHECKING:
+    from tf_codistill.tokenizer.in_graph import GraphWordPieces
 
 _NOTHING = pyarrow.scalar("", pyarrow.large_string())
 _NUM_BYTES = 256
@@ -41,9 +48,6 @@ _REMEDY = "name the tokenizer of a corpus, or prepare that corpus again"
 _COVERAGE = 0.9995  # of the characters of a corpus, by pieces
 _PRINTABLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _MAX_TRAINING_SENTENCE_BYTES = 1 << 16
-
-MAX_WORD = exact_scores.MAX_CHARACTERS // 2
-"""Characters without a space after which a word is cut, which only what is no text reaches."""
 _LONG_WORD = re.compile(f"[^ ]{{{MAX_WORD}}}")
 
 
@@ -77,13 +81,13 @@ class WordPieces:
         self.fingerprint = hashlib.sha256(model).hexdigest()
         """SHA-256 of the model's file, 64 hexadecimal digits."""
         learned = [self._processor.IdToPiece(index) for index in range(_FIRST_PIECE, size)]
-        is_of_words = not any(layout.SPACE_SIGN in piece[1:] for piece in learned)
-        if not is_of_words or layout.SPACE_SIGN not in learned:
+        is_of_words = not any(sentences.SPACE_SIGN in piece[1:] for piece in learned)
+        if not is_of_words or sentences.SPACE_SIGN not in learned:
             what = "no piece for a space" if is_of_words else "pieces of several words"
             raise ValueError(
                 f"tokenizer {path!r} has {what}; it was not written by WordPieces.train; {_REMEDY}"
             )
-        self.surfaces = [piece.replace(layout.SPACE_SIGN, " ").encode("utf-8") for piece in learned]
+        self.surfaces = [piece.replace(sentences.SPACE_SIGN, " ").encode("utf-8") for piece in learned]
         """What each id after the marks stands for: the word pieces, then the single bytes."""
         self.surfaces += [bytes([byte]) for byte in range(_NUM_BYTES)]
         self.ids = np.concatenate(
@@ -94,9 +98,9 @@ class WordPieces:
         ).astype(np.int32)
         """The id for each of SentencePiece's own."""
         self._ids = self.ids.tolist()
-        begins_word = [piece.startswith(layout.SPACE_SIGN) for piece in learned]
+        begins_word = [piece.startswith(sentences.SPACE_SIGN) for piece in learned]
         self._begins_word = np.array([False] * _FIRST_PIECE + begins_word)
-        self._words = KnownWords(self._encode_words)
+        self._cache = WordCache(self._encode_words)
 
     @classmethod
     def train(cls, texts: Iterable[str], num_pieces: int, path: str) -> WordPieces:
@@ -117,7 +121,7 @@ class WordPieces:
         model = _learn(texts, num_pieces, _COVERAGE)
         if not _has_space(model):  # it is among the rare characters that SentencePiece leaves to the bytes
             model = _learn(texts, num_pieces, 1.0)
-        files.write(path, exact_scores.on_a_grid(model))
+        files.write(path, score_quantization.quantize(model))
         return cls(path)
 
     def encode(self, text: str) -> list[int]:
@@ -129,7 +133,7 @@ class WordPieces:
         Returns:
             Ids below ``vocabulary_size + 256``, from which `decode` restores the text.
         """
-        ids: list[int] = self._words.encode([layout.lay_out(text)])[0].tolist()
+        ids: list[int] = self._cache.encode([sentences.to_words(text)])[0].tolist()
         return ids
 
     def encode_document(self, text: str) -> Ids:
@@ -152,8 +156,8 @@ class WordPieces:
         Returns:
             A row for each.
         """
-        laid_out = [layout.lay_out(text) + layout.END for text in texts]
-        return [self._without_bytes(ids) for ids in self._words.encode(laid_out)] if laid_out else []
+        words = [sentences.to_words(text) + sentences.END for text in texts]
+        return [self._without_bytes(ids) for ids in self._cache.encode(words)] if words else []
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids, marks left out and paragraphs on lines of their own.
@@ -179,6 +183,16 @@ class WordPieces:
                 paragraphs[-1].append(self._surface(index))
         return "\n".join(_text(b"".join(paragraph)).removeprefix(" ") for paragraph in paragraphs)
 
+    def in_graph(self) -> GraphWordPieces:
+        """The same ids by TensorFlow ops, for `tf.data`, a `tf.function` or an exported model.
+
+        Returns:
+            A `tf.Module` with a copy of the vocabulary.
+        """
+        from tf_codistill.tokenizer.in_graph import GraphWordPieces  # few need its ops
+
+        return GraphWordPieces(self.model, self.vocabulary_size, self.ids, self.surfaces)
+
     def _is_content(self, index: int) -> bool:
         return index >= tokens.NUM_SPECIAL or index == tokens.OUT_OF_VOCABULARY or index < 0
 
@@ -194,14 +208,14 @@ class WordPieces:
     def _encode_words(self, words: pyarrow.Array) -> pyarrow.ListArray:
         """The ids of different words, each with the space before it; then those where a sentence ends."""
         num_bytes = compute.binary_length(words).to_numpy()
-        is_plain = (num_bytes <= MAX_WORD) & layout.is_plain(words)
+        is_plain = (num_bytes <= MAX_WORD) & sentences.is_plain(words)
         parts = np.cumsum(num_bytes[is_plain]) // MAX_WORD
         ends = np.unique([0, *(1 + np.flatnonzero(np.diff(parts))), len(parts)])
         plain = _lists(ends, words.filter(pyarrow.array(is_plain)))
         found = _flat(self._find(compute.binary_join(plain, _NOTHING).to_pylist()))
         # A piece has a space only as its first character, so each of them begins another word.
         ids, bounds = self.ids[found], np.append(np.flatnonzero(self._begins_word[found]), len(found))
-        marks, num_plain = layout.MARKS["/"], len(bounds) - 1
+        marks, num_plain = sentences.MARKS["/"], len(bounds) - 1
         with_marks = np.insert(ids, np.repeat(bounds[1:], len(marks)), np.tile(marks, num_plain))
         others = self._encode_others(words.filter(pyarrow.array(~is_plain)).to_pylist())
         rows = pyarrow.concat_arrays(
@@ -211,25 +225,27 @@ class WordPieces:
                 pyarrow.array(others, pyarrow.list_(pyarrow.int32())),
             ]
         )
-        places = np.empty((len(words), 2), np.int32)
-        places[is_plain] = np.arange(num_plain)[:, None] + [0, num_plain]
-        places[~is_plain] = 2 * num_plain + np.arange(len(others)).reshape(-1, 2)
-        return rows.take(pyarrow.array(places.ravel()))
+        positions = np.empty((len(words), 2), np.int32)
+        positions[is_plain] = np.arange(num_plain)[:, None] + [0, num_plain]
+        positions[~is_plain] = 2 * num_plain + np.arange(len(others)).reshape(-1, 2)
+        return rows.take(pyarrow.array(positions.ravel()))
 
     def _encode_others(self, words: Sequence[str]) -> list[Ids]:
         """The two rows of each word that may have signs or other white space in it, or be long."""
         has_space = [word[-1].isspace() for word in words]  # a sentence ends before it
-        amid = self._encode_forms(map(layout.amid_sentence, words))
-        before = iter(self._encode_forms(map(layout.before_sentence, itertools.compress(words, has_space))))
+        amid = self._encode_forms(map(sentences.amid_sentence, words))
+        before = iter(
+            self._encode_forms(map(sentences.before_sentence, itertools.compress(words, has_space)))
+        )
         rows: list[Ids] = []
-        marks = np.array(layout.MARKS["/"], np.int32)
+        marks = np.array(sentences.MARKS["/"], np.int32)
         for row, is_special in zip(amid, has_space, strict=True):
             rows += [row, next(before) if is_special else np.append(row, marks)]
         return rows
 
     def _encode_forms(self, forms: Iterable[str]) -> list[Ids]:
         """The ids of words with signs in them."""
-        parsed = [layout.SIGN.split(form) for form in forms]
+        parsed = [sentences.SIGN.split(form) for form in forms]
         texts = list({part for form in parsed for text in form[::3] for part in _cut(text)})
         found = dict(zip(texts, self._find(texts), strict=True)) if texts else {}
         rows = []
@@ -238,7 +254,7 @@ class WordPieces:
             for text, mark, foreign in zip(form[::3], [*form[1::3], ""], [*form[2::3], ""], strict=True):
                 row += [self._ids[index] for part in _cut(text) for index in found[part]]
                 if mark:
-                    row += layout.MARKS[mark]
+                    row += sentences.MARKS[mark]
                 elif foreign:
                     content = chr(int(foreign, 16)).encode("utf-8", "surrogatepass")
                     row += [self.vocabulary_size + byte for byte in content]
@@ -246,7 +262,7 @@ class WordPieces:
         return rows
 
     def _find(self, texts: list[str]) -> list[list[int]]:
-        """SentencePiece's own ids of texts that are short enough for exact scores."""
+        """SentencePiece's own ids of texts that are short enough for exact sums of scores."""
         found: list[list[int]] = self._processor.EncodeAsIds(texts, num_threads=1)
         return found
 
@@ -315,14 +331,14 @@ def _reason(said: str) -> str:
 
 def _has_space(model: bytes) -> bool:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    return bool(processor.PieceToId(layout.SPACE_SIGN) != processor.unk_id())
+    return bool(processor.PieceToId(sentences.SPACE_SIGN) != processor.unk_id())
 
 
 def _training_sentences(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for paragraph in text.split("\n"):
-            for index, sentence in enumerate(layout.split_sentences(paragraph)):
-                plain = layout.plain(sentence)
+            for index, sentence in enumerate(sentences.split_sentences(paragraph)):
+                plain = sentences.plain(sentence)
                 yield plain if index else " " + plain
 
 

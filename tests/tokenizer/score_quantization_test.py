@@ -1,4 +1,4 @@
-"""Scores on a grid: sums without rounding, and ids that hardly change."""
+"""Score quantization: sums without rounding, and ids that hardly change."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from tf_codistill.corpus import exact_scores
-from tf_codistill.corpus.word_pieces import WordPieces
+from tf_codistill.tokenizer import score_quantization
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 TEXT = Path(__file__).read_text(encoding="utf-8").encode("ascii", "ignore").decode("ascii")
 
@@ -29,32 +29,32 @@ def scores(model: bytes) -> np.ndarray:
 
 
 def test_scores_move_little_and_add_up_exactly(model: bytes) -> None:
-    before, after = scores(model), scores(exact_scores.on_a_grid(model))
+    before, after = scores(model), scores(score_quantization.quantize(model))
     assert (before != after).any()
     assert np.abs(before - after).max() < 1e-3
     worst = after.min() - 10
     for first in (worst, *after[::10]):
-        row = np.full(exact_scores.MAX_CHARACTERS, worst, np.float32)
+        row = np.full(score_quantization.MAX_CHARACTERS, worst, np.float32)
         row[0] = first
         assert np.cumsum(row, dtype=np.float32)[-1] == np.sum(row, dtype=np.float64)
 
 
 def test_pieces_and_size_stay(model: bytes) -> None:
-    rounded = exact_scores.on_a_grid(model)
-    assert len(rounded) == len(model)
-    processors = [sentencepiece.SentencePieceProcessor(model_proto=m) for m in (model, rounded)]
+    quantized = score_quantization.quantize(model)
+    assert len(quantized) == len(model)
+    processors = [sentencepiece.SentencePieceProcessor(model_proto=m) for m in (model, quantized)]
     pieces = [[p.IdToPiece(index) for index in range(p.vocab_size())] for p in processors]
     assert pieces[0] == pieces[1]
-    assert exact_scores.on_a_grid(rounded) == rounded
+    assert score_quantization.quantize(quantized) == quantized
 
 
-def test_learned_pieces_are_on_the_grid(tmp_path: Path) -> None:
+def test_learned_pieces_have_quantized_scores(tmp_path: Path) -> None:
     path = tmp_path / "word_pieces.model"
     WordPieces.train([TEXT], 200, str(path))
-    assert exact_scores.on_a_grid(path.read_bytes()) == path.read_bytes()
+    assert score_quantization.quantize(path.read_bytes()) == path.read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"no model", b"\x0a\xff", b"\xff" * 20, b"\x0b"])
 def test_what_is_no_model_is_told(content: bytes) -> None:
     with pytest.raises(ValueError, match="no SentencePiece model"):
-        exact_scores.on_a_grid(content)
+        score_quantization.quantize(content)

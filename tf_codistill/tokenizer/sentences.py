@@ -1,8 +1,8 @@
-r"""Where sentences end, and a text laid out as words and signs for the marks between them.
+r"""Sentence segmentation: where sentences end, and a text as words, with signs for the marks between them.
 
     text       Mr. X came. He sat.\nOh\x00
     words      \n(   Mr.   X   came.   He   sat.   \n)   \n(   Oh\n#0;   \n)
-    kinds            B     B   E       B    E                B
+    classes          B     B   E       B    E                B
     stand for  <p> <s>          </s> <s>           </s> </p> <p> <s>     </s> </p>
 
 Words are what single spaces separate. No line end is left in them, so one with a sign behind it is a mark.
@@ -14,7 +14,7 @@ and then a capital letter or a digit follow, perhaps in quotes or brackets; unle
 last, and before it is a single letter or a common abbreviation such as ``Mr``. White space belongs to the
 sentence that it precedes. A word is made here of ASCII letters, digits and ``_`` and of Latin, Greek and
 Cyrillic letters (U+00C0 to U+052F, U+1E00 to U+1FFF): the rule names its characters one by one, because
-`graph_word_pieces` applies it by another engine, whose ``\w`` and ``\s`` know no Unicode.
+`in_graph` applies it by another engine, whose ``\w`` and ``\s`` know no Unicode.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _PERHAPS_END = re.compile(f"{ENDING}(?=[{SPACES}]+{BEGINNING})")
 _NO_END = re.compile(rf"{NO_ENDING}\Z")
 
 MAY_END, MAY_BEGIN, IS_BLANK = 1, 2, 4
-"""Kinds of words, to be added up."""
+"""Classes of words, to be added up."""
 
 # SentencePiece reads its own sign for a space as a space, and takes neither NUL nor half surrogate pairs.
 _FOREIGN = re.compile(f"[\x00{SPACE_SIGN}\ud800-\udfff]")
@@ -62,7 +62,7 @@ _FOREIGN = re.compile(f"[\x00{SPACE_SIGN}\ud800-\udfff]")
 _SENTENCE_SIGN = "\n/"
 
 END = " \n."
-"""What to add to a text that is laid out to end the document."""
+"""What to add to the words of a text to end the document."""
 
 MARKS = {
     "(": [tokens.PARAGRAPH_START, tokens.SENTENCE_START],
@@ -102,8 +102,8 @@ def plain(text: str) -> str:
     return _FOREIGN.sub("", text)
 
 
-def lay_out(text: str) -> str:
-    """Lays a text out as shown at the top of this module.
+def to_words(text: str) -> str:
+    """Makes words and signs of a text, as shown at the top of this module.
 
     Args:
         text: Any string, one paragraph per line.
@@ -111,20 +111,20 @@ def lay_out(text: str) -> str:
     Returns:
         Words and signs with single spaces between them; can be written as UTF-8.
     """
-    laid_out = " ".join([f"\n( {line} \n)" if line else "\n|" for line in text.split("\n")])
+    words = " ".join([f"\n( {line} \n)" if line else "\n|" for line in text.split("\n")])
     if "\x00" in text or SPACE_SIGN in text or not (text.isascii() or _is_utf8(text)):
-        laid_out = _FOREIGN.sub(lambda match: f"\n#{ord(match[0]):x};", laid_out)
-    return laid_out
+        words = _FOREIGN.sub(lambda match: f"\n#{ord(match[0]):x};", words)
+    return words
 
 
-def kinds(words: pyarrow.Array) -> npt.NDArray[np.uint8]:
+def classes(words: pyarrow.Array) -> npt.NDArray[np.uint8]:
     """What sentences make of words.
 
     Args:
-        words: Words of texts that were laid out, each with the space before it.
+        words: Words that `to_words` made, each with the space before it.
 
     Returns:
-        For each the sum of its kinds.
+        For each the sum of its classes.
     """
     may_end = _has(words, rf"{ENDING}[{SPACES}]*$") & ~_has(words, rf"{NO_ENDING}[{SPACES}]*$")
     may_begin = _has(words, rf"^[{SPACES}]*{BEGINNING}")
@@ -132,21 +132,21 @@ def kinds(words: pyarrow.Array) -> npt.NDArray[np.uint8]:
     return may_end * np.uint8(MAY_END) + may_begin * np.uint8(MAY_BEGIN) + is_blank * np.uint8(IS_BLANK)
 
 
-def sentence_ends(kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def sentence_ends(classes: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Behind which words of texts a sentence ends.
 
     Args:
-        kinds: Those of the words, one after another; the last is not blank.
+        classes: Those of the words, one after another; the last is not blank.
 
     Returns:
         Whether one does, for each word. White space belongs to the sentence that it precedes.
     """
-    may_begin = (kinds & MAY_BEGIN) > 0
-    blank = np.flatnonzero(kinds & IS_BLANK)
+    may_begin = (classes & MAY_BEGIN) > 0
+    blank = np.flatnonzero(classes & IS_BLANK)
     if blank.size:
         last = blank[np.append(np.diff(blank) > 1, True)]  # of those that stand together
         may_begin[blank] = may_begin[1 + last[np.searchsorted(last, blank)]]
-    ends = (kinds & MAY_END) > 0
+    ends = (classes & MAY_END) > 0
     ends[:-1] &= may_begin[1:]
     ends[-1:] = False
     return ends
@@ -156,7 +156,7 @@ def is_plain(words: pyarrow.Array) -> npt.NDArray[np.bool_]:
     """Whether each word has neither signs nor what could end a sentence before other white space.
 
     Args:
-        words: Words of texts that were laid out, each with the space before it.
+        words: Words that `to_words` made, each with the space before it.
 
     Returns:
         For each whether its ids are those of its text as it is.
@@ -168,7 +168,7 @@ def amid_sentence(word: str) -> str:
     """A word amid a sentence.
 
     Args:
-        word: A word of a text that was laid out.
+        word: A word that `to_words` made.
 
     Returns:
         The word with signs for the sentences that end inside it, before other white space.
@@ -180,7 +180,7 @@ def before_sentence(word: str) -> str:
     """A word that ends a sentence.
 
     Args:
-        word: A word of a text that was laid out.
+        word: A word that `to_words` made.
 
     Returns:
         The word with signs for that and for those that end inside it; white space at its end is behind them.

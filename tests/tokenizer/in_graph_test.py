@@ -14,9 +14,9 @@ import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tf_codistill.corpus.graph_word_pieces import GraphWordPieces
 from tf_codistill.corpus.wet import Record, read_wet
-from tf_codistill.corpus.word_pieces import MAX_WORD, WordPieces
+from tf_codistill.tokenizer.score_quantization import MAX_WORD
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 TEXT = Path(__file__).read_text(encoding="utf-8").encode("ascii", "ignore").decode("ascii")
 DATA = os.environ.get("TF_CODISTILL_REAL_DATA")
@@ -41,9 +41,8 @@ class Tokenizers:
     """Both tokenizers over one vocabulary; graphs are traced once."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
         self.plain = WordPieces(path)
-        self.module = GraphWordPieces(path)
+        self.module = self.plain.in_graph()
         strings, ids = tf.TensorSpec([None], tf.string), tf.RaggedTensorSpec([None, None], tf.int32)
         self.encode = tf.function(self.module.encode, input_signature=[strings])
         self.encode_document = tf.function(self.module.encode_document, input_signature=[strings])
@@ -131,7 +130,7 @@ def test_a_foreign_id_is_refused(tokenizers: Tokenizers, index: int) -> None:
 def test_a_saved_module_and_a_keras_model_tokenize(tokenizers: Tokenizers, tmp_path: Path) -> None:
     texts = ["One here. Two there.\nThree.", "Mr. X \x00 日本"]
     expected = [tokenizers.plain.encode_document(text).tolist() for text in texts]
-    module = GraphWordPieces(tokenizers.path)
+    module = tokenizers.plain.in_graph()
     strings = tf.TensorSpec([None], tf.string)
     signature = tf.function(lambda batch: {"ids": module.encode_document(batch).to_tensor(-1)}, [strings])
     tf.saved_model.save(module, str(tmp_path / "module"), signatures={"encode": signature})

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tf_codistill.corpus import quarantine
-from tf_codistill.corpus.quarantine import Damage, OpenDamage, Quarantine
-from tf_codistill.corpus.wet import WetWriter, read_wet
+from tf_codistill.jobs import quarantine
+from tf_codistill.jobs.quarantine import Damage, OpenDamage, Quarantine
 
-NAME = "pages.warc.wet.gz"
+NAME = "records.gz"
 
 
 def rows(directory: Path) -> list[dict[str, object]]:
@@ -21,26 +21,16 @@ def rows(directory: Path) -> list[dict[str, object]]:
 
 
 def test_what_could_not_be_read_is_kept_as_it_was(tmp_path: Path) -> None:
-    path, kept = tmp_path / NAME, tmp_path / "quarantine"
-    with WetWriter(str(path), "pages of a test") as writer:
-        for number in range(4):
-            writer.write(f"https://example.org/{number}", f"Page {number}. " * 50, "eng")
-    content = bytearray(path.read_bytes())
-    starts = [index for index in range(len(content)) if content.startswith(b"\x1f\x8b\x08", index)]
-    content[starts[3] - 6] ^= 1
-    path.write_bytes(content[:-9])
     for _ in range(2):  # another pass writes the same
-        with Quarantine(str(kept), str(path)) as files:
-            for item in read_wet(str(path)):
-                if isinstance(item, Damage):
-                    files.keep(item)
-        first, second = f"{NAME}-0000-byte-{starts[2]}", f"{NAME}-0001-byte-{starts[4]}"
-        assert sorted(os.listdir(kept)) == [first, second, f"{NAME}.jsonl"]
-        assert (kept / first).read_bytes() == content[starts[2] : starts[3]]
-        assert (kept / second).read_bytes() == content[starts[4] : -9]
-        assert [(row["kind"], row["offset"], row["kept"]) for row in rows(kept)] == [
-            ("wrong_checksum", starts[2], first),
-            ("cut_off", starts[4], second),
+        with Quarantine(str(tmp_path), f"gs://bucket/{NAME}") as kept:
+            kept.keep(Damage("bad_data", 7, 5, b"ab\x00\xff\n", "https://example.org/1"))
+            kept.keep(Damage("cut_off", 90, 0, b""))
+        first = f"{NAME}-0000-byte-7"
+        assert sorted(os.listdir(tmp_path)) == [first, f"{NAME}.jsonl"]
+        assert (tmp_path / first).read_bytes() == b"ab\x00\xff\n"
+        assert rows(tmp_path) == [
+            {"kind": "bad_data", "offset": 7, "num_bytes": 5, "url": "https://example.org/1", "kept": first},
+            {"kind": "cut_off", "offset": 90, "num_bytes": 0, "url": "", "kept": None},
         ]
 
 
@@ -69,8 +59,17 @@ def test_nothing_damaged_leaves_no_list(tmp_path: Path) -> None:
 
 
 def test_list_is_written_after_an_exception(tmp_path: Path) -> None:
-    (tmp_path / NAME).write_bytes(b"<html>")
-    kept = Quarantine(str(tmp_path), NAME)
-    with pytest.raises(ValueError, match="stray_bytes"), kept:
-        list(map(kept.keep, read_wet(str(tmp_path / NAME))))  # type: ignore[arg-type]
+    def damages() -> Iterator[Damage]:
+        yield Damage("stray_bytes", 0, 6, b"<html>")
+        raise ValueError("nothing can be read")
+
+    with pytest.raises(ValueError, match="nothing can be read"), Quarantine(str(tmp_path), NAME) as kept:
+        list(map(kept.keep, damages()))
     assert len(rows(tmp_path)) == 1
+
+
+def test_a_list_is_found_by_the_name_of_its_file(tmp_path: Path) -> None:
+    with Quarantine(str(tmp_path), NAME) as kept:
+        kept.keep(Damage("stray_bytes", 0, 1, b"x"))
+    assert quarantine.has(str(tmp_path), f"elsewhere/{NAME}")
+    assert not quarantine.has(str(tmp_path), "others.gz")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.corpus.toy_stages import ToyStage
-from tf_codistill.corpus import stages
-from tf_codistill.corpus.engines import Local
+from tests.jobs.toy_stages import ToyStage
+from tf_codistill.jobs import stages
+from tf_codistill.jobs.engines import Local
 
 
 class Noting:

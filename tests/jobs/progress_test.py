@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tf_codistill.corpus import progress
+from tf_codistill.jobs import progress
 
 
 def test_last_line_says_what_was_done(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 r"""The tokenizer of `word_pieces` as TensorFlow ops: in `tf.data`, in a `tf.function`, in an exported model.
 
-    pieces = GraphWordPieces("corpus/word_pieces.model")
+    pieces = WordPieces("corpus/word_pieces.model").in_graph()
     texts.batch(100).map(pieces.encode_document, num_parallel_calls=4)      RaggedTensor [100, None]
     pieces.decode(pieces.encode(texts))                                     the texts again
 
@@ -17,27 +17,30 @@ them. What is no UTF-8 has no ids of its own; replace it first, as `inputs.raw_t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_text
 
 from tf_codistill import tokens
-from tf_codistill.corpus import layout, word_pieces
+from tf_codistill.tokenizer import sentences
+from tf_codistill.tokenizer.score_quantization import MAX_WORD
 
 _NUL_SIGN, _FOREIGN_SIGN, _BETWEEN_SENTENCES, _OPENING, _CLOSING, _LINE_END, _CUT = b"*^|{}/+"
 _FOREIGN_BYTES = 3  # of U+2581, and of each half surrogate pair
 
 # After what to cut, in turn: a long word, many words. What follows the second begins with a space, before
 # which a cut changes no piece.
-_LONG = (rf"[^ \x00]{{{word_pieces.MAX_WORD}}}", rf"[^\x00]{{{word_pieces.MAX_WORD}}}[^ \x00]*")
+_LONG = (rf"[^ \x00]{{{MAX_WORD}}}", rf"[^\x00]{{{MAX_WORD}}}[^ \x00]*")
 
 # Applied in turn. The signs belong to none of the classes of characters that make up the sentence rule.
 _MARKING = (
     (r"\x00", "\x00*"),
     ("\u2581|[\\x{D800}-\\x{DFFF}]", "\x00^\\0\x00+"),
-    (f"({layout.ENDING})([{layout.SPACES}]+{layout.BEGINNING})", "\\1\x00|\\2"),
-    (rf"({layout.NO_ENDING})\x00\|", r"\1"),
+    (f"({sentences.ENDING})([{sentences.SPACES}]+{sentences.BEGINNING})", "\\1\x00|\\2"),
+    (rf"({sentences.NO_ENDING})\x00\|", r"\1"),
     (r"[^\n]+", "\x00{ \\0\x00}"),
     (r"\n", "\x00/"),
     # A sign is no part of a word; the NUL makes the match begin there.
@@ -46,27 +49,27 @@ _MARKING = (
 
 
 class GraphWordPieces(tf.Module):
-    """Word pieces by TensorFlow ops alone; can be saved with the model that uses it.
+    """Word pieces by TensorFlow ops alone, see `WordPieces.in_graph`; can be saved with a model that uses it.
 
     Args:
-        path: Path or URL of the model's file, as `WordPieces.train` wrote it.
+        model: The content of the model's file, as `WordPieces.train` wrote it.
+        vocabulary_size: Number of ids that a model predicts: the marks and the word pieces.
+        ids: The id for each of SentencePiece's own.
+        surfaces: What each id after the marks stands for.
 
     Attributes:
-        vocabulary_size: Number of ids that a model predicts: the marks and the word pieces.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not a model that `WordPieces.train` wrote.
+        vocabulary_size: As given.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(
+        self, model: bytes, vocabulary_size: int, ids: npt.NDArray[np.int32], surfaces: Sequence[bytes]
+    ) -> None:
         super().__init__()
-        pieces = word_pieces.WordPieces(path)
-        self.vocabulary_size = pieces.vocabulary_size
-        self._tokenizer = tensorflow_text.SentencepieceTokenizer(pieces.model)
-        self._surfaces = _surfaces(pieces)
-        self._ids = pieces.ids
-        self._leads, self._lead_lengths = _leads(pieces.vocabulary_size)
+        self.vocabulary_size = vocabulary_size
+        self._tokenizer = tensorflow_text.SentencepieceTokenizer(model)
+        self._surfaces = _surfaces(surfaces)
+        self._ids = ids
+        self._leads, self._lead_lengths = _leads(vocabulary_size)
 
     def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
         """The ids of texts.
@@ -175,8 +178,8 @@ def _leads(vocabulary_size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.
     return table, lengths
 
 
-def _surfaces(pieces: word_pieces.WordPieces) -> npt.NDArray[np.object_]:
+def _surfaces(surfaces: Sequence[bytes]) -> npt.NDArray[np.object_]:
     """What each id adds to a text, ``[2, ids]``: amid a paragraph, and at its beginning."""
-    amid = [b""] * tokens.NUM_SPECIAL + pieces.surfaces
+    amid = [b""] * tokens.NUM_SPECIAL + list(surfaces)
     amid[tokens.OUT_OF_VOCABULARY] = "\ufffd".encode()
     return np.array([amid, [surface.removeprefix(b" ") for surface in amid]], object)

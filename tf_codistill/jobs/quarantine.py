@@ -1,12 +1,12 @@
-"""What could not be read of a WET file, and the directory where it is kept for people to look at.
+"""What could not be read of a file, and the directory where it is kept for people to look at.
 
     <quarantine_dir>/
-        CC-MAIN-00017.warc.wet.gz-0000-byte-52133     the first damaged stretch, as it stands in the file
-        CC-MAIN-00017.warc.wet.gz-0001-byte-900211    the second; at most 1 MiB of each, 64 MiB of a file
-        CC-MAIN-00017.warc.wet.gz.jsonl               {"kind": "bad_data", "offset": 52133, ...}
+        records-00017.gz-0000-byte-52133     the first damaged stretch, as it stands in the file
+        records-00017.gz-0001-byte-900211    the second; at most 1 MiB of each, 64 MiB of a file
+        records-00017.gz.jsonl               {"kind": "bad_data", "offset": 52133, ...}
 
-    with Quarantine("gs://bucket/quarantine", "CC-MAIN-00017.warc.wet.gz") as quarantine:
-        for item in read_wet(path):
+    with Quarantine("gs://bucket/quarantine", "records-00017.gz") as quarantine:
+        for item in read(path):
             if isinstance(item, Damage):
                 quarantine.keep(item)
 
@@ -28,20 +28,20 @@ MAX_STRETCH_BYTES = 1 << 20
 
 _LIST = ".jsonl"
 MAX_FILE_BYTES = 1 << 26
-"""Of all damaged stretches of a WET file no more than this is kept."""
+"""Of all damaged stretches of a file no more than this is kept."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Damage:
-    """A stretch of a WET file that is no whole page.
+    """A stretch of a file that holds nothing whole.
 
     Attributes:
-        kind: What is wrong, see `wet.read_wet`.
+        kind: What is wrong, in a word of whoever reads the file.
         offset: Where it begins, in bytes from the start of the file. For a record of a packed file that is
             where the gzip member begins in which the record does.
         num_bytes: How long it is: packed, if a gzip member is damaged, otherwise unpacked.
         content: Its first `MAX_STRETCH_BYTES` bytes.
-        url: Address of the page that was lost, empty where none could be read.
+        url: Address of what was lost, empty where none could be read.
     """
 
     kind: str
@@ -50,11 +50,6 @@ class Damage:
     content: bytes
     url: str = ""
 
-    @property
-    def is_page(self) -> bool:
-        """Whether a page was found, although its text is not what was promised."""
-        return bool(self.url) and self.kind != "cut_off"
-
 
 class OpenDamage:
     """Damage while its end is not known.
@@ -62,7 +57,7 @@ class OpenDamage:
     Args:
         kind: What is wrong.
         offset: Where it begins.
-        url: Address of the page that is lost, if known.
+        url: Address of what is lost, if known.
     """
 
     def __init__(self, kind: str, offset: int, url: str = "") -> None:
@@ -83,18 +78,18 @@ class OpenDamage:
 
 
 class Quarantine:
-    """Keeps the damaged stretches of one WET file; a context manager.
+    """Keeps the damaged stretches of one file; a context manager.
 
     Args:
         directory: Where to keep them; made if it is not there.
-        wet_file: Name of the WET file, without directory.
+        name: Name of the file; directories before it do not count.
 
     Raises:
         ValueError: The directory cannot be written to.
     """
 
-    def __init__(self, directory: str, wet_file: str) -> None:
-        self._path = files.join(files.make_directory(directory), os.path.basename(wet_file))
+    def __init__(self, directory: str, name: str) -> None:
+        self._path = files.join(files.make_directory(directory), os.path.basename(name))
         self._rows: list[str] = []
         self._num_bytes = 0
 
@@ -102,7 +97,7 @@ class Quarantine:
         """Keeps a stretch.
 
         Args:
-            damage: What `wet.read_wet` yielded; in the order of the file.
+            damage: What was found, in the order of the file.
         """
         path = None
         if damage.content and self._num_bytes + len(damage.content) <= MAX_FILE_BYTES:
@@ -134,6 +129,6 @@ class Quarantine:
         self.close()
 
 
-def has(directory: str, wet_file: str) -> bool:
-    """Whether a quarantine has the list of the damaged stretches of a WET file."""
-    return files.exists(files.join(directory, os.path.basename(wet_file) + _LIST))
+def has(directory: str, name: str) -> bool:
+    """Whether a quarantine has the list of the damaged stretches of a file."""
+    return files.exists(files.join(directory, os.path.basename(name) + _LIST))

@@ -1,4 +1,4 @@
-"""The layout: sentences end where the rule says, and every text becomes words and signs."""
+"""Sentence segmentation: sentences end where the rule says, and every text becomes words and signs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.corpus.sentence_rule import ABBREVIATIONS, RICH, by_the_rule, words_of
-from tf_codistill.corpus import layout
-from tf_codistill.corpus.layout import lay_out, split_sentences
+from tests.tokenizer.sentence_rule import ABBREVIATIONS, RICH, by_the_rule, words_of
+from tf_codistill.tokenizer import sentences
+from tf_codistill.tokenizer.sentences import split_sentences, to_words
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_sentences(sentences: list[str]) -> None:
 
 
 def test_every_abbreviation_has_its_case() -> None:
-    assert sorted(layout.ABBREVIATIONS) == sorted(ABBREVIATIONS)
+    assert sorted(sentences.ABBREVIATIONS) == sorted(ABBREVIATIONS)
     for word in ABBREVIATIONS:
         assert split_sentences(f"{word}. A") == [f"{word}. A"]
         assert split_sentences(f"by {word}... A") == [f"by {word}... A"]
@@ -81,21 +81,21 @@ def test_sentences_end_by_the_rule(paragraph: str) -> None:
     assert split_sentences(paragraph) == by_the_rule(paragraph)
 
 
-def kinds(words: list[str]) -> np.ndarray:
-    """The kinds of words, each without the space before it."""
-    return layout.kinds(pyarrow.array([" " + word for word in words], pyarrow.large_string()))
+def classes(words: list[str]) -> np.ndarray:
+    """The classes of words, each without the space before it."""
+    return sentences.classes(pyarrow.array([" " + word for word in words], pyarrow.large_string()))
 
 
-def test_the_example_is_laid_out_as_shown() -> None:
+def test_the_example_becomes_the_words_shown() -> None:
     words = [r"\n(", "Mr.", "X", "came.", "He", "sat.", r"\n)", r"\n(", r"Oh\n#0;", r"\n)"]
     words = [word.replace(r"\n", "\n") for word in words]
-    assert lay_out("Mr. X came. He sat.\nOh\x00") == " ".join(words)
-    letters = ["".join(sign for bit, sign in ((1, "E"), (2, "B")) if kind & bit) for kind in kinds(words)]
+    assert to_words("Mr. X came. He sat.\nOh\x00") == " ".join(words)
+    letters = ["".join(sign for bit, sign in ((1, "E"), (2, "B")) if found & bit) for found in classes(words)]
     assert letters == ["", "B", "B", "E", "B", "E", "", "", "B", ""]
 
 
 @pytest.mark.parametrize(
-    ("text", "laid_out"),
+    ("text", "words"),
     [
         ("", "\n|"),
         ("\n", "\n| \n|"),
@@ -108,8 +108,8 @@ def test_the_example_is_laid_out_as_shown() -> None:
         ("#0; (|/.)", "\n( #0; (|/.) \n)"),
     ],
 )
-def test_texts_are_laid_out(text: str, laid_out: str) -> None:
-    assert lay_out(text) == laid_out
+def test_texts_become_words(text: str, words: str) -> None:
+    assert to_words(text) == words
 
 
 @settings(max_examples=1000, deadline=None)
@@ -123,8 +123,8 @@ def test_sentences_end_with_the_words_with_which_they_should(text: str) -> None:
     for line in text.split("\n"):
         is_end = [is_end for _, is_end in words_of(line)]
         expected += [False, *is_end, False] if line else [False]
-    words = lay_out(text).split(" ")
-    assert layout.sentence_ends(kinds(words)).tolist() == expected
+    words = to_words(text).split(" ")
+    assert sentences.sentence_ends(classes(words)).tolist() == expected
 
 
 @settings(max_examples=500, deadline=None)
@@ -133,21 +133,24 @@ def test_sentences_end_with_the_words_with_which_they_should(text: str) -> None:
 def test_signs_stand_where_sentences_end_inside_a_word(word: str) -> None:
     word = word.replace(" ", "\t")
     amid = "\n/".join(by_the_rule(word))
-    assert layout.amid_sentence(word) == amid
+    assert sentences.amid_sentence(word) == amid
     ended = word.rstrip()
-    assert layout.before_sentence(word) == "\n/".join(by_the_rule(ended)) + "\n/" + word[len(ended) :]
+    assert sentences.before_sentence(word) == "\n/".join(by_the_rule(ended)) + "\n/" + word[len(ended) :]
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(RICH), max_size=4).map("".join), min_size=1, max_size=8))
 def test_plain_words_have_no_signs_and_get_none(words: list[str]) -> None:
-    laid_out = [" " + word for word in lay_out(" ".join(words)).split(" ")]
-    plain = layout.is_plain(pyarrow.array(laid_out, pyarrow.large_string()))
-    for word, is_plain in zip(laid_out, plain.tolist(), strict=True):
+    spaced = [" " + word for word in to_words(" ".join(words)).split(" ")]
+    plain = sentences.is_plain(pyarrow.array(spaced, pyarrow.large_string()))
+    for word, is_plain in zip(spaced, plain.tolist(), strict=True):
         if is_plain:
             assert "\n" not in word
-            assert layout.amid_sentence(word) == word
-            assert layout.before_sentence(word) == word + "\n/" or not kinds([word[1:]])[0] & layout.MAY_END
+            assert sentences.amid_sentence(word) == word
+            assert (
+                sentences.before_sentence(word) == word + "\n/"
+                or not classes([word[1:]])[0] & sentences.MAY_END
+            )
         else:
             assert any(map(str.isspace, word[1:]))
 
@@ -156,18 +159,18 @@ def test_plain_words_have_no_signs_and_get_none(words: list[str]) -> None:
 @given(st.text(st.characters() | st.sampled_from("\x00\n\u2581\ud800\udbff\udc00\udfff"), max_size=30))
 @example("\ud83d\ude00")
 def test_every_text_can_be_written_and_read_back(text: str) -> None:
-    laid_out = lay_out(text)
-    assert laid_out.encode("utf-8")
-    assert "\x00" not in laid_out
-    assert layout.SPACE_SIGN not in laid_out
-    lines = [found[1] or "" for found in re.finditer(r"\n\( (.*?) \n\)|\n\|", laid_out, re.DOTALL)]
+    words = to_words(text)
+    assert words.encode("utf-8")
+    assert "\x00" not in words
+    assert sentences.SPACE_SIGN not in words
+    lines = [found[1] or "" for found in re.finditer(r"\n\( (.*?) \n\)|\n\|", words, re.DOTALL)]
     foreign = re.compile(r"\n#([0-9a-f]+);")
     assert "\n".join(foreign.sub(lambda found: chr(int(found[1], 16)), line) for line in lines) == text
 
 
 @given(st.text(st.characters() | st.sampled_from("\x00\u2581\ud800\udfff"), max_size=30))
 def test_a_plain_text_lacks_what_sentencepiece_does_not_take(text: str) -> None:
-    assert layout.plain(text) == "".join(
+    assert sentences.plain(text) == "".join(
         c for c in text if c not in "\x00\u2581" and not 0xD800 <= ord(c) < 0xE000
     )
 

@@ -1,10 +1,10 @@
 """A stage: independent tasks whose results are committed files.
 
-    <corpus>.work/
+    <work_dir>/
         read-3f0c.../                 a folder for each stage, named by what its results depend on
-            <task>.documents          what a task writes
+            <task>.rows               what a task writes
             <task>.json               its facts, written last: the task is done
-        duplicates-91ab.../
+        write-91ab.../
         ...
 
 A task gives the same bytes whoever runs it and however often, so it does no harm to run one twice, and one
@@ -14,11 +14,13 @@ whose facts are there need not run again. An engine runs the others.
 from __future__ import annotations
 
 import abc
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from tf_codistill import files
-from tf_codistill.corpus.progress import Progress
+from tf_codistill.jobs.progress import Progress
 
 Advance = Callable[[int], None]
 """Is told how much more of a task has been done."""
@@ -40,7 +42,7 @@ class Engine(Protocol):
 
 
 class Stage(abc.ABC):
-    """One of the steps from WET files to a corpus. Can be pickled: an engine may send it anywhere.
+    """One of the steps of a job. Can be pickled: an engine may send it anywhere.
 
     Attributes:
         directory: The folder of its results.
@@ -52,6 +54,8 @@ class Stage(abc.ABC):
     """What its size is counted in."""
     units_per_process: ClassVar[int]
     """For fewer units it is not worth while to start a process."""
+    preload: ClassVar[Sequence[str]] = ()
+    """Modules that its processes find loaded, and those of later stages: the first to start any decides."""
 
     directory: str
 
@@ -122,3 +126,15 @@ def run(stage: Stage, engine: Engine) -> dict[str, dict[str, Any]]:
             engine.run(stage, waiting, advance)
     done = stage.done()
     return {task: stage.facts(task) for task in sizes if task in done}
+
+
+def fingerprint(*values: Any) -> str:
+    """A short name for anything that results depend on.
+
+    Args:
+        *values: What JSON takes.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()[:16]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_codistill import files
-from tf_codistill.corpus.stages import Advance, Stage
+from tf_codistill.jobs.stages import Advance, Stage
 
 
 @dataclasses.dataclass(frozen=True)

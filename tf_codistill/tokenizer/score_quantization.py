@@ -1,13 +1,13 @@
-"""Scores of word pieces that 32-bit floats add up without rounding: every engine finds the same pieces.
+"""Score quantization: 32-bit floats add up scores of word pieces exactly, so every engine finds the same.
 
 SentencePiece takes the segmentation with the best sum of scores. Many strings have several with the same sum,
 ``...`` for one as ``..`` ``.`` and ``.`` ``..``, and then the rounding of the sums decides, which differs
-between the releases of SentencePiece and the one inside tensorflow-text. On a grid, sums are exact:
+between the releases of SentencePiece and the one inside tensorflow-text. Quantized, sums are exact:
 
     score     -10.6713  ->  -10.6709 = -10927 / 1024
     sum       of at most MAX_CHARACTERS scores: an integer below 2 ** 24, over 1024
 
-Text is given to SentencePiece in parts of at most that many characters. Scores are rounded once, when
+Text is given to SentencePiece in parts of at most that many characters. Scores are quantized once, when
 pieces have been learned: whatever engine reads the file finds them so.
 """
 
@@ -18,6 +18,10 @@ import struct
 from collections.abc import Iterator
 
 MAX_CHARACTERS = 512
+"""Characters whose scores are added up without rounding."""
+
+MAX_WORD = MAX_CHARACTERS // 2
+"""Characters without a space after which a word is cut, which only what is no text reaches."""
 
 _EXACT_INTEGERS = 1 << 24  # of a 32-bit float
 _UNKNOWN_PENALTY = 10  # SentencePiece's, for a character without a piece, below the worst score
@@ -26,8 +30,8 @@ _SCORE_FIELD = 2
 _VARINT, _EIGHT_BYTES, _LENGTH_PREFIXED, _FOUR_BYTES = 0, 1, 2, 5
 
 
-def on_a_grid(model: bytes) -> bytes:
-    """Rounds the scores of a model.
+def quantize(model: bytes) -> bytes:
+    """Rounds the scores of a model to multiples of a power of two.
 
     Args:
         model: A SentencePiece model, as it was learned.
@@ -39,22 +43,22 @@ def on_a_grid(model: bytes) -> bytes:
         ValueError: The bytes are no SentencePiece model.
     """
     try:
-        places = [
-            place
+        positions = [
+            position
             for field, begin, end in _fields(model, 0, len(model))
             if field == _PIECES_FIELD
-            for inner, place, _ in _fields(model, begin, end)
+            for inner, position, _ in _fields(model, begin, end)
             if inner == _SCORE_FIELD
         ]
-        scores = [struct.unpack_from("<f", model, place)[0] for place in places]
+        scores = [struct.unpack_from("<f", model, position)[0] for position in positions]
     except (IndexError, struct.error) as error:
         raise ValueError("these bytes are no SentencePiece model") from error
     worst = _UNKNOWN_PENALTY + max(map(abs, scores), default=0.0)
     step = 2.0 ** math.ceil(math.log2(MAX_CHARACTERS * worst / _EXACT_INTEGERS))
-    rounded = bytearray(model)
-    for place, score in zip(places, scores, strict=True):
-        struct.pack_into("<f", rounded, place, round(score / step) * step)
-    return bytes(rounded)
+    quantized = bytearray(model)
+    for position, score in zip(positions, scores, strict=True):
+        struct.pack_into("<f", quantized, position, round(score / step) * step)
+    return bytes(quantized)
 
 
 def _fields(message: bytes, position: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""Known words: the ids are those of each word of each text, however many words are kept."""
+"""The word cache: the ids are those of each word of each text, however many words are cached."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.corpus.sentence_rule import RICH, words_of
-from tf_codistill.corpus import layout
-from tf_codistill.corpus.known_words import KnownWords
+from tests.tokenizer.sentence_rule import RICH, words_of
+from tf_codistill.tokenizer import sentences
+from tf_codistill.tokenizer.word_cache import WordCache
 
 KEEP_ALL = 1 << 20
 TEXTS = st.lists(st.lists(st.sampled_from(RICH), max_size=6).map("".join), min_size=1, max_size=5)
@@ -32,7 +32,7 @@ def expected(texts: Sequence[str]) -> list[list[int]]:
     """The ids of texts of one line each."""
     rows = []
     for text in texts:
-        words = [(layout.lay_out(word)[3:-3], is_end) for word, is_end in words_of(text)]
+        words = [(sentences.to_words(word)[3:-3], is_end) for word, is_end in words_of(text)]
         # Foreign characters are written in another way.
         marked = [("\n(", False), *words, ("\n)", False)] if text else [("\n|", False)]
         rows.append([index for word, is_end in marked for index in [*ids_of(" " + word), *[END] * is_end]])
@@ -40,7 +40,7 @@ def expected(texts: Sequence[str]) -> list[list[int]]:
 
 
 def different_words(texts: Sequence[str]) -> set[str]:
-    return {" " + word for text in texts for word in layout.lay_out(text).split(" ")}
+    return {" " + word for text in texts for word in sentences.to_words(text).split(" ")}
 
 
 class Encoder:
@@ -57,8 +57,8 @@ class Encoder:
         return pyarrow.array(rows, pyarrow.list_(pyarrow.int32()))
 
 
-def encode(words: KnownWords, texts: Sequence[str]) -> list[list[int]]:
-    rows = words.encode(list(map(layout.lay_out, texts)))
+def encode(cache: WordCache, texts: Sequence[str]) -> list[list[int]]:
+    rows = cache.encode(list(map(sentences.to_words, texts)))
     assert all(row.dtype == np.int32 for row in rows)
     return [row.tolist() for row in rows]
 
@@ -69,39 +69,39 @@ def encode(words: KnownWords, texts: Sequence[str]) -> list[list[int]]:
 @example([["a é"], ["é 日"], ["a é 日"], ["é 日 a aa", "a"]], 1, 0)
 @example([["a. A", "a."], ["A a.  A"], ["a. a"]], KEEP_ALL, 0)
 def test_ids_are_those_of_each_word(calls: list[list[str]], max_ids: int, min_words: int) -> None:
-    words = KnownWords(Encoder(), max_ids, min_words)
+    cache = WordCache(Encoder(), max_ids, min_words)
     for texts in calls:
-        assert encode(words, texts) == expected(texts)
+        assert encode(cache, texts) == expected(texts)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TEXTS, max_size=5))
 def test_each_different_word_is_asked_for_once(calls: list[list[str]]) -> None:
     encoder = Encoder()
-    words = KnownWords(encoder, KEEP_ALL, min_words=0)
+    cache = WordCache(encoder, KEEP_ALL, min_words=0)
     for texts in calls:
-        encode(words, texts)
+        encode(cache, texts)
     assert encoder.asked == Counter(set().union(*map(different_words, calls)))
     assert encoder.num_calls <= len(calls)
 
 
-def test_words_are_forgotten_when_there_are_too_many() -> None:
+def test_the_cache_is_emptied_when_it_has_too_many_ids() -> None:
     encoder = Encoder()
-    words = KnownWords(encoder, max_ids=19, min_words=0)  # 10 of them for the paragraph, 3 for a letter
+    cache = WordCache(encoder, max_ids=19, min_words=0)  # 10 of them for the paragraph, 3 for a letter
     for text, num_asked in (("a b c", 3), ("c b a", 3), ("d", 4), ("a b c d", 8), ("a b", 10), ("b a", 10)):
-        assert encode(words, [text]) == expected([text])
+        assert encode(cache, [text]) == expected([text])
         assert sum(encoder.asked[" " + letter] for letter in "abcd") == num_asked, text
 
 
 def test_few_words_are_encoded_anew() -> None:
     encoder = Encoder()
-    words = KnownWords(encoder, min_words=6)  # with those for the paragraph
+    cache = WordCache(encoder, min_words=6)  # with those for the paragraph
     for text, num_asked in (("a b a", 2), ("a b a b", 4), ("b b b c", 5), ("c b a", 8)):
-        assert encode(words, [text]) == expected([text])
+        assert encode(cache, [text]) == expected([text])
         assert sum(encoder.asked[" " + letter] for letter in "abcd") == num_asked, text
 
 
-def test_nothing_is_known_of_words_that_could_not_be_encoded() -> None:
+def test_words_that_could_not_be_encoded_are_not_cached() -> None:
     encoder = Encoder()
 
     def fail_for_c(words: pyarrow.Array) -> pyarrow.ListArray:
@@ -110,26 +110,26 @@ def test_nothing_is_known_of_words_that_could_not_be_encoded() -> None:
             raise MemoryError("c is too much")
         return encoder(words)
 
-    words = KnownWords(fail_for_c, min_words=0)
-    encode(words, ["a b"])
+    cache = WordCache(fail_for_c, min_words=0)
+    encode(cache, ["a b"])
     with pytest.raises(MemoryError, match="too much"):
-        encode(words, ["b c d"])
+        encode(cache, ["b c d"])
     for texts in (["d a b c"], ["c d"]):
-        assert encode(words, texts) == expected(texts)
+        assert encode(cache, texts) == expected(texts)
 
 
-def test_nothing_is_known_of_words_whose_kinds_could_not_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_whose_classes_could_not_be_found_are_not_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(words: pyarrow.Array) -> None:
         raise MemoryError(f"{len(words)} are too many")
 
-    words = KnownWords(Encoder(), min_words=0)
-    encode(words, ["a b"])
+    cache = WordCache(Encoder(), min_words=0)
+    encode(cache, ["a b"])
     with monkeypatch.context() as patch:
-        patch.setattr(layout, "kinds", fail)
+        patch.setattr(sentences, "classes", fail)
         with pytest.raises(MemoryError, match="too many"):
-            encode(words, ["b c d"])
+            encode(cache, ["b c d"])
     for texts in (["d a b c"], ["c d"]):
-        assert encode(words, texts) == expected(texts)
+        assert encode(cache, texts) == expected(texts)
 
 
 @pytest.fixture
@@ -144,14 +144,14 @@ def eager_threads() -> Iterator[None]:
 @pytest.mark.parametrize("max_ids", [5, KEEP_ALL])
 @pytest.mark.usefixtures("eager_threads")
 def test_several_threads_at_once_get_their_own_ids(max_ids: int) -> None:
-    words = KnownWords(Encoder(), max_ids, min_words=0)
+    cache = WordCache(Encoder(), max_ids, min_words=0)
     together = threading.Barrier(4)
 
     def encode_many(number: int) -> bool:
         together.wait()
         for step in range(200):
             texts = [f"{'a' * step} b{number} c{step % 7} {'d' * (step % 5)}", f"{number} {step}"]
-            if encode(words, texts) != expected(texts):
+            if encode(cache, texts) != expected(texts):
                 return False
         return True
 

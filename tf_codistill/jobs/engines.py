@@ -1,7 +1,7 @@
 """Who runs the tasks of a stage: processes on this machine, or Apache Beam.
 
-    prepare(sources, "corpus", settings, Local(num_processes=8))
-    prepare(sources, "gs://bucket/corpus", settings, Beam(["--runner=DataflowRunner", "--project=..."]))
+    stages.run(stage, Local(num_processes=8))
+    stages.run(stage, Beam(["--runner=DataflowRunner", "--project=..."]))
 
 Both only call the stage with each task, so that the results are the same, byte for byte.
 """
@@ -24,7 +24,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tf_codistill.corpus.stages import Advance, Stage
+from tf_codistill.jobs.stages import Advance, Stage
 
 _POLL_SECS = 0.2
 _LIST_SECS = 5.0
@@ -67,7 +67,7 @@ class Local:
             ) from error
 
     def _run(self, num_processes: int, stage: Stage, tasks: Sequence[str], advance: Advance) -> None:
-        with _workers(num_processes) as (executor, num_done):
+        with _workers(num_processes, stage.preload) as (executor, num_done):
             waiting = {executor.submit(_do, stage, task) for task in tasks}
             shown = 0
             while waiting:
@@ -166,11 +166,11 @@ _num_done: Any = None  # in a worker process, the units that all of them have do
 
 
 @contextlib.contextmanager
-def _workers(number: int) -> Iterator[tuple[futures.ProcessPoolExecutor, Any]]:
+def _workers(number: int, preload: Sequence[str]) -> Iterator[tuple[futures.ProcessPoolExecutor, Any]]:
     """Worker processes, and the number of units that all of them have done."""
     context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
     if sys.platform != "win32":
-        context.set_forkserver_preload([__name__, "tf_codistill.corpus.writing"])
+        context.set_forkserver_preload([__name__, *preload])
         with _interrupts_ignored():
             forkserver.ensure_running()
     reader, writer = context.Pipe(duplex=False)

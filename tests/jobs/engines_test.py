@@ -8,30 +8,46 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.corpus.toy_stages import ToyStage
-from tests.toy_crawls import SETTINGS, contents, write_crawl
-from tf_codistill.corpus import engines, reading, stages, writing
-from tf_codistill.corpus.engines import Beam, Local
-from tf_codistill.corpus.pipeline import prepare
+from tests.jobs.toy_stages import ToyStage
+from tf_codistill.jobs import engines, stages
+from tf_codistill.jobs.engines import Beam, Local
 
 ROOT = Path(__file__).parents[2]
 SLEEPERS = """
-from tests.corpus.toy_stages import ToyStage
+from tests.jobs.toy_stages import ToyStage
 from tf_codistill import program
-from tf_codistill.corpus import stages
-from tf_codistill.corpus.engines import Local
+from tf_codistill.jobs import stages
+from tf_codistill.jobs.engines import Local
 if __name__ == "__main__":
     program.run(lambda: stages.run(ToyStage({directory!r}, ("1", "2", "3"), secs=60), Local(2)))
+"""
+# Modules of a process are those of the server that it is forked from.
+LOADED = """
+from tests.jobs.engines_test import Loaded
+from tf_codistill.jobs import stages
+from tf_codistill.jobs.engines import Local
+facts = stages.run(Loaded({directory!r}, ("1", "2")), Local(2))
+print(*(facts[task]["is_loaded"] for task in facts))
 """
 
 needs_beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed"
 )
+
+
+class Loaded(ToyStage):
+    """Tells whether a module was there before its tasks."""
+
+    preload = ("tabnanny",)
+
+    def do(self, task: str, advance: stages.Advance) -> Mapping[str, Any]:
+        return {"is_loaded": "tabnanny" in sys.modules}
 
 
 def wait_for(condition: Callable[[], bool], secs: float = 60) -> bool:
@@ -61,6 +77,13 @@ def test_processes_run_every_task_and_tell_how_far_they_are(tmp_path: Path) -> N
     assert len(pids) == 2
     assert os.getpid() not in pids
     assert wait_for(lambda: not any(map(is_running, pids)))
+
+
+def test_processes_find_loaded_what_their_stage_names(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    command = [sys.executable, "-c", LOADED.format(directory=str(tmp_path))]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "True"]
 
 
 def test_an_error_in_a_process_arrives_here(tmp_path: Path) -> None:
@@ -114,7 +137,7 @@ def test_beam_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_beam_is_imported_only_when_asked_for() -> None:
-    code = "import sys, tf_codistill.corpus.pipeline; print('apache_beam' in sys.modules)"
+    code = "import sys, tf_codistill.jobs.engines; print('apache_beam' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
 
@@ -170,21 +193,6 @@ def test_options_that_beam_refuses_are_told(
     assert said.endswith("; correct them")
     assert "\n" not in said
     assert capsys.readouterr().err == ""
-
-
-@needs_beam
-def test_every_engine_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wet_files = write_crawl(tmp_path / "crawl", num_files=3)
-    for stage in (reading.ReadStage, writing.WriteStage):
-        monkeypatch.setattr(stage, "units_per_process", 1)
-    mark = prepare(wet_files, str(tmp_path / "one"), SETTINGS, Local(1))
-    prepare(wet_files[::-1], str(tmp_path / "two"), SETTINGS, Local(2))
-    prepare(wet_files[1:] + wet_files[:1], str(tmp_path / "beam"), SETTINGS, Beam())
-    prepare(wet_files, str(tmp_path / "direct"), SETTINGS, Beam(["--runner=DirectRunner"]))
-    assert mark["counts"]["kept"] == 60
-    names = ["beam", "crawl", "direct", "one", "two"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert all(contents(tmp_path / name) == contents(tmp_path / "one") for name in names if name != "crawl")
 
 
 def test_stages_can_be_sent_away() -> None:

@@ -1,8 +1,8 @@
-"""How often and how soon a server is asked again.
+"""The retry policy: how often and how soon a server is asked again.
 
-patience = Patience(num_tries=8)
-patience.wait_secs(3)                 2 to 4 seconds after the third failure in a row
-patience.wait_secs(3, "120")          the server's Retry-After is at least 120 s: 122 to 124
+policy = RetryPolicy(num_tries=8)
+policy.wait_secs(3)                 2 to 4 seconds after the third failure in a row
+policy.wait_secs(3, "120")          the server's Retry-After is at least 120 s: 122 to 124
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How often and how soon a server is asked again.
 
     Attributes:
@@ -28,6 +28,9 @@ class Patience:
         sleep: Waits for a number of seconds.
         clock: Seconds since 1970.
         draw: A random number from 0 to 1; the wait is between half of what it should be and all of it.
+
+    Raises:
+        ValueError: There is no try, or no time for one.
     """
 
     num_tries: int = 8

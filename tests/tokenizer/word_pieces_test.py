@@ -14,9 +14,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import exact_scores
-from tf_codistill.corpus.layout import split_sentences
-from tf_codistill.corpus.word_pieces import MAX_WORD, WordPieces
+from tf_codistill.tokenizer import score_quantization
+from tf_codistill.tokenizer.score_quantization import MAX_WORD
+from tf_codistill.tokenizer.sentences import split_sentences
+from tf_codistill.tokenizer.word_pieces import WordPieces
 
 TEXT = Path(__file__).read_text(encoding="utf-8").encode("ascii", "ignore").decode("ascii")
 NUM_PIECES = 220
@@ -183,7 +184,7 @@ def test_each_of_many_different_words_is_encoded_as_if_it_were_alone(pieces: Wor
     assert pieces.encode(" ".join(words))[2:-2] == pieces.ids[alone].tolist()
 
 
-def test_no_text_is_too_long_for_exact_scores(pieces: WordPieces, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_text_is_too_long_for_exact_sums(pieces: WordPieces, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
     encode = sentencepiece.SentencePieceProcessor.EncodeAsIds
 
@@ -202,7 +203,7 @@ def test_no_text_is_too_long_for_exact_scores(pieces: WordPieces, monkeypatch: p
     ):
         lengths.clear()
         pieces.encode(text)
-        assert 0 < max(lengths) <= exact_scores.MAX_CHARACTERS
+        assert 0 < max(lengths) <= score_quantization.MAX_CHARACTERS
     lengths.clear()
     pieces.encode(" ".join(words))
     assert sum(lengths) / len(lengths) > MAX_WORD / 2  # and there are few of them

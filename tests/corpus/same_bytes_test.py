@@ -1,0 +1,43 @@
+"""The same bytes whoever runs the tasks of a preparation: this process, others, or Beam."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.toy_crawls import SETTINGS, contents, write_crawl
+from tf_codistill.corpus import duplicates, reading, writing
+from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.jobs.engines import Beam, Local
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed")
+def test_every_engine_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wet_files = write_crawl(tmp_path / "crawl", num_files=3)
+    for stage in (reading.ReadStage, writing.WriteStage):
+        monkeypatch.setattr(stage, "units_per_process", 1)
+    mark = prepare(wet_files, str(tmp_path / "one"), SETTINGS, Local(1))
+    prepare(wet_files[::-1], str(tmp_path / "two"), SETTINGS, Local(2))
+    prepare(wet_files[1:] + wet_files[:1], str(tmp_path / "beam"), SETTINGS, Beam())
+    prepare(wet_files, str(tmp_path / "direct"), SETTINGS, Beam(["--runner=DirectRunner"]))
+    assert mark["counts"]["kept"] == 60
+    names = ["beam", "crawl", "direct", "one", "two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert all(contents(tmp_path / name) == contents(tmp_path / "one") for name in names if name != "crawl")
+
+
+def test_preparing_imports_beam_only_when_asked_to() -> None:
+    code = "import sys, tf_codistill.corpus.pipeline; print('apache_beam' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+def test_processes_of_every_stage_find_the_last_one_loaded() -> None:
+    for stage in (reading.ReadStage, duplicates.DuplicatesStage, writing.WriteStage):
+        assert stage.preload == (writing.__name__,)

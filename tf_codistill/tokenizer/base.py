@@ -1,0 +1,80 @@
+"""What a tokenizer has to offer: text to ids, and back.
+
+    tokenizer: Tokenizer = WordPieces("corpus/word_pieces.model")
+    rows = tokenizer.encode_documents(["It rains.", "We stay."])      a row of ids for each document
+    tokenizer.decode(rows[0])                                         "It rains."
+    texts.batch(100).map(tokenizer.in_graph().encode_document)        the same ids, inside `tf.data`
+
+Token shards, models and corpora know a tokenizer by its fingerprint: where it is equal, ids mean the same.
+The first ids are the marks of `tokens`, whatever the tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:  # whoever needs no ops need not wait for them
+    import tensorflow as tf
+
+Ids = npt.NDArray[np.int32]
+"""The ids of a text, one row."""
+
+
+class GraphTokenizer(Protocol):
+    """A tokenizer as TensorFlow ops: in `tf.data`, in a `tf.function`, in an exported model."""
+
+    def encode_document(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """The ids of documents.
+
+        Args:
+            texts: string ``[N]``, UTF-8, one paragraph per line.
+
+        Returns:
+            int32 ``[N, None]``; in each row what `Tokenizer.encode_documents` returns for that text.
+        """
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids that a model predicts, marks included."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this vocabulary from others, 64 hexadecimal digits."""
+
+    def encode_documents(self, texts: Iterable[str]) -> list[Ids]:
+        """The ids of documents as a model sees them.
+
+        Args:
+            texts: Documents, one paragraph per line.
+
+        Returns:
+            A row for each, of ids below `vocabulary_size`, with END_OF_DOCUMENT last.
+        """
+
+    def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
+        """The text of ids, marks left out and paragraphs on lines of their own.
+
+        Args:
+            ids: Any ids of the vocabulary, also ones that begin or end in the middle of a text.
+
+        Returns:
+            The text.
+
+        Raises:
+            ValueError: An id is not of the vocabulary.
+        """
+
+    def in_graph(self) -> GraphTokenizer:
+        """The same ids as TensorFlow ops.
+
+        Returns:
+            A tokenizer for graphs.
+        """

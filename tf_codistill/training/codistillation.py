@@ -168,12 +168,13 @@ class CodistillationModel(MultiWorkerModel):
         weights = self.distillation.weights_at(step, predictions[0])
         is_due = (tf.add_n(list(weights.values())) > 0) & self.teachers.any_present(step)
         features, keys = [batch.features for batch in batches], [batch.keys for batch in batches]
+        weigh = self.distillation.teacher_weights
         taught = tf.cond(
             is_due,
-            lambda: self.teachers.teach(features, keys, step, predictions),
-            lambda: self.teachers.wait(predictions),
+            lambda: [(one, weigh(one)) for one in self.teachers.teach(features, keys, step, predictions)],
+            lambda: [(one, one.present_PB) for one in self.teachers.wait(predictions)],
         )
-        return [self.distillation.soft_targets(one, weights) for one in taught]
+        return [self.distillation.soft_targets(*one, weights) for one in taught]
 
     def _psi(
         self,

@@ -188,40 +188,59 @@ class Distillation:
             Scalars by name.
         """
         shares = shares or {}
-        values = {}
-        for name, output in self.outputs(prediction).items():
-            psi, weight = _of(self._psi, name), weight_of(sample_weight, name)
-            said = [one[name] for one in targets.predictions]
-            if psi.needs_teachers and not said:
-                continue
-            target = None
+        outputs = {
+            name: output
+            for name, output in self.outputs(prediction).items()
+            if targets.predictions or not self.psi(name).needs_teachers
+        }
+        if not outputs:
+            return {}
+
+        def value(name: str) -> tf.Tensor:
+            psi, weight, target = self.psi(name), weight_of(sample_weight, name), None
             if psi.needs_teachers:
+                said = [one[name] for one in targets.predictions]
                 target = psi.aggregate(said, targets.teacher_weights_PB)
                 taught_B = targets.taught_B()
                 weight = taught_B if weight is None else aligned(taught_B, len(weight.shape)) * weight
-            value = psi(target, output, weight)
-            values[name] = value * shares[name] if name in shares and is_mean(psi) else value
-        return values
+            loss = psi(target, outputs[name], weight)
+            return loss * shares[name] if name in shares and is_mean(psi) else loss
 
-    def soft_targets(self, taught: Taught, weights: Outputs) -> SoftTargets:
+        return tf.cond(
+            tf.reduce_max(list(targets.weights.values())) > 0,
+            lambda: {name: value(name) for name in outputs},
+            lambda: {name: tf.zeros([], self.psi(name).dtype) for name in outputs},
+        )
+
+    def teacher_weights(self, taught: Taught) -> tf.Tensor:
+        """The weight of each teacher in the mean: how much it has to say of a row, if that is finite.
+
+        Args:
+            taught: What a student is taught.
+
+        Returns:
+            Float32 [P, B].
+        """
+        finite = [_is_finite(self.outputs(one)) for one in taught.predictions]
+        return taught.present_PB * tf.stack(finite) if finite else taught.present_PB
+
+    def soft_targets(self, taught: Taught, teacher_weights_PB: tf.Tensor, weights: Outputs) -> SoftTargets:  # noqa: N803
         """Makes of what teachers predict what a student learns from.
 
         Args:
             taught: What the student is taught.
+            teacher_weights_PB: What `teacher_weights` returned for it.
             weights: What `weights_at` returned.
 
         Returns:
-            The targets; where a teacher's prediction is not finite it has no weight.
+            The targets.
         """
         complete = [tf.nest.map_structure(tf.stop_gradient, one) for one in taught.predictions]
         said = [self.outputs(one) for one in complete]
-        teacher_weights_PB = taught.present_PB
-        if said:
-            teacher_weights_PB *= tf.stack([_is_finite(one) for one in said])
         targets = SoftTargets(said, weights, taught.present_PB, teacher_weights_PB, complete)
         is_taught = targets.is_taught()
         due = {
-            name: weight * is_taught if _of(self._psi, name).needs_teachers else weight
+            name: weight * is_taught if self.psi(name).needs_teachers else weight
             for name, weight in weights.items()
         }
         return dataclasses.replace(targets, weights=due)

@@ -22,6 +22,7 @@ optimizer stays outside (https://github.com/keras-team/keras/issues/17187: a sto
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,6 +55,16 @@ class MultiWorkerModel(keras.Model):
     test_function: Any
     predict_function: Any
     _compiled_gradients: StepFunction | None = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Makes the count of steps; call it in the scope of the strategy.
+
+        Args:
+            **kwargs: As in Keras.
+        """
+        super().__init__(**kwargs)
+        # The optimizer's own count leaves out steps that loss scaling has skipped.
+        self.batches_seen = self.add_weight(shape=(), dtype="int64", trainable=False, name="batches_seen")
 
     def gradients(self, data: Any) -> list[Any]:
         """Computes the gradients of one replica's batch, and measures what is logged; a subclass does it.
@@ -90,7 +101,9 @@ class MultiWorkerModel(keras.Model):
             shared = self.distribute_strategy.num_replicas_in_sync > 1
             self._compiled_gradients = self._by_xla(self.gradients) if shared else None
             step = self.train_step if shared else self._by_xla(self.train_step)
-            self.train_function = self._steps(step, self.get_metrics_result, before)
+            self.train_function = self._steps(
+                step, self._at_once(self.get_metrics_result), before, self._count_batch
+            )
 
     def make_test_function(self, force: bool = False) -> None:
         """Creates what `evaluate` calls with an iterator; Keras calls it.
@@ -99,7 +112,9 @@ class MultiWorkerModel(keras.Model):
             force: Whether to create it again.
         """
         if self.test_function is None or force:
-            self.test_function = self._steps(self._by_xla(self.test_step), self.get_test_results)
+            self.test_function = self._steps(
+                self._by_xla(self.test_step), self._at_once(self.get_test_results)
+            )
 
     def make_predict_function(self, force: bool = False) -> None:
         """Creates what `predict` calls with a list of batches; Keras calls it.
@@ -139,6 +154,33 @@ class MultiWorkerModel(keras.Model):
         Args:
             features: Specification of the model's inputs on one replica: a structure of ``tf.TensorSpec``.
         """
+
+    def _at_once(self, results: Results) -> Results:
+        """The results of metrics, for which sums over replicas are taken by one collective, not by dozens."""
+        variables = [variable for metric in self.metrics for variable in metric.variables]
+        alone = self.distribute_strategy.num_replicas_in_sync == 1
+        if alone or any(variable.aggregation != "sum" for variable in variables):
+            return results
+
+        def read() -> dict[str, tf.Tensor]:
+            with keras.StatelessScope(state_mapping=zip(variables, self._sums(variables), strict=True)):
+                return results()
+
+        return read
+
+    def _sums(self, variables: Sequence[keras.Variable]) -> list[tf.Tensor]:
+        """Sums of variables over replicas, by one collective."""
+
+        def flat() -> tf.Tensor:
+            return tf.concat([tf.reshape(tf.cast(one.value, tf.float64), [-1]) for one in variables], 0)
+
+        strategy = self.distribute_strategy
+        sums = strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(flat), axis=None)
+        parts = tf.split(sums, [math.prod(one.shape) for one in variables])
+        return [
+            tf.cast(tf.reshape(part, one.shape), one.dtype)
+            for part, one in zip(parts, variables, strict=True)
+        ]
 
     def get_test_results(self) -> dict[str, tf.Tensor]:
         """The results that `evaluate` logs; those of all metrics unless a subclass leaves some out."""
@@ -201,10 +243,9 @@ class MultiWorkerModel(keras.Model):
         return weighed(sample_weight, prediction, factors)
 
     def step(self) -> int:
-        """Number of steps that the optimizer has made; those that only accumulate gradients do not count."""
-        iterations = self.optimizer.iterations
-        is_variable = isinstance(iterations, keras.Variable)
-        return int(weights.values([iterations])[0] if is_variable else iterations)
+        """Number of steps done, those included that loss scaling has skipped; one takes several batches where
+        the optimizer accumulates gradients."""
+        return int(weights.values([self.batches_seen])[0]) // self._batches_per_step()
 
     def second_states(self) -> list[recurrent_state.SecondState]:
         """Recurrent states that validation uses in place of the training lanes'; a subclass names its own.
@@ -246,8 +287,16 @@ class MultiWorkerModel(keras.Model):
                 state.start()
 
     def _steps_done(self) -> tf.Tensor:
-        """`step` as a tensor; with gradient accumulation Keras computes it, otherwise it is a variable."""
-        return tf.convert_to_tensor(self.optimizer.iterations)
+        """`step` as a tensor."""
+        return tf.convert_to_tensor(self.batches_seen) // self._batches_per_step()
+
+    def _batches_per_step(self) -> int:
+        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        return getattr(optimizer, "gradient_accumulation_steps", None) or 1
+
+    def _count_batch(self) -> None:
+        for count in weights.local_copies(self.batches_seen):
+            count.assign_add(1)
 
     def _count_loss(self, loss: tf.Tensor, features: Any) -> None:
         batch_size = tf.shape(keras.tree.flatten(features)[0])[0]
@@ -260,7 +309,11 @@ class MultiWorkerModel(keras.Model):
         return bool(self.jit_compile and not self.run_eagerly)
 
     def _steps(
-        self, step: StepFunction, results: Results, before: Callable[[], None] | None = None
+        self,
+        step: StepFunction,
+        results: Results,
+        before: Callable[[], None] = lambda: None,
+        after: Callable[[], None] = lambda: None,
     ) -> StepFunction:
         strategy = self.distribute_strategy
 
@@ -271,10 +324,11 @@ class MultiWorkerModel(keras.Model):
                 step(data)
 
         def one(data: Any) -> None:
-            if before is not None:
-                with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
-                    before()
+            with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
+                before()
             strategy.run(on_replica, args=(data,))
+            with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
+                after()
 
         def several(iterator: Any) -> dict[str, tf.Tensor]:
             if self.steps_per_execution == 1:

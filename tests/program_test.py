@@ -189,7 +189,7 @@ def main():
     program.check_bindings()
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, program.WORKDIR, *program.GIN)
 """
 
 

@@ -10,15 +10,15 @@ group's model, or of each of its students, of the ensemble of each run, and of e
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Mapping
 
-import keras
 from absl import flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from tf_codistill import evaluation, files, program, runs, trained
-from tf_codistill.training import experiment
+from tf_codistill import files, program, runs
 
 _RUNS = flags.DEFINE_multi_string("runs", [], "Run as name=workdir; may be repeated.")
 _MODELS = flags.DEFINE_multi_string("model", [], "Saved model as name=file.keras; may be repeated.")
@@ -27,6 +27,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 
 def main() -> None:
     """Evaluates every run and model that was named."""
+    from tf_codistill import evaluation, trained
+    from tf_codistill.training import experiment
+
     named_runs, named_models = program.named(_RUNS), program.named(_MODELS)
     workdirs = [workdir for _, workdir in named_runs]
     if not (named_runs or named_models):
@@ -40,11 +43,8 @@ def main() -> None:
     tokenizer_dirs = [runs.tokenizer_dir(one, group) for one in workdirs for group in runs.groups(one)]
     corpus = trained.open_corpora(settings.corpus_dir, tokenizer_dirs)
     _, stream = settings.streams(corpus, group=0, num_groups=1)
+    make_model = functools.partial(settings.make_model, corpus.vocabulary_size, None)
     rows: dict[str, evaluation.Row] = {}
-
-    def make_model(group: int) -> keras.Model:
-        return settings.make_model(corpus.vocabulary_size, group=group)
-
     for name, workdir in named_runs:
         logging.info("evaluating %s", name)
         members: dict[str, evaluation.Member] = {}
@@ -65,7 +65,7 @@ def _bindings_of(workdirs: list[str]) -> str:
     return files.read(path).decode("utf-8") if path and files.exists(path) else ""
 
 
-def _print(rows: dict[str, evaluation.Row], num_tokens: int) -> None:
+def _print(rows: Mapping[str, Mapping[str, float | str]], num_tokens: int) -> None:
     table = Table(title=f"Loss in nats per token on {num_tokens:,} tokens of held-out documents")
     for column in ("model", "state carried on", "state from zero", "perplexity"):
         table.add_column(column, justify="left" if column == "model" else "right")
@@ -76,4 +76,4 @@ def _print(rows: dict[str, evaluation.Row], num_tokens: int) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, *program.GIN)

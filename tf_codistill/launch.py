@@ -15,7 +15,6 @@ import sys
 from absl import flags
 
 from tf_codistill import launching, program
-from tf_codistill.training import experiment
 
 _NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.")
 _WORKERS_PER_GROUP = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.")
@@ -41,6 +40,8 @@ def train_command(group: int) -> list[str]:
 
 def main() -> None:
     """Starts the workers and waits for them."""
+    from tf_codistill.training import experiment
+
     if not program.WORKDIR.value:
         raise ValueError("--workdir is not set; name the directory that is to hold the run")
     program.parse_gin()  # a mistake in it is told here once, not by every worker
@@ -55,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, program.WORKDIR, *program.GIN)

@@ -3,12 +3,14 @@
     from tf_codistill import program
 
     def main() -> None:
+        from tf_codistill.training import experiment    # here, so that --help does not wait for TensorFlow
+
         program.parse_gin()          # --gin_file, --gin_bindings
         ...                          # one call into the library; before its expensive part:
         program.check_bindings()     # every name that was bound has been used
 
     if __name__ == "__main__":
-        program.run(main)
+        program.run(main, program.WORKDIR, *program.GIN)    # the flags of this module that it has
 
 A gin file is named from the directory that holds ``gin/``, always as ``gin/...``. It is looked up below the
 working directory, beside the package in a checkout, and among the files of the installed package.
@@ -35,6 +37,8 @@ GIN_BINDINGS = flags.DEFINE_multi_string(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, snapshots, metrics, logs.")
 
+GIN = (GIN_FILE, GIN_BINDINGS)
+
 _MACRO = "gin.macro"
 # gin says it in its own words where an argument may also be positional.
 _NOT_BOUND = re.compile(
@@ -44,7 +48,7 @@ _PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__))
 GIN_SEARCH_PATH = (os.getcwd(), os.path.dirname(_PACKAGE_DIR), os.path.join(_PACKAGE_DIR, "_files"))
 
 
-def run(main: Callable[..., None], takes_arguments: bool = False) -> None:
+def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_arguments: bool = False) -> None:
     """Runs a program: parses its flags, calls `main`, and tells a user's mistake in one sentence.
 
     The exit status is 0 when all went well, 1 for a mistake of the user (the sentence is on standard error;
@@ -52,6 +56,8 @@ def run(main: Callable[..., None], takes_arguments: bool = False) -> None:
 
     Args:
         main: The program.
+        *shared: Its flags of this module, `WORKDIR` or those in `GIN`. ``--help`` shows them among its own;
+            others of this module it does not have.
         takes_arguments: Whether it is called with what the command line has besides flags, as strings.
     """
 
@@ -69,6 +75,12 @@ def run(main: Callable[..., None], takes_arguments: bool = False) -> None:
             logging.debug("traceback", exc_info=True)
             _stop(_sentence(error))
 
+    own = {holder.name for holder in shared}
+    for name in (holder.name for holder in (WORKDIR, *GIN)):
+        if name in own:
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+        else:
+            delattr(flags.FLAGS, name)
     # TensorFlow tells at each save how long it thought about its files.
     logging.get_absl_handler().addFilter(lambda record: record.filename != "functional_saver.py")
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)

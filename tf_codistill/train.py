@@ -11,20 +11,25 @@ from __future__ import annotations
 
 from absl import flags, logging
 
-from tf_codistill import distribution, files, program, runs
-from tf_codistill.training import experiment
+from tf_codistill import files, program, runs
 
 _GROUP = flags.DEFINE_integer("group", 0, "This group, from 0.")
 _NUM_GROUPS = flags.DEFINE_integer(
     "num_groups", 1, "Groups that train together, 1 for a model trained alone."
 )
 _STRATEGY = flags.DEFINE_enum(
-    "strategy", "auto", distribution.STRATEGIES, "How the group's replicas train together."
+    "strategy",
+    "auto",
+    ["auto", "none", "mirrored", "multi_worker", "tpu"],
+    "How the group's replicas train together.",
 )
 
 
 def main() -> None:
     """Builds the experiment and trains it."""
+    from tf_codistill import distribution
+    from tf_codistill.training import experiment
+
     workdir, group = program.WORKDIR.value, _GROUP.value
     if not workdir:
         raise ValueError("--workdir is not set; name the directory of the run")
@@ -41,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, program.WORKDIR, *program.GIN)

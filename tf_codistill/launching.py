@@ -153,7 +153,7 @@ def _plan(
 def _environment(ports: Sequence[int], index: int, num_processes: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // num_processes))
-    defaults = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    defaults = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
     environment = {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
     environment.pop("TF_CONFIG", None)
     if ports:

@@ -29,6 +29,8 @@ from typing import Any
 import gin
 from absl import app, flags, logging
 
+from tf_codistill import quiet_start
+
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", [], "Gin file, named as gin/...; may be repeated, later files override earlier ones."
 )
@@ -81,6 +83,7 @@ def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_argumen
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
         else:
             delattr(flags.FLAGS, name)
+    quiet_start.leave_out()
     # TensorFlow tells at each save how long it thought about its files.
     logging.get_absl_handler().addFilter(lambda record: record.filename != "functional_saver.py")
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)

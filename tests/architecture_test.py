@@ -6,7 +6,7 @@
     3  checkpoints peers/ trained
     2  models/ corpus/ inputs/ recurrent_state distribution status learning_curves
     1  losses schedules metrics tokens weights runs pictures
-    0  shapes files quiet_start
+    0  shapes files gpus quiet_start
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
 so that each is also tried on a small house that breaks it.
@@ -24,7 +24,7 @@ PACKAGE = "tf_codistill"
 ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = (
-    ("shapes", "files", "quiet_start"),
+    ("shapes", "files", "gpus", "quiet_start"),
     ("losses", "schedules", "metrics", "tokens", "weights", "runs", "pictures"),
     ("models", "corpus", "inputs", "recurrent_state", "distribution", "status", "learning_curves"),
     ("checkpoints", "peers", "trained"),

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from tf_codistill import launching, runs
+from tf_codistill import gpus, launching, runs
 
 CHILD = """
     import json, os, signal, sys, time
@@ -32,6 +32,11 @@ CHILD = """
     print(f"hello from {group} {index}")
     leave("pid", str(os.getpid()))
 """
+
+
+@pytest.fixture(autouse=True)
+def _no_gpus(monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "")
 
 
 @pytest.fixture(name="launch")
@@ -120,6 +125,42 @@ def test_threads_that_the_user_chose_are_kept(launch, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     launch("leave('threads', os.environ['OMP_NUM_THREADS'])")
     assert (tmp_path / "threads_0_0").read_text() == "3"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "num_gpus", "shares", "told"),
+    [
+        (None, 8, ["0,1", "2,3", "4,5", "6,7"], "GPUs 0,1 | 2,3 | 4,5 | 6,7"),
+        ("7,5,3,1", 8, ["7", "5", "3", "1"], "GPUs 7 | 5 | 3 | 1"),
+        (None, 5, ["0", "1", "2", "3"], "GPUs 0 | 1 | 2 | 3"),
+        (None, 2, ["0", "1", "0", "1"], "groups share GPUs 0, 1"),
+        (None, 0, [None] * 4, "logs in"),
+        ("", 8, [""] * 4, "logs in"),
+    ],
+)
+def test_gpus_are_shared_out(launch, tmp_path, monkeypatch, chosen, num_gpus, shares, told):
+    monkeypatch.delenv(gpus.VISIBLE)
+    if chosen is not None:
+        monkeypatch.setenv(gpus.VISIBLE, chosen)
+    monkeypatch.setattr(gpus, "count", lambda: num_gpus)
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
+    names = ("CUDA_VISIBLE_DEVICES", "TF_FORCE_GPU_ALLOW_GROWTH")
+    printed = launch(
+        f"leave('gpus', json.dumps([os.environ.get(name) for name in {names}]))", workers_per_group=2
+    )
+    seen = [
+        json.loads((tmp_path / f"gpus_{group}_{index}").read_text()) for group in (0, 1) for index in (0, 1)
+    ]
+    assert [visible for visible, _ in seen] == shares
+    assert {grows for _, grows in seen} == {"true" if "groups share" in told else None}
+    assert told in printed
+
+
+def test_too_few_gpus_are_told_before_anything_starts(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "0")
+    with pytest.raises(ValueError, match="workers_per_group is 2, but the only GPUs are 0,"):
+        launch(workers_per_group=2)
+    assert not (tmp_path / "run").exists()
 
 
 def test_ports_follow_base_port(launch, tmp_path):

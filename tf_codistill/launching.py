@@ -2,7 +2,7 @@ r"""Starts the groups of a run on this machine, watches over them, and stops the
 
     launch(workdir, num_groups=2, workers_per_group=2, command=...)
 
-                  each worker gets the TF_CONFIG of its group and its share of the cores
+                  each worker gets the TF_CONFIG of its group and its share of cores and GPUs
                  /
     launch ----+---- group 0: worker 0, worker 1  ->  group_0/worker_0.log, worker_1.log
                +---- group 1: worker 0, worker 1  ->  group_1/worker_0.log, worker_1.log
@@ -31,7 +31,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from tf_codistill import runs, status
+from tf_codistill import gpus, runs, status
 
 POLL_SECS = 0.2
 GRACE_SECS = 30.0
@@ -66,7 +66,8 @@ def launch(
         stream: Where the status goes; None is standard output.
 
     Raises:
-        ValueError: A count is below 1, a port is in use or out of range, the workdir cannot be written to.
+        ValueError: A count is below 1, a group has more workers than there are GPUs, a port is in use or out
+            of range, the workdir cannot be written to.
         ChildProcessError: A worker failed; the message ends with the last lines of its log.
         KeyboardInterrupt: Ctrl-C was pressed; all workers have been stopped.
     """
@@ -79,8 +80,10 @@ def launch(
             f"{workdir}: finished, {num_groups} x {steps} steps; delete it to train again", markup=False
         )
         return
-    workers = _plan(workdir, num_groups, workers_per_group, command, base_port)
+    shares = gpus.share_out(gpus.visible(), num_groups, workers_per_group)
+    workers = _plan(workdir, num_groups, workers_per_group, command, base_port, shares)
     size = f"{_counted(num_groups, 'group')} of {_counted(workers_per_group, 'worker')}"
+    size += f", {gpus.told(shares)}" if any(shares) else ""
     console.print(f"{workdir}: {size}, logs in group_*/worker_*.log", markup=False)
     started = time.monotonic()
     with _running(workers, grace_secs, console), status.Display(workdir, num_groups, console) as display:
@@ -136,15 +139,17 @@ def _plan(
     workers_per_group: int,
     command: Callable[[int], Sequence[str]],
     base_port: int | None,
+    shares: Sequence[Sequence[str]],
 ) -> list[_Worker]:
     num_processes = num_groups * workers_per_group
     ports = _ports(num_processes, base_port) if workers_per_group > 1 else []
-    workers = []
+    workers: list[_Worker] = []
     for group in range(num_groups):
         _make_group_dir(workdir, group)
         group_ports = ports[group * workers_per_group :][:workers_per_group]
         for index in range(workers_per_group):
             environment = _environment(group_ports, index, num_processes)
+            environment |= gpus.environment(shares, len(workers))
             log_path = runs.log_path(workdir, group, index)
             workers.append(_Worker(group, index, list(command(group)), environment, log_path))
     return workers

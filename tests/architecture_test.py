@@ -5,8 +5,8 @@
     4  training/ evaluation scoring generation launching reporting
     3  checkpoints peers/ trained
     2  models/ corpus/ inputs/ recurrent_state distribution status learning_curves
-    1  losses schedules metrics tokens weights runs pictures
-    0  shapes files gpus quiet_start
+    1  losses schedules metrics tokens weights runs pictures bindings
+    0  shapes files gpus settings quiet_start
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
 so that each is also tried on a small house that breaks it.
@@ -24,8 +24,8 @@ PACKAGE = "tf_codistill"
 ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = (
-    ("shapes", "files", "gpus", "quiet_start"),
-    ("losses", "schedules", "metrics", "tokens", "weights", "runs", "pictures"),
+    ("shapes", "files", "gpus", "settings", "quiet_start"),
+    ("losses", "schedules", "metrics", "tokens", "weights", "runs", "pictures", "bindings"),
     ("models", "corpus", "inputs", "recurrent_state", "distribution", "status", "learning_curves"),
     ("checkpoints", "peers", "trained"),
     ("training", "evaluation", "launching", "reporting", "scoring", "generation"),

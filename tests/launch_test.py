@@ -10,7 +10,7 @@ EXPERIMENT = (
     "--gin_bindings=Experiment.num_steps = 100",
     "--gin_bindings=Experiment.checkpoint_every_steps = 100",
     "--gin_bindings=Experiment.corpus_dir = '/nowhere'",
-    "--gin_bindings=Experiment.optimizer = None",
+    "--gin_bindings=Experiment.optimizer = @keras.optimizers.Adam",
 )
 
 

@@ -29,19 +29,20 @@ from typing import Any
 import gin
 from absl import app, flags, logging
 
-from tf_codistill import quiet_start
+from tf_codistill import bindings, quiet_start
 
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", [], "Gin file, named as gin/...; may be repeated, later files override earlier ones."
 )
 GIN_BINDINGS = flags.DEFINE_multi_string(
-    "gin_bindings", [], "Gin binding such as 'num_steps = 500'; may be repeated, overrides every gin file."
+    "gin_bindings",
+    [],
+    "Gin binding such as 'Experiment.num_steps = 500'; may be repeated, overrides every gin file.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, snapshots, metrics, logs.")
 
 GIN = (GIN_FILE, GIN_BINDINGS)
 
-_MACRO = "gin.macro"
 # gin says it in its own words where an argument may also be positional.
 _NOT_BOUND = re.compile(
     r"\n  No values supplied by Gin|missing \d+ required keyword-only .*\n  In call to configurable"
@@ -97,7 +98,8 @@ def parse_gin(instead: str = "") -> None:
         instead: What a gin file would hold, for where ``--gin_file`` is not given.
 
     Raises:
-        ValueError: A file does not exist, a binding cannot be parsed, or it names something unknown.
+        ValueError: A file does not exist, a binding cannot be parsed, names something unknown, or has a value
+            of another type than the annotation of what it binds.
     """
     # gin has no public way to start afresh, nor to leave out its reader of packages, which logs every file
     # that it does not find.
@@ -109,14 +111,17 @@ def parse_gin(instead: str = "") -> None:
         if not GIN_FILE.value:
             gin.parse_config(instead)
         gin.parse_config_files_and_bindings(GIN_FILE.value, GIN_BINDINGS.value)
+        bindings.check_types()
     except OSError as error:
         raise ValueError(
             f"gin file not found in --gin_file={','.join(GIN_FILE.value)}; "
             f"looked below {', '.join(GIN_SEARCH_PATH)}. {_sentence(error)}"
         ) from error
     except (SyntaxError, ValueError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        near = bindings.nearest_to(str(error))
         raise ValueError(
             f"gin: {_sentence(error)}; correct the name or value in the gin file or --gin_bindings"
+            + (f"; did you mean {near}?" if near else "")
         ) from error
 
 
@@ -126,24 +131,11 @@ def check_bindings() -> None:
     Raises:
         ValueError: Names that nothing used: a misspelt scope, or a part that the experiment does not have.
     """
-    used = {
-        (outer, selector, name)
-        for (scope, selector), parameters in gin.config._OPERATIVE_CONFIG.items()
-        for name in parameters
-        for outer in (_outer_scopes(scope) if selector != _MACRO else [scope])
-    }
-    bound = {
-        (scope, selector, name)
-        for (scope, selector), parameters in gin.config._CONFIG.items()
-        for name in parameters
-    }
-    unused = sorted(
-        scope if selector == _MACRO else f"{scope}/{selector}.{name}".lstrip("/")
-        for scope, selector, name in bound - used
-    )
+    unused, meant = bindings.unused()
     if unused:
         raise ValueError(
             f"gin binds {', '.join(unused)}, but nothing uses it; remove the binding or correct its name"
+            + (f"; did you mean {', '.join(meant)}?" if meant else "")
         )
 
 
@@ -211,12 +203,6 @@ def named(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
 def bindings_in_force() -> str:
     """What gin gave to everything that has been called by now, defaults included, as a gin file."""
     return str(gin.operative_config_str())
-
-
-def _outer_scopes(scope: str) -> list[str]:
-    """The scopes whose bindings hold in a scope: for ``a/b`` those are none, ``a`` and ``a/b`` itself."""
-    parts = scope.split("/")
-    return ["/".join(parts[:length]) for length in range(len(parts) + 1)]
 
 
 def _stop(message: str) -> None:

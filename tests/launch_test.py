@@ -39,6 +39,29 @@ def test_unknown_binding_is_told_before_a_worker_starts(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_missing_or_wrong_setting_is_told_before_a_worker_starts(tmp_path):
+    for bindings, sentence in (
+        ((), "error: Experiment has no corpus_dir, num_steps, optimizer; bind what is missing"),
+        (
+            (*EXPERIMENT, "--gin_bindings=Experiment.num_lanes = 'many'"),
+            "num_lanes is 'many'; expected an integer",
+        ),
+    ):
+        ended = _launch(f"--workdir={tmp_path / 'run'}", *bindings)
+        assert ended.returncode == 1
+        assert sentence in ended.stderr
+        assert not (tmp_path / "run").exists()
+
+
+def test_launch_builds_nothing_that_gin_configures(tmp_path):
+    """The corpus is not there, and whoever looks for it says so."""
+    _finish(str(tmp_path), 100)
+    baseline = "--gin_file=gin/baselines/unigram_smoothing.gin"
+    ended = _launch(f"--workdir={tmp_path}", "--num_groups=1", baseline, *EXPERIMENT)
+    assert ended.returncode == 0, ended.stderr
+    assert "finished, 1 x 100 steps" in ended.stdout
+
+
 def test_finished_run_is_left_alone(tmp_path):
     _finish(str(tmp_path), 100)
     ended = _launch(f"--workdir={tmp_path}", "--num_groups=1", *EXPERIMENT)

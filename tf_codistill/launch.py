@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from tf_codistill import launching, program
+from tf_codistill import bindings, launching, program
 
 _NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.")
 _WORKERS_PER_GROUP = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.")
@@ -40,17 +40,18 @@ def train_command(group: int) -> list[str]:
 
 def main() -> None:
     """Starts the workers and waits for them."""
-    from tf_codistill.training import experiment
+    from tf_codistill.training.experiment import Experiment
 
     if not program.WORKDIR.value:
         raise ValueError("--workdir is not set; name the directory that is to hold the run")
     program.parse_gin()  # a mistake in it is told here once, not by every worker
+    bindings.check_required(Experiment)
     launching.launch(
         program.WORKDIR.value,
         num_groups=_NUM_GROUPS.value,
         workers_per_group=_WORKERS_PER_GROUP.value,
         base_port=_BASE_PORT.value,
-        num_steps=experiment.configured().num_steps,  # from gin
+        num_steps=bindings.value("Experiment.num_steps"),
         command=train_command,
     )
 

@@ -201,6 +201,14 @@ def test_json_round_trip_and_error(tmp_path: pathlib.Path) -> None:
         files.read_json(path)
 
 
+@pytest.mark.parametrize("remote", [False, True], ids=["disk", "ram"])
+def test_append_adds_to_what_is_there(tmp_path: pathlib.Path, remote: bool, place: Any) -> None:
+    path = f"ram://files_test/{tmp_path.name}_{place}" if remote else str(tmp_path / "file")
+    for expected in (b"a", b"ab", b"abc"):
+        files.append(path, expected[-1:])
+        assert files.read(path) == expected
+
+
 def test_what_is_not_there(tmp_path: pathlib.Path) -> None:
     absent = str(tmp_path / "absent")
     assert not files.exists(absent)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
@@ -197,10 +198,36 @@ def test_arguments_are_checked(launch, arguments, message):
 def test_workdir_that_cannot_be_written_to(launch, tmp_path):
     (tmp_path / "run").write_text("a file in the way")
     with pytest.raises(
-        ValueError, match=r"workdir '.*run' cannot be written to \(Not a directory.*permissions"
+        ValueError,
+        match=r"directory '.*run/group_0' cannot be written to \(.*[Nn]ot a directory.*permissions",
     ):
         launch()
     assert not list(tmp_path.glob("pid_*"))
+
+
+def test_a_remote_workdir_has_its_logs_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    output = io.StringIO()
+    command = [sys.executable, "-c", "print('hello')"]
+    launching.launch(
+        "ram://launching_test/run",
+        num_groups=2,
+        workers_per_group=1,
+        command=lambda _: command,
+        stream=output,
+    )
+    (logs,) = tmp_path.iterdir()
+    assert (
+        f"ram://launching_test/run: 2 groups of 1 worker, logs in {logs}/group_*/worker_*.log"
+        in output.getvalue()
+    )
+    for group in range(2):
+        assert (logs / f"group_{group}" / "worker_0.log").read_text().endswith("hello\n")
+
+
+def test_a_scheme_that_is_not_known_is_told_before_anything_starts(tmp_path):
+    with pytest.raises(ValueError, match="'s3://bucket/run.*' is of scheme 's3'"):
+        launching.launch("s3://bucket/run", num_groups=1, workers_per_group=1, command=lambda _: ["false"])
 
 
 def test_failing_worker_stops_the_others_and_shows_its_log(launch, tmp_path):

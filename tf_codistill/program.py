@@ -40,7 +40,9 @@ GIN_BINDINGS = flags.DEFINE_multi_string(
     "Gin binding such as 'Experiment.num_steps = 500'; may be repeated, overrides every gin file.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, snapshots, metrics, logs.")
-
+EXCHANGE_DIR = flags.DEFINE_string(
+    "exchange_dir", None, "Directory through which groups exchange snapshots; <workdir>/exchange by default."
+)
 GIN = (GIN_FILE, GIN_BINDINGS)
 
 # gin says it in its own words where an argument may also be positional.
@@ -59,8 +61,8 @@ def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_argumen
 
     Args:
         main: The program.
-        *shared: Its flags of this module, `WORKDIR` or those in `GIN`. ``--help`` shows them among its own;
-            others of this module it does not have.
+        *shared: Its flags of this module: `WORKDIR`, `EXCHANGE_DIR`, those in `GIN`. ``--help`` shows them
+            among its own; others of this module it does not have.
         takes_arguments: Whether it is called with what the command line has besides flags, as strings.
     """
 
@@ -79,7 +81,7 @@ def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_argumen
             _stop(_sentence(error))
 
     own = {holder.name for holder in shared}
-    for name in (holder.name for holder in (WORKDIR, *GIN)):
+    for name in (holder.name for holder in (WORKDIR, EXCHANGE_DIR, *GIN)):
         if name in own:
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
         else:

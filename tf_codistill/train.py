@@ -3,8 +3,8 @@ r"""Trains one worker of one group.
     python -m tf_codistill.train --workdir=runs/two --group=0 --num_groups=2 --gin_file=gin/quickstart.gin
 
 Start one for every worker of every group; TF_CONFIG tells the workers of a group about each other, the
-workdir is all that groups share. On one machine `launch` does it. Started again with the same workdir it goes
-on from its last checkpoint.
+workdir, or ``--exchange_dir`` if it is given, is all that groups share. On one machine `launch` does it.
+Started again with the same workdir it goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
     workdir, group = program.WORKDIR.value, _GROUP.value
     if not workdir:
         raise ValueError("--workdir is not set; name the directory of the run")
+    files.check_scheme(workdir, program.EXCHANGE_DIR.value)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     strategy = distribution.create_strategy(_STRATEGY.value)
     program.parse_gin()
@@ -42,8 +43,10 @@ def main() -> None:
         if distribution.is_chief(strategy):
             files.write(runs.config_path(workdir, group), program.bindings_in_force().encode())
 
-    experiment.configured().train(workdir, group, _NUM_GROUPS.value, strategy, when_built)
+    experiment.configured().train(
+        workdir, group, _NUM_GROUPS.value, strategy, when_built, exchange_dir=program.EXCHANGE_DIR.value
+    )
 
 
 if __name__ == "__main__":
-    program.run(main, program.WORKDIR, *program.GIN)
+    program.run(main, program.WORKDIR, program.EXCHANGE_DIR, *program.GIN)

@@ -134,6 +134,27 @@ def write(path: str, content: bytes) -> None:
         file.write(content)
 
 
+def append(path: str, content: bytes) -> None:
+    """Appends to a small file, which is created if it is not there.
+
+    On a disk a process that is killed may leave a part of the content. Object stores cannot append: there the
+    file is read and written again as a whole, so that the old content is there or all of the new, at a price
+    that grows with the file.
+
+    Args:
+        path: The file; nobody else writes it.
+        content: What to add.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    if is_remote(path):
+        write(path, (read(path) if exists(path) else b"") + content)
+        return
+    with _os_errors(path), storage.of(path).GFile(path, "ab") as file:
+        file.write(content)
+
+
 class Piecewise:
     """A file that `writing` writes.
 

@@ -154,6 +154,7 @@ class Experiment:
         num_groups: int = 1,
         strategy: tf.distribute.Strategy | None = None,
         when_built: Callable[[], None] = lambda: None,
+        exchange_dir: str | None = None,
     ) -> CodistillationModel | CodistillingStudents:
         """Trains one group to its last step, from the last checkpoint if there is one.
 
@@ -163,6 +164,7 @@ class Experiment:
             num_groups: Number of groups; 1 trains a model alone, or several students in one process.
             strategy: The group's strategy; the default strategy if not given.
             when_built: Called when everything has been built, before the first step.
+            exchange_dir: Where groups exchange snapshots; in the workdir if not given.
 
         Returns:
             The trained model.
@@ -194,7 +196,8 @@ class Experiment:
             validation_data=self._feed([validation], strategy),
             validation_steps=validation.steps_per_epoch,
             validation_freq=self.validate_every_steps // self.log_every_steps,
-            callbacks=self._callbacks(workdir, group, num_groups, resume, strategy),
+            callbacks=self._source_of_teachers(exchange_dir or runs.exchange_dir(workdir), group, num_groups)
+            + self._callbacks(workdir, group, resume, strategy),
             shuffle=False,
             verbose=0,
         )
@@ -332,9 +335,9 @@ class Experiment:
         return [self.streams(corpus, i, self.num_students)[0] for i in range(self.num_students)]
 
     def _callbacks(
-        self, workdir: str, group: int, num_groups: int, resume: Resume, strategy: tf.distribute.Strategy
+        self, workdir: str, group: int, resume: Resume, strategy: tf.distribute.Strategy
     ) -> list[keras.callbacks.Callback]:
-        callbacks = self._source_of_teachers(workdir, group, num_groups)
+        callbacks: list[keras.callbacks.Callback] = []
         if distribution.is_chief(strategy):
             readers = 1 if self._shares_batch() else self.num_students
             tokens_per_step = readers * self.num_lanes * self.window_tokens
@@ -344,14 +347,14 @@ class Experiment:
         return [*callbacks, Saver(resume.save, every_epochs, any_worker)]
 
     def _source_of_teachers(
-        self, workdir: str, group: int, num_groups: int
+        self, exchange_dir: str, group: int, num_groups: int
     ) -> list[keras.callbacks.Callback]:
         if self.num_students > 1:
             return []
         if self.fixed_teachers:
             return [FixedTeachers(self.fixed_teachers)]
         exchange = PeerExchange(
-            runs.exchange_dir(workdir),
+            exchange_dir,
             group,
             num_groups,
             self.exchange_every_steps,

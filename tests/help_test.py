@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.architecture_test import PROGRAMS
-from tf_codistill import distribution
+from tf_codistill import distribution, runs
 from tf_codistill.corpus import crawl
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -53,6 +53,15 @@ def test_a_wrong_flag_is_told(program: str) -> None:
 
 def test_a_shared_flag_without_effect_is_a_wrong_flag() -> None:
     assert "Unknown command line flag 'gin_file'" in _run("report", "--gin_file=a.gin").stderr
+
+
+def test_report_needs_no_tensorflow_at_all(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "run" / "group_0").mkdir(parents=True)
+    path = runs.metrics_path(str(tmp_path / "run"), 0)
+    runs.append_metrics(path, "validation", 10, loss=2.5, elapsed_secs=1.0)
+    written = _run("report", f"--runs=alone={tmp_path / 'run'}", f"--output_dir={tmp_path / 'report'}")
+    assert (written.returncode, written.stderr) == (0, "")
+    assert "| alone | 0 | 2.500 | 10 |" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_what_help_says_of_modules_that_it_does_not_import() -> None:

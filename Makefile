@@ -18,8 +18,6 @@ RUN := $(QUICKSTART)/seed_$(SEED)
 TRAIN := --gin_file=gin/quickstart.gin --gin_bindings="Experiment.seed = $(SEED)" \
 	--gin_bindings="Experiment.corpus_dir = '$(CORPUS)/tokens'"
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
-
 .PHONY: quickstart test test-slow check format docs
 .DELETE_ON_ERROR:
 

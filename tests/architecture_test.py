@@ -11,8 +11,8 @@
     4  exchange/ checkpoints
     3  models/ corpus/ inputs/ recurrent_state groups.decisions status learning_curves
     2  tokenizer/ distribution
-    1  losses schedules metrics tokens weights runs pictures batches jobs/
-    0  shapes files
+    1  losses schedules metrics tokens weights runs pictures batches bindings jobs/
+    0  shapes files/ gpus settings quiet_start
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
 so that each is also tried on a small house that breaks it.
@@ -30,8 +30,19 @@ PACKAGE = "tf_codistill"
 ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = (
-    ("shapes", "files"),
-    ("losses", "schedules", "metrics", "tokens", "weights", "runs", "pictures", "batches", "jobs"),
+    ("shapes", "files", "gpus", "settings", "quiet_start"),
+    (
+        "losses",
+        "schedules",
+        "metrics",
+        "tokens",
+        "weights",
+        "runs",
+        "pictures",
+        "batches",
+        "bindings",
+        "jobs",
+    ),
     ("tokenizer", "distribution"),
     ("models", "corpus", "inputs", "recurrent_state", "groups.decisions", "status", "learning_curves"),
     ("exchange", "checkpoints", "trained"),

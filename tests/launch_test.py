@@ -10,7 +10,7 @@ EXPERIMENT = (
     "--gin_bindings=Experiment.num_steps = 100",
     "--gin_bindings=Experiment.checkpoint_every_steps = 100",
     "--gin_bindings=Experiment.corpus_dir = '/nowhere'",
-    "--gin_bindings=Experiment.optimizer = None",
+    "--gin_bindings=Experiment.optimizer = @keras.optimizers.Adam",
 )
 
 
@@ -39,6 +39,29 @@ def test_unknown_binding_is_told_before_a_worker_starts(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_missing_or_wrong_setting_is_told_before_a_worker_starts(tmp_path):
+    for bindings, sentence in (
+        ((), "error: Experiment has no corpus_dir, num_steps, optimizer; bind what is missing"),
+        (
+            (*EXPERIMENT, "--gin_bindings=Experiment.num_lanes = 'many'"),
+            "num_lanes is 'many'; expected an integer",
+        ),
+    ):
+        ended = _launch(f"--workdir={tmp_path / 'run'}", *bindings)
+        assert ended.returncode == 1
+        assert sentence in ended.stderr
+        assert not (tmp_path / "run").exists()
+
+
+def test_launch_builds_nothing_that_gin_configures(tmp_path):
+    """The corpus is not there, and whoever looks for it says so."""
+    _finish(str(tmp_path), 100)
+    baseline = "--gin_file=gin/baselines/unigram_smoothing.gin"
+    ended = _launch(f"--workdir={tmp_path}", "--num_groups=1", baseline, *EXPERIMENT)
+    assert ended.returncode == 0, ended.stderr
+    assert "finished, 1 x 100 steps" in ended.stdout
+
+
 def test_finished_run_is_left_alone(tmp_path):
     _finish(str(tmp_path), 100)
     ended = _launch(f"--workdir={tmp_path}", "--num_groups=1", *EXPERIMENT)
@@ -46,12 +69,25 @@ def test_finished_run_is_left_alone(tmp_path):
     assert "finished, 1 x 100 steps" in ended.stdout
 
 
+def test_places_of_unknown_schemes_are_told_before_a_worker_starts(tmp_path):
+    for flags in (
+        ["--workdir=s3://bucket/run"],
+        [f"--workdir={tmp_path}/run", "--exchange_dir=s3://bucket/x"],
+    ):
+        ended = _launch("--num_groups=1", *EXPERIMENT, *flags)
+        assert ended.returncode == 1
+        assert "is of scheme 's3', which TensorFlow cannot use" in ended.stderr
+        assert ended.stderr.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+
 def test_workers_get_the_flags_and_their_failure_is_told(tmp_path):
     _finish(str(tmp_path), 50)
-    ended = _launch(f"--workdir={tmp_path}", "--num_groups=1", *EXPERIMENT)
+    ended = _launch(f"--workdir={tmp_path}", "--num_groups=1", f"--exchange_dir={tmp_path}/x", *EXPERIMENT)
     assert ended.returncode == 1
     assert "error: worker 0 of group 0: " in ended.stderr
     assert "/nowhere" in ended.stderr
     command = (tmp_path / "group_0" / "worker_0.log").read_text().splitlines()[0]
     assert f"-m tf_codistill.train --workdir={tmp_path} --group=0 --num_groups=1" in command
+    assert f" --exchange_dir={tmp_path}/x " in command
     assert command.count("--gin_bindings") == len(EXPERIMENT)

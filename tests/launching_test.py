@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
 import pytest
 
-from tf_codistill import launching, runs
+from tf_codistill import gpus, launching, runs
 
 CHILD = """
     import json, os, signal, sys, time
@@ -32,6 +33,11 @@ CHILD = """
     print(f"hello from {group} {index}")
     leave("pid", str(os.getpid()))
 """
+
+
+@pytest.fixture(autouse=True)
+def _no_gpus(monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "")
 
 
 @pytest.fixture(name="launch")
@@ -122,6 +128,42 @@ def test_threads_that_the_user_chose_are_kept(launch, tmp_path, monkeypatch):
     assert (tmp_path / "threads_0_0").read_text() == "3"
 
 
+@pytest.mark.parametrize(
+    ("chosen", "num_gpus", "shares", "told"),
+    [
+        (None, 8, ["0,1", "2,3", "4,5", "6,7"], "GPUs 0,1 | 2,3 | 4,5 | 6,7"),
+        ("7,5,3,1", 8, ["7", "5", "3", "1"], "GPUs 7 | 5 | 3 | 1"),
+        (None, 5, ["0", "1", "2", "3"], "GPUs 0 | 1 | 2 | 3"),
+        (None, 2, ["0", "1", "0", "1"], "groups share GPUs 0, 1"),
+        (None, 0, [None] * 4, "logs in"),
+        ("", 8, [""] * 4, "logs in"),
+    ],
+)
+def test_gpus_are_shared_out(launch, tmp_path, monkeypatch, chosen, num_gpus, shares, told):
+    monkeypatch.delenv(gpus.VISIBLE)
+    if chosen is not None:
+        monkeypatch.setenv(gpus.VISIBLE, chosen)
+    monkeypatch.setattr(gpus, "count", lambda: num_gpus)
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
+    names = ("CUDA_VISIBLE_DEVICES", "TF_FORCE_GPU_ALLOW_GROWTH")
+    printed = launch(
+        f"leave('gpus', json.dumps([os.environ.get(name) for name in {names}]))", workers_per_group=2
+    )
+    seen = [
+        json.loads((tmp_path / f"gpus_{group}_{index}").read_text()) for group in (0, 1) for index in (0, 1)
+    ]
+    assert [visible for visible, _ in seen] == shares
+    assert {grows for _, grows in seen} == {"true" if "groups share" in told else None}
+    assert told in printed
+
+
+def test_too_few_gpus_are_told_before_anything_starts(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "0")
+    with pytest.raises(ValueError, match="workers_per_group is 2, but the only GPUs are 0,"):
+        launch(workers_per_group=2)
+    assert not (tmp_path / "run").exists()
+
+
 def test_ports_follow_base_port(launch, tmp_path):
     base_port = 20000 + os.getpid() % 10000  # below the ports that the system gives to anybody
     launch("leave('config', os.environ['TF_CONFIG'])", workers_per_group=2, base_port=base_port)
@@ -156,10 +198,36 @@ def test_arguments_are_checked(launch, arguments, message):
 def test_workdir_that_cannot_be_written_to(launch, tmp_path):
     (tmp_path / "run").write_text("a file in the way")
     with pytest.raises(
-        ValueError, match=r"workdir '.*run' cannot be written to \(Not a directory.*permissions"
+        ValueError,
+        match=r"directory '.*run/group_0' cannot be written to \(.*[Nn]ot a directory.*permissions",
     ):
         launch()
     assert not list(tmp_path.glob("pid_*"))
+
+
+def test_a_remote_workdir_has_its_logs_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    output = io.StringIO()
+    command = [sys.executable, "-c", "print('hello')"]
+    launching.launch(
+        "ram://launching_test/run",
+        num_groups=2,
+        workers_per_group=1,
+        command=lambda _: command,
+        stream=output,
+    )
+    (logs,) = tmp_path.iterdir()
+    assert (
+        f"ram://launching_test/run: 2 groups of 1 worker, logs in {logs}/group_*/worker_*.log"
+        in output.getvalue()
+    )
+    for group in range(2):
+        assert (logs / f"group_{group}" / "worker_0.log").read_text().endswith("hello\n")
+
+
+def test_a_scheme_that_is_not_known_is_told_before_anything_starts(tmp_path):
+    with pytest.raises(ValueError, match="'s3://bucket/run.*' is of scheme 's3'"):
+        launching.launch("s3://bucket/run", num_groups=1, workers_per_group=1, command=lambda _: ["false"])
 
 
 def test_failing_worker_stops_the_others_and_shows_its_log(launch, tmp_path):

@@ -4,12 +4,15 @@ import os
 import numpy as np
 import pytest
 
-from tf_codistill import learning_curves, runs
+from tf_codistill import files, learning_curves, runs
 
 
 def _write(workdir, group, losses, every_steps=10, secs_per_step=0.5, ended=True):
     os.makedirs(runs.group_dir(workdir, group), exist_ok=True)
-    path = runs.metrics_path(workdir, group)
+    _write_metrics(runs.metrics_path(workdir, group), losses, every_steps, secs_per_step, ended)
+
+
+def _write_metrics(path, losses, every_steps=10, secs_per_step=0.5, ended=True):
     runs.append_metrics(path, "start", 0, num_steps=every_steps * len(losses))
     for index, loss in enumerate(losses, 1):
         step = index * every_steps
@@ -25,6 +28,14 @@ def fixture_workdir(tmp_path):
     _write(workdir, 0, [5.0, 3.5, 3.0, 3.0, 3.25])
     _write(workdir, 1, [4.0, 4.5, 2.5], ended=False)
     return workdir
+
+
+def test_curves_are_read_from_remote_storage():
+    workdir = "ram://learning_curves_test/run"
+    files.make_directory(runs.group_dir(workdir, 0))
+    _write_metrics(runs.metrics_path(workdir, 0), [5.0, 3.0])
+    run = learning_curves.read_run("alone", workdir)
+    assert (run.best, run.best_step) == (3.0, 20)
 
 
 def test_curves_are_read_per_group(workdir):

@@ -82,6 +82,8 @@ def test_a_missing_gin_file_says_where_it_was_looked_for(tmp_path: pathlib.Path)
     [
         ("stew.kind = 1", "gin: No configurable matching 'stew' .*line 2"),
         ("brew.colour = 1", "gin: Configurable 'brew' doesn't have a parameter named 'colour' .*line 2"),
+        ("brew.minuts = 1", r"gin: .*; correct the name .*; did you mean minutes\?"),
+        ("bruw.minutes = 1", r"gin: No configurable matching 'bruw' .*; did you mean brew\?"),
         ("brew.kind = @stew()", "gin: No configurable matching reference '@stew.*line 2"),
         ("brew.kind = ", "gin: .*line 2"),
         ("brew.kind = = 1", "gin: .*line 2"),
@@ -111,9 +113,27 @@ def test_what_is_bound_and_never_used_is_named() -> None:
         program.check_bindings()
     assert brew() == ("black", 4)
     with pytest.raises(
-        ValueError, match=r"gin binds minuts, oven/program_test\.brew\.minutes, but nothing uses it"
+        ValueError,
+        match=r"gin binds minuts, oven/program_test\.brew\.minutes, but nothing .*; did you mean minutes\?",
     ):
         program.check_bindings()
+
+
+def test_an_unused_name_may_be_meant_for_a_parameter_or_another_scope() -> None:
+    parse("brew.kind = 'black'", "minute = 3", "ovn/brew.minutes = 9")
+    with gin.config_scope("oven"):
+        assert brew() == ("black", 3)
+    with pytest.raises(
+        ValueError, match=r"; did you mean brew\.minutes, oven/program_test\.brew\.minutes\?$"
+    ):
+        program.check_bindings()
+
+
+def test_a_value_of_another_type_is_one_sentence() -> None:
+    with pytest.raises(
+        ValueError, match=r"^gin: brew\.minutes is 'many'; expected an integer; correct the name"
+    ):
+        parse("brew.minutes = 'many'")
 
 
 def test_bindings_of_outer_scopes_count_as_used() -> None:
@@ -189,7 +209,7 @@ def main():
     program.check_bindings()
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, program.WORKDIR, *program.GIN)
 """
 
 

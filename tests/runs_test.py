@@ -5,8 +5,17 @@ import math
 import pathlib
 
 import pytest
+import tensorflow as tf
 
-from tf_codistill import runs
+from tests import faults
+from tf_codistill import files, runs
+
+
+@pytest.fixture(params=["disk", "remote"])
+def workdir(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
+    if request.param == "disk":
+        return str(tmp_path / "run")
+    return f"ram://runs_test/{tmp_path.name}"
 
 
 def test_every_path_lies_in_the_workdir_and_none_is_used_twice() -> None:
@@ -98,3 +107,68 @@ def test_rewind_of_a_run_that_has_logged_nothing(tmp_path: pathlib.Path) -> None
     path = str(tmp_path / "metrics.jsonl")
     runs.rewind_metrics(path, 0)
     assert runs.read_metrics(path) == []
+
+
+def test_a_run_may_be_on_remote_storage(workdir: str) -> None:
+    assert runs.groups(workdir) == []
+    for group in (1, 0):
+        files.make_directory(runs.group_dir(workdir, group))
+        path = runs.metrics_path(workdir, group)
+        assert runs.read_metrics(path) == []
+        for step in (10, 20, 30):
+            runs.append_metrics(path, "train", step, loss=1.5)
+        runs.append_metrics(path, "end", 30)
+        runs.rewind_metrics(path, 20)
+        runs.append_metrics(path, "train", 30, loss=1.0)
+        assert [(record["step"], record["loss"]) for record in runs.read_metrics(path)] == [
+            (10, 1.5),
+            (20, 1.5),
+            (30, 1.0),
+        ]
+        assert files.names(runs.group_dir(workdir, group)) == ["metrics.jsonl"]
+    assert runs.groups(workdir) == [0, 1]
+
+
+def test_a_writer_that_dies_anywhere_leaves_a_file_of_whole_records(workdir: str) -> None:
+    for act in ("append", "rewind"):
+        for operation in itertools.count():
+            path = files.join(workdir, act, str(operation), "metrics.jsonl")
+            files.make_directory(files.join(workdir, act, str(operation)))
+            for step in (10, 20):
+                runs.append_metrics(path, "train", step)
+
+            def change(act: str = act, path: str = path) -> None:
+                if act == "append":
+                    runs.append_metrics(path, "train", 30)
+                else:
+                    runs.rewind_metrics(path, 10)
+
+            died = faults.dies_at(operation, change)
+            steps = [record["step"] for record in runs.read_metrics(path)]
+            if not died:
+                assert steps == ([10, 20, 30] if act == "append" else [10])
+                break
+            assert steps == [10, 20]
+        assert operation >= 1, "it has died at least once"
+
+
+def test_a_storage_that_fails_is_told_and_changes_nothing(
+    workdir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise tf.errors.UnavailableError(None, None, "try again")
+
+    path = runs.metrics_path(workdir, 0)
+    files.make_directory(runs.group_dir(workdir, 0))
+    runs.append_metrics(path, "train", 10)
+    for name, act in (
+        ("GFile", lambda: runs.append_metrics(path, "train", 20)),
+        ("GFile", lambda: runs.read_metrics(path)),
+        ("rename", lambda: runs.rewind_metrics(path, 0)),
+        ("listdir", lambda: runs.groups(workdir)),
+    ):
+        with monkeypatch.context() as faulty:
+            faulty.setattr(tf.io.gfile, name, fail)
+            with pytest.raises(OSError, match="cannot be used: try again"):
+                act()
+        assert [record["step"] for record in runs.read_metrics(path)] == [10]

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from tf_codistill import runs, status
+from tf_codistill import files, runs, status
 
 
 def _log(workdir, group, *records):
@@ -97,6 +97,37 @@ def test_display_off_a_terminal_adds_a_line_per_group_when_due(tmp_path, monkeyp
             "group 1  step starting",
         ]
     assert len(output.getvalue().splitlines()) == 4
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_metrics_that_cannot_be_read_are_told_once_and_stop_nothing(tmp_path, monkeypatch, is_terminal):
+    _log(tmp_path, 0, {"kind": "start", "step": 0, "num_steps": 20}, _train(10, 5.0, loss=4.0))
+    output = io.StringIO()
+    monkeypatch.setattr(status, "LINE_PERIOD_SECS", 0.0)
+    monkeypatch.setattr(status, "TERMINAL_PERIOD_SECS", 0.0)
+    with status.Display(
+        str(tmp_path), 1, Console(file=output, force_terminal=is_terminal, width=80)
+    ) as display:
+        with monkeypatch.context() as faulty:
+            faulty.setattr(files, "read", _fail)
+            display.update()
+            display.update()
+        assert output.getvalue().count("status: storage is away") == 1
+    assert "10/20" in output.getvalue()
+
+
+def _fail(path):
+    raise OSError("storage is away")
+
+
+def test_remote_metrics_are_read_less_often(monkeypatch):
+    files.make_directory("ram://status_test/group_0")
+    reads = []
+    monkeypatch.setattr(status, "TERMINAL_PERIOD_SECS", 0.0)
+    monkeypatch.setattr(status, "read_status", lambda *where: reads.append(where))
+    display = status.Display("ram://status_test", 1, Console(file=io.StringIO(), force_terminal=True))
+    display.update()
+    assert not reads
 
 
 def test_display_on_a_terminal_is_a_table(tmp_path):

@@ -11,12 +11,13 @@ group's model, or of each of its students, of the ensemble of each run, and of e
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from absl import flags, logging
 from rich.console import Console
 from rich.table import Column, Table
 
-from tf_codistill import evaluation, experiment, files, program, reporting, runs
+from tf_codistill import files, program, reporting, runs
 
 _RUNS = flags.DEFINE_multi_string("runs", [], "Run as name=workdir; may be repeated.")
 _MODELS = flags.DEFINE_multi_string("model", [], "Saved model as name=file.keras; may be repeated.")
@@ -25,6 +26,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 
 def main() -> None:
     """Evaluates every run and model that was named."""
+    from tf_codistill import evaluation, experiment
+
     named_runs, named_models = program.named(_RUNS), program.named(_MODELS)
     workdirs = [workdir for _, workdir in named_runs]
     if not (named_runs or named_models):
@@ -60,7 +63,7 @@ def _bindings_of(workdirs: list[str]) -> str:
     return files.read(path).decode("utf-8") if path and files.exists(path) else ""
 
 
-def _print(rows: dict[str, evaluation.Row], title: str) -> None:
+def _print(rows: Mapping[str, Mapping[str, float | str]], title: str) -> None:
     columns = reporting.columns(rows)
     table = Table("model", *(Column(name, justify="right") for name in columns.values()), title=title)
     for name, row in rows.items():
@@ -69,4 +72,4 @@ def _print(rows: dict[str, evaluation.Row], title: str) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, *program.GIN)

@@ -31,6 +31,7 @@ from tf_codistill import (
     losses,
     runs,
     schedules,
+    settings,
     weights,
 )
 from tf_codistill.batches import Stream
@@ -81,6 +82,7 @@ class Experiment:
     jit_compile: bool = False
 
     def __post_init__(self) -> None:
+        settings.check_types(self)
         for name in ("log_every_steps", "num_steps", "validate_every_steps", "checkpoint_every_steps"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1 or value % self.log_every_steps:
@@ -96,6 +98,7 @@ class Experiment:
         num_groups: int = 1,
         strategy: tf.distribute.Strategy | None = None,
         when_built: Callable[[], None] = lambda: None,
+        exchange_dir: str | None = None,
     ) -> CodistillationModel:
         """Trains one group to its last step, from the last checkpoint if there is one.
 
@@ -105,6 +108,7 @@ class Experiment:
             num_groups: Number of groups; 1 trains a model alone, or several students in one process.
             strategy: The group's strategy; the default strategy if not given.
             when_built: Called when everything has been built, before the first step.
+            exchange_dir: Directory through which the groups exchange; in the workdir if not given.
 
         Returns:
             The trained model.
@@ -114,7 +118,7 @@ class Experiment:
         """
         workers = SynchronousGroup(strategy)
         rows = workers.rows(self.task.batch_size)
-        teaching = self.teachers(runs.exchange_dir(workdir), group, num_groups, rows)
+        teaching = self.teachers(exchange_dir or runs.exchange_dir(workdir), group, num_groups, rows)
         training = [
             self.task.training(Part(index, number, self.seed))
             for index, number in teaching.parts(group, num_groups)

@@ -13,7 +13,7 @@ import time
 
 from absl import flags
 
-from tf_codistill import generation, program, scoring, trained
+from tf_codistill import program
 
 _GROUP = flags.DEFINE_integer("group", 0, "Which group's model.")
 _MODEL = flags.DEFINE_string("model", None, "A saved model, in place of --workdir and --group.")
@@ -29,6 +29,8 @@ _GO_ON = flags.DEFINE_bool("go_on", False, "Whether to begin another document wh
 
 def main() -> None:
     """Prints the text as it comes, and to standard error how fast it came."""
+    from tf_codistill import generation, scoring, trained
+
     program.require("without --model", not _MODEL.value, program.WORKDIR, _GROUP)
     model = trained.open_trained(program.WORKDIR.value, _GROUP.value, _MODEL.value, _TOKENIZER.value)
     model.reset()
@@ -60,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, program.WORKDIR)

@@ -2,15 +2,16 @@ r"""Starts the groups of a run on this machine, watches over them, and stops the
 
     launch(workdir, num_groups=2, workers_per_group=2, command=...)
 
-                  each worker gets the TF_CONFIG of its group and its share of the cores
+                  each worker gets the TF_CONFIG of its group and its share of cores and GPUs
                  /
     launch ----+---- group 0: worker 0, worker 1  ->  group_0/worker_0.log, worker_1.log
                +---- group 1: worker 0, worker 1  ->  group_1/worker_0.log, worker_1.log
                 \
                   reads group_*/metrics.jsonl and shows one line per group
 
-Groups know nothing of each other but the exchange below the workdir. When a worker fails, or on Ctrl-C, every
-worker is asked to stop (SIGINT, so that it can finish its checkpoint), then told (SIGTERM), then killed.
+Groups know nothing of each other but the exchange. When a worker fails, or on Ctrl-C, every worker is asked
+to stop (SIGINT, so that it can finish its checkpoint), then told (SIGTERM), then killed. Logs are written as
+they come, which remote storage cannot do: for a workdir there they are in a new directory of this machine.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -31,7 +33,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from tf_codistill import runs, status
+from tf_codistill import files, gpus, runs, status
 
 POLL_SECS = 0.2
 GRACE_SECS = 30.0
@@ -55,7 +57,7 @@ def launch(
     """Trains a run to its end, all its groups at once; says so and returns if that has been done before.
 
     Args:
-        workdir: Directory of the run, on this machine.
+        workdir: Directory of the run.
         num_groups: Groups to start.
         workers_per_group: Processes of each group; more than one find each other by TF_CONFIG.
         command: Gives the command line of a group's workers from the group's index.
@@ -66,7 +68,8 @@ def launch(
         stream: Where the status goes; None is standard output.
 
     Raises:
-        ValueError: A count is below 1, a port is in use or out of range, the workdir cannot be written to.
+        ValueError: A count is below 1, a group has more workers than there are GPUs, a port is in use or out
+            of range, the workdir cannot be written to.
         ChildProcessError: A worker failed; the message ends with the last lines of its log.
         KeyboardInterrupt: Ctrl-C was pressed; all workers have been stopped.
     """
@@ -79,9 +82,13 @@ def launch(
             f"{workdir}: finished, {num_groups} x {steps} steps; delete it to train again", markup=False
         )
         return
-    workers = _plan(workdir, num_groups, workers_per_group, command, base_port)
+    logs_dir = tempfile.mkdtemp(prefix="tf_codistill_") if files.is_remote(workdir) else workdir
+    shares = gpus.share_out(gpus.visible(), num_groups, workers_per_group)
+    workers = _plan(workdir, num_groups, workers_per_group, command, base_port, shares, logs_dir)
     size = f"{_counted(num_groups, 'group')} of {_counted(workers_per_group, 'worker')}"
-    console.print(f"{workdir}: {size}, logs in group_*/worker_*.log", markup=False)
+    size += f", {gpus.told(shares)}" if any(shares) else ""
+    place = "" if logs_dir == workdir else f"{logs_dir}/"
+    console.print(f"{workdir}: {size}, logs in {place}group_*/worker_*.log", markup=False)
     started = time.monotonic()
     with _running(workers, grace_secs, console), status.Display(workdir, num_groups, console) as display:
         _watch(workers, display)
@@ -136,16 +143,20 @@ def _plan(
     workers_per_group: int,
     command: Callable[[int], Sequence[str]],
     base_port: int | None,
+    shares: Sequence[Sequence[str]],
+    logs_dir: str,
 ) -> list[_Worker]:
     num_processes = num_groups * workers_per_group
     ports = _ports(num_processes, base_port) if workers_per_group > 1 else []
-    workers = []
+    workers: list[_Worker] = []
     for group in range(num_groups):
-        _make_group_dir(workdir, group)
+        files.make_directory(runs.group_dir(workdir, group))
+        os.makedirs(runs.group_dir(logs_dir, group), exist_ok=True)
         group_ports = ports[group * workers_per_group :][:workers_per_group]
         for index in range(workers_per_group):
             environment = _environment(group_ports, index, num_processes)
-            log_path = runs.log_path(workdir, group, index)
+            environment |= gpus.environment(shares, len(workers))
+            log_path = runs.log_path(logs_dir, group, index)
             workers.append(_Worker(group, index, list(command(group)), environment, log_path))
     return workers
 
@@ -153,7 +164,7 @@ def _plan(
 def _environment(ports: Sequence[int], index: int, num_processes: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // num_processes))
-    defaults = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    defaults = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
     environment = {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
     environment.pop("TF_CONFIG", None)
     if ports:
@@ -233,19 +244,6 @@ def _stop(workers: Sequence[_Worker], grace_secs: float) -> None:
         for worker in workers:
             if worker.process:
                 worker.process.wait()
-
-
-def _make_group_dir(workdir: str, group: int) -> None:
-    path = runs.group_dir(workdir, group)
-    try:
-        os.makedirs(path, exist_ok=True)
-        with open(os.path.join(path, "worker_0.log"), "ab"):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"workdir {workdir!r} cannot be written to ({error.strerror}: {error.filename!r}); "
-            "name another one or change its permissions"
-        ) from error
 
 
 def _check_count(name: str, value: int) -> None:

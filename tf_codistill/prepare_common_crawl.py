@@ -12,24 +12,19 @@ five pages that would be kept and five that would not. A stopped run goes on; a 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from absl import flags
 
 from tf_codistill import program
-from tf_codistill.corpus import counts, crawl, explain, pipeline, sources
-from tf_codistill.corpus.selection import Selection
-from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.jobs import engines
 
 _WET_FILES = flags.DEFINE_multi_string("wet_files", [], "Path, URL or pattern of WET files; may be repeated.")
-_CRAWL = flags.DEFINE_string("crawl", crawl.PAPER_CRAWL, "Crawl to take WET files from, or a list of them.")
+_CRAWL = flags.DEFINE_string("crawl", "CC-MAIN-2017-26", "Crawl to take WET files from, or a list of them.")
 _NUM_FILES = flags.DEFINE_integer("num_files", None, "How many files of the crawl, drawn from all of them.")
-_BASE_URL = flags.DEFINE_string("base_url", crawl.BASE_URL, "What precedes its paths: a mirror, a directory.")
+_BASE_URL = flags.DEFINE_string("base_url", "https://data.commoncrawl.org/", "Or a mirror, or a directory.")
 _DOWNLOAD_DIR = flags.DEFINE_string("download_dir", None, "Directory to fetch them to; none keeps nothing.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory of the corpus.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "A word_pieces.model to use; else one is learned.")
-_QUARANTINE_DIR = flags.DEFINE_string("quarantine_dir", None, "Directory to keep what cannot be read in.")
+_QUARANTINE = flags.DEFINE_string("quarantine_dir", None, "Directory to keep what cannot be read in.")
 _PARAGRAPH_IDS = flags.DEFINE_string("paragraph_ids", None, "List of paragraphs that the corpus is made of.")
 _EXPLAIN = flags.DEFINE_integer("explain", None, "How many kept and dropped pages to show.", lower_bound=1)
 _EXPLAIN_SEED = flags.DEFINE_integer("explain_seed", 0, "Another seed shows other pages.")
@@ -40,34 +35,39 @@ _BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "Option for --runn
 
 def main() -> None:
     """Prepares the corpus and says what became of its documents."""
+    from tf_codistill.corpus import counts, crawl, explain, pipeline, selection, settings
+    from tf_codistill.jobs import engines
+
     program.parse_gin()
-    settings = CorpusSettings()
+    corpus_settings = settings.CorpusSettings()
     program.check_bindings()
     is_beam, output_dir = _RUNNER.value == "beam", _OUTPUT_DIR.value
     program.require("with --runner=beam", is_beam, _BEAM_OPTIONS)
     program.require("with --runner=local", not is_beam, _NUM_PROCESSES)
     program.require("without --wet_files", not _WET_FILES.value, _CRAWL, _NUM_FILES, _BASE_URL, _DOWNLOAD_DIR)
     program.require("with --explain", _EXPLAIN.value is not None, _EXPLAIN_SEED)
-    program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE_DIR, _PARAGRAPH_IDS)
+    program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE, _PARAGRAPH_IDS)
     if not (_WET_FILES.value or _CRAWL.present or _NUM_FILES.present):
         raise ValueError("no WET files are named; give either --wet_files, or --crawl and --num_files")
     list_source = None if _WET_FILES.value else crawl.list_source(_CRAWL.value, _BASE_URL.value)
-    listed = Selection.open(_PARAGRAPH_IDS.value, list_source) if _PARAGRAPH_IDS.value else None
+    listed = selection.Selection.open(_PARAGRAPH_IDS.value, list_source) if _PARAGRAPH_IDS.value else None
     if _EXPLAIN.value is not None:
-        explain.show(explain.draw(_sources(), settings, _EXPLAIN.value, listed, _EXPLAIN_SEED.value))
+        explain.show(explain.draw(_sources(), corpus_settings, _EXPLAIN.value, listed, _EXPLAIN_SEED.value))
         return
     if not output_dir:
         raise ValueError("--output_dir is not given; name the directory of the corpus")
     engine = engines.Beam(_BEAM_OPTIONS.value) if is_beam else engines.Local(_NUM_PROCESSES.value)
-    extra: Any = {"tokenizer": _TOKENIZER.value, "quarantine_dir": _QUARANTINE_DIR.value}
-    is_there = pipeline.check(output_dir, settings, paragraph_ids=listed, **extra)  # before hours of fetching
-    mark = pipeline.prepare(_sources(), output_dir, settings, engine, paragraph_ids=listed, **extra)
+    more: dict = {"tokenizer": _TOKENIZER.value, "paragraph_ids": listed, "quarantine_dir": _QUARANTINE.value}
+    is_there = pipeline.check(output_dir, corpus_settings, **more)  # before hours of fetching
+    mark = pipeline.prepare(_sources(), output_dir, corpus_settings, engine, **more)
     if is_there:
         print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
     print(counts.summary(mark, output_dir))
 
 
 def _sources() -> list[str]:
+    from tf_codistill.corpus import crawl, sources
+
     if _WET_FILES.value:
         return sources.matching(_WET_FILES.value)
     fetched = crawl.fetch_crawl(_CRAWL.value, _NUM_FILES.value, _DOWNLOAD_DIR.value, base_url=_BASE_URL.value)
@@ -76,4 +76,4 @@ def _sources() -> list[str]:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, *program.GIN)

@@ -15,14 +15,15 @@ import sys
 from absl import flags
 
 from tf_codistill import files, program
-from tf_codistill.corpus import counts, local_docs, pipeline
-from tf_codistill.corpus.settings import CorpusSettings
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for WET files and corpus.", required=True)
 
 
 def main() -> None:
     """Collects the documentation, prepares the corpus and says what became of its documents."""
+    from tf_codistill.corpus import counts, local_docs, pipeline
+    from tf_codistill.corpus.settings import CorpusSettings
+
     program.parse_gin()
     settings = CorpusSettings()
     program.check_bindings()
@@ -36,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, *program.GIN)

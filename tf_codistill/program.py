@@ -3,12 +3,14 @@
     from tf_codistill import program
 
     def main() -> None:
+        from tf_codistill.training import experiment    # here, so that --help does not wait for TensorFlow
+
         program.parse_gin()          # --gin_file, --gin_bindings
         ...                          # one call into the library; before its expensive part:
         program.check_bindings()     # every name that was bound has been used
 
     if __name__ == "__main__":
-        program.run(main)
+        program.run(main, program.WORKDIR, *program.GIN)    # the flags of this module that it has
 
 A gin file is named from the directory that holds ``gin/``, always as ``gin/...``. It is looked up below the
 working directory, beside the package in a checkout, and among the files of the installed package.
@@ -27,15 +29,22 @@ from typing import Any
 import gin
 from absl import app, flags, logging
 
+from tf_codistill import bindings, quiet_start
+
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", [], "Gin file, named as gin/...; may be repeated, later files override earlier ones."
 )
 GIN_BINDINGS = flags.DEFINE_multi_string(
-    "gin_bindings", [], "Gin binding such as 'num_steps = 500'; may be repeated, overrides every gin file."
+    "gin_bindings",
+    [],
+    "Gin binding such as 'Experiment.num_steps = 500'; may be repeated, overrides every gin file.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, snapshots, metrics, logs.")
+EXCHANGE_DIR = flags.DEFINE_string(
+    "exchange_dir", None, "Directory through which groups exchange snapshots; <workdir>/exchange by default."
+)
+GIN = (GIN_FILE, GIN_BINDINGS)
 
-_MACRO = "gin.macro"
 # gin says it in its own words where an argument may also be positional.
 _NOT_BOUND = re.compile(
     r"\n  No values supplied by Gin|missing \d+ required keyword-only .*\n  In call to configurable"
@@ -44,7 +53,7 @@ _PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__))
 GIN_SEARCH_PATH = (os.getcwd(), os.path.dirname(_PACKAGE_DIR), os.path.join(_PACKAGE_DIR, "_files"))
 
 
-def run(main: Callable[..., None], takes_arguments: bool = False) -> None:
+def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_arguments: bool = False) -> None:
     """Runs a program: parses its flags, calls `main`, and tells a user's mistake in one sentence.
 
     The exit status is 0 when all went well, 1 for a mistake of the user (the sentence is on standard error;
@@ -52,6 +61,8 @@ def run(main: Callable[..., None], takes_arguments: bool = False) -> None:
 
     Args:
         main: The program.
+        *shared: Its flags of this module: `WORKDIR`, `EXCHANGE_DIR`, those in `GIN`. ``--help`` shows them
+            among its own; others of this module it does not have.
         takes_arguments: Whether it is called with what the command line has besides flags, as strings.
     """
 
@@ -69,6 +80,13 @@ def run(main: Callable[..., None], takes_arguments: bool = False) -> None:
             logging.debug("traceback", exc_info=True)
             _stop(_sentence(error))
 
+    own = {holder.name for holder in shared}
+    for name in (holder.name for holder in (WORKDIR, EXCHANGE_DIR, *GIN)):
+        if name in own:
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+        else:
+            delattr(flags.FLAGS, name)
+    quiet_start.leave_out()
     # TensorFlow tells at each save how long it thought about its files.
     logging.get_absl_handler().addFilter(lambda record: record.filename != "functional_saver.py")
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
@@ -82,7 +100,8 @@ def parse_gin(instead: str = "") -> None:
         instead: What a gin file would hold, for where ``--gin_file`` is not given.
 
     Raises:
-        ValueError: A file does not exist, a binding cannot be parsed, or it names something unknown.
+        ValueError: A file does not exist, a binding cannot be parsed, names something unknown, or has a value
+            of another type than the annotation of what it binds.
     """
     # gin has no public way to start afresh, nor to leave out its reader of packages, which logs every file
     # that it does not find.
@@ -94,14 +113,17 @@ def parse_gin(instead: str = "") -> None:
         if not GIN_FILE.value:
             gin.parse_config(instead)
         gin.parse_config_files_and_bindings(GIN_FILE.value, GIN_BINDINGS.value)
+        bindings.check_types()
     except OSError as error:
         raise ValueError(
             f"gin file not found in --gin_file={','.join(GIN_FILE.value)}; "
             f"looked below {', '.join(GIN_SEARCH_PATH)}. {_sentence(error)}"
         ) from error
     except (SyntaxError, ValueError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        near = bindings.nearest_to(str(error))
         raise ValueError(
             f"gin: {_sentence(error)}; correct the name or value in the gin file or --gin_bindings"
+            + (f"; did you mean {near}?" if near else "")
         ) from error
 
 
@@ -111,24 +133,11 @@ def check_bindings() -> None:
     Raises:
         ValueError: Names that nothing used: a misspelt scope, or a part that the experiment does not have.
     """
-    used = {
-        (outer, selector, name)
-        for (scope, selector), parameters in gin.config._OPERATIVE_CONFIG.items()
-        for name in parameters
-        for outer in (_outer_scopes(scope) if selector != _MACRO else [scope])
-    }
-    bound = {
-        (scope, selector, name)
-        for (scope, selector), parameters in gin.config._CONFIG.items()
-        for name in parameters
-    }
-    unused = sorted(
-        scope if selector == _MACRO else f"{scope}/{selector}.{name}".lstrip("/")
-        for scope, selector, name in bound - used
-    )
+    unused, meant = bindings.unused()
     if unused:
         raise ValueError(
             f"gin binds {', '.join(unused)}, but nothing uses it; remove the binding or correct its name"
+            + (f"; did you mean {', '.join(meant)}?" if meant else "")
         )
 
 
@@ -196,12 +205,6 @@ def named(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
 def bindings_in_force() -> str:
     """What gin gave to everything that has been called by now, defaults included, as a gin file."""
     return str(gin.operative_config_str())
-
-
-def _outer_scopes(scope: str) -> list[str]:
-    """The scopes whose bindings hold in a scope: for ``a/b`` those are none, ``a`` and ``a/b`` itself."""
-    parts = scope.split("/")
-    return ["/".join(parts[:length]) for length in range(len(parts) + 1)]
 
 
 def _stop(message: str) -> None:

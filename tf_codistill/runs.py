@@ -21,67 +21,67 @@ A line of the metrics file has ``kind`` and ``step``, then numbers by name:
     {"kind": "validation", "step": 100, "elapsed_secs": 15.0, "loss": 5.4, "perplexity": 221.4}
     {"kind": "end", "step": 2000, "elapsed_secs": 280.0}
 
-``elapsed_secs`` counts the time spent in training, restarts taken out.
+``elapsed_secs`` counts the time spent in training, restarts taken out. A workdir may be on remote storage,
+where each line writes the file anew; the logs of workers are then on their machines.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from typing import Any
+
+from tf_codistill import files
 
 KINDS = ("start", "train", "validation", "end")
 
 
 def exchange_dir(workdir: str) -> str:
     """The directory through which the groups of a run exchange snapshots."""
-    return os.path.join(workdir, "exchange")
+    return files.join(workdir, "exchange")
 
 
 def group_dir(workdir: str, group: int) -> str:
     """The directory of one group of a run."""
-    return os.path.join(workdir, f"group_{group}")
+    return files.join(workdir, f"group_{group}")
 
 
 def metrics_path(workdir: str, group: int) -> str:
     """The metrics file of one group."""
-    return os.path.join(group_dir(workdir, group), "metrics.jsonl")
+    return files.join(group_dir(workdir, group), "metrics.jsonl")
 
 
 def checkpoints_dir(workdir: str, group: int) -> str:
     """The directory of one group's checkpoints."""
-    return os.path.join(group_dir(workdir, group), "checkpoints")
+    return files.join(group_dir(workdir, group), "checkpoints")
 
 
 def tensorboard_dir(workdir: str, group: int) -> str:
     """The directory of one group's TensorBoard event files."""
-    return os.path.join(group_dir(workdir, group), "tensorboard")
+    return files.join(group_dir(workdir, group), "tensorboard")
 
 
 def student_path(workdir: str, group: int, student: int | None = None) -> str:
     """The servable model of one group, or of one of several students that it trains in one process."""
     name = "student" if student is None else f"student_{student}"
-    return os.path.join(group_dir(workdir, group), f"{name}.keras")
+    return files.join(group_dir(workdir, group), f"{name}.keras")
 
 
 def config_path(workdir: str, group: int) -> str:
     """The gin bindings that were in force in one group."""
-    return os.path.join(group_dir(workdir, group), "config.gin")
+    return files.join(group_dir(workdir, group), "config.gin")
 
 
 def log_path(workdir: str, group: int, worker: int) -> str:
     """The log of one worker of one group."""
-    return os.path.join(group_dir(workdir, group), f"worker_{worker}.log")
+    return files.join(group_dir(workdir, group), f"worker_{worker}.log")
 
 
 def groups(workdir: str) -> list[int]:
     """The groups of a run that have written metrics, in order."""
-    if not os.path.isdir(workdir):
-        return []
-    found = (re.fullmatch(r"group_(\d+)", name) for name in os.listdir(workdir))
+    found = (re.fullmatch(r"group_(\d+)", name) for name in files.names(workdir))
     indices = sorted(int(match.group(1)) for match in found if match)
-    return [group for group in indices if os.path.exists(metrics_path(workdir, group))]
+    return [group for group in indices if files.exists(metrics_path(workdir, group))]
 
 
 def append_metrics(path: str, kind: str, step: int, **values: float | int | str) -> None:
@@ -95,12 +95,11 @@ def append_metrics(path: str, kind: str, step: int, **values: float | int | str)
 
     Raises:
         ValueError: `kind` is not one of `KINDS`.
+        OSError: The file cannot be written.
     """
     if kind not in KINDS:
         raise ValueError(f"kind of metrics is {kind!r}; expected one of {', '.join(KINDS)}")
-    line = json.dumps({"kind": kind, "step": int(step), **values})
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    files.append(path, _line({"kind": kind, "step": int(step), **values}))
 
 
 def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
@@ -117,11 +116,11 @@ def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
 
     Raises:
         ValueError: A line is no record of the kind that `append_metrics` writes.
+        OSError: The file is there, but cannot be read.
     """
-    if not os.path.exists(path):
+    if not files.exists(path):
         return []
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().split("\n")[:-1]
+    lines = files.read(path).decode("utf-8", "replace").split("\n")[:-1]
     records = [_record(path, number, line) for number, line in enumerate(lines, start=1) if line]
     return [record for record in records if kind in (None, record["kind"])]
 
@@ -129,10 +128,11 @@ def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
 def rewind_metrics(path: str, step: int) -> None:
     """Drops what was logged after `step`, and any ending, so that a resumed run logs every step once."""
     kept = [r for r in read_metrics(path) if r["step"] <= step and r["kind"] != "end"]
-    partial = path + ".partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record) + "\n" for record in kept)
-    os.replace(partial, path)
+    files.write(path, b"".join(map(_line, kept)))
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode()
 
 
 def _record(path: str, number: int, line: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tf_codistill import program, scoring, trained
+from tf_codistill import program
 
 _GROUP = flags.DEFINE_integer("group", 0, "Which group's model.")
 _MODEL = flags.DEFINE_string("model", None, "A saved model, in place of --workdir and --group.")
@@ -39,6 +39,8 @@ _COLUMNS = {
 
 def main(*names: str) -> None:
     """Scores every file that was named."""
+    from tf_codistill import scoring, trained
+
     if not names:
         raise ValueError("there is nothing to score; name text files, or - for standard input")
     program.require("without --model", not _MODEL.value, program.WORKDIR, _GROUP)
@@ -73,4 +75,4 @@ def _print(rows: list[tuple[str, dict[str, float | int | None]]]) -> None:
 
 
 if __name__ == "__main__":
-    program.run(main, takes_arguments=True)
+    program.run(main, program.WORKDIR, takes_arguments=True)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
-from tf_codistill import runs
+from tf_codistill import files, runs
 
 TERMINAL_PERIOD_SECS = 1.0
 LINE_PERIOD_SECS = 10.0
@@ -128,7 +128,8 @@ def duration(secs: float | None) -> str:
 class Display:
     """Shows one line per group: rewritten in place on a terminal, added every ten seconds elsewhere.
 
-    A context manager; on leaving it shows the last state.
+    A context manager; on leaving it shows the last state. Metrics that cannot be read are told of, once, and
+    looked at again the next time. Those on remote storage are read every ten seconds.
 
     Args:
         workdir: Directory of the run.
@@ -142,6 +143,7 @@ class Display:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._shown_at = time.monotonic()
+        self._trouble = ""
 
     def __enter__(self) -> Display:
         if self._live:
@@ -157,13 +159,21 @@ class Display:
 
     def update(self) -> None:
         """Shows the groups' state if the last time is long enough ago; to be called often."""
-        period_secs = TERMINAL_PERIOD_SECS if self._live else LINE_PERIOD_SECS
+        is_quick = self._live and not files.is_remote(self._workdir)
+        period_secs = TERMINAL_PERIOD_SECS if is_quick else LINE_PERIOD_SECS
         if time.monotonic() - self._shown_at >= period_secs:
             self._show()
 
     def _show(self) -> None:
         self._shown_at = time.monotonic()
-        rows = [read_status(self._workdir, group).cells() for group in range(self._num_groups)]
+        try:
+            rows = [read_status(self._workdir, group).cells() for group in range(self._num_groups)]
+        except (OSError, ValueError) as error:
+            if str(error) != self._trouble:
+                self._console.print(f"status: {error}", markup=False)
+            self._trouble = str(error)
+            return
+        self._trouble = ""
         if self._live:
             columns = (Column(name, justify="right", no_wrap=True) for name in rows[0])
             table = Table(*columns, box=None, header_style="dim", padding=(0, 1, 0, 0))  # fits 80 characters

@@ -3,30 +3,36 @@ r"""Trains one worker of one group.
     python -m tf_codistill.train --workdir=runs/two --group=0 --num_groups=2 --gin_file=gin/quickstart.gin
 
 Start one for every worker of every group; TF_CONFIG tells the workers of a group about each other, the
-workdir is all that groups share. On one machine `launch` does it. Started again with the same workdir it goes
-on from its last checkpoint.
+workdir, or ``--exchange_dir`` if it is given, is all that groups share. On one machine `launch` does it.
+Started again with the same workdir it goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 from absl import flags, logging
 
-from tf_codistill import distribution, experiment, files, program, runs
+from tf_codistill import files, program, runs
 
 _GROUP = flags.DEFINE_integer("group", 0, "This group, from 0.")
 _NUM_GROUPS = flags.DEFINE_integer(
     "num_groups", 1, "Groups that train together, 1 for a model trained alone."
 )
 _STRATEGY = flags.DEFINE_enum(
-    "strategy", "auto", distribution.STRATEGIES, "How the group's replicas train together."
+    "strategy",
+    "auto",
+    ["auto", "none", "mirrored", "multi_worker", "tpu"],
+    "How the group's replicas train together.",
 )
 
 
 def main() -> None:
     """Builds the experiment and trains it."""
+    from tf_codistill import distribution, experiment
+
     workdir, group = program.WORKDIR.value, _GROUP.value
     if not workdir:
         raise ValueError("--workdir is not set; name the directory of the run")
+    files.check_scheme(workdir, program.EXCHANGE_DIR.value)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     strategy = distribution.create_strategy(_STRATEGY.value)
     program.parse_gin()
@@ -36,8 +42,10 @@ def main() -> None:
         if distribution.is_chief(strategy):
             files.write(runs.config_path(workdir, group), program.bindings_in_force().encode())
 
-    experiment.configured().train(workdir, group, _NUM_GROUPS.value, strategy, when_built)
+    experiment.configured().train(
+        workdir, group, _NUM_GROUPS.value, strategy, when_built, exchange_dir=program.EXCHANGE_DIR.value
+    )
 
 
 if __name__ == "__main__":
-    program.run(main)
+    program.run(main, program.WORKDIR, program.EXCHANGE_DIR, *program.GIN)

@@ -49,7 +49,15 @@ def assert_nothing_trained(workdir: pathlib.Path, group: int = 0) -> None:
         ),
         (
             ["--gin_bindings=BurnIn.steps = 5", "--gin_bindings=num_step = 5"],
-            r"gin binds num_step, .*BurnIn\.steps, but nothing uses it; remove the binding or correct",
+            r"gin binds num_step, .*BurnIn\.steps, but nothing uses it; .* you mean Experiment\.num_steps\?$",
+        ),
+        (
+            ["--gin_bindings=Experiment.num_lanes = 'many'"],
+            r"Experiment\.num_lanes is 'many'; expected an integer",
+        ),
+        (
+            ["--gin_bindings=LanguageModel.num_units = 2.5"],
+            r"LanguageModel\.num_units is 2\.5; expected an integ",
         ),
         (["--gin_file=gin/absent.gin"], r"gin file not found .*gin/absent\.gin.*; looked below /"),
         (

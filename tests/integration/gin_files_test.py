@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 
+import gin
 import pytest
 from absl import flags
 
@@ -63,6 +64,37 @@ def test_a_gin_file_opens_with_a_comment_that_says_what_it_is(name: str) -> None
     assert len(comments) >= 3
     if "Experiment." in text or "CorpusSettings." in text:
         assert any(line.startswith("# Command") for line in comments)
+
+
+def bindings_written_down() -> list[tuple[str, str, list[str]]]:
+    """Where each example of --gin_bindings stands, the gin file that it is given with, and the bindings."""
+    found = []
+    for where, command in [*commands(), *makefile_commands()]:
+        arguments = [argument.partition("=") for argument in shlex.split(command)[1:]]
+        bound = [value for name, _, value in arguments if name == "--gin_bindings"]
+        gin_files = [value for name, _, value in arguments if name == "--gin_file"]
+        if bound and gin_files:
+            found.append((where, gin_files[0], bound))
+    example = re.search(r"such as '(.+?)';", flags.FLAGS["gin_bindings"].help)
+    return [*found, ("--help", "gin/quickstart.gin", [example.group(1)])]
+
+
+def test_a_binding_that_is_written_down_can_be_used() -> None:
+    found = bindings_written_down()
+    assert {"--help", "README.md", "Makefile", "tf_codistill/launch.py"} <= {where for where, _, _ in found}
+    for where, gin_file, bound in found:
+        gin.clear_config()
+        flags.FLAGS.gin_file = [gin_file]
+        flags.FLAGS.gin_bindings = bound
+        program.parse_gin()
+        if "/corpus/" in gin_file:
+            pipeline.CorpusSettings()
+        else:
+            configured().build(vocabulary_size=40, num_groups=2)
+        try:
+            program.check_bindings()
+        except ValueError as error:
+            pytest.fail(f"{where}: {error}")
 
 
 def commands() -> list[tuple[str, str]]:

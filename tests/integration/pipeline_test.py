@@ -55,7 +55,10 @@ def stages(place: pathlib.Path) -> dict[str, list[str]]:
             *(f"--gin_bindings=CorpusSettings.{b}" for b in ("num_pieces = 120", "validation_share = 0.2")),
         ],
         "alone": ["launch", "--num_groups=1", f"--workdir={place / 'alone'}", *flags],
-        "two": ["launch", "--num_groups=2", f"--workdir={place / 'two'}", *flags],
+        "two": [
+            *("launch", "--num_groups=2", f"--workdir={place / 'two'}"),
+            *(f"--exchange_dir={place / 'exchange'}", *flags),
+        ],
         "evaluate": [
             *("evaluate", *both, f"--model=served={place / 'two' / 'group_1' / 'student.keras'}"),
             *(f"--output={result}", *flags),
@@ -97,6 +100,8 @@ def test_groups_learn_from_each_other_and_a_lone_one_does_not(
     # Whichever group was started later has had something to learn from.
     taught = [metrics(place / "two", group, "train")[40]["distillation_loss"] for group in (0, 1)]
     assert max(taught) > 1
+    assert {path.name for path in (place / "exchange").iterdir()} == {"group_0", "group_1"}
+    assert not (place / "two" / "exchange").exists()
     assert "done after" in outputs["alone"]
 
 

@@ -16,7 +16,7 @@ import gin
 import keras
 import tensorflow as tf
 
-from tf_codistill import trained
+from tf_codistill import settings, trained
 from tf_codistill.batches import Stream
 from tf_codistill.inputs import language, mixture
 from tf_codistill.models.language_model import LanguageModel
@@ -82,6 +82,9 @@ class LanguageTask(Task):
     num_lanes: int = 64
     window_tokens: int = 32
     data: str = "disjoint"
+
+    def __post_init__(self) -> None:
+        settings.check_types(self)
 
     @property
     def batch_size(self) -> int:

@@ -21,7 +21,7 @@ import gin
 import keras
 from absl import logging
 
-from tf_codistill import distribution, recurrent_state, weights
+from tf_codistill import distribution, files, recurrent_state, weights
 from tf_codistill.exchange.store import Store
 from tf_codistill.exchange.topology import NO_PEER, RandomPeers, Topology, candidates_of, seats, teachers_of
 from tf_codistill.groups import decisions
@@ -82,6 +82,7 @@ class PeerExchange(FrozenTeachers):
         """
         if every_steps < 1:
             raise ValueError(f"every_steps is {every_steps}; expected at least 1")
+        files.check_scheme(directory)
         super().__init__(0, precision)
         self._every_steps = every_steps
         self._topology = topology

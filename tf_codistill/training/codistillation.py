@@ -174,7 +174,7 @@ class CodistillationModel(MultiWorkerModel):
             lambda: [(one, weigh(one)) for one in self.teachers.teach(features, keys, step, predictions)],
             lambda: [(one, one.present_PB) for one in self.teachers.wait(predictions)],
         )
-        return [self.distillation.soft_targets(*one, weights) for one in taught]
+        return [self.distillation.soft_targets(one, given, weights) for one, given in taught]
 
     def _psi(
         self,

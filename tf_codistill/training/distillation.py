@@ -224,7 +224,7 @@ class Distillation:
         finite = [_is_finite(self.outputs(one)) for one in taught.predictions]
         return taught.present_PB * tf.stack(finite) if finite else taught.present_PB
 
-    def soft_targets(self, taught: Taught, teacher_weights_PB: tf.Tensor, weights: Outputs) -> SoftTargets:  # noqa: N803
+    def soft_targets(self, taught: Taught, teacher_weights_PB: tf.Tensor, weights: Outputs) -> SoftTargets:
         """Makes of what teachers predict what a student learns from.
 
         Args:

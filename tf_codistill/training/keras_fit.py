@@ -243,8 +243,7 @@ class MultiWorkerModel(keras.Model):
         return weighed(sample_weight, prediction, factors)
 
     def step(self) -> int:
-        """Number of steps done, those included that loss scaling has skipped; one takes several batches where
-        the optimizer accumulates gradients."""
+        """Number of steps done, skipped ones too; where gradients accumulate one takes several batches."""
         return int(weights.values([self.batches_seen])[0]) // self._batches_per_step()
 
     def second_states(self) -> list[recurrent_state.SecondState]:

@@ -26,7 +26,7 @@ import tensorflow as tf
 import tf_codistill
 from examples import images
 from tf_codistill import distribution, launching, runs
-from tf_codistill.training.callbacks import MetricsLog
+from tf_codistill.training.metrics_log import MetricsLog
 
 NUM_GROUPS, WORKERS_PER_GROUP = 2, 2
 

@@ -2,127 +2,184 @@
 
     checkpoints/
         checkpoint_00000500/
-            shared.index, shared.data-...        written by the chief: what all workers hold alike
-            worker_0.index, worker_0.data-...    written by each worker: the recurrent state of its lanes
+            shared.index, shared.data-...        by the chief: what all workers hold alike
+            worker_0.index, worker_0.data-...    by each worker: its own, such as the state of its lanes
+            worker_0.json                        its mark: that worker 0 has written all of its part
             worker_1.index, ...
-            manifest.json                        the commit mark, by the chief when all have written
+            manifest.json                        the commit mark, by the chief when all parts are there
 
-Values are arrays by name, so what a checkpoint holds is decided by the caller (`training.experiment`). The
-input position is no part of it: batches are a function of the step.
+Values are arrays by name, so what a checkpoint holds is decided by the caller (`training.checkpointing`).
+Workers find out by files that the others are done, so that writing needs no collective and can be done by a
+thread beside training. A checkpoint that is damaged is passed over for the one before it.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from absl import logging
 
-from tf_codistill import distribution, files, weights
-from tf_codistill.groups import decisions
+from tf_codistill import files, weights
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Arrays = Mapping[str, Sequence[np.ndarray]]
 
 _CHECKPOINT = re.compile(r"checkpoint_(\d{8,})")
+_POLL_SECS = 0.05
 
 
 class Checkpoints:
-    """The checkpoints of one group."""
+    """The checkpoints of one group, as one of its workers writes them.
 
-    def __init__(self, directory: str, strategy: tf.distribute.Strategy, keep: int = 2) -> None:
+    Attributes:
+        directory: Where they are.
+        worker: This worker; worker 0 commits.
+        num_workers: Workers of the group.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        keep: int = 2,
+        keep_every_steps: int | None = None,
+        timeout_secs: float = 600.0,
+    ) -> None:
         """Takes note of where checkpoints are; touches no file.
 
         Args:
             directory: Directory of the group's checkpoints.
-            strategy: The strategy that trains the group.
             keep: How many of the newest stay, at least 1.
+            keep_every_steps: Checkpoints of multiples of this stay for ever; None for none of them.
+            timeout_secs: Seconds that the chief waits for the parts of others.
 
         Raises:
-            ValueError: `keep` is less than 1.
+            ValueError: A number is out of range.
         """
-        if keep < 1:
-            raise ValueError(f"keep is {keep}; expected at least 1")
-        self._directory = directory
-        self._strategy = strategy
-        self._keep = keep
+        for name, value in (("keep", keep), ("keep_every_steps", keep_every_steps or 1)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        files.check_scheme(directory)
+        self.directory = directory
+        self.worker, self.num_workers = 0, 1
+        self._keep, self._keep_every_steps = keep, keep_every_steps
+        self._timeout_secs = timeout_secs
 
-    def save(self, step: int, shared: Arrays, own: Arrays) -> None:
-        """Writes and commits a checkpoint; all workers of the group must call it.
+    def clean(self) -> None:
+        """Removes what was never committed; the chief does it before any worker writes."""
+        for step in _steps(self.directory):
+            if not files.exists(files.join(path_of(self.directory, step), files.MARK)):
+                files.remove(path_of(self.directory, step))
+
+    def save(self, step: int, shared: Arrays, own: Arrays, metadata: Mapping[str, Any]) -> None:
+        """Writes this worker's part of a checkpoint; the chief commits it, then deletes superseded ones.
 
         Args:
-            step: The optimizer step, which names the checkpoint.
+            step: The step, which names the checkpoint.
             shared: Arrays that all workers hold alike; the chief's are written.
             own: Arrays that belong to this worker.
+            metadata: What else is to be known of it, for JSON; the chief's is written.
+
+        Raises:
+            OSError: It cannot be written, or another worker does not write its part in time.
         """
-        directory = self._path(step)
-        chief = distribution.is_chief(self._strategy)
-        if chief:
-            files.remove(directory)
-            files.make_directory(directory)
-            weights.write(files.join(directory, "shared"), **shared)
-        decisions.all_agree(self._strategy, True)
-        weights.write(files.join(directory, self._worker_name()), **own)
-        decisions.all_agree(self._strategy, True)
-        if chief:
-            facts = {
-                "format_version": FORMAT_VERSION,
-                "step": step,
-                "num_workers": distribution.num_workers(self._strategy),
-                "shared": {name: weights.describe_arrays(arrays) for name, arrays in shared.items()},
-                "own": {name: weights.describe_arrays(arrays) for name, arrays in own.items()},
-            }
-            files.commit(directory, facts)
-            for old in committed_steps(self._directory)[: -self._keep]:
-                files.remove(self._path(old))
+        path = path_of(self.directory, step)
+        files.make_directory(path)
+        if self.worker == 0:
+            weights.write(files.join(path, "shared"), **shared)
+        weights.write(files.join(path, f"worker_{self.worker}"), **own)
+        files.write_json(files.join(path, f"worker_{self.worker}.json"), _describe(own))
+        if self.worker == 0:
+            self._wait_for_parts(path)
+            described = {"format_version": FORMAT_VERSION, "step": step, "num_workers": self.num_workers}
+            files.commit(path, {**described, "shared": _describe(shared), "metadata": dict(metadata)})
+            self._delete_superseded()
 
-    def latest(self) -> int | None:
-        """The step of the newest committed checkpoint, by the chief's view; all workers must call it."""
-        steps = committed_steps(self._directory)
-        (step,) = decisions.broadcast(self._strategy, [steps[-1] if steps else -1])
-        return None if step < 0 else step
-
-    def restore(self, step: int) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]]]:
-        """Reads a committed checkpoint.
+    def mark(self, step: int, **metadata: Any) -> None:
+        """Adds to the metadata of a committed checkpoint; the chief does it.
 
         Args:
             step: Its step.
-
-        Returns:
-            What was given to `save` as `shared`, and this worker's `own`.
-
-        Raises:
-            ValueError: It is absent or damaged, or was written by another number of workers.
+            **metadata: What to add.
         """
-        directory = self._path(step)
-        shared, owns = read(directory)
-        if len(owns) != distribution.num_workers(self._strategy):
-            raise ValueError(
-                f"checkpoint {directory!r} was written by {len(owns)} workers, this group has "
-                f"{distribution.num_workers(self._strategy)}; start as many, or use another workdir"
-            )
-        return shared, owns[distribution.worker_index(self._strategy)]
+        path = path_of(self.directory, step)
+        mark = files.read_mark(path)
+        if mark is not None:
+            mark["metadata"].update(metadata)
+            files.write_json(files.join(path, files.MARK), mark)
 
-    def _path(self, step: int) -> str:
-        return files.join(self._directory, f"checkpoint_{step:08d}")
+    def _wait_for_parts(self, path: str) -> None:
+        deadline = time.monotonic() + self._timeout_secs
+        for worker in range(1, self.num_workers):
+            while not files.exists(files.join(path, f"worker_{worker}.json")):
+                if time.monotonic() > deadline:
+                    raise OSError(f"worker {worker} has not written its part of checkpoint {path!r} in time")
+                time.sleep(_POLL_SECS)
 
-    def _worker_name(self) -> str:
-        return f"worker_{distribution.worker_index(self._strategy)}"
+    def _delete_superseded(self) -> None:
+        best = best_step(self.directory)
+        for step in committed_steps(self.directory)[: -self._keep]:
+            for_ever = self._keep_every_steps and step % self._keep_every_steps == 0
+            if step != best and not for_ever:
+                files.remove(path_of(self.directory, step))
+
+
+def path_of(directory: str, step: int) -> str:
+    """The directory of a checkpoint."""
+    return files.join(directory, f"checkpoint_{step:08d}")
 
 
 def committed_steps(directory: str) -> list[int]:
     """Steps of the committed checkpoints in a directory, in ascending order."""
-    matches = (_CHECKPOINT.fullmatch(name) for name in files.names(directory))
-    steps = sorted(int(match.group(1)) for match in matches if match)
     return [
-        step for step in steps if files.exists(files.join(directory, f"checkpoint_{step:08d}", files.MARK))
+        step for step in _steps(directory) if files.exists(files.join(path_of(directory, step), files.MARK))
     ]
 
 
+def best_step(directory: str) -> int | None:
+    """The step of the checkpoint with the best of the values that are monitored; None if none has one."""
+    values = {}
+    for step in committed_steps(directory):
+        try:
+            metadata = (files.read_mark(path_of(directory, step)) or {}).get("metadata", {})
+        except files.CorruptError:
+            continue
+        if "rank" in metadata:
+            values[step] = metadata["rank"]
+    return min(values, key=lambda step: values[step]) if values else None
+
+
+def mark_of(directory: str, step: int) -> dict[str, Any]:
+    """The mark of a committed checkpoint that somebody else has checked."""
+    return files.read_mark(path_of(directory, step)) or {}
+
+
+def newest_whole(directory: str, below: int | None = None) -> tuple[int, dict[str, Any]] | None:
+    """The newest checkpoint of which every byte is there; damaged ones are passed over with a warning.
+
+    Args:
+        directory: Directory of the group's checkpoints.
+        below: Only those of earlier steps; None for all.
+
+    Returns:
+        Its step and mark; None if there is none.
+    """
+    for step in reversed(committed_steps(directory)):
+        if below is not None and step >= below:
+            continue
+        try:
+            return step, _checked_mark(path_of(directory, step))
+        except (ValueError, OSError) as error:
+            logging.warning("checkpoint of step %d is passed over: %s", step, error)
+    return None
+
+
 def read_latest(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
-    """Reads the newest committed checkpoint of a group, whatever strategy wrote it.
+    """Reads the newest whole checkpoint of a group, however many workers wrote it.
 
     Args:
         directory: Directory of the group's checkpoints.
@@ -131,40 +188,65 @@ def read_latest(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[
         Its step, the shared arrays, and the own arrays of each worker.
 
     Raises:
-        ValueError: There is none, or it is damaged.
+        ValueError: There is none.
     """
-    steps = committed_steps(directory)
-    if not steps:
-        raise ValueError(f"there is no committed checkpoint in {directory!r}; has the group been trained?")
-    return (steps[-1], *read(files.join(directory, f"checkpoint_{steps[-1]:08d}")))
+    found = newest_whole(directory)
+    if found is None:
+        raise ValueError(f"there is no whole checkpoint in {directory!r}; has the group been trained?")
+    step, mark = found
+    path = path_of(directory, step)
+    return step, read_shared(path, mark), [read_own(path, worker) for worker in range(mark["num_workers"])]
 
 
-def read(path: str) -> tuple[dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
-    """Reads one checkpoint with the own arrays of all workers.
+def read_shared(path: str, mark: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
+    """Reads what all workers hold alike.
 
     Args:
         path: Directory of the checkpoint.
+        mark: Its mark.
 
     Returns:
-        The shared arrays, and the own arrays of each worker.
+        The arrays by name.
 
     Raises:
-        ValueError: It is absent, damaged, or of another format version.
+        ValueError: They cannot be read.
     """
+    return weights.read(files.join(path, "shared"), **mark["shared"])
+
+
+def read_own(path: str, worker: int) -> dict[str, list[np.ndarray]]:
+    """Reads what belongs to one worker.
+
+    Args:
+        path: Directory of the checkpoint.
+        worker: The worker.
+
+    Returns:
+        The arrays by name.
+
+    Raises:
+        ValueError: They cannot be read.
+    """
+    described = files.read_json(files.join(path, f"worker_{worker}.json"))
+    return weights.read(files.join(path, f"worker_{worker}"), **described)
+
+
+def _checked_mark(path: str) -> dict[str, Any]:
     mark = files.read_mark(path)
-    if mark is None:
-        raise ValueError(f"checkpoint {path!r} is not there or not committed")
-    if mark.get("format_version") != FORMAT_VERSION:
+    if mark is None or mark.get("format_version") != FORMAT_VERSION:
+        version = None if mark is None else mark.get("format_version")
         raise ValueError(
-            f"checkpoint {path!r} has format version {mark.get('format_version')!r}; "
-            f"expected {FORMAT_VERSION}"
+            f"checkpoint {path!r} has format version {version!r}; expected {FORMAT_VERSION}: it is of "
+            "another version of tf_codistill"
         )
-    try:
-        files.verify(path, mark)
-        shared = weights.read(files.join(path, "shared"), **mark["shared"])
-        names = [f"worker_{i}" for i in range(mark["num_workers"])]
-        return shared, [weights.read(files.join(path, name), **mark["own"]) for name in names]
-    except (KeyError, TypeError, ValueError) as error:
-        raise files.CorruptError(
-            f"{error}; delete {path!r} to go back to the checkpoint before it"
-        ) from error
+    files.verify(path, mark)
+    return mark
+
+
+def _describe(arrays: Arrays) -> dict[str, weights.Description]:
+    return {name: weights.describe_arrays(group) for name, group in arrays.items()}
+
+
+def _steps(directory: str) -> list[int]:
+    matches = (_CHECKPOINT.fullmatch(name) for name in files.names(directory))
+    return sorted(int(match.group(1)) for match in matches if match)

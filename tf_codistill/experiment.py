@@ -3,7 +3,7 @@ r"""The experiment: one group's training, put together from its parts. The singl
     task ------> streams of batches ----------------+
          \----> models, losses, metrics --+         |
     teaching ----------------------------+--> model --> group.fit(model, streams, callbacks)
-    psi, weight, steps ------------------+              MetricsLog, Saver
+    psi, weight, steps ------------------+              MetricsLog, Checkpointing
 
     Experiment(task=LanguageTask(...), num_steps=2000, optimizer=...).train(workdir, group=0, num_groups=2)
 
@@ -25,7 +25,6 @@ import tensorflow as tf
 from absl import logging
 
 from tf_codistill import (
-    checkpoints,
     configurables,  # noqa: F401 - so that gin files may name them
     files,
     losses,
@@ -35,14 +34,13 @@ from tf_codistill import (
     weights,
 )
 from tf_codistill.batches import Stream
-from tf_codistill.groups import decisions
 from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.tasks.base import Part, Task
 from tf_codistill.teaching.base import ModelFn, Place, Teaching
 from tf_codistill.teaching.snapshots import PeerExchange
-from tf_codistill.training.callbacks import MetricsLog, Saver
+from tf_codistill.training.checkpointing import Checkpointing
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.resume import Resume
+from tf_codistill.training.metrics_log import MetricsLog
 
 
 @gin.configurable
@@ -130,20 +128,18 @@ class Experiment:
         with workers.scope():
             model = self.build(teaching, group, rows)
         model.build_for_data(workers.feed(training).element_spec)
-        resume = Resume(
-            model, checkpoints.Checkpoints(runs.checkpoints_dir(workdir, group), workers.strategy)
-        )
-        resume.restore()
+        checkpointing = Checkpointing(runs.checkpoints_dir(workdir, group), self.checkpoint_every_steps)
+        position = checkpointing.restore(model)
         when_built()
         workers.fit(
             model,
             training,
             validation,
-            first_step=model.step(),
+            first_epoch=position.epoch,
             num_steps=self.num_steps,
             log_every_steps=self.log_every_steps,
             validate_every_steps=self.validate_every_steps,
-            callbacks=self._callbacks(workdir, group, workers, resume, training),
+            callbacks=[*self._logs(workdir, group, workers, training), checkpointing],
         )
         logging.info("trained to step %d, weights %s", model.step(), weights.checksum(model))
         if workers.is_chief:
@@ -207,19 +203,15 @@ class Experiment:
         own = group if group in self.task.groups_of_their_own() else None
         return _Make(self.task, rows, own)
 
-    def _callbacks(
-        self, workdir: str, group: int, workers: SynchronousGroup, resume: Resume, training: Sequence[Stream]
+    def _logs(
+        self, workdir: str, group: int, workers: SynchronousGroup, training: Sequence[Stream]
     ) -> list[keras.callbacks.Callback]:
-        callbacks: list[keras.callbacks.Callback] = []
-        if workers.is_chief:
-            units_per_step = sum(stream.units_per_step for stream in training)
-            log = MetricsLog(
-                workdir, group, self.num_steps, units_per_step, self.task.units, self.task.derived
-            )
-            callbacks.append(log)
-        every_epochs = self.checkpoint_every_steps // self.log_every_steps
-        any_worker = functools.partial(decisions.any_worker, workers.strategy)
-        return [*callbacks, Saver(resume.save, every_epochs, any_worker)]
+        if not workers.is_chief:
+            return []
+        units_per_step = sum(stream.units_per_step for stream in training)
+        return [
+            MetricsLog(workdir, group, self.num_steps, units_per_step, self.task.units, self.task.derived)
+        ]
 
     def _save_students(self, students: Sequence[keras.Model], workdir: str, group: int) -> None:
         for number, student in enumerate(students):

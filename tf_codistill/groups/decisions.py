@@ -3,17 +3,67 @@
     step, = broadcast(strategy, [step])     the chief decides, then every worker knows
     if all_agree(strategy, is_readable):    every worker, or none
 
-They are collectives: all workers make the same calls in the same order.
+They are collectives: all workers make the same calls in the same order. While training goes on there is one
+of them at the end of each execution, the `Meeting`, whatever there is to decide.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_codistill import distribution
+
+_Item = tuple[int, Callable[[], Sequence[int]], Callable[[list[int]], None], bool]
+
+
+class Meeting(keras.callbacks.Callback):
+    """Where the workers of a group decide, once at the end of an execution; `fit` adds it first."""
+
+    def __init__(self) -> None:
+        """Has nothing to decide yet."""
+        super().__init__()
+        self._items: list[_Item] = []
+
+    def join(
+        self,
+        size: int,
+        propose: Callable[[], Sequence[int]],
+        decide: Callable[[list[int]], None],
+        in_validation: bool = False,
+    ) -> None:
+        """Puts something on the agenda, on all workers in the same order.
+
+        Args:
+            size: How many integers it takes.
+            propose: Gives this worker's integers.
+            decide: Called with their sums over all workers.
+            in_validation: Whether that is also done at the end of each execution of a validation.
+        """
+        self._items.append((size, propose, decide, in_validation))
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Decides."""
+        del batch, logs
+        self._meet(self._items)
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Decides what is decided in a validation, too."""
+        del batch, logs
+        self._meet([item for item in self._items if item[3]])
+
+    def _meet(self, items: Sequence[_Item]) -> None:
+        proposals = [integer for _, propose, _, _ in items for integer in propose()]
+        if not proposals:
+            return
+        sums = _sum_over_workers(self.model.distribute_strategy, proposals)
+        for size, _, decide, _ in items:
+            decide(sums[:size])
+            sums = sums[size:]
 
 
 def broadcast(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
     group = SynchronousGroup(strategy)
     with group.scope(): model = ...
-    group.fit(model, streams, validation, first_step=500, ...)      `fit`, an epoch for each log interval
+    group.fit(model, streams, validation, first_epoch=10, ...)      `fit`, an epoch for each log interval
 
 Each worker makes its own part of every batch.
 """
@@ -97,7 +97,7 @@ class SynchronousGroup:
         training: Sequence[Stream],
         validation: Stream,
         *,
-        first_step: int,
+        first_epoch: int,
         num_steps: int,
         log_every_steps: int,
         validate_every_steps: int,
@@ -109,15 +109,15 @@ class SynchronousGroup:
             model: The compiled model.
             training: What it learns from.
             validation: What is held out.
-            first_step: Steps done already, a multiple of `log_every_steps`.
+            first_epoch: Epochs done already.
             num_steps: Steps to be done in the end.
             log_every_steps: Steps of an interval.
             validate_every_steps: Steps between two validations.
             callbacks: Called around steps and intervals.
         """
         model.fit(
-            self.feed(training, first_step),
-            initial_epoch=first_step // log_every_steps,
+            self.feed(training, first_epoch * log_every_steps),
+            initial_epoch=first_epoch,
             epochs=num_steps // log_every_steps,
             steps_per_epoch=log_every_steps,
             validation_data=self.feed([validation]),

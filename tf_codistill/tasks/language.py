@@ -44,14 +44,7 @@ class TokenStream:
         return self.lanes.num_lanes * self.lanes.window_tokens
 
     def dataset(self, **where: Any) -> tf.data.Dataset:
-        """Inputs and targets with their keys, see `language.dataset`.
-
-        Args:
-            **where: Which steps, and which worker's part of them.
-
-        Returns:
-            `batches.Keyed` elements.
-        """
+        """Inputs and targets with their keys, see `language.dataset`."""
         return language.dataset(self.lanes, keyed=True, **where)
 
 
@@ -103,14 +96,7 @@ class LanguageTask(Task):
             ) from error
 
     def training(self, part: Part) -> Stream:
-        """The lanes of a group or student.
-
-        Args:
-            part: Whose they are.
-
-        Returns:
-            Batches without end.
-        """
+        """The lanes of a group or student."""
         return self._stream("train", seed=part.seed, group=part.index, num_groups=part.number, data=self.data)
 
     def validation(self) -> Stream:
@@ -118,15 +104,7 @@ class LanguageTask(Task):
         return self._stream("validation", seed=0, shuffle=False)
 
     def make_model(self, rows: int | None = None, group: int | None = None) -> keras.Model:
-        """Makes a model.
-
-        Args:
-            rows: Lanes of one replica; None for the model that is served.
-            group: Whose model; None for that of all groups which have none of their own.
-
-        Returns:
-            The model.
-        """
+        """Makes a model."""
         make = self.model_fn if group is None else self.peer_model_fns.get(group, self.model_fn)
         return make(vocabulary_size=self.corpora.vocabulary_size, batch_size=rows)
 
@@ -139,52 +117,20 @@ class LanguageTask(Task):
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def derived(self, averages: Mapping[str, float]) -> dict[str, float]:
-        """The perplexity.
-
-        Args:
-            averages: Averages by name.
-
-        Returns:
-            ``perplexity``, of the loss.
-        """
+        """The perplexity."""
         return {"perplexity": math.exp(min(averages["loss"], 700.0))}
 
     def mean_prediction(self, predictions: Sequence[Any]) -> tf.Tensor:
-        """Logits of the mean of probabilities.
-
-        Args:
-            predictions: Logits of each member, [B, T, V].
-
-        Returns:
-            Logarithms of probabilities, [B, T, V].
-        """
+        """Logits of the mean of probabilities."""
         log_probabilities = tf.stack([tf.nn.log_softmax(logits) for logits in predictions])
         return tf.reduce_logsumexp(log_probabilities, axis=0) - math.log(len(predictions))
 
     def load_model(self, path: str) -> keras.Model:
-        """Loads a saved language model with as many lanes as validation has.
-
-        Args:
-            path: A ``.keras`` file.
-
-        Returns:
-            The model; its state is zero.
-
-        Raises:
-            ValueError: There is no such file, or the model in it cannot carry a state over lanes.
-        """
+        """Loads a saved language model with as many lanes as validation has."""
         return trained.load_model(path, self.num_lanes)
 
     def keep_beside_model(self, directory: str, is_writer: bool = True) -> None:
-        """Keeps the tokenizer of the corpora, see `trained`.
-
-        Args:
-            directory: Directory of a group of a run.
-            is_writer: Whether to write; otherwise what is there is only checked.
-
-        Raises:
-            ValueError: Another tokenizer is there, or a corpus's manifest does not fit its tokenizer.
-        """
+        """Keeps the tokenizer of the corpora, see `trained`."""
         trained.keep_tokenizer(trained.tokenizer_dir(directory), self.corpora.corpora, is_writer=is_writer)
 
     def _stream(self, split: str, **arguments: Any) -> Stream:

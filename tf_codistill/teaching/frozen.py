@@ -67,12 +67,7 @@ class FrozenTeachers(Teaching):
         return [model_fn for _ in self._peers]
 
     def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
-        """Makes the teachers; called in the scope of the strategy.
-
-        Args:
-            students: The student.
-            model_fns: What made it.
-        """
+        """Makes the teachers; called in the scope of the strategy."""
         self.frozen = [make() for make in self.model_fns(model_fns[0])]
         for model in self.frozen:
             model.trainable = False
@@ -96,30 +91,13 @@ class FrozenTeachers(Teaching):
         return sum(packed_model.num_bytes(model) for model in self.frozen)
 
     def any_present(self, step: tf.Tensor) -> tf.Tensor:
-        """Whether any teacher holds a snapshot.
-
-        Args:
-            step: Not used.
-
-        Returns:
-            A boolean scalar.
-        """
+        """Whether any teacher holds a snapshot."""
         return tf.reduce_max(self.present(), axis=0) > 0 if self.frozen else tf.constant(False)
 
     def teach(
         self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
     ) -> list[Taught]:
-        """Asks every teacher; recurrent states move on.
-
-        Args:
-            features: The student's features.
-            keys: Not used.
-            step: Not used.
-            predictions: Not used.
-
-        Returns:
-            What the student is taught.
-        """
+        """Asks every teacher; recurrent states move on."""
         said = [
             keras.tree.map_structure(tf.stop_gradient, model(features[0], training=False))
             for model in self.frozen
@@ -132,14 +110,7 @@ class FrozenTeachers(Teaching):
         return tf.cast(self._steps_P() > NO_SNAPSHOT, tf.float32)
 
     def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
-        """How old the snapshots are once this step is done, averaged over teachers that hold one.
-
-        Args:
-            step: Number of steps done, integer scalar.
-
-        Returns:
-            Steps, float32 scalar.
-        """
+        """How old the snapshots are once this step is done, averaged over teachers that hold one."""
         present_P = self.present()
         behind_P = tf.cast(tf.cast(step + 1, tf.int64) - self._steps_P(), tf.float32)
         return tf.math.divide_no_nan(tf.reduce_sum(behind_P * present_P), tf.reduce_sum(present_P))
@@ -205,15 +176,7 @@ class FrozenTeachers(Teaching):
         return shared, recurrent_state.values(self._recurrent_states())
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
-        """Takes back what `state` returned.
-
-        Args:
-            shared: The first of it.
-            own: The second.
-
-        Raises:
-            ValueError: It does not fit.
-        """
+        """Takes back what `state` returned."""
         number = len(self.frozen)
         steps, peers, published_at = (shared[i * number : (i + 1) * number] for i in range(3))
         weights.assign([*self._steps, *self._weights()], [*steps, *shared[3 * number :]])

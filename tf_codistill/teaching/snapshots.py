@@ -110,14 +110,7 @@ class PeerExchange(FrozenTeachers):
         self._seat(len(self._candidates))
 
     def join(self, place: Place) -> None:
-        """Takes the directory of the run, unless it has been given another one, and this group's number.
-
-        Args:
-            place: Where in the run this group stands.
-
-        Raises:
-            ValueError: The topology does not fit the number of groups.
-        """
+        """Takes the directory of the run, unless it has been given another one, and this group's number."""
         if not self._peer_model_fns:
             self._peer_model_fns = {peer: place.model_fn_of(peer) for peer in range(place.num_groups)}
         self._stand(self._store.directory or place.exchange_dir, place.group, place.num_groups)
@@ -131,17 +124,7 @@ class PeerExchange(FrozenTeachers):
         return [f"group {peer}" for peer in self.peers()]
 
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
-        """What makes each teacher: its peer's architecture.
-
-        Args:
-            model_fn: What made the student.
-
-        Returns:
-            One function for each teacher.
-
-        Raises:
-            ValueError: A teacher may stand for peers that train different models.
-        """
+        """What makes each teacher: its peer's architecture."""
         found = []
         for peers in self._candidates:
             makers = [self._peer_model_fns.get(peer, model_fn) for peer in peers]

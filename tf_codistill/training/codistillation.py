@@ -17,16 +17,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tf_codistill import recurrent_state, schedules
+from tf_codistill import recurrent_state, schedules, weights
 from tf_codistill.batches import Batch, batch_of
+from tf_codistill.groups import decisions
 from tf_codistill.teaching.base import ModelFn, Teaching
+from tf_codistill.training.checkpointing import resume
 from tf_codistill.training.distillation import Distillation, Losses, SoftTargets, Weights
 from tf_codistill.training.keras_fit import MultiWorkerModel, on_one_replica
 from tf_codistill.training.measures import TaskLosses
 from tf_codistill.training.meters import Meters
 from tf_codistill.training.outputs import Outputs
+from tf_codistill.training.statistics import ReplicaStatistics
 from tf_codistill.training.watch import Watch
 from tf_codistill.training.whole_batch import Shares, total
 
@@ -102,6 +106,8 @@ class CodistillationModel(MultiWorkerModel):
         self.meters = Meters(self.distillation, self.teachers, measure_every_steps)
         self._tracked_meters = self.meters.metrics  # Keras resets what it finds in an attribute
         self._second_states: list[recurrent_state.SecondState] = []
+        self._statistics: ReplicaStatistics | None = None
+        self.meeting = decisions.Meeting()
         self.built = all(student.built for student in self.students)
 
     @property
@@ -118,14 +124,7 @@ class CodistillationModel(MultiWorkerModel):
         return self.students[0]
 
     def gradients(self, data: Any) -> list[Any]:
-        """The gradients of the students' total loss on one replica's batch.
-
-        Args:
-            data: Features, targets and optionally sample weights.
-
-        Returns:
-            A gradient for each of the students' trainable variables, of the loss as the optimizer scaled it.
-        """
+        """The gradients of the students' total loss on one replica's batch."""
         batches, step = self.teachers.deal(batch_of(data)), self._steps_done()
         with tf.GradientTape() as tape:
             predictions = [
@@ -219,11 +218,7 @@ class CodistillationModel(MultiWorkerModel):
         return TaskLosses(self._compile_loss, batch.targets, weights)
 
     def test_step(self, data: Any) -> None:
-        """Measures the students' task loss and metrics on one replica's batch.
-
-        Args:
-            data: Features, targets and optionally sample weights.
-        """
+        """Measures the students' task loss and metrics on one replica's batch."""
         batch = batch_of(data)
         predictions = self._predictions(batch.features)
         added, shares = [student.losses for student in self.students], self.shares(predictions)
@@ -237,85 +232,72 @@ class CodistillationModel(MultiWorkerModel):
             self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)
 
     def predict_step(self, data: Any) -> Any:
-        """The mean of the students' predictions for text that their training lanes do not read.
-
-        Args:
-            data: Features, and what may stand beside them.
-
-        Returns:
-            Structured as the prediction of one student.
-        """
+        """The mean of the students' predictions for text that their training lanes do not read."""
         return _mean(self._predictions(batch_of(data).features))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """The mean of the students' predictions.
-
-        Args:
-            inputs: Features, as the models of `model_fn` take them.
-            training: Whether the students are being trained.
-
-        Returns:
-            Structured as the prediction of one student.
-        """
+        """The mean of the students' predictions."""
         return _mean([student(inputs, training=training) for student in self.students])
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `fit`, with the callbacks of `teachers`, and warnings of teachers that are of no use.
-
-        Args:
-            *args: As in Keras.
-            **kwargs: As in Keras.
-
-        Returns:
-            As in Keras.
-        """
+        """Keras's `fit`, with the callbacks of `teachers`, and warnings of teachers that are of no use."""
         call = inspect.signature(super().fit).bind(*args, **kwargs)
         given = call.arguments.get("callbacks") or []
-        ours = [*self.teachers.callbacks(), Watch()]
         if isinstance(given, keras.callbacks.CallbackList):
-            for callback in ours:
-                callback.set_model(self)
-            given.callbacks[:0] = ours
-        else:
-            call.arguments["callbacks"] = [*ours, *keras.tree.flatten(given)]
-        return super().fit(*call.args, **call.kwargs)
+            raise ValueError("callbacks is a CallbackList; expected a list of callbacks")
+        users = keras.tree.flatten(given)
+        self.meeting = decisions.Meeting()
+        call.arguments["callbacks"] = [self.meeting, *self.teachers.callbacks(), Watch(), *users]
+        self.pass_over = resume(self, users, call.arguments)
+        history = super().fit(*call.args, **call.kwargs)
+        self.statistics.settle()
+        return history
 
-    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the student, the model that is served; `keras.callbacks.ModelCheckpoint` calls it, too.
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `evaluate`, with what replicas hold apart averaged over them."""
+        with self.statistics.in_use():
+            return super().evaluate(*args, **kwargs)
+
+    @property
+    def statistics(self) -> ReplicaStatistics:
+        """The students' state that replicas hold apart."""
+        if self._statistics is None or not self.built:
+            apart = [weight for student in self.students for weight in student.non_trainable_weights]
+            self._statistics = ReplicaStatistics(self.distribute_strategy, apart, self.batches)
+        return self._statistics
+
+    def served(self, student: keras.Model) -> list[np.ndarray]:
+        """The weights with which a student would be served; all workers must call it.
 
         Args:
-            filepath: Where to; several students go to ``model.student_0.keras`` and so on for
-                ``model.keras``.
-            *args: As in Keras.
-            **kwargs: As in Keras.
+            student: One of the students.
+
+        Returns:
+            An array for each of its weights, of what replicas hold apart the mean over all of them.
         """
+        means = self.statistics.average()
+        return [
+            means.get(id(one), array)
+            for one, array in zip(student.weights, weights.values(student.weights), strict=True)
+        ]
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves the student, the model that is served; `keras.callbacks.ModelCheckpoint` calls it, too."""
         self._for_each(filepath, lambda student, path: student.save(path, *args, **kwargs))
 
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """Exports the student, as `save` saves it.
-
-        Args:
-            filepath: Where to, as for `save`.
-            *args: As in Keras.
-            **kwargs: As in Keras.
-        """
+        """Exports the student, as `save` saves it."""
         self._for_each(filepath, lambda student, path: student.export(path, *args, **kwargs))
 
     def _for_each(self, filepath: Any, act: Callable[[keras.Model, str], None]) -> None:
         root, ending = os.path.splitext(os.fspath(filepath))
-        for number, student in enumerate(self.students):
-            several = len(self.students) > 1
-            act(student, f"{root}.student_{number}{ending}" if several else os.fspath(filepath))
+        several = len(self.students) > 1
+        with self.statistics.in_use(known_only=True):
+            for number, student in enumerate(self.students):
+                act(student, f"{root}.student_{number}{ending}" if several else os.fspath(filepath))
 
     def get_config(self) -> dict[str, Any]:
-        """Refuses, because `model_fn` and schedules may be any functions; Keras calls it to copy a model.
-
-        Returns:
-            Never.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Refuses, because `model_fn` and schedules may be any functions; Keras calls it to copy a model."""
         raise ValueError(
             f"{type(self).__name__} {self.name!r} has no configuration: functions such as model_fn do not "
             "fit into a file. model.save(path) or model.student.save(path) saves the model to be served; "
@@ -333,11 +315,7 @@ class CodistillationModel(MultiWorkerModel):
         return self._second_states
 
     def build_for_data(self, element_spec: Any) -> None:
-        """Builds everything; `fit` and `evaluate` do it if it has not been done.
-
-        Args:
-            element_spec: Specification of the elements of a dataset, distributed or not.
-        """
+        """Builds everything; `fit` and `evaluate` do it if it has not been done."""
         lanes = recurrent_state.variables(self.students[0])
 
         def of_one_student(spec: Any) -> Any:
@@ -349,14 +327,7 @@ class CodistillationModel(MultiWorkerModel):
         super().build_for_data(keras.tree.map_structure(of_one_student, element_spec))
 
     def build_for(self, features: Any) -> None:
-        """Builds what teaches and compares outputs; called by `fit` and `evaluate` in the strategy's scope.
-
-        Args:
-            features: Specification of the features of one student on one replica.
-
-        Raises:
-            ValueError: An output that is to be distilled does not exist, or has different shapes.
-        """
+        """Builds what teaches and compares outputs; those that are distilled must have the same shapes."""
         several = len(self.students) > 1
         names = [f"student {number}" if several else "the student" for number in range(len(self.students))]
         students = dict(zip(names, self.students, strict=True))

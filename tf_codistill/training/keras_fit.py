@@ -32,7 +32,7 @@ from absl import logging
 
 from tf_codistill import recurrent_state, weights
 from tf_codistill.batches import Batch, batch_of
-from tf_codistill.training import whole_batch
+from tf_codistill.training import pass_over, whole_batch
 from tf_codistill.training.outputs import weighed
 from tf_codistill.training.whole_batch import of_whole_batch, total
 
@@ -64,7 +64,10 @@ class MultiWorkerModel(keras.Model):
         """
         super().__init__(**kwargs)
         # The optimizer's own count leaves out steps that loss scaling has skipped.
-        self.batches_seen = self.add_weight(shape=(), dtype="int64", trainable=False, name="batches_seen")
+        self.batches_seen = self._counter("batches_seen")
+        self.first_batch = self._counter("first_batch")
+        self.when_built: Callable[[], None] = lambda: None
+        self.pass_over: pass_over.PassOver | None = None
 
     def gradients(self, data: Any) -> list[Any]:
         """Computes the gradients of one replica's batch, and measures what is logged; a subclass does it.
@@ -81,47 +84,38 @@ class MultiWorkerModel(keras.Model):
         raise TypeError(f"{type(self).__name__} does not say how it computes gradients; override `gradients`")
 
     def train_step(self, data: Any) -> None:
-        """One update with one replica's batch.
-
-        Args:
-            data: Features, targets and optionally sample weights.
-        """
+        """One update with one replica's batch."""
         gradients = whole_batch.clipped((self._compiled_gradients or self.gradients)(data), self.optimizer)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
 
     def make_train_function(self, force: bool = False) -> None:
-        """Creates what `fit` calls with an iterator; Keras calls it.
-
-        Args:
-            force: Whether to create it again.
-        """
+        """Creates what `fit` calls with an iterator; Keras calls it."""
         if self.train_function is None or force:
             # Autograph cannot convert a method of which nothing but a docstring is written.
             before = tf.autograph.experimental.do_not_convert(self.before_train_step)
             shared = self.distribute_strategy.num_replicas_in_sync > 1
             self._compiled_gradients = self._by_xla(self.gradients) if shared else None
             step = self.train_step if shared else self._by_xla(self.train_step)
-            self.train_function = self._steps(
-                step, self._at_once(self.get_metrics_result), before, self._count_batch
-            )
+            train = self._steps(step, self._at_once(self.get_metrics_result), before, self._count_batch)
+
+            def train_or_pass_over(iterator: Any) -> dict[str, tf.Tensor]:
+                if self.pass_over is not None and self.pass_over(iterator, self.steps_per_execution):
+                    return self.get_metrics_result()
+                return train(iterator)
+
+            self.train_function = train_or_pass_over
+        restore, self.when_built = self.when_built, lambda: None
+        restore()
 
     def make_test_function(self, force: bool = False) -> None:
-        """Creates what `evaluate` calls with an iterator; Keras calls it.
-
-        Args:
-            force: Whether to create it again.
-        """
+        """Creates what `evaluate` calls with an iterator; Keras calls it."""
         if self.test_function is None or force:
             self.test_function = self._steps(
                 self._by_xla(self.test_step), self._at_once(self.get_test_results)
             )
 
     def make_predict_function(self, force: bool = False) -> None:
-        """Creates what `predict` calls with a list of batches; Keras calls it.
-
-        Args:
-            force: Whether to create it again.
-        """
+        """Creates what `predict` calls with a list of batches; Keras calls it."""
         if self.predict_function is None or force:
             super().make_predict_function(force)
             predict = self.predict_function
@@ -133,15 +127,7 @@ class MultiWorkerModel(keras.Model):
             self.predict_function = built_before
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's call of a model.
-
-        Args:
-            *args: As in Keras, the features first.
-            **kwargs: As in Keras.
-
-        Returns:
-            The predictions.
-        """
+        """Keras's call of a model."""
         self._build_for_use(args[0] if args else kwargs["inputs"])
         return super().__call__(*args, **kwargs)
 
@@ -244,7 +230,11 @@ class MultiWorkerModel(keras.Model):
 
     def step(self) -> int:
         """Number of steps done, skipped ones too; where gradients accumulate one takes several batches."""
-        return int(weights.values([self.batches_seen])[0]) // self._batches_per_step()
+        return self.batches() // self._batches_per_step()
+
+    def batches(self) -> int:
+        """Number of batches that have been learned from."""
+        return int(weights.values([self.batches_seen])[0])
 
     def second_states(self) -> list[recurrent_state.SecondState]:
         """Recurrent states that validation uses in place of the training lanes'; a subclass names its own.
@@ -255,28 +245,12 @@ class MultiWorkerModel(keras.Model):
         return []
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `evaluate`, from a copy of the recurrent state of the training lanes.
-
-        Args:
-            *args: As in Keras.
-            **kwargs: As in Keras.
-
-        Returns:
-            As in Keras.
-        """
+        """Keras's `evaluate`, from a copy of the recurrent state of the training lanes."""
         self._start_second_states()
         return super().evaluate(*args, **kwargs)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `predict`, from a copy of the recurrent state of the training lanes.
-
-        Args:
-            *args: As in Keras.
-            **kwargs: As in Keras.
-
-        Returns:
-            As in Keras.
-        """
+        """Keras's `predict`, from a copy of the recurrent state of the training lanes."""
         self._start_second_states()
         return super().predict(*args, **kwargs)
 
@@ -293,8 +267,15 @@ class MultiWorkerModel(keras.Model):
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         return getattr(optimizer, "gradient_accumulation_steps", None) or 1
 
-    def _count_batch(self) -> None:
-        for count in weights.local_copies(self.batches_seen):
+    def _counter(self, name: str) -> keras.Variable:
+        return self.add_weight(shape=(), dtype="int64", initializer="zeros", trainable=False, name=name)
+
+    def _count_batch(self, data: Any) -> None:
+        copies = zip(
+            weights.local_copies(self.batches_seen), weights.local_copies(self.first_batch), strict=True
+        )
+        for count, first in copies:
+            first.assign(tf.cond(count == 0, lambda: pass_over.fingerprint(data), lambda first=first: first))
             count.assign_add(1)
 
     def _count_loss(self, loss: tf.Tensor, features: Any) -> None:
@@ -312,7 +293,7 @@ class MultiWorkerModel(keras.Model):
         step: StepFunction,
         results: Results,
         before: Callable[[], None] = lambda: None,
-        after: Callable[[], None] = lambda: None,
+        after: Callable[[Any], None] = lambda data: None,
     ) -> StepFunction:
         strategy = self.distribute_strategy
 
@@ -327,7 +308,7 @@ class MultiWorkerModel(keras.Model):
                 before()
             strategy.run(on_replica, args=(data,))
             with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
-                after()
+                after(data)
 
         def several(iterator: Any) -> dict[str, tf.Tensor]:
             if self.steps_per_execution == 1:

@@ -29,12 +29,7 @@ class Watch(keras.callbacks.Callback):
         self._warned: set[tuple[str, str]] = set()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Warns, if need be.
-
-        Args:
-            epoch: Not used.
-            logs: Averages of the epoch by name.
-        """
+        """Warns, if need be."""
         del epoch
         if not logs or not distribution.is_chief(self.model.distribute_strategy):
             return

@@ -1,19 +1,15 @@
-"""What happens around the steps: metrics on disk and on the screen, and checkpoints.
+"""What is told of training: metrics on disk and on the screen.
 
 An epoch of `fit` is one log interval, so that the averages in Keras's logs are those of the interval:
 
     on_epoch_end    logs {"loss": 4.1, "task_loss": ..., "val_loss": ...}
         MetricsLog  -> a line in metrics.jsonl, the same numbers as TensorBoard scalars, a line in the log
-        Saver       -> a checkpoint, every so many steps, when training ends, and at Ctrl-C
 """
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import keras
@@ -63,11 +59,7 @@ class MetricsLog(keras.callbacks.Callback):
         self._last_step_ended = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Continues the metrics file behind the step that training resumes from.
-
-        Args:
-            logs: Not used.
-        """
+        """Continues the metrics file behind the step that training resumes from."""
         del logs
         step = self.model.step()
         runs.rewind_metrics(self._path, step)
@@ -87,33 +79,18 @@ class MetricsLog(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(self._tensorboard_dir)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Starts the clock of an interval.
-
-        Args:
-            epoch: Index of the interval.
-            logs: Not used.
-        """
+        """Starts the clock of an interval."""
         del epoch, logs
         self._interval_began = self._clock()
         self._interval_step = self.model.step()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Notes when the last step of the interval ended, so that validation does not count as training.
-
-        Args:
-            batch: Index of the step in the interval.
-            logs: Not used.
-        """
+        """Notes when the last step of the interval ended, so that validation does not count as training."""
         del batch, logs
         self._last_step_ended = self._clock()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Writes the averages of the interval.
-
-        Args:
-            epoch: Index of the interval.
-            logs: Averages by name; those of validation begin with ``val_``.
-        """
+        """Writes the averages of the interval."""
         del epoch
         numbers = {name: float(value) for name, value in (logs or {}).items()}
         step = self.model.step()
@@ -126,11 +103,7 @@ class MetricsLog(keras.callbacks.Callback):
             self._write("validation", step, validation | self._derived(validation))
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Marks the end if the last step has been reached.
-
-        Args:
-            logs: Not used.
-        """
+        """Marks the end if the last step has been reached."""
         del logs
         self._writer.close()
         if self.model.step() >= self._num_steps:
@@ -148,86 +121,3 @@ class MetricsLog(keras.callbacks.Callback):
 
     def _elapsed_secs(self) -> float:
         return round(self._clock() - self._began, 3)
-
-
-class Saver(keras.callbacks.Callback):
-    """Saves every so many intervals, at the end of training, and when asked to stop; every worker needs it.
-
-    SIGINT (Ctrl-C) and SIGTERM (preemption) ask: the interval is trained to its end, a checkpoint is saved,
-    and KeyboardInterrupt leaves `fit`. A worker that is asked stops its group. A second signal does not wait.
-    """
-
-    def __init__(
-        self, save: Callable[[], None], every_epochs: int, any_worker: Callable[[bool], bool] = bool
-    ) -> None:
-        """Takes note of the arguments.
-
-        Args:
-            save: Saves a checkpoint of the step that has been reached.
-            every_epochs: Intervals between two calls.
-            any_worker: Whether a flag is set on any worker of the group; called by all of them.
-        """
-        super().__init__()
-        self._save = save
-        self._every_epochs = every_epochs
-        self._any_worker = any_worker
-        self._saved_step = -1
-        self._is_asked = False
-        self._handlers: dict[int, Any] = {}
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Listens to signals, where Python lets it: in the main thread.
-
-        Args:
-            logs: Not used.
-        """
-        del logs
-        self._is_asked = False
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {
-                number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
-            }
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Saves if it is time to, or if training shall stop.
-
-        Args:
-            epoch: Index of the interval.
-            logs: Not used.
-
-        Raises:
-            KeyboardInterrupt: A worker of the group was asked to stop.
-        """
-        del logs
-        is_asked = self._any_worker(self._is_asked)
-        if is_asked or (epoch + 1) % self._every_epochs == 0:
-            self._save_once()
-        if is_asked:
-            self._listen_no_more()
-            raise KeyboardInterrupt(f"stopped and saved at step {self._saved_step}")
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Saves what training ended with.
-
-        Args:
-            logs: Not used.
-        """
-        del logs
-        self._save_once()
-        self._listen_no_more()
-
-    def _save_once(self) -> None:
-        step = self.model.step()
-        if step != self._saved_step:
-            self._save()
-            self._saved_step = step
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        logging.info("%s: stopping at the end of the interval", signal.Signals(number).name)
-        self._is_asked = True
-        self._listen_no_more()
-
-    def _listen_no_more(self) -> None:
-        while self._handlers:
-            signal.signal(*self._handlers.popitem())

@@ -151,8 +151,20 @@ def test_what_has_been_given_is_not_overruled_by_the_place(tmp_path) -> None:
     assert Store(str(tmp_path / "own"), 0).latest(1) == 4
     assert not (tmp_path / "run").exists()
     assert len(exchange.frozen[0].weights) == 4
+
+
+def test_a_topology_that_needs_more_groups_waits_for_the_place(tmp_path) -> None:
+    for topology, number in (("pairs", 4), (RandomPeers(2), 3)):
+        exchange = PeerExchange(topology=topology)
+        exchange.join(place(str(tmp_path), 1, number, {}))
+        assert len(compiled(exchange).teachers.frozen) == (1 if topology == "pairs" else 2)
     with pytest.raises(ValueError, match="'pairs' needs an even number of groups; num_groups is 3"):
-        PeerExchange(topology="pairs", num_groups=2).join(place("", 0, 3, {}))
+        PeerExchange(topology="pairs").join(place("", 0, 3, {}))
+    with pytest.raises(ValueError, match="'pairs' needs an even number of groups; num_groups is 3"):
+        PeerExchange(str(tmp_path), 0, 3, topology="pairs")
+    for arguments in ({"group": 1}, {"topology": "pairs"}):
+        with pytest.raises(ValueError, match="group is 1; expected|num_groups is 1"):
+            compiled(PeerExchange(str(tmp_path), **arguments))
 
 
 def test_a_peer_that_begins_anew_takes_its_teacher_back(tmp_path) -> None:

@@ -38,7 +38,7 @@ Experiment.checkpoint_every_steps = 6
 
 RECOLLECTION = """
 Experiment.teaching = @Recollection
-Recollection.num_examples = %Points.num_points
+Recollection.num_examples = 32
 Recollection.every_steps = 5
 """
 PEERS = """
@@ -53,7 +53,7 @@ FellowStudents.refresh_every_steps = 3
 
 def gin_file(directory: pathlib.Path, teaching: str) -> str:
     path = directory / "toy_house.gin"
-    path.write_text(TOY + teaching.replace("%Points.num_points", "32"))
+    path.write_text(TOY + teaching)
     return f"--gin_file={path}"
 
 
@@ -62,6 +62,13 @@ def everything(workdir: pathlib.Path) -> list[np.ndarray]:
     step, shared, owns = checkpoints.read_latest(runs.checkpoints_dir(str(workdir), 0))
     assert step == NUM_STEPS
     return [array for part in (shared, *owns) for name in sorted(part) for array in part[name]]
+
+
+def memories_of(workdir: pathlib.Path) -> list[dict[int, float]]:
+    """What was predicted at the last visit of each point that a worker has visited."""
+    _, _, owns = checkpoints.read_latest(runs.checkpoints_dir(str(workdir), 0))
+    tables = [own["teacher_lanes"] for own in owns]
+    return [{number: said[number] for number in np.flatnonzero(at >= 0)} for said, at in tables]
 
 
 def logged(workdir: pathlib.Path, kind: str) -> dict[int, dict[str, float]]:
@@ -76,44 +83,6 @@ def logged(workdir: pathlib.Path, kind: str) -> dict[int, dict[str, float]]:
     }
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_run_of_both_that_was_killed_ends_as_one_that_was_not(
-    programs: Programs, tmp_path: pathlib.Path, num_workers: int
-) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    flags = [gin_file(tmp_path, RECOLLECTION), "--num_groups=1", f"--workers_per_group={num_workers}"]
-    shown = programs.succeed("launch", f"--workdir={whole}", *flags).output
-    assert "points/s" in shown
-    assert f"step {NUM_STEPS}/{NUM_STEPS}" in shown
-
-    death = "--gin_bindings=Recollection.killed_after_step = 15"
-    killed = programs.run("launch", f"--workdir={stopped}", *flags, death)
-    assert f"worker {num_workers - 1} of group 0 was killed by {signal.SIGKILL.name}" in killed.sentence()
-    assert max(metrics(stopped, 0, "train")) in (12, 14)
-    programs.succeed("launch", f"--workdir={stopped}", *flags)
-    for worker in range(num_workers):
-        log = log_of(stopped, 0, worker)
-        assert "resumed from step 12" in log
-        assert final_weights(log) == final_weights(log_of(whole, 0, 0))
-    for one, other in zip(everything(whole), everything(stopped), strict=True):
-        np.testing.assert_array_equal(one, other)
-    for kind, every in (("train", 2), ("validation", 6)):
-        assert list(logged(whole, kind)) == list(range(every, NUM_STEPS + 1, every))
-        assert logged(whole, kind) == logged(stopped, kind)
-
-    train = logged(whole, "train")
-    assert train[24]["loss"] < train[2]["loss"]
-    for record in train.values():
-        assert record["distillation_weight"] == 0.5
-        assert record["teacher_0_task_loss"] > 0, "the average teaches from the first step on"
-    assert train[4]["teacher_1_task_loss"] == 0, (
-        "the memory from the second visit on: 4 steps visit each point"
-    )
-    assert train[24]["teacher_1_task_loss"] > 0
-    assert train[2]["staleness_steps"] == pytest.approx((0 + 1) / 2)
-    assert train[24]["staleness_steps"] == pytest.approx((2 + 3) / 2), "refreshed at step 20"
-
-
 @pytest.fixture(scope="module")
 def trained(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A run with a teaching that is the toy's own, and one of two groups that exchange snapshots."""
@@ -123,6 +92,49 @@ def trained(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> pat
         flags = [gin_file(place / name, teaching), f"--num_groups={num_groups}"]
         programs.succeed("launch", f"--workdir={place / name}", *flags)
     return place
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_run_of_both_that_was_killed_ends_as_one_that_was_not(
+    programs: Programs, trained: pathlib.Path, tmp_path: pathlib.Path, num_workers: int
+) -> None:
+    flags = [gin_file(tmp_path, RECOLLECTION), "--num_groups=1", f"--workers_per_group={num_workers}"]
+    whole, stopped = trained / "own", tmp_path / "stopped"
+    if num_workers > 1:
+        whole = tmp_path / "whole"
+        programs.succeed("launch", f"--workdir={whole}", *flags)
+    death = "--gin_bindings=Recollection.killed_after_step = 15"
+    killed = programs.run("launch", f"--workdir={stopped}", *flags, death)
+    assert f"worker {num_workers - 1} of group 0 was killed by {signal.SIGKILL.name}" in killed.sentence()
+    assert max(metrics(stopped, 0, "train")) in (12, 14)
+    shown = programs.succeed("launch", f"--workdir={stopped}", *flags).output
+    assert "points/s" in shown
+    assert f"step {NUM_STEPS}/{NUM_STEPS}" in shown
+    for worker in range(num_workers):
+        log = log_of(stopped, 0, worker)
+        assert "resumed from step 12" in log
+        assert final_weights(log) == final_weights(log_of(whole, 0, 0))
+    for one, other in zip(everything(whole), everything(stopped), strict=True):
+        np.testing.assert_array_equal(one, other)
+    memories = memories_of(whole)
+    assert len(memories) == num_workers
+    assert {point for memory in memories for point in memory} == set(range(32))
+    assert all(memories[0] != memory for memory in memories[1:]), "each remembers what it has read itself"
+    for kind, every in (("train", 2), ("validation", 6)):
+        assert list(logged(whole, kind)) == list(range(every, NUM_STEPS + 1, every))
+        assert logged(whole, kind) == logged(stopped, kind)
+
+
+def test_both_teachers_of_the_toy_teach(trained: pathlib.Path) -> None:
+    train = logged(trained / "own", "train")
+    assert train[24]["loss"] < train[2]["loss"]
+    for record in train.values():
+        assert record["distillation_weight"] == 0.5
+        assert record["teacher_0_task_loss"] > 0, "the average teaches from the first step on"
+    assert train[4]["teacher_1_task_loss"] == 0, "4 steps visit each point, the memory is of earlier visits"
+    assert train[24]["teacher_1_task_loss"] > 0
+    assert train[2]["staleness_steps"] == pytest.approx((0 + 1) / 2)
+    assert train[24]["staleness_steps"] == pytest.approx((2 + 3) / 2), "refreshed at step 20"
 
 
 def test_the_task_learns_from_every_kind_of_teaching(trained: pathlib.Path) -> None:

@@ -56,10 +56,7 @@ def test_in_a_step_in_which_nobody_is_asked_nobody_is_present(rows: int | None) 
 
 def test_what_stands_for_a_prediction_is_a_constant_where_it_can_be() -> None:
     with tf.Graph().as_default():
-        known, unknown = (
-            tf.compat.v1.placeholder("float32", [3, 4]),
-            tf.compat.v1.placeholder("float32", [None, 4]),
-        )
+        known, unknown = (tf.compat.v1.placeholder("float32", [rows, 4]) for rows in (3, None))
         assert equal_logits(known).op.type == "Const", "teachers need not wait for the student"
         assert equal_logits(unknown).op.type == "ZerosLike"
     assert rows_of({"a": tf.zeros([3, 4])}) == 3

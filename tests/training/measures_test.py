@@ -20,7 +20,7 @@ from tests.training.codistillation_test import (
     regression,
     softmax,
 )
-from tests.training.outputs_test import features_and_targets, snapshot_of, two_headed, xent
+from tests.training.distillation_test import features_and_targets, snapshot_of, two_headed, xent
 from tf_codistill import losses, schedules
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel

@@ -14,7 +14,7 @@ from absl import logging
 
 from tests.training.codistillation_test import batches, compiled, examples, regression
 from tests.training.measures_test import trained
-from tests.training.outputs_test import xent
+from tests.training.distillation_test import xent
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.teaching.saved import SavedTeachers

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tests.replicas import two_replicas
 from tests.training.codistillation_test import BATCH, NUM_CLASSES, batches, compiled, examples
-from tests.training.outputs_test import sequence_model, snapshot_of, xent
+from tests.training.distillation_test import sequence_model, snapshot_of, xent
 from tf_codistill import losses, weights
 from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.teaching.frozen import FrozenTeachers

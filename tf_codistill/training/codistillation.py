@@ -101,8 +101,8 @@ class CodistillationModel(MultiWorkerModel):
         self.weight_decay = weight_decay
         self.meters = Meters(self.distillation, self.teachers, measure_every_steps)
         self._tracked_meters = self.meters.metrics  # Keras resets what it finds in an attribute
-        self._second_states: list[recurrent_state.SecondState] = []
         self.built = all(student.built for student in self.students)
+        self._second_states = self._make_second_states() if self.built else []
 
     @property
     def student(self) -> keras.Model:
@@ -327,14 +327,7 @@ class CodistillationModel(MultiWorkerModel):
 
     def second_states(self) -> list[recurrent_state.SecondState]:
         """The recurrent states that validation uses in place of the training lanes', one for each student."""
-        if all(student.built for student in self.students):
-            self._make_second_states()
         return self._second_states
-
-    def _make_second_states(self) -> None:
-        # Keras calls a subclassed model built only once it has been called, not when its layers are built.
-        if not self._second_states:
-            self._second_states = [recurrent_state.SecondState(student) for student in self.students]
 
     def build_for_data(self, element_spec: Any) -> None:
         """Builds everything; `fit` and `evaluate` do it if it has not been done.
@@ -366,7 +359,7 @@ class CodistillationModel(MultiWorkerModel):
         students = dict(zip(names, self.students, strict=True))
         self.distillation.build_alike({**students, **self.teachers.models()}, features)
         self.teachers.prepare()
-        self._make_second_states()
+        self._second_states = self._second_states or self._make_second_states()
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """The results that training logs."""
@@ -378,6 +371,9 @@ class CodistillationModel(MultiWorkerModel):
 
     def _results_without(self, names: set[str]) -> dict[str, tf.Tensor]:
         return {name: value for name, value in super().get_metrics_result().items() if name not in names}
+
+    def _make_second_states(self) -> list[recurrent_state.SecondState]:
+        return [recurrent_state.SecondState(student) for student in self.students]
 
     def _predictions(self, features: Any) -> list[Any]:
         predictions = []

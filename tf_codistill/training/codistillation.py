@@ -105,10 +105,10 @@ class CodistillationModel(MultiWorkerModel):
         self.weight_decay = weight_decay
         self.meters = Meters(self.distillation, self.teachers, measure_every_steps)
         self._tracked_meters = self.meters.metrics  # Keras resets what it finds in an attribute
-        self._second_states: list[recurrent_state.SecondState] = []
         self._statistics: ReplicaStatistics | None = None
         self.meeting = decisions.Meeting()
         self.built = all(student.built for student in self.students)
+        self._second_states = self._make_second_states() if self.built else []
 
     @property
     def student(self) -> keras.Model:
@@ -243,11 +243,13 @@ class CodistillationModel(MultiWorkerModel):
         """Keras's `fit`, with the callbacks of `teachers`, and warnings of teachers that are of no use."""
         call = inspect.signature(super().fit).bind(*args, **kwargs)
         given = call.arguments.get("callbacks") or []
-        if isinstance(given, keras.callbacks.CallbackList):
-            raise ValueError("callbacks is a CallbackList; expected a list of callbacks")
-        users = keras.tree.flatten(given)
+        is_list = isinstance(given, keras.callbacks.CallbackList)
+        users = given.callbacks if is_list else keras.tree.flatten(given)
         self.meeting = decisions.Meeting()
-        call.arguments["callbacks"] = [self.meeting, *self.teachers.callbacks(), Watch(), *users]
+        callbacks = [self.meeting, *self.teachers.callbacks(), Watch(), *users]
+        if is_list:  # Another one: the user's shall not keep ours, and Keras sees which may run in a thread.
+            callbacks = keras.callbacks.CallbackList(callbacks, model=self, **given.params)
+        call.arguments["callbacks"] = callbacks
         self.pass_over = resume(self, users, call.arguments)
         history = super().fit(*call.args, **call.kwargs)
         self.statistics.settle()
@@ -310,8 +312,6 @@ class CodistillationModel(MultiWorkerModel):
 
     def second_states(self) -> list[recurrent_state.SecondState]:
         """The recurrent states that validation uses in place of the training lanes', one for each student."""
-        if not self._second_states and all(student.built for student in self.students):
-            self._second_states = [recurrent_state.SecondState(student) for student in self.students]
         return self._second_states
 
     def build_for_data(self, element_spec: Any) -> None:
@@ -333,7 +333,7 @@ class CodistillationModel(MultiWorkerModel):
         students = dict(zip(names, self.students, strict=True))
         self.distillation.build_alike({**students, **self.teachers.models()}, features)
         self.teachers.prepare()
-        self.second_states()
+        self._second_states = self._second_states or self._make_second_states()
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """The results that training logs."""
@@ -345,6 +345,9 @@ class CodistillationModel(MultiWorkerModel):
 
     def _results_without(self, names: set[str]) -> dict[str, tf.Tensor]:
         return {name: value for name, value in super().get_metrics_result().items() if name not in names}
+
+    def _make_second_states(self) -> list[recurrent_state.SecondState]:
+        return [recurrent_state.SecondState(student) for student in self.students]
 
     def _predictions(self, features: Any) -> list[Any]:
         predictions = []

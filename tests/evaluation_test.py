@@ -213,7 +213,8 @@ def test_a_member_from_a_saved_model(tmp_path: pathlib.Path, task: LanguageTask)
     assert found == pytest.approx(expected)
     make = f"LanguageTask(corpus_dir={task.corpus_dir!r}, num_lanes=2)"
     load = f"evaluation.from_saved_model({make}, {path!r}).model.count_params()"
-    script = f"from tf_codistill import evaluation\nfrom tf_codistill.tasks.language import LanguageTask\nprint({load})"
+    lines = ("from tf_codistill import evaluation", "from tf_codistill.tasks.language import LanguageTask")
+    script = "\n".join([*lines, f"print({load})"])
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )

@@ -242,7 +242,7 @@ class CodistillationModel(MultiWorkerModel):
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `fit`, with the callbacks of `teachers`, and warnings of teachers that are of no use."""
         call = inspect.signature(super().fit).bind(*args, **kwargs)
-        given = call.arguments.get("callbacks") or []
+        given: Any = call.arguments.get("callbacks") or []
         is_list = isinstance(given, keras.callbacks.CallbackList)
         users = given.callbacks if is_list else keras.tree.flatten(given)
         self.meeting = decisions.Meeting()

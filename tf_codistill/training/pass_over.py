@@ -67,9 +67,9 @@ def check_first(batch: Any, expected: int) -> None:
     """
     if int(fingerprint(batch)) != expected:
         logging.warning(
-            "the data do not repeat: the first batch is another one than when training began, so that it goes "
-            "on with other data than it would have; shuffle and map with a seed, or pass shuffle=False with "
-            "arrays"
+            "the data do not repeat: the first batch is another one than when training began, so that it "
+            "goes on with other data than it would have; shuffle and map with a seed, or pass shuffle=False "
+            "with arrays"
         )
 
 
@@ -78,9 +78,8 @@ def before_epoch(
 ) -> tuple[int, bool]:
     """Brings a data set to where an epoch begins, as far as that can be done before it is iterated over.
 
-    A shuffle that differs from pass to pass takes its seed when an iterator is made, so as many are made here as
-    Keras has made: where it knows the number of batches, one at the end of an epoch and one at the beginning of
-    the next.
+    A shuffle that differs from pass to pass takes its seed when an iterator is made, so as many are made here
+    as Keras has made: where it knows the number of batches, two for each epoch, one of which it never reads.
 
     Args:
         data: What `fit` got.

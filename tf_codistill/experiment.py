@@ -41,6 +41,7 @@ from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.checkpointing import Checkpointing
 from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.metrics_log import MetricsLog
+from tf_codistill.training.progress import Position
 
 
 @gin.configurable
@@ -129,7 +130,7 @@ class Experiment:
             model = self.build(teaching, group, rows)
         model.build_for_data(workers.feed(training).element_spec)
         checkpointing = Checkpointing(runs.checkpoints_dir(workdir, group), self.checkpoint_every_steps)
-        position = checkpointing.restore(model)
+        position = checkpointing.restore(model) or Position()
         when_built()
         workers.fit(
             model,

@@ -172,22 +172,23 @@ class FrozenTeachers(Teaching):
         """What a checkpoint keeps.
 
         Returns:
-            For each teacher the step of its snapshot, for each the peer, for each when it was published, then
-            the weights of each as it holds them; and the recurrent state of each over this worker's lanes.
+            For each teacher the step of its snapshot, for each the peer, for each when it was published, for
+            each whether it has been reading the lanes, then the weights of each as it holds them; and the
+            recurrent state of each over this worker's lanes.
         """
-        origins = [np.array(one) for one in (*self._peers, *self._published_at)]
+        origins = [np.array(one) for one in (*self._peers, *self._published_at, *self._carrying)]
         shared = [*weights.values(self._steps), *origins, *weights.values(self._weights())]
         return shared, recurrent_state.values(self._recurrent_states())
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
         number = len(self.frozen)
-        steps, peers, published_at = (shared[i * number : (i + 1) * number] for i in range(3))
-        weights.assign([*self._steps, *self._weights()], [*steps, *shared[3 * number :]])
+        steps, peers, published_at, carrying = (shared[i * number : (i + 1) * number] for i in range(4))
+        weights.assign([*self._steps, *self._weights()], [*steps, *shared[4 * number :]])
         recurrent_state.assign(self._recurrent_states(), own)
         self._peers = [int(peer) for peer in peers]
         self._published_at = [float(at) for at in published_at]
-        self._carrying = [step != NO_SNAPSHOT for step in self.steps()]
+        self._carrying = [bool(one) for one in carrying]
 
     def _recurrent_states(self) -> list[keras.Variable]:
         return [state for model in self.frozen for state in recurrent_state.variables(model)]

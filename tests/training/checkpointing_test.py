@@ -59,12 +59,12 @@ class At(keras.callbacks.Callback):
             self._act()
 
 
-class Died(Exception):
+class DiedError(Exception):
     """Stands for a process that is no more."""
 
 
 def die() -> None:
-    raise Died
+    raise DiedError
 
 
 def ask(number: signal.Signals = signal.SIGTERM) -> None:
@@ -132,7 +132,7 @@ def assert_resumes(
     whole = make()
     history = fit(whole, tmp_path / "whole", **data)
     for step in dies_at:
-        with pytest.raises(Died):
+        with pytest.raises(DiedError):
             fit(make(), tmp_path / "stopped", At(step, die), **data)
     resumed = make()
     rest = fit(resumed, tmp_path / "stopped", **data)
@@ -316,7 +316,7 @@ class Measure(keras.callbacks.Callback):
 def test_the_best_is_kept(tmp_path: pathlib.Path, mode: str, values: list[float], best: int) -> None:
     """Stopped in the fourth epoch: it is remembered how good the best of them was."""
     make = lambda: Patient(str(tmp_path), every_steps=4, keep=1, monitor="quality", mode=mode)  # noqa: E731
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         fit(compiled(), tmp_path, At(17, die), Measure(values), epochs=6, checkpointing=make())
     fit(compiled(), tmp_path, Measure(values), epochs=6, checkpointing=make())
     assert checkpoints.best_step(str(tmp_path)) == best * STEPS
@@ -386,7 +386,7 @@ def test_a_second_signal_does_not_wait(tmp_path: pathlib.Path, monkeypatch: pyte
 
 def test_an_error_of_training_leaves_no_signal_handler_behind(tmp_path: pathlib.Path) -> None:
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         fit(compiled(), tmp_path, At(2, die))
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -458,7 +458,7 @@ def test_another_model_or_number_of_workers_or_version_is_refused(tmp_path: path
             fit(compiled(other), tmp_path)
     with pytest.raises(ValueError, match="holds another model or other groups: .* arrays do not fit"):
         fit(compiled(optimizer=lambda: keras.optimizers.SGD(0.1)), tmp_path)
-    mark = files.read_mark(str(tmp_path / "checkpoint_00000005"))
+    mark = checkpoints.mark_of(str(tmp_path), 5)
     for change, message in (
         (
             {"num_workers": 2},
@@ -466,13 +466,15 @@ def test_another_model_or_number_of_workers_or_version_is_refused(tmp_path: path
         ),
         ({"format_version": 1}, "has format version 1; expected 2: it is of another version"),
     ):
-        files.write_json(str(tmp_path / "checkpoint_00000005" / files.MARK), {**(mark or {}), **change})
+        files.write_json(
+            str(tmp_path / "checkpoint_00000005" / files.MARK), checkpoints._sealed({**mark, **change})
+        )
         with pytest.raises(ValueError, match=message):
             fit(compiled(), tmp_path)
 
 
 def test_other_metrics_begin_anew(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         fit(compiled(), tmp_path, At(7, die))
     model = compiled()
     model.compile(
@@ -502,7 +504,7 @@ def test_other_metrics_begin_anew(tmp_path: pathlib.Path, caplog: pytest.LogCapt
 def test_data_that_do_not_repeat_are_warned_of(
     tmp_path: pathlib.Path, data: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         fit(compiled(), tmp_path, At(4, die), **data)
     tf.random.set_seed(77)
     model = compiled()
@@ -513,7 +515,7 @@ def test_data_that_do_not_repeat_are_warned_of(
 
 
 def test_data_that_have_become_shorter_are_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(Died):
+    with pytest.raises(DiedError):
         fit(compiled(), tmp_path, At(4, die))
     with pytest.raises(ValueError, match="the data end 1 batches before the one with which training goes on"):
         fit(compiled(), tmp_path, x=finite().take(2))
@@ -585,7 +587,7 @@ def test_fit_may_be_called_more_than_once(tmp_path: pathlib.Path) -> None:
     whole = script(tmp_path / "whole")
     assert whole.batches() == 5 * STEPS
     for step in (7, 14, 19):
-        with pytest.raises(Died):
+        with pytest.raises(DiedError):
             script(tmp_path / "stopped", At(step, die))
     resumed = script(tmp_path / "stopped")
     assert_same(whole, resumed)

@@ -64,12 +64,15 @@ with strategy.scope():
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
+callbacks = [tf_codistill.Checkpointing(directory, every_steps=2), Dies()]
+if distribution.is_chief(strategy):  # alone: saving must not wait for others
+    callbacks.append(keras.callbacks.ModelCheckpoint(directory + ".keras"))
 model.fit(
     images.shuffle(64, seed=2).batch(8, drop_remainder=True),
     epochs={epochs},
     validation_data=images.take(16).batch(8, drop_remainder=True).repeat(num_validation),
     verbose=0,
-    callbacks=[tf_codistill.Checkpointing(directory, every_steps=2), Dies()],
+    callbacks=callbacks,
 )
 digest = hashlib.sha256()
 for part in state.of(model):

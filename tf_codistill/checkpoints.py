@@ -106,8 +106,8 @@ class Checkpoints:
         files.write_json(_part_of(path, self.worker), {"start": self.start, "arrays": _describe(own)})
         if self.worker == 0:
             self._wait_for_parts(path)
-            mark = {"format_version": FORMAT_VERSION, "step": step, "num_workers": self.num_workers}
-            mark |= {"shared": _describe(shared), "metadata": dict(metadata)}
+            mark: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": step}
+            mark |= {"num_workers": self.num_workers, "shared": _describe(shared), "metadata": dict(metadata)}
             files.commit(path, _sealed(mark))
             self._delete_superseded()
 

@@ -93,7 +93,9 @@ def replica_values(variable: keras.Variable) -> list[np.ndarray]:
     return [copy.numpy() for copy in local_copies(variable)]
 
 
-def assign_replicas(variables: Sequence[keras.Variable], arrays: Sequence[Sequence[np.ndarray]]) -> None:
+def assign_replicas(
+    variables: Sequence[keras.Variable], arrays: Sequence[Sequence[np.ndarray] | np.ndarray]
+) -> None:
     """Gives each replica of this worker its own value, without communication.
 
     Args:

@@ -185,18 +185,18 @@ class PeerExchange(FrozenTeachers):
             self._take_from_peers(model)
 
     def publish(self, model: Any) -> None:
-        """Publishes this group's weights.
+        """Publishes this group's weights; all workers must call it.
 
         Args:
             model: The model.
         """
+        (student,), (arrays,) = model.students, model.served()
         if not distribution.is_chief(model.distribute_strategy):
             return
-        (student,) = model.students
         states = recurrent_state.values(recurrent_state.variables(student))
         try:
             self.published_bytes += self._store.publish(
-                model.step(), weights.description(student), weights.values(student.weights), states
+                model.step(), weights.description(student), arrays, states
             )
         except OSError as error:
             self.failed_publications += 1

@@ -53,6 +53,7 @@ class MultiWorkerModel(keras.Model):
     """The part of `CodistillationModel` that has nothing to do with codistillation."""
 
     built: bool
+    optimizer: Any
     train_function: Any
     test_function: Any
     predict_function: Any

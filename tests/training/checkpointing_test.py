@@ -197,6 +197,10 @@ def sequences() -> tf.data.Dataset:
 
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "executions of two steps": ({"steps_per_execution": 2}, {}),
+    "executions of two steps of endless data": (
+        {"steps_per_execution": 2},
+        {"x": lambda: finite().repeat(), "steps_per_epoch": STEPS},
+    ),
     "gradients of two batches": (
         {"optimizer": lambda: keras.optimizers.SGD(0.3, gradient_accumulation_steps=2)},
         {},

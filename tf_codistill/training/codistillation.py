@@ -29,8 +29,8 @@ from tf_codistill.training.keras_fit import MultiWorkerModel, on_one_replica
 from tf_codistill.training.measures import TaskLosses
 from tf_codistill.training.meters import Meters
 from tf_codistill.training.outputs import Outputs
+from tf_codistill.training.replica_statistics import Averaging, ReplicaStatistics
 from tf_codistill.training.resuming import resuming
-from tf_codistill.training.statistics import Averaging, ReplicaStatistics
 from tf_codistill.training.watch import Watch
 from tf_codistill.training.whole_batch import Shares, total
 

@@ -7,8 +7,8 @@
 Every experiment below ``gin/`` is run as one group alone and as two students of one process; group 0 of two
 is fed the snapshots that group 1 published, each at the step of which it is; with ``--corpus_dir`` the
 quickstart's lone model is trained for 300 steps. Operations are deterministic and threads fixed. What is
-compared is each number of each line of ``metrics.jsonl`` but times and rates. Two runs of one checkout are the
-control.
+compared is each number of each line of ``metrics.jsonl`` but times and rates. Two runs of one checkout are
+the control.
 """
 
 from __future__ import annotations

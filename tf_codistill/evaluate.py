@@ -40,7 +40,7 @@ def main() -> None:
     task = experiment.configured().task
     for workdir in workdirs:
         for group in runs.groups(workdir):
-            task.keep_beside_model(runs.group_dir(workdir, group), is_writer=False)
+            task.check_beside_model(runs.group_dir(workdir, group))
     rows: dict[str, evaluation.Row] = {}
     for name, workdir in named_runs:
         logging.info("evaluating %s", name)

@@ -42,6 +42,14 @@ from tf_codistill.training.checkpointing import Checkpointing
 from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.metrics_log import MetricsLog
 
+MAY_CHANGE = (
+    *("Experiment.num_steps", "Experiment.log_every_steps", "Experiment.validate_every_steps"),
+    *("Experiment.checkpoint_every_steps", "Experiment.measure_every_steps", "Experiment.jit_compile"),
+    *("PeerExchange.directory", "PeerExchange.keep", "PeerExchange.min_age_secs", "PeerExchange.max_bytes"),
+    "LanguageTask.corpus_dir",  # it may have moved; that it holds the same documents is checked
+)
+"""What may be other than when a run began."""
+
 
 @gin.configurable
 @dataclasses.dataclass(kw_only=True)

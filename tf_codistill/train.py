@@ -36,13 +36,17 @@ def main() -> None:
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     strategy = distribution.create_strategy(_STRATEGY.value)
     program.parse_gin()
+    config, setting = runs.config_path(workdir, group), f"# num_groups: {_NUM_GROUPS.value}\n"
 
     def when_built() -> None:
         program.check_bindings()
+        program.check_unchanged(config, setting, experiment.MAY_CHANGE)
         if distribution.is_chief(strategy):
-            files.write(runs.config_path(workdir, group), program.bindings_in_force().encode())
+            files.write(config, (setting + program.bindings_in_force()).encode())
 
-    experiment.configured().train(
+    settings = experiment.configured()
+    program.check_unchanged(config, setting, experiment.MAY_CHANGE)  # before what has changed ends otherwise
+    settings.train(
         workdir, group, _NUM_GROUPS.value, strategy, when_built, exchange_dir=program.EXCHANGE_DIR.value
     )
 

@@ -40,7 +40,7 @@ def test_in_a_step_in_which_nobody_is_asked_nobody_is_present(rows: int | None) 
 
     @tf.function(input_signature=[specs, specs])
     def wait(*predictions):
-        return teaching.wait(predictions)
+        return teaching.wait(predictions, predictions)
 
     given = [{"class": tf.ones([3, 4]), "score": tf.ones([3, 2, 1], tf.float16)} for _ in range(2)]
     first, second = wait(*given)

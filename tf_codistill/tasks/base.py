@@ -130,7 +130,7 @@ class Task(abc.ABC):
             raise ValueError(f"model {path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
     def keep_beside_model(self, directory: str, is_writer: bool = True) -> None:
-        """Keeps what serving needs beside a trained model, or checks that it is there already.
+        """Keeps what serving needs beside a model that is to be trained, or checks what is there already.
 
         Args:
             directory: Directory of a group of a run.
@@ -140,3 +140,14 @@ class Task(abc.ABC):
             ValueError: What is there belongs to another task or other data.
         """
         del directory, is_writer
+
+    def check_beside_model(self, directory: str) -> None:
+        """Checks that a trained model may be evaluated on this task, its data maybe others than it has seen.
+
+        Args:
+            directory: Directory of a group of a run.
+
+        Raises:
+            ValueError: It was trained for another task.
+        """
+        del directory

@@ -171,7 +171,7 @@ class CodistillationModel(MultiWorkerModel):
         taught = tf.cond(
             is_due,
             lambda: [(one, weigh(one)) for one in self.teachers.teach(features, keys, step, predictions)],
-            lambda: [(one, one.present_PB) for one in self.teachers.wait(predictions)],
+            lambda: [(one, one.present_PB) for one in self.teachers.wait(features, predictions)],
         )
         return [self.distillation.soft_targets(one, given, weights) for one, given in taught]
 

@@ -65,7 +65,8 @@ def _bindings_of(workdirs: list[str]) -> str:
 
 def _print(rows: Mapping[str, Mapping[str, float | str]], title: str) -> None:
     columns = reporting.columns(rows)
-    table = Table("model", *(Column(name, justify="right") for name in columns.values()), title=title)
+    figures = (Column(name, justify="right") for name in columns.values())
+    table = Table(Column("model", no_wrap=True), *figures, title=title)
     for name, row in rows.items():
         table.add_row(name, *reporting.cells(row, columns))
     Console().print(table)

@@ -13,7 +13,7 @@ from tf_codistill import losses, schedules
 from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.codistillation import CodistillationModel
 
-BURN_IN, EVERY, NUM_STEPS, RATE = 10, 5, 50, 0.3
+BURN_IN, EVERY, NUM_STEPS, RATE = 10, 5, 30, 0.3
 
 Gradient = Callable[[np.ndarray, list[np.ndarray]], np.ndarray]
 

@@ -30,6 +30,7 @@ from tf_codistill.training.keras_fit import MultiWorkerModel, on_one_replica
 from tf_codistill.training.measures import TaskLosses
 from tf_codistill.training.meters import Meters
 from tf_codistill.training.outputs import Outputs
+from tf_codistill.training.progress import Progress
 from tf_codistill.training.statistics import ReplicaStatistics
 from tf_codistill.training.watch import Watch
 from tf_codistill.training.whole_batch import Shares, total
@@ -247,6 +248,9 @@ class CodistillationModel(MultiWorkerModel):
         users = given.callbacks if is_list else keras.tree.flatten(given)
         self.meeting = decisions.Meeting()
         callbacks = [self.meeting, *self.teachers.callbacks(), Watch(), *users]
+        if not is_list and (verbose := call.arguments.get("verbose", "auto")):
+            callbacks.append(Progress(verbose))
+            call.arguments["verbose"] = 0
         if is_list:  # Another one: the user's shall not keep ours, and Keras sees which may run in a thread.
             callbacks = keras.callbacks.CallbackList(callbacks, model=self, **given.params)
         call.arguments["callbacks"] = callbacks

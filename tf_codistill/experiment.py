@@ -45,6 +45,7 @@ from tf_codistill.training.metrics_log import MetricsLog
 MAY_CHANGE = (
     *("Experiment.num_steps", "Experiment.log_every_steps", "Experiment.validate_every_steps"),
     *("Experiment.checkpoint_every_steps", "Experiment.measure_every_steps", "Experiment.jit_compile"),
+    "Experiment.steps_per_execution",
     *("PeerExchange.directory", "PeerExchange.keep", "PeerExchange.min_age_secs", "PeerExchange.max_bytes"),
     "LanguageTask.corpus_dir",  # it may have moved; that it holds the same documents is checked
 )
@@ -70,6 +71,8 @@ class Experiment:
         validate_every_steps: Steps between two validations, a multiple of `log_every_steps`.
         checkpoint_every_steps: Steps between two checkpoints, a multiple of `log_every_steps`.
         seed: With the group it fixes the initialisation and the order of what is read.
+        steps_per_execution: Steps that are made at a time, a divisor of `log_every_steps`: between them nothing
+            is logged, exchanged or saved, and workers need not meet for that.
         jit_compile: Whether the training step is compiled by XLA.
     """
 
@@ -85,6 +88,7 @@ class Experiment:
     validate_every_steps: int = 100
     checkpoint_every_steps: int = 500
     seed: int = 0
+    steps_per_execution: int = 1
     jit_compile: bool = False
 
     def __post_init__(self) -> None:
@@ -96,6 +100,11 @@ class Experiment:
                     f"{name} is {value!r}; expected a positive multiple of log_every_steps, which is "
                     f"{self.log_every_steps}"
                 )
+        if self.steps_per_execution < 1 or self.log_every_steps % self.steps_per_execution:
+            raise ValueError(
+                f"steps_per_execution is {self.steps_per_execution}; expected a divisor of log_every_steps, "
+                f"which is {self.log_every_steps}"
+            )
 
     def train(
         self,
@@ -204,7 +213,13 @@ class Experiment:
             self.weight_decay,
             self.measure_every_steps,
         )
-        model.compile(optimizer, self.task.loss(), metrics=self.task.metrics(), jit_compile=self.jit_compile)
+        model.compile(
+            optimizer,
+            self.task.loss(),
+            metrics=self.task.metrics(),
+            steps_per_execution=self.steps_per_execution,
+            jit_compile=self.jit_compile,
+        )
         return model
 
     def _model_fn(self, group: int, rows: int) -> ModelFn:

@@ -157,7 +157,7 @@ class Experiment:
     def teachers(self, exchange_dir: str, group: int, num_groups: int, rows: int) -> Teaching:
         """Where the teaching of a group comes from, with no models yet; refuses groups that do not fit it."""
         teaching = self.teaching()
-        teaching.join(Place(exchange_dir, group, num_groups, functools.partial(self.task.model_fn, rows)))
+        teaching.join(Place(exchange_dir, group, num_groups, functools.partial(self.task.maker, rows)))
         number = max(teaching.num_students, num_groups)
         if unknown := sorted(self.task.groups_of_their_own() - set(range(number))):
             raise ValueError(f"the task has models for groups {unknown}; expected some of 0 to {number - 1}")
@@ -172,7 +172,7 @@ class Experiment:
                 "leave it out and use larger batches"
             )
         model = CodistillationModel(
-            [self.task.model_fn(rows, group + student) for student in range(teaching.num_students)],
+            [self.task.maker(rows, group + student) for student in range(teaching.num_students)],
             teaching,
             self.distillation_loss,
             self.distillation_weight,

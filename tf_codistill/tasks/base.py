@@ -88,7 +88,7 @@ class Task(abc.ABC):
             The model, the same weights in the same order however many rows it takes.
         """
 
-    def model_fn(self, rows: int, group: int) -> Callable[[], keras.Model]:
+    def maker(self, rows: int, group: int) -> Callable[[], keras.Model]:
         """What makes the model of a group; equal for groups that train the same.
 
         Args:

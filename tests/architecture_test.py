@@ -22,7 +22,7 @@ import ast
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
@@ -53,6 +53,11 @@ PROGRAM_LINES = 79
 FUNCTION_LINES = 60
 USUAL_FUNCTION_LINES = 39
 USUAL_SHARE = 0.9
+
+# Rooms of whose kinds nobody asks which one it is: what they have in common, and how it is called elsewhere.
+KINDS = {"tasks": ("Task", ("task",)), "teaching": ("Teaching", ("teaching", "teachers"))}
+
+_LOOKS = ("isinstance", "issubclass", "hasattr", "getattr", "type")
 
 House = Mapping[str, str]  # source by dotted module name below the package: {"exchange.store": "..."}
 
@@ -235,6 +240,57 @@ def configurable_programs(house: House) -> list[str]:
     ]
 
 
+def asks_for_kinds(house: House) -> list[str]:
+    """Above their rooms: a look at which kind of task or teaching it is, or what only one kind has."""
+    found = []
+    for room, (base, variables) in KINDS.items():
+        defined = {node.name: node for node in _classes(house, room)}
+        kinds, members = defined.keys() - {base}, set(_members(defined.get(base)))
+        for module, source in house.items():
+            if FLOOR_OF[room_of(module)] > FLOOR_OF[room] and module != "configurables":
+                asks = _asks(ast.parse(source), kinds, variables, members)
+                found += [f"{module}, line {line}: {what}" for line, what in asks]
+    return found
+
+
+def _asks(
+    tree: ast.Module, kinds: set[str], variables: Sequence[str], members: set[str]
+) -> Iterator[tuple[int, str]]:
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and _last_name(node.value) in variables:
+            if node.attr not in members:
+                yield node.lineno, f"{_last_name(node.value)}.{node.attr} is of one kind alone"
+        elif isinstance(node, ast.Call) and _last_name(node.func) in _LOOKS:
+            if named := {*map(_last_name, ast.walk(node))} & {*kinds, *variables}:
+                yield node.lineno, f"{_last_name(node.func)} of {', '.join(sorted(named))}"
+        elif isinstance(node, ast.Constant) and node.value in kinds and id(node) not in docstrings:
+            yield node.lineno, f"the name {node.value!r}"
+        elif isinstance(node, ast.Compare | ast.match_case) and {*map(_last_name, ast.walk(node))} & kinds:
+            yield getattr(node, "lineno", 0), "a comparison with a kind"
+
+
+def _classes(house: House, room: str) -> Iterator[ast.ClassDef]:
+    for module, source in house.items():
+        for node in ast.parse(source).body if room_of(module) == room else ():
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield node
+
+
+def _members(node: ast.ClassDef | None) -> Iterator[str]:
+    for part in node.body if node else ():
+        if isinstance(part, ast.FunctionDef):
+            yield part.name
+        elif isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            yield part.target.id
+
+
+def _last_name(node: ast.AST) -> str:
+    """How an expression is called: ``task`` for ``self._task``, ``teachers`` for ``model.teachers``."""
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return name.lstrip("_")
+
+
 RULES = {
     rule.__name__: rule
     for rule in (
@@ -248,6 +304,7 @@ RULES = {
         bad_names,
         asserts,
         configurable_programs,
+        asks_for_kinds,
     )
 }
 
@@ -263,6 +320,10 @@ BROKEN = {
     "bad_names": {"corpus.queue": DOC},
     "asserts": {"files": DOC + "assert True\n"},
     "configurable_programs": {"train": DOC + "import gin\n@gin.configurable\ndef _f(): ...\n"},
+    "asks_for_kinds": {
+        "tasks.base": DOC + "class Task:\n    'Doc.'\n    def loss(self): ...\n",
+        "experiment": DOC + "def f(task):\n    return [task.loss(), task.num_lanes]\n",
+    },
 }
 EXAMPLE = {
     "files": DOC,
@@ -303,6 +364,35 @@ def test_offending_imports_are_told(module, source, told):
     rooms = {"training": DOC, "inputs": DOC, "program": DOC, module.partition(".")[0]: DOC}
     (found,) = wrong_imports({**rooms, module: source})
     assert found.startswith(f"{module}, line 1: {told}")
+
+
+ROOMS = {
+    "tasks.base": "class Task:\n    units: str\n    def loss(self): ...\n",
+    "tasks.language": "class LanguageTask(Task): ...\n",
+    "teaching.base": "class Teaching:\n    def names(self): ...\n",
+    "teaching.saved": "class SavedTeachers(Teaching):\n    def read(self): ...\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("if isinstance(x, LanguageTask): y()", "isinstance of LanguageTask"),
+        ("if isinstance(teachers, (A, B)): y()", "isinstance of teachers"),
+        ("x = hasattr(self._task, 'corpora')", "hasattr of task"),
+        ("x = getattr(model.teachers, name)", "getattr of teachers"),
+        ("self.model.teachers.read(0)", "teachers.read is of one kind alone"),
+        ("x = type(y) is saved.SavedTeachers", "a comparison with a kind"),
+        ("x = y.__name__ == 'SavedTeachers'", "the name 'SavedTeachers'"),
+        ("match x:\n    case SavedTeachers(): ...", "a comparison with a kind"),
+        ("task.loss(task.units); teachers.names(); teaching: Teaching = SavedTeachers", ""),
+    ],
+)
+def test_whoever_asks_for_a_kind_is_found(source: str, told: str) -> None:
+    assert asks_for_kinds({**ROOMS, "teaching.fellows": source, "configurables": source}) == []
+    found = " ".join(asks_for_kinds({**ROOMS, "experiment": source}))
+    assert told in found
+    assert bool(found) == bool(told)
 
 
 def test_most_functions_are_short():

@@ -1,0 +1,51 @@
+"""What a task has without saying anything: no metrics, nothing derived, one model for all groups."""
+
+from __future__ import annotations
+
+import pathlib
+
+import keras
+import pytest
+
+from tests.toy_house import Points
+from tf_codistill.tasks.base import Task
+
+
+class Plain(Points):
+    """`Points` with what every task has."""
+
+    units = Task.units
+    metrics = Task.metrics
+    derived = Task.derived
+    keep_beside_model = Task.keep_beside_model
+
+
+def test_what_every_task_has(tmp_path: pathlib.Path) -> None:
+    task = Plain()
+    assert task.units == "examples"
+    assert task.metrics() == []
+    assert task.derived({"loss": 2.0}) == {}
+    assert task.groups_of_their_own() == set()
+    task.keep_beside_model(str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_says_what_it_learns() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Task()
+
+
+def test_a_saved_model_is_loaded_or_the_file_named(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "student.keras"
+    for content in (None, b"", b"no model"):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model '.*student\.keras' cannot be loaded: ") as caught:
+            Points().load_model(str(path))
+        assert "\n" not in str(caught.value)
+    served = Points().make_model()
+    served.save(path)
+    found = Points().load_model(str(path))
+    assert isinstance(found, keras.Sequential)
+    for one, other in zip(found.get_weights(), served.get_weights(), strict=True):
+        assert (one == other).all()

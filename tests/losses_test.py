@@ -165,6 +165,34 @@ def test_a_teacher_of_weight_zero_says_nothing_not_even_nan(kind):
     assert np.isfinite(tape.gradient(nobody, student)).all()
 
 
+@pytest.mark.parametrize("leading", [(5,), (5, 5)], ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_teachers_may_have_another_weight_for_each_row(kind, leading):
+    """As many teachers, rows and positions: weights along the wrong axis would go unnoticed."""
+    rng = np.random.default_rng(2)
+    shape = (*leading, 1 if kind[0].startswith("Binary") else 5)
+    teachers, student = rng.normal(size=(5, *shape)) * 2, rng.normal(size=shape) * 2
+    weights = rng.choice([0.0, 0.25, 1.0, 3.0], (5, 5))
+    weights[0], weights[:, 1] = 1.0, 0.0
+    rows = [row for row in range(5) if row != 1]
+    expected = np.stack(
+        [reference(kind, teachers[:, row], student[row], 2.0, weights[:, row]) for row in rows]
+    )
+    mean = lambda at: np.mean(  # noqa: E731
+        [reference(kind, teachers[:, row], at[row], 2.0, weights[:, row]).mean() for row in rows]
+    )
+    broken = np.where(weights.reshape(5, 5, *[1] * len(leading)) > 0, teachers, np.nan)
+    loss = make(kind, reduction=None, dtype="float64")
+    student_T = tf.constant(student)
+    with tf.GradientTape() as tape:
+        tape.watch(student_T)
+        values = loss(loss.aggregate(list(broken), tf.constant(weights)), student_T)
+        total = tf.reduce_mean(tf.gather(values, rows))
+    np.testing.assert_allclose(tf.gather(values, rows), expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(tape.gradient(total, student_T), slope(mean, student), rtol=1e-5, atol=1e-7)
+    assert np.isfinite(values).all(), "a row that nobody teaches is finite, but deserves no weight"
+
+
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
 def test_teachers_may_be_a_list_or_a_stack(kind):
     loss = make(kind)

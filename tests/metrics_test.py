@@ -130,6 +130,38 @@ def test_mean_over_the_teachers_that_count_and_the_positions_that_count(name):
     assert float(measure(TEACHERS_PBTV[0], masked(LOGITS_BTV, MASK_BT & False))) == 0
 
 
+WEIGHTS_PB = np.array([[1, 0, 1, 0.5], [0, 0, 1, 0.25], [1, 0, 0, 0.25]], "float32")
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_mean_over_the_rows_that_each_teacher_teaches(name):
+    """A broken row of weight 0 counts nowhere."""
+    measure, reference = getattr(metrics, name), MEASURES[name]
+    each_PBT = np.stack([reference(teacher, LOGITS_BTV) for teacher in TEACHERS_PBTV])
+    teachers = TEACHERS_PBTV.copy()
+    teachers[:, 1] = np.nan
+    teachers[2, 2, 1, 0] = np.inf
+    value = measure(list(teachers), LOGITS_BTV, teacher_weights=tf.constant(WEIGHTS_PB))
+    expected = (WEIGHTS_PB[..., None] * each_PBT).sum() / (WEIGHTS_PB.sum() * each_PBT.shape[-1])
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    masked_value = measure(
+        list(teachers), masked(LOGITS_BTV, MASK_BT), teacher_weights=tf.constant(WEIGHTS_PB)
+    )
+    counts_PBT = WEIGHTS_PB[..., None] * MASK_BT
+    means_P = (counts_PBT * each_PBT).sum((1, 2)) / counts_PBT.sum((1, 2))
+    np.testing.assert_allclose(masked_value, np.average(means_P, weights=WEIGHTS_PB.mean(1)), rtol=1e-5)
+    assert float(measure(list(teachers), LOGITS_BTV, teacher_weights=tf.zeros([3, 4]))) == 0
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_weights_of_rows_may_have_an_axis_as_for_keras(name):
+    measure, student_BV = getattr(metrics, name), LOGITS_BTV[:, 0]
+    teacher_BV, weights_B = TEACHERS_PBTV[0, :, 0], np.array([1.0, 0.0, 3.0, 0.5], "float32")
+    expected = np.average(MEASURES[name](teacher_BV, student_BV), weights=weights_B)
+    for sample_weight in (weights_B, weights_B[:, None]):
+        np.testing.assert_allclose(measure(teacher_BV, student_BV, sample_weight), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_a_logistic_output_is_two_classes(name):
     measure = getattr(metrics, name)

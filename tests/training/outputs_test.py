@@ -1,220 +1,121 @@
-"""Several outputs, masks, sample weights, mixed precision, other architectures, broken teachers."""
+"""Outputs by name, and weights that fit what Keras makes of each: names, weights, alignment."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.training.codistillation_test import BATCH, NUM_CLASSES, NUM_FEATURES, regression, softmax
-from tf_codistill import losses, schedules
-from tf_codistill.peers.exchange import Snapshot
-from tf_codistill.training.codistillation import CodistillationModel
+from tf_codistill.training.outputs import aligned, by_name, structured, weighed, weight_of
 
-
-def two_headed() -> keras.Model:
-    features = keras.Input((NUM_FEATURES,), name="features")
-    return keras.Model(
-        features,
-        {
-            "kind": keras.layers.Dense(NUM_CLASSES, name="kind")(features),
-            "place": keras.layers.Dense(3, name="place")(features),
-        },
-    )
-
-
-def xent() -> keras.losses.Loss:
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-def snapshot_of(model: keras.Model, step: int = 0) -> Snapshot:
-    return Snapshot(1, step, 0.0, [np.array(w) for w in model.get_weights()], [], 0)
-
-
-def features_and_targets(
-    seed: int = 0, num_examples: int = BATCH
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    targets = {"kind": rng.integers(0, NUM_CLASSES, num_examples), "place": rng.integers(0, 3, num_examples)}
-    return rng.normal(size=(num_examples, NUM_FEATURES)).astype("float32"), targets
-
-
-def psi(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
-    return -(softmax(teacher) * np.log(softmax(student))).sum(-1)
-
-
-def test_each_output_has_its_loss_and_weight() -> None:
-    model = CodistillationModel(
-        two_headed,
-        distillation_loss={"kind": losses.SoftCrossEntropy(), "place": losses.SquaredLogits()},
-        distillation_weight={"kind": schedules.BurnIn(1, 0.5), "place": 2.0},
-    )
-    model.compile(keras.optimizers.SGD(0.0), {"kind": xent(), "place": xent()}, jit_compile=False)
-    x, y = features_and_targets(num_examples=2 * BATCH)
-    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
-    model.build_for_data(data.element_spec)
-    teacher = two_headed()
-    model.teachers.refresh(0, snapshot_of(teacher), carrying=False)
-    logs = {name: values[0] for name, values in model.fit(data, verbose=0).history.items()}
-    own, said = ({k: np.array(v) for k, v in m(x).items()} for m in (model.student, teacher))
-    kind = psi(said["kind"], own["kind"])[BATCH:].mean()  # burn-in leaves the first batch out
-    place = ((said["place"] - own["place"]) ** 2).mean(-1)
-    assert logs["kind_distillation_loss"] == pytest.approx(kind, rel=1e-4)
-    assert logs["place_distillation_loss"] == pytest.approx(place.mean(), rel=1e-4)
-    assert logs["kind_distillation_weight"] == pytest.approx(0.25)
-    assert logs["place_distillation_weight"] == pytest.approx(2.0)
-    expected = logs["task_loss"] + 0.25 * kind + 2.0 * place.mean()
-    assert logs["loss"] == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("distilled", ["kind", "place"])
-def test_an_output_without_a_loss_is_not_distilled(distilled: str) -> None:
-    model = CodistillationModel(two_headed, distillation_loss={distilled: losses.SquaredLogits()})
-    none = {"kind": lambda y, p: 0.0 * tf.reduce_sum(p, -1), "place": lambda y, p: 0.0 * tf.reduce_sum(p, -1)}
-    model.compile(keras.optimizers.SGD(1.0), none, jit_compile=False)
-    x, y = features_and_targets()
-    data = tf.data.Dataset.from_tensors((x, y))
-    model.build_for_data(data.element_spec)
-    model.teachers.refresh(0, snapshot_of(two_headed()), carrying=False)
-    before = {w.path: np.array(w) for w in model.student.weights}
-    model.fit(data, verbose=0)
-    moved = {w.path.split("/")[0] for w in model.student.weights if np.abs(before[w.path] - w).max() > 1e-6}
-    assert moved == {distilled}
+ROWS, WINDOW, CLASSES = 4, 4, 3  # as many rows as positions: weights along the wrong axis would go unnoticed
+RNG = np.random.default_rng(0)
+FACTOR_B = np.array([1.0, 0.0, 0.5, 2.0], "float32")
+GIVEN_B = np.array([3.0, 1.0, 2.0, 0.5], "float32")
 
 
 @pytest.mark.parametrize(
-    ("loss", "weight", "message"),
+    ("prediction", "names"),
+    [(5, [""]), ({"kind": 5, "place": 6}, ["kind", "place"]), ([5, 6], ["0", "1"]), ((5, 6), ["0", "1"])],
+)
+def test_every_output_has_a_name_and_its_place(prediction: Any, names: list[str]) -> None:
+    outputs = by_name(prediction)
+    assert list(outputs) == names
+    assert list(outputs.values()) == [5, 6][: len(names)]
+    back = structured({name: value + 1 for name, value in outputs.items()}, prediction)
+    assert keras.tree.flatten(back) == [6, 7][: len(names)]
+    assert isinstance(back, dict) == isinstance(prediction, dict)
+
+
+@pytest.mark.parametrize(
+    ("sample_weight", "name", "expected"),
     [
-        (
-            {"colour": losses.SoftCrossEntropy()},
-            1.0,
-            r"names outputs \['colour'\], but the model has \['kind', 'place'\]",
-        ),
-        (
-            {"kind": losses.SoftCrossEntropy()},
-            {"place": 1.0},
-            r"names outputs \['place'\], distillation_loss names \['kind'\]",
-        ),
-        (None, {"kind": 1.0}, r"names outputs \['kind'\], distillation_loss names \[\]"),
-        (None, -1.0, "-1.0"),
+        (None, "kind", None),
+        (5, "", 5),
+        (5, "kind", 5),
+        ({"kind": 5}, "kind", 5),
+        ({"kind": 5}, "place", None),
+        ([5, 6], "1", 6),
+        ([5], "", 5),
     ],
 )
-def test_names_that_do_not_fit_are_refused_before_training(loss, weight, message) -> None:
-    def begin() -> None:
-        model = CodistillationModel(two_headed, distillation_loss=loss, distillation_weight=weight)
-        model.compile("sgd", xent(), jit_compile=False)
-        model.build_for_data(tf.data.Dataset.from_tensors(features_and_targets()).element_spec)
-
-    with pytest.raises(ValueError, match=message):
-        begin()
+def test_weights_of_an_output(sample_weight: Any, name: str, expected: Any) -> None:
+    assert weight_of(sample_weight, name) == expected
 
 
-def test_sample_weights_weigh_both_losses() -> None:
-    x, y = features_and_targets()
-    sample_weight = np.array([1, 0, 2, 0.5, 0, 1, 1, 3], "float32")
-    model = CodistillationModel(regression)
-    model.compile(keras.optimizers.SGD(0.0), xent(), jit_compile=False)
-    data = tf.data.Dataset.from_tensors((x, y["kind"], sample_weight))
-    model.build_for_data(data.element_spec)
-    teacher = regression()
-    model.teachers.refresh(0, snapshot_of(teacher), carrying=False)
-    logs = model.fit(data, verbose=0).history
-    each = psi(np.array(teacher(x)), np.array(model.student(x)))
-    assert logs["distillation_loss"][0] == pytest.approx((each * sample_weight).mean(), rel=1e-4)
+@pytest.mark.parametrize(
+    ("factor", "num_axes", "shape"),
+    [(2.0, 3, ()), (np.ones(4), 1, (4,)), (np.ones(4), 3, (4, 1, 1)), (np.ones((4, 2)), 1, (4, 2))],
+)
+def test_factors_are_lined_up_with_the_leading_axes(factor: Any, num_axes: int, shape: tuple) -> None:
+    found = aligned(tf.constant(factor), num_axes)
+    assert (found.shape, found.dtype) == (shape, tf.float32)
 
 
-def sequence_model() -> keras.Model:
-    return keras.Sequential(
-        [keras.Input((6,)), keras.layers.Embedding(9, 5, mask_zero=True), keras.layers.Dense(NUM_CLASSES)]
-    )
+def test_without_factors_weights_are_left_alone() -> None:
+    sample_weight = {"kind": GIVEN_B}
+    assert weighed(sample_weight, {"kind": GIVEN_B[:, None]}, {}) is sample_weight
 
 
-def test_masked_positions_count_nowhere() -> None:
-    rng = np.random.default_rng(0)
-    ids = rng.integers(1, 9, (BATCH, 6))
-    ids[:, 4:] = 0
-    y = rng.integers(0, NUM_CLASSES, (BATCH, 6))
-    model = CodistillationModel(sequence_model)
-    model.compile(keras.optimizers.SGD(0.0), xent(), jit_compile=False)
-    data = tf.data.Dataset.from_tensors((ids, y))
-    model.build_for_data(data.element_spec)
-    teacher = sequence_model()
-    model.teachers.refresh(0, snapshot_of(teacher), carrying=False)
-    logs = model.fit(data, verbose=0).history
-    each = psi(np.array(teacher(ids)), np.array(model.student(ids)))
-    assert logs["distillation_loss"][0] == pytest.approx(each[:, :4].mean(), rel=1e-4)
+def test_an_output_without_a_factor_keeps_its_weights() -> None:
+    logits = tf.zeros([ROWS, CLASSES])
+    found = weighed({"kind": GIVEN_B}, {"kind": logits, "place": logits}, {"place": tf.constant(0.5)})
+    assert found["kind"] is GIVEN_B
+    np.testing.assert_array_equal(np.ravel(found["place"]), np.full(ROWS, 0.5))
+    found = weighed([GIVEN_B, None], [logits, logits], {"0": tf.constant(FACTOR_B)})
+    np.testing.assert_array_equal(np.ravel(found[0]), GIVEN_B * FACTOR_B)
+    assert found[1] is None
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_trains_close_to_float32(policy: str) -> None:
-    x, y = features_and_targets()
-    data = tf.data.Dataset.from_tensors((x, y["kind"])).repeat(10)
-    teacher, start = regression(), regression().get_weights()
-    results = []
-    for name in ("float32", policy):
-        keras.config.set_dtype_policy(name)
-        try:
-            model = CodistillationModel(regression)
-            model.compile(keras.optimizers.SGD(0.3), xent(), jit_compile=False)
-        finally:
-            keras.config.set_dtype_policy("float32")
-        model.student.set_weights(start)
-        model.build_for_data(data.element_spec)
-        model.teachers.refresh(0, snapshot_of(teacher), carrying=False)
-        model.fit(data, verbose=0)
-        results.append(model.student.get_weights()[0])
-    assert np.abs(results[0] - start[0]).max() > 0.1
-    np.testing.assert_allclose(results[1], results[0], atol=0.02)
+class OfEachNumber(keras.losses.Loss):
+    def call(self, targets: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+        return tf.abs(targets - prediction)
 
 
-def test_a_teacher_that_yields_nan_is_dropped_counted_and_comes_back() -> None:
-    x, y = features_and_targets()
-    data = tf.data.Dataset.from_tensors((x, y["kind"])).repeat(4)
-    good, start = regression(), regression().get_weights()
-    broken = snapshot_of(good)
-    broken.weights[0][0, 0] = np.nan
-    results = {}
-    for name, held in (("alone", []), ("one", [good]), ("broken", [broken]), ("one of two", [good, broken])):
-        model = CodistillationModel(regression, num_teachers=len(held))
-        model.compile(keras.optimizers.SGD(0.3), xent(), jit_compile=False)
-        model.student.set_weights(start)
-        model.build_for_data(data.element_spec)
-        for index, one in enumerate(held):
-            model.teachers.refresh(
-                index, one if isinstance(one, Snapshot) else snapshot_of(one), carrying=False
-            )
-        logs = model.fit(data, verbose=0).history
-        results[name] = model.student.get_weights()[0]
-        assert logs["dropped_teachers"][0] == (1.0 if "broken" in name or "two" in name else 0.0)
-    np.testing.assert_array_equal(results["broken"], results["alone"])
-    np.testing.assert_allclose(results["one of two"], results["one"], atol=1e-6)
-    assert np.abs(results["one"] - results["alone"]).max() > 1e-3
+class OfEachRow(keras.losses.Loss):
+    def call(self, targets: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.square(targets - prediction), axis=[1, 2])
 
 
-def deep() -> keras.Model:
-    return keras.Sequential(
-        [keras.Input((NUM_FEATURES,)), keras.layers.Dense(7, "relu"), keras.layers.Dense(NUM_CLASSES)]
-    )
+LOSSES: dict[str, tuple[keras.losses.Loss, tuple[int, ...]]] = {
+    "row": (keras.losses.CategoricalCrossentropy(from_logits=True), (ROWS, CLASSES)),
+    "position": (keras.losses.CategoricalCrossentropy(from_logits=True), (ROWS, WINDOW, CLASSES)),
+    "pixel": (keras.losses.MeanSquaredError(), (ROWS, WINDOW, 2, CLASSES)),
+    "number": (keras.losses.MeanAbsoluteError(), (ROWS, 1)),
+    "each number": (OfEachNumber(), (ROWS, WINDOW)),
+    "whole row": (OfEachRow(), (ROWS, WINDOW, CLASSES)),
+}
+POSITIONS = RNG.uniform(0.5, 2, (ROWS, WINDOW)).astype("float32")
+GIVEN = {"none": None, "rows": GIVEN_B, "rows with an axis": GIVEN_B[:, None]}
+CASES = [(kind, weights) for kind in LOSSES for weights in GIVEN.values()] + [("position", POSITIONS)]
 
 
-def test_a_peer_of_another_architecture_teaches() -> None:
-    x, y = features_and_targets()
-    model = CodistillationModel(regression, 1, teacher_fns=[deep])
-    model.compile(keras.optimizers.SGD(0.0), xent(), jit_compile=False)
-    data = tf.data.Dataset.from_tensors((x, y["kind"]))
-    model.build_for_data(data.element_spec)
-    teacher = deep()
-    model.teachers.refresh(0, snapshot_of(teacher), carrying=False)
-    logs = model.fit(data, verbose=0).history
-    expected = psi(np.array(teacher(x)), np.array(model.student(x))).mean()
-    assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
+@pytest.mark.parametrize("factor", [np.float32(0.25), FACTOR_B], ids=["scalar", "rows"])
+@pytest.mark.parametrize(("kind", "given"), CASES)
+def test_keras_multiplies_the_loss_of_each_row(kind: str, given: Any, factor: Any) -> None:
+    loss, shape = LOSSES[kind]
+    targets, prediction = tf.constant(RNG.normal(size=(2, *shape)).astype("float32"))
+    each = np.array(loss.call(targets, prediction))
+    expected = each.copy()
+    for weights in (factor, given):
+        if weights is not None:
+            weights = weights[:, 0] if np.shape(weights) == (ROWS, 1) else weights
+            expected *= np.reshape(weights, np.shape(weights) + (1,) * (each.ndim - np.ndim(weights)))
+    found = loss(targets, prediction, weighed(given, prediction, {"": tf.constant(factor)}))
+    np.testing.assert_allclose(found, expected.mean(), rtol=1e-5)
 
 
-def test_outputs_that_do_not_match_are_refused_with_both_shapes() -> None:
-    wide = lambda: keras.Sequential([keras.Input((NUM_FEATURES,)), keras.layers.Dense(9)])  # noqa: E731
-    model = CodistillationModel(regression, 1, teacher_fns=[wide])
-    model.compile("sgd", xent(), jit_compile=False)
-    x, y = features_and_targets()
-    with pytest.raises(ValueError, match=r"teacher 0 has outputs of shapes .*\(9,\).*student.*\(4,\)"):
-        model.build_for_data(tf.data.Dataset.from_tensors((x, y["kind"])).element_spec)
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
+def test_weights_of_a_masked_output_fit_its_mask(given: Any) -> None:
+    keep = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]], bool)
+    values = RNG.normal(size=(ROWS, WINDOW, CLASSES)).astype("float32")
+    prediction = tf.constant(values)
+    prediction._keras_mask = tf.constant(keep)
+    sample_weight = weighed(given, prediction, {"": tf.constant(FACTOR_B)})
+    found = keras.losses.MeanSquaredError()(np.zeros_like(values), prediction, sample_weight)
+    weights = FACTOR_B * (1.0 if given is None else GIVEN_B)
+    expected = ((values**2).mean(-1) * weights[:, None])[keep].sum() / keep.sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -55,6 +55,10 @@ class FrozenTeachers(Teaching):
         self._published_at = [0.0] * num_teachers
         self._carrying = [False] * num_teachers
 
+    def names(self) -> list[str]:
+        """The teachers by number."""
+        return [f"teacher {number}" for number in range(len(self._peers))]
+
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
         """What makes each teacher.
 

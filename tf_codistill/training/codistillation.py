@@ -101,8 +101,8 @@ class CodistillationModel(MultiWorkerModel):
         self.weight_decay = weight_decay
         self.meters = Meters(self.distillation, self.teachers, measure_every_steps)
         self._tracked_meters = self.meters.metrics  # Keras resets what it finds in an attribute
-        self._second_states: list[recurrent_state.SecondState] = []
         self.built = all(student.built for student in self.students)
+        self._second_states = self._make_second_states() if self.built else []
 
     @property
     def student(self) -> keras.Model:
@@ -272,11 +272,11 @@ class CodistillationModel(MultiWorkerModel):
         given = call.arguments.get("callbacks") or []
         ours = [*self.teachers.callbacks(), Watch()]
         if isinstance(given, keras.callbacks.CallbackList):
-            for callback in ours:
-                callback.set_model(self)
-            given.callbacks[:0] = ours
+            # Another one: the user's shall not keep ours, and Keras sees which may run in a thread.
+            given = keras.callbacks.CallbackList([*ours, *given.callbacks], model=self, **given.params)
         else:
-            call.arguments["callbacks"] = [*ours, *keras.tree.flatten(given)]
+            given = [*ours, *keras.tree.flatten(given)]
+        call.arguments["callbacks"] = given
         return super().fit(*call.args, **call.kwargs)
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
@@ -327,8 +327,6 @@ class CodistillationModel(MultiWorkerModel):
 
     def second_states(self) -> list[recurrent_state.SecondState]:
         """The recurrent states that validation uses in place of the training lanes', one for each student."""
-        if not self._second_states and all(student.built for student in self.students):
-            self._second_states = [recurrent_state.SecondState(student) for student in self.students]
         return self._second_states
 
     def build_for_data(self, element_spec: Any) -> None:
@@ -361,7 +359,7 @@ class CodistillationModel(MultiWorkerModel):
         students = dict(zip(names, self.students, strict=True))
         self.distillation.build_alike({**students, **self.teachers.models()}, features)
         self.teachers.prepare()
-        self.second_states()
+        self._second_states = self._second_states or self._make_second_states()
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """The results that training logs."""
@@ -373,6 +371,9 @@ class CodistillationModel(MultiWorkerModel):
 
     def _results_without(self, names: set[str]) -> dict[str, tf.Tensor]:
         return {name: value for name, value in super().get_metrics_result().items() if name not in names}
+
+    def _make_second_states(self) -> list[recurrent_state.SecondState]:
+        return [recurrent_state.SecondState(student) for student in self.students]
 
     def _predictions(self, features: Any) -> list[Any]:
         predictions = []

@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from tf_codistill import losses, metrics
 from tf_codistill.training.distillation import Distillation, SoftTargets
-from tf_codistill.training.outputs import Outputs, by_name, structured, weighed, weight_of
+from tf_codistill.training.outputs import Outputs, aligned, by_name, structured, weighed, weight_of
 from tf_codistill.training.whole_batch import of_whole_batch
 
 Measure = Callable[[], tf.Tensor]
@@ -178,8 +178,11 @@ class TeacherMeasures:
         """What there is to be measured: scalars and, of the task's loss, the value of each teacher, [P]."""
         own = self._distillation.outputs(prediction)
         classes = [name for name in own if self._has_classes(name, task)]
-        said = [tf.nest.map_structure(_masked_like, prediction, one) for one in targets.complete]
-        taught = tf.unstack(targets.teacher_weights_PB, num=len(said))
+        taught = tf.unstack(targets.teacher_weights_PB, num=len(targets.complete))
+        said = [
+            tf.nest.map_structure(functools.partial(_where_taught, rows), prediction, one)
+            for one, rows in zip(targets.complete, taught, strict=True)
+        ]
 
         def task_losses(form: Callable[[Any], Any]) -> tf.Tensor:
             return _finite([task.loss(form(one), rows) for one, rows in zip(said, taught, strict=True)])
@@ -252,12 +255,19 @@ def _masked_like(student: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     return masked
 
 
+def _where_taught(taught_B: tf.Tensor, student: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+    """A prediction with the student's mask, and the student's own in rows that count nowhere."""
+    # 0 * NaN is NaN, so a weight of 0 alone would not keep a broken row out.
+    is_taught = aligned(taught_B, len(prediction.shape)) > 0
+    return _masked_like(student, tf.where(is_taught, prediction, tf.cast(student, prediction.dtype)))
+
+
 def _logistic(logits: tf.Tensor) -> tf.Tensor:
     """Logistic outputs with an axis of length 1 behind, each an example of its own."""
     return logits if logits.shape[-1] == 1 else _masked_like(logits, logits[..., tf.newaxis])
 
 
 def _finite(values: list[tf.Tensor]) -> tf.Tensor:
-    # A teacher that is dropped has weight 0, but 0 * NaN is NaN.
+    # An output that is not distilled may be broken where the others are not.
     values_P = tf.stack(values)
     return tf.where(tf.math.is_finite(values_P), values_P, 0.0)

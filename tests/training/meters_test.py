@@ -1,0 +1,140 @@
+"""What is logged of a step: names, means over steps and students, and what counts in which step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_codistill import losses
+from tf_codistill.teaching.base import Taught, Teaching
+from tf_codistill.training.distillation import Distillation
+from tf_codistill.training.measures import TaskLosses
+from tf_codistill.training.meters import Meters
+
+OF_METHOD = {"task_loss", "distillation_loss", "distillation_weight", "staleness_steps", "dropped_teachers"}
+MEASURED = {"teacher_agreement", "teacher_kl", "teacher_task_loss", "chance_task_loss"}
+OF_EACH = ("task_loss", "distillation_loss", "teacher_agreement", "teacher_kl")
+LOGITS = tf.constant([[0.0, 1.0], [2.0, 0.0]])
+SAID = tf.constant([[1.0, 0.0], [3.0, 0.0]])
+
+
+class Table(Teaching):
+    """Who teaches whom, and nothing else."""
+
+    def __init__(self, *taught_by: tuple[int, ...]) -> None:
+        self.taught_by = taught_by
+
+    def names(self) -> list[str]:
+        return [f"teacher {number}" for number in sorted({one for row in self.taught_by for one in row})]
+
+
+def meters(*taught_by: tuple[int, ...], psi: Any = None) -> tuple[Meters, Distillation]:
+    distillation = Distillation(psi)
+    return Meters(distillation, Table(*taught_by), every_steps=1), distillation
+
+
+def student(
+    distillation: Distillation, task_loss: float, psi: float, weight: float, present: list[list[float]]
+) -> tuple[Any, ...]:
+    """What a student with one teacher for each row of `present` notes in a step."""
+    taught = Taught([SAID] * len(present), tf.constant(present, shape=[len(present), 2]))
+    targets = distillation.soft_targets(taught, {"": tf.constant(weight)})
+    psis = {"": tf.constant(psi)} if present else {}
+    return LOGITS, TaskLosses(None, None, None), tf.constant(task_loss), psis, targets
+
+
+def results(found: Meters) -> dict[str, float]:
+    return {metric.name: float(metric.result()) for metric in found.metrics}
+
+
+def test_a_lone_model_has_the_parts_of_the_method_alone() -> None:
+    found, distillation = meters(())
+    assert {metric.name for metric in found.metrics} == OF_METHOD | MEASURED
+    found.note(tf.constant(0), tf.constant(0.0), [student(distillation, 2.0, 0.0, 1.0, [])])
+    expected = dict.fromkeys(OF_METHOD | MEASURED, 0.0) | {"task_loss": 2.0}
+    assert results(found) == expected
+
+
+def test_several_teachers_have_a_task_loss_each_and_named_outputs_their_parts() -> None:
+    found, _ = meters((0, 1), psi={"kind": losses.SoftCrossEntropy()})
+    own = {"teacher_0_task_loss", "teacher_1_task_loss", "kind_distillation_loss", "kind_distillation_weight"}
+    assert {metric.name for metric in found.metrics} == OF_METHOD | MEASURED | own
+
+
+def test_several_students_have_parts_of_their_own_and_an_ensemble() -> None:
+    found, _ = meters((1,), (0,))
+    of_each = {f"student_{number}_{part}" for number in range(2) for part in OF_EACH}
+    more = {"teacher_0_task_loss", "teacher_1_task_loss", "ensemble_task_loss", *of_each}
+    names = {metric.name for metric in found.metrics}
+    assert names == OF_METHOD | MEASURED | more
+    assert found.hidden(validation=False) == {"ensemble_task_loss"}
+    assert names - found.hidden(validation=True) == {
+        "student_0_task_loss",
+        "student_1_task_loss",
+        "ensemble_task_loss",
+    }
+
+
+def test_what_is_taught_counts_in_steps_in_which_it_is_taught() -> None:
+    found, distillation = meters((0,))
+    steps = [
+        (1.0, 5.0, 0.0, [[1.0, 1.0]]),  # burn-in
+        (2.0, 0.0, 0.5, [[0.0, 0.0]]),  # nobody present
+        (3.0, 7.0, 0.5, [[1.0, 1.0]]),
+        (6.0, 3.0, 1.0, [[1.0, 0.0]]),  # of one row
+    ]
+    for number, step in enumerate(steps):
+        found.note(tf.constant(number), tf.constant(10.0 * number), [student(distillation, *step)])
+    logs = results(found)
+    assert logs["task_loss"] == 3.0
+    assert logs["distillation_loss"] == 5.0
+    assert logs["distillation_weight"] == pytest.approx((0 + 0 + 0.5 + 1.0) / 4)
+    assert logs["staleness_steps"] == pytest.approx((0 + 20 + 30) / 3)
+    assert logs["teacher_agreement"] == pytest.approx((0.5 + 0.5 + 0.0) / 3)
+
+
+def test_a_broken_row_is_a_part_of_a_dropped_teacher() -> None:
+    found, distillation = meters((0,))
+    broken = tf.constant([[np.nan, 0.0], [3.0, 0.0]])
+    taught = Taught([broken], tf.ones([1, 2]))
+    targets = distillation.soft_targets(taught, {"": tf.constant(1.0)})
+    np.testing.assert_array_equal(targets.taught_B(), [0.0, 1.0])
+    step = (LOGITS, TaskLosses(None, None, None), tf.constant(1.0), {"": tf.constant(1.0)}, targets)
+    found.note(tf.constant(0), tf.constant(0.0), [step])
+    assert results(found)["dropped_teachers"] == 0.5
+    assert results(found)["teacher_agreement"] == 1.0
+
+
+def test_means_over_students_and_each_by_itself() -> None:
+    found, distillation = meters((1,), (0,))
+    present = [[1.0, 1.0]]
+    students = [student(distillation, 2.0, 1.0, 0.5, present), student(distillation, 4.0, 5.0, 0.5, present)]
+    found.note(tf.constant(0), tf.constant(0.0), students)
+    logs = results(found)
+    assert (logs["task_loss"], logs["student_0_task_loss"], logs["student_1_task_loss"]) == (3.0, 2.0, 4.0)
+    assert [logs[f"{who}distillation_loss"] for who in ("", "student_0_", "student_1_")] == [3.0, 1.0, 5.0]
+
+
+def test_validation_notes_each_student_and_the_ensemble() -> None:
+    found, _ = meters((1,), (0,))
+    found.note_validation([tf.constant(1.0), tf.constant(2.0)], tf.constant(0.5))
+    found.note_validation([tf.constant(3.0), tf.constant(6.0)], tf.constant(1.5))
+    logs = results(found)
+    assert (logs["student_0_task_loss"], logs["student_1_task_loss"]) == (2.0, 4.0)
+    assert logs["ensemble_task_loss"] == 1.0
+    alone, _ = meters(())
+    alone.note_validation([tf.constant(1.0)], None)
+    assert set(results(alone).values()) == {0.0}, "Keras's own loss says it already"
+
+
+def test_keras_resets_what_is_noted() -> None:
+    model = keras.Sequential()
+    found, _ = meters((1,), (0,))
+    model.mine = found.metrics
+    found.note_validation([tf.constant(1.0), tf.constant(2.0)], tf.constant(0.5))
+    model.reset_metrics()
+    assert set(results(found).values()) == {0.0}

@@ -27,7 +27,7 @@ _STRATEGY = flags.DEFINE_enum(
 
 def main() -> None:
     """Builds the experiment and trains it."""
-    from tf_codistill import distribution, experiment
+    from tf_codistill import configurables, distribution, experiment
 
     workdir, group = program.WORKDIR.value, _GROUP.value
     if not workdir:
@@ -40,12 +40,14 @@ def main() -> None:
 
     def when_built() -> None:
         program.check_bindings()
-        program.check_unchanged(config, setting, experiment.MAY_CHANGE)
+        program.check_unchanged(config, setting, configurables.MAY_CHANGE)
         if distribution.is_chief(strategy):
             files.write(config, (setting + program.bindings_in_force()).encode())
 
     settings = experiment.configured()
-    program.check_unchanged(config, setting, experiment.MAY_CHANGE)  # before what has changed ends otherwise
+    program.check_unchanged(
+        config, setting, configurables.MAY_CHANGE
+    )  # before what has changed ends otherwise
     settings.train(
         workdir, group, _NUM_GROUPS.value, strategy, when_built, exchange_dir=program.EXCHANGE_DIR.value
     )

@@ -173,11 +173,7 @@ class Comparison(DistillationLoss):
             check_shapes("the first teacher", teachers[0], "another", other)
         shares = _shares(weights, len(teachers), self.dtype)
         if weights is not None:
-            # 0 * NaN is NaN, so a share of 0 alone would not keep a broken teacher out.
-            teachers = [
-                tf.where(_like(share, logits) > 0, logits, tf.zeros_like(logits))
-                for share, logits in zip(shares, teachers, strict=True)
-            ]
+            teachers = [_kept(share, logits) for share, logits in zip(shares, teachers, strict=True)]
         if self.mean_over == "logits":
             return self.target(_mean(shares, teachers))
         targets = [self.target(logits) for logits in teachers]
@@ -262,7 +258,11 @@ class ProbabilityComparison(Comparison):
             A tensor of the same shape.
         """
         activation = tf.sigmoid if self.binary else tf.nn.softmax
-        return activation(logits / self.temperature)
+        return activation(self.at_temperature(logits))
+
+    def at_temperature(self, logits: tf.Tensor) -> tf.Tensor:
+        """Logits divided by the temperature; the very tensor, with what has been left at it, if that is 1."""
+        return logits if self.temperature == 1 else logits / self.temperature
 
     def target(self, teacher_logits: tf.Tensor) -> tf.Tensor:
         """The teacher's probabilities at this loss's temperature.
@@ -374,6 +374,17 @@ def _shares(weights: tf.Tensor | None, num_teachers: int, dtype: str) -> list[tf
         return [tf.constant(1 / num_teachers, dtype)] * num_teachers
     weights = tf.cast(weights, dtype)
     return tf.unstack(tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=0)), num=num_teachers)
+
+
+def _kept(share: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """A teacher's logits, zeros where it has no share: 0 * NaN is NaN, so that a share of 0 is not enough."""
+
+    def some() -> tf.Tensor:
+        return tf.where(_like(share, logits) > 0, logits, tf.zeros_like(logits))
+
+    return tf.cond(
+        tf.reduce_all(share > 0), lambda: logits, some
+    )  # mostly all rows do, and nothing is copied
 
 
 def _mean(shares: list[tf.Tensor], values: list[tf.Tensor]) -> tf.Tensor:

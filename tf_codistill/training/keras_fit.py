@@ -32,6 +32,7 @@ from absl import logging
 
 from tf_codistill import recurrent_state, weights
 from tf_codistill.batches import Batch, batch_of
+from tf_codistill.losses import shared_softmax
 from tf_codistill.training import pass_over, whole_batch
 from tf_codistill.training.outputs import weighed
 from tf_codistill.training.whole_batch import of_whole_batch, total
@@ -82,6 +83,10 @@ class MultiWorkerModel(keras.Model):
             TypeError: Always.
         """
         raise TypeError(f"{type(self).__name__} does not say how it computes gradients; override `gradients`")
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Keras's `compile`; a plain cross-entropy of logits will share its softmax with psi."""
+        super().compile(optimizer, shared_softmax.sharing(loss), *args, **kwargs)
 
     def train_step(self, data: Any) -> None:
         """One update with one replica's batch."""

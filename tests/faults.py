@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
+from tf_codistill.files import storage
+
 _OPERATIONS = ("makedirs", "remove", "rename", "rmtree")
 
 
@@ -45,15 +47,30 @@ def dies_at(operation: int, act: Callable[[], Any]) -> bool:
 
         return call
 
-    class MortalFile(tf.io.gfile.GFile):
-        def write(self, content: bytes) -> None:
-            if alive():
-                super().write(content)
-            elif count == operation + 1:
-                super().write(content[: len(content) // 2])
-                raise _Killed
-            else:
-                raise _Killed
+    def mortal_file(make: Callable[..., Any]) -> Callable[..., Any]:
+        class MortalFile:
+            def __init__(self, path: str, mode: str) -> None:
+                self._file = make(path, mode)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._file, name)
+
+            def __enter__(self) -> MortalFile:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                self._file.close()
+
+            def write(self, content: bytes) -> None:
+                if alive():
+                    self._file.write(content)
+                elif count == operation + 1:
+                    self._file.write(content[: len(content) // 2])
+                    raise _Killed
+                else:
+                    raise _Killed
+
+        return MortalFile
 
     write_checkpoint = tf.train.Checkpoint.write
 
@@ -68,9 +85,10 @@ def dies_at(operation: int, act: Callable[[], Any]) -> bool:
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in _OPERATIONS:
-            patch.setattr(tf.io.gfile, name, mortal(getattr(tf.io.gfile, name)))
-        patch.setattr(tf.io.gfile, "GFile", MortalFile)
+        for place in (tf.io.gfile, storage.Disk):
+            for name in _OPERATIONS:
+                patch.setattr(place, name, mortal(getattr(place, name)))
+            patch.setattr(place, "GFile", mortal_file(place.GFile))
         patch.setattr(tf.train.Checkpoint, "write", mortal_write)
         try:
             act()

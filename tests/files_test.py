@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -8,11 +9,31 @@ import pathlib
 import signal
 import subprocess
 import sys
+import textwrap
+from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from tests import faults
 from tf_codistill import files
+from tf_codistill.files import storage
+
+
+@pytest.fixture(autouse=True, params=["with TensorFlow", "without"])
+def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What serves local paths, as it depends on whether TensorFlow has been imported."""
+    if request.param == "without":
+        monkeypatch.setattr(storage, "local", lambda: storage.Disk)
+        return storage.Disk
+    return tf.io.gfile
+
+
+def no_room(place: Any) -> Exception:
+    message = "No space left on device"
+    if place is storage.Disk:
+        return OSError(errno.ENOSPC, message)
+    return tf.errors.ResourceExhaustedError(None, None, message)
 
 
 def write_directory(directory: pathlib.Path) -> dict[str, object]:
@@ -47,12 +68,14 @@ def test_a_writer_that_dies_leaves_the_old_content_or_the_new(tmp_path: pathlib.
     assert path.read_bytes() == b"new content"
 
 
-def test_a_write_that_fails_cleans_up(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_cleans_up(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, place: Any
+) -> None:
     def full(*_: object, **__: object) -> None:
-        raise files.tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+        raise no_room(place)
 
     files.write(str(tmp_path / "file"), b"old")
-    monkeypatch.setattr(files.tf.io.gfile, "rename", full)
+    monkeypatch.setattr(place, "rename", full)
     with pytest.raises(OSError, match=r"file '.*/file' cannot be used: No space left on device"):
         files.write(str(tmp_path / "file"), b"new")
     assert files.names(str(tmp_path)) == ["file"]
@@ -61,18 +84,21 @@ def test_a_write_that_fails_cleans_up(tmp_path: pathlib.Path, monkeypatch: pytes
 
 _KILLED_WRITER = """
 import os, signal, sys
-import tensorflow as tf
+if sys.argv[2] == "with TensorFlow":
+    import tensorflow
 from tf_codistill import files
+from tf_codistill.files import storage
 files.write(sys.argv[1], b"old content")
-tf.io.gfile.rename = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+storage.of("").rename = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 files.write(sys.argv[1], b"new content")
 """
 
 
-def test_a_killed_process_leaves_the_old_content(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("which", ["with TensorFlow", "without"])
+def test_a_killed_process_leaves_the_old_content(tmp_path: pathlib.Path, which: str) -> None:
     path = str(tmp_path / "file")
     done = subprocess.run(
-        [sys.executable, "-c", _KILLED_WRITER, path], timeout=120, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", _KILLED_WRITER, path, which], timeout=120, stderr=subprocess.DEVNULL
     )
     assert done.returncode == -signal.SIGKILL
     assert files.read(path) == b"old content"
@@ -202,7 +228,7 @@ def test_an_error_of_the_block_passes_as_it_is(tmp_path: pathlib.Path) -> None:
             file.write(b"new")
             raise kind(None, None, "something else")
 
-    for kind in (files.tf.errors.NotFoundError, files.tf.errors.InternalError):
+    for kind in (tf.errors.NotFoundError, tf.errors.InternalError):
         with pytest.raises(kind, match="something else"):
             fail(kind)
     assert files.names(str(tmp_path)) == ["file"]
@@ -211,13 +237,19 @@ def test_an_error_of_the_block_passes_as_it_is(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("operation", ["write", "close"])
 def test_a_disk_that_is_full_is_told_of_the_file(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, operation: str
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, operation: str, place: Any
 ) -> None:
     def full(*_: object) -> None:
-        raise files.tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+        raise no_room(place)
+
+    class Full:
+        def __init__(self, path: str, mode: str) -> None:
+            self._file = pathlib.Path(path).open(mode)  # noqa: SIM115
+            for name in ("write", "close"):
+                setattr(self, name, full if name == operation else getattr(self._file, name))
 
     path = str(tmp_path / "file")
-    monkeypatch.setattr(files.tf.io.gfile.GFile, operation, full)
+    monkeypatch.setattr(place, "GFile", Full)
     with (
         pytest.raises(OSError, match=r"file '.*/file' cannot be used: No space left on device"),
         files.writing(path) as file,
@@ -252,3 +284,34 @@ def test_a_scheme_of_gfile() -> None:
         files.verify(directory, mark)
     files.remove(directory)
     assert files.read_mark(directory) is None
+
+
+@pytest.mark.parametrize(
+    "path", ["s3://bucket/run", "hdfs://host/run", "https://host/run", "gss://x", "://x"]
+)
+def test_a_scheme_that_tensorflow_does_not_have_is_refused_in_words(path: str) -> None:
+    sentence = (
+        rf"'{path}.*' is of scheme '{path.split(':')[0]}', which .*; name a local path, .* gs:// or ram://"
+    )
+    for act in (files.check_scheme, files.read, files.make_directory, files.exists, files.names):
+        with pytest.raises(ValueError, match=sentence):
+            act(path)
+    with pytest.raises(ValueError, match=sentence):
+        files.write(path, b"")
+    files.check_scheme("runs/two", "/runs/two", "file:///runs", "gs://bucket/run", "ram://run", None)
+
+
+def test_local_paths_do_without_tensorflow(tmp_path: pathlib.Path) -> None:
+    lines = f"""
+        import sys
+        from tf_codistill import files
+        directory = files.make_directory({str(tmp_path / "a")!r})
+        files.write_json(directory + "/facts.json", {{"a": 1}})
+        files.verify(directory, files.commit(directory, {{}}))
+        files.remove(directory)
+        print("tensorflow" in sys.modules)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(lines)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"

@@ -1,7 +1,8 @@
 """Directories and files that are either whole or not there.
 
-The only module that knows how something is committed, listed and checked. Every path may be local or
-of any scheme that ``tf.io.gfile`` knows (``gs://``, ``s3://``, ``hdfs://``).
+The only module that knows how something is committed, listed and checked. Every path may be local or of
+a scheme that TensorFlow has: ``gs://``, for tests ``ram://``, and what a package such as tensorflow-io adds.
+Local paths do without TensorFlow.
 
     snapshot_00000050/            a directory is written file by file ...
         weights.data-00000-of-00001
@@ -22,9 +23,10 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import IO, Any, cast
 
-import tensorflow as tf
+from tf_codistill.files import storage
+from tf_codistill.files.storage import is_remote as is_remote
 
 MARK = "manifest.json"
 
@@ -43,7 +45,20 @@ def join(*parts: str) -> str:
 def exists(path: str) -> bool:
     """Whether a file or directory is there, committed or not."""
     with _os_errors(path):
-        return bool(tf.io.gfile.exists(path))
+        return bool(storage.of(path).exists(path))
+
+
+def check_scheme(*paths: str | None) -> None:
+    """Checks early that places can be read and written at all, where they are used much later.
+
+    Args:
+        *paths: Files or directories, there or not; None is passed over.
+
+    Raises:
+        ValueError: TensorFlow has no such scheme.
+    """
+    for path in paths:
+        storage.of(path or "")
 
 
 def make_directory(path: str) -> str:
@@ -58,12 +73,12 @@ def make_directory(path: str) -> str:
     Raises:
         ValueError: The directory cannot be created or written to.
     """
-    probe = join(path, f".probe-{uuid.uuid4().hex}")
+    place, probe = storage.of(path), join(path, f".probe-{uuid.uuid4().hex}")
     try:
-        tf.io.gfile.makedirs(path)
+        place.makedirs(path)
         write(probe, b"")
-        tf.io.gfile.remove(probe)
-    except (tf.errors.OpError, OSError) as error:
+        place.remove(probe)
+    except storage.failures() as error:
         raise ValueError(
             f"directory {path!r} cannot be written to ({_reason(error)}); "
             "name another one or change its permissions"
@@ -75,7 +90,7 @@ def names(directory: str) -> list[str]:
     """Names (not paths) of the entries of a directory, sorted; empty if it does not exist."""
     try:
         with _os_errors(directory):
-            entries = tf.io.gfile.listdir(directory)
+            entries = storage.of(directory).listdir(directory)
     except FileNotFoundError:
         return []
     return sorted(entry.rstrip("/") for entry in entries)
@@ -84,13 +99,13 @@ def names(directory: str) -> list[str]:
 def glob(pattern: str) -> list[str]:
     """Paths that match a shell pattern, sorted."""
     with _os_errors(pattern):
-        return sorted(tf.io.gfile.glob(pattern))
+        return sorted(storage.of(pattern).glob(pattern))
 
 
 def size_bytes(path: str) -> int:
     """Size of a file in bytes."""
     with _os_errors(path):
-        return int(tf.io.gfile.stat(path).length)
+        return int(storage.of(path).stat(path).length)
 
 
 def read(path: str, start: int = 0, num_bytes: int | None = None) -> bytes:
@@ -107,15 +122,10 @@ def read(path: str, start: int = 0, num_bytes: int | None = None) -> bytes:
     Raises:
         FileNotFoundError: There is no such file.
     """
-    with _os_errors(path), tf.io.gfile.GFile(path, "rb") as file:
+    with _os_errors(path), storage.of(path).GFile(path, "rb") as file:
         if start:
             file.seek(start)
         return cast(bytes, file.read(-1 if num_bytes is None else num_bytes))
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path names a place that cannot be mapped into memory, such as ``gs://bucket/file``."""
-    return "://" in path
 
 
 def write(path: str, content: bytes) -> None:
@@ -132,7 +142,7 @@ class Piecewise:
         file: Where it is written aside.
     """
 
-    def __init__(self, path: str, file: tf.io.gfile.GFile) -> None:
+    def __init__(self, path: str, file: IO[bytes]) -> None:
         self._path = path
         self._file = file
 
@@ -166,24 +176,26 @@ def writing(path: str) -> Iterator[Piecewise]:
         OSError: The file cannot be written.
     """
     aside = f"{path}.{uuid.uuid4().hex}.partial"
-    file = tf.io.gfile.GFile(aside, "wb")
+    place = storage.of(path)
+    with _os_errors(path):
+        file = place.GFile(aside, "wb")
     try:
         yield Piecewise(path, file)
         with _os_errors(path):
             file.close()
-            tf.io.gfile.rename(aside, path, overwrite=True)
+            place.rename(aside, path, overwrite=True)
     except BaseException:
-        with contextlib.suppress(tf.errors.OpError):
+        with contextlib.suppress(*storage.failures()):
             file.close()
-        with contextlib.suppress(tf.errors.OpError):
-            tf.io.gfile.remove(aside)
+        with contextlib.suppress(*storage.failures()):
+            place.remove(aside)
         raise
 
 
 def move(path: str, target: str) -> None:
     """Renames a file, in place of another one of that name."""
     with _os_errors(path):
-        tf.io.gfile.rename(path, target, overwrite=True)
+        storage.of(path).rename(path, target, overwrite=True)
 
 
 def read_json(path: str) -> Any:
@@ -214,7 +226,7 @@ def write_json(path: str, content: Any) -> None:
 def checksum(path: str) -> str:
     """SHA-256 of a file as 64 hexadecimal digits, read in pieces."""
     digest = hashlib.sha256()
-    with _os_errors(path), tf.io.gfile.GFile(path, "rb") as file:
+    with _os_errors(path), storage.of(path).GFile(path, "rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -222,14 +234,14 @@ def checksum(path: str) -> str:
 
 def remove(path: str) -> None:
     """Removes a file or a whole directory, its mark first; does nothing if it is not there."""
-    mark = join(path, MARK)
+    place, mark = storage.of(path), join(path, MARK)
     with _os_errors(path):
-        if tf.io.gfile.isdir(path):
-            if tf.io.gfile.exists(mark):
-                tf.io.gfile.remove(mark)
-            tf.io.gfile.rmtree(path)
-        elif tf.io.gfile.exists(path):
-            tf.io.gfile.remove(path)
+        if place.isdir(path):
+            if place.exists(mark):
+                place.remove(mark)
+            place.rmtree(path)
+        elif place.exists(path):
+            place.remove(path)
 
 
 def commit(directory: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -307,14 +319,16 @@ def _compare(path: str, what: str, promised: object, measure: Callable[[str], ob
 
 @contextlib.contextmanager
 def _os_errors(path: str) -> Iterator[None]:
-    """Raises `OSError` where TensorFlow raises an error of its own, which is none."""
+    """Raises `OSError` that names the file, also for an error of TensorFlow's own, which is none."""
     try:
         yield
-    except tf.errors.NotFoundError as error:
+    except storage.not_found() as error:
         raise FileNotFoundError(f"file {path!r} does not exist") from error
-    except tf.errors.OpError as error:
+    except storage.failures() as error:
         raise OSError(f"file {path!r} cannot be used: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
-    return (getattr(error, "message", None) or str(error) or type(error).__name__).splitlines()[0]
+    """The first line of what an error of TensorFlow or of the system says, without the file's name."""
+    said = getattr(error, "message", None) or getattr(error, "strerror", None) or str(error)
+    return (said or type(error).__name__).splitlines()[0]

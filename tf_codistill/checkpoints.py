@@ -22,7 +22,7 @@ import tensorflow as tf
 from tf_codistill import distribution, files, weights
 from tf_codistill.groups import decisions
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Arrays = Mapping[str, Sequence[np.ndarray]]
 
@@ -58,13 +58,13 @@ class Checkpoints:
             own: Arrays that belong to this worker.
         """
         directory = self._path(step)
-        chief = distribution.is_chief(self._strategy)
+        chief, listing = distribution.is_chief(self._strategy), {}
         if chief:
             files.remove(directory)
             files.make_directory(directory)
-            weights.write(files.join(directory, "shared"), **shared)
+            listing = weights.write(files.join(directory, "shared"), **shared)
         decisions.all_agree(self._strategy, True)
-        weights.write(files.join(directory, self._worker_name()), **own)
+        listing |= weights.write(files.join(directory, self._worker_name()), **own)
         decisions.all_agree(self._strategy, True)
         if chief:
             facts = {
@@ -74,7 +74,7 @@ class Checkpoints:
                 "shared": {name: weights.describe_arrays(arrays) for name, arrays in shared.items()},
                 "own": {name: weights.describe_arrays(arrays) for name, arrays in own.items()},
             }
-            files.commit(directory, facts)
+            files.commit(directory, facts, listing)
             for old in committed_steps(self._directory)[: -self._keep]:
                 files.remove(self._path(old))
 
@@ -160,11 +160,10 @@ def read(path: str) -> tuple[dict[str, list[np.ndarray]], list[dict[str, list[np
             f"expected {FORMAT_VERSION}"
         )
     try:
-        files.verify(path, mark)
-        shared = weights.read(files.join(path, "shared"), **mark["shared"])
+        shared = weights.read(files.join(path, "shared"), mark["files"], **mark["shared"])
         names = [f"worker_{i}" for i in range(mark["num_workers"])]
-        return shared, [weights.read(files.join(path, name), **mark["own"]) for name in names]
-    except (KeyError, TypeError, ValueError) as error:
+        return shared, [weights.read(files.join(path, name), mark["files"], **mark["own"]) for name in names]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise files.CorruptError(
             f"{error}; delete {path!r} to go back to the checkpoint before it"
         ) from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -93,19 +93,23 @@ class PeerExchange(FrozenTeachers):
         self.exchange_secs = 0.0
         self.failed_reads = 0
         self.failed_publications = 0
-        self._stand(directory, group, num_groups)
+        self._stand(directory or "", group, num_groups)
+        if num_groups > 1:  # otherwise it may be said by `join`
+            self._take_seats()
 
-    def _stand(self, directory: str | None, group: int, num_groups: int) -> None:
-        self._candidates = candidates_of(group, num_groups, self._topology)
+    def _stand(self, directory: str, group: int, num_groups: int) -> None:
         self._group, self._num_groups = group, num_groups
         self._store = Store(
-            directory or "",
+            directory,
             group,
             keep=self._keep,
             min_age_secs=self._min_age_secs,
             precision=self._precision,
             clock=self._clock,
         )
+
+    def _take_seats(self) -> None:
+        self._candidates = candidates_of(self._group, self._num_groups, self._topology)
         self._seat(len(self._candidates))
 
     def join(self, place: Place) -> None:
@@ -120,6 +124,20 @@ class PeerExchange(FrozenTeachers):
         if not self._peer_model_fns:
             self._peer_model_fns = {peer: place.model_fn_of(peer) for peer in range(place.num_groups)}
         self._stand(self._store.directory or place.exchange_dir, place.group, place.num_groups)
+        self._take_seats()
+
+    def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
+        """Makes as many teachers as the topology says; called in the scope of the strategy.
+
+        Args:
+            students: The student.
+            model_fns: What made it.
+
+        Raises:
+            ValueError: The topology does not fit, or lets a teacher stand for peers with different models.
+        """
+        self._take_seats()
+        super().make(students, model_fns)
 
     def learners(self) -> list[str]:
         """This group."""

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from tests.replicas import two_replicas
 from tf_codistill import recurrent_state, weights
+from tf_codistill.exchange import precision as precisions
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.peers import packed_model
-from tf_codistill.peers import precision as precisions
+from tf_codistill.teaching import packed_model
 
 REDUCED = ("bfloat16", "float16", "int8")
 LANES = 2

@@ -14,8 +14,9 @@ import pytest
 
 from tests import faults
 from tf_codistill import files, weights
-from tf_codistill.peers import precision as precisions
-from tf_codistill.peers.exchange import Exchange, Snapshot
+from tf_codistill.exchange import precision as precisions
+from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.store import Store
 
 MODEL = [
     {"name": "model/embedding", "shape": [3, 2], "dtype": "float32"},
@@ -39,11 +40,11 @@ def states(step: int) -> list[np.ndarray]:
     return [np.full((4, 5), step / 10, "float32")]
 
 
-def exchange(directory: pathlib.Path | str, group: int = 0, **kwargs: object) -> Exchange:
-    return Exchange(str(directory), group, **kwargs)
+def store(directory: pathlib.Path | str, group: int = 0, **kwargs: object) -> Store:
+    return Store(str(directory), group, **kwargs)
 
 
-def publish(writer: Exchange, step: int) -> int:
+def publish(writer: Store, step: int) -> int:
     return writer.publish(step, MODEL, arrays(step), states(step))
 
 
@@ -56,9 +57,9 @@ def assert_whole(snapshot: Snapshot, step: int) -> None:
 
 @pytest.mark.parametrize("scheme", ["local", "ram"])
 def test_a_snapshot_reaches_a_peer(tmp_path: pathlib.Path, scheme: str) -> None:
-    directory = str(tmp_path) if scheme == "local" else "ram://exchange_test/exchange"
+    directory = str(tmp_path) if scheme == "local" else "ram://store_test/exchange"
     clock = Clock()
-    writer, reader = exchange(directory, 0, clock=clock, min_age_secs=0, keep=1), exchange(directory, 1)
+    writer, reader = store(directory, 0, clock=clock, min_age_secs=0, keep=1), store(directory, 1)
     assert reader.latest(0) is None
     assert reader.difference(0, MODEL) is None
     writer.announce(MODEL, 0)
@@ -82,7 +83,7 @@ WIDE_ARRAYS = [np.random.default_rng(0).normal(size=(64, 20)).astype("float32"),
 
 @pytest.mark.parametrize("precision", precisions.PRECISIONS)
 def test_a_snapshot_in_fewer_bits_is_read_whoever_reads_it(tmp_path: pathlib.Path, precision: str) -> None:
-    writer, reader = exchange(tmp_path, 0, precision=precision), exchange(tmp_path, 1, precision="float16")
+    writer, reader = store(tmp_path, 0, precision=precision), store(tmp_path, 1, precision="float16")
     writer.announce(WIDE, 0)
     assert reader.difference(0, WIDE) is None, "models are compared as they are trained"
     writer.publish(100, WIDE, WIDE_ARRAYS, states(5))
@@ -102,7 +103,7 @@ def test_a_snapshot_in_fewer_bits_is_read_whoever_reads_it(tmp_path: pathlib.Pat
 
 @pytest.mark.parametrize("precision", ["int8", "bfloat16"])
 def test_damage_to_a_packed_snapshot_is_seen(tmp_path: pathlib.Path, precision: str) -> None:
-    writer, reader = exchange(tmp_path, 0, precision=precision), exchange(tmp_path, 1)
+    writer, reader = store(tmp_path, 0, precision=precision), store(tmp_path, 1)
     writer.publish(100, WIDE, WIDE_ARRAYS)
     whole = reader.read(0, 100, WIDE).weights
     paths = snapshot_files(tmp_path)
@@ -132,16 +133,16 @@ def test_damage_to_a_packed_snapshot_is_seen(tmp_path: pathlib.Path, precision: 
 
 
 def test_a_mark_that_names_no_precision_is_of_an_older_version(tmp_path: pathlib.Path) -> None:
-    publish(exchange(tmp_path), 100)
+    publish(store(tmp_path), 100)
     path = snapshot_files(tmp_path)[files.MARK]
     mark = json.loads(path.read_text())
     del mark["precision"]
     path.write_text(json.dumps(mark))
-    assert_whole(exchange(tmp_path, 1).read(0, 100, MODEL), 100)
+    assert_whole(store(tmp_path, 1).read(0, 100, MODEL), 100)
 
 
 def test_the_newest_by_number_counts(tmp_path: pathlib.Path) -> None:
-    writer = exchange(tmp_path)
+    writer = store(tmp_path)
     for step in (50, 99_999_950, 100_000_000):
         publish(writer, step)
     assert writer.latest(0) == 100_000_000
@@ -149,12 +150,12 @@ def test_the_newest_by_number_counts(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_model_without_memory_publishes_no_states(tmp_path: pathlib.Path) -> None:
-    exchange(tmp_path).publish(1, MODEL, arrays(1))
-    assert exchange(tmp_path, 1).read(0, 1, MODEL).states == []
+    store(tmp_path).publish(1, MODEL, arrays(1))
+    assert store(tmp_path, 1).read(0, 1, MODEL).states == []
 
 
 def test_a_step_is_published_once(tmp_path: pathlib.Path) -> None:
-    writer = exchange(tmp_path)
+    writer = store(tmp_path)
     assert publish(writer, 50) > 0
     assert writer.publish(50, MODEL, arrays(51), states(51)) == 0
     assert_whole(writer.read(0, 50, MODEL), 50)
@@ -163,7 +164,7 @@ def test_a_step_is_published_once(tmp_path: pathlib.Path) -> None:
 def test_a_writer_that_dies_anywhere_leaves_the_snapshot_before(tmp_path: pathlib.Path) -> None:
     for operation in itertools.count():
         directory = tmp_path / str(operation)
-        writer, reader = exchange(directory, 0), exchange(directory, 1)
+        writer, reader = store(directory, 0), store(directory, 1)
         writer.announce(MODEL, 0)
         publish(writer, 50)
         died = faults.dies_at(operation, lambda: publish(writer, 100))  # noqa: B023
@@ -181,15 +182,15 @@ _KILLED_PUBLISHER = """
 import os, signal, sys
 import numpy as np
 from tf_codistill import files, weights
-from tf_codistill.peers.exchange import Exchange
+from tf_codistill.exchange.store import Store
 
 def publish(step):
     arrays = [np.full((3, 2), step, "float32"), np.arange(2, dtype="float32") + step]
-    exchange.publish(step, MODEL, arrays, [np.full((4, 5), step / 10, "float32")])
+    store.publish(step, MODEL, arrays, [np.full((4, 5), step / 10, "float32")])
 
 MODEL = {model}
-exchange = Exchange(sys.argv[1], 0)
-exchange.announce(MODEL, 0)
+store = Store(sys.argv[1], 0)
+store.announce(MODEL, 0)
 publish(50)
 files.commit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 publish(100)
@@ -202,12 +203,12 @@ def test_a_killed_process_leaves_the_snapshot_before(tmp_path: pathlib.Path) -> 
     done = subprocess.run(command, timeout=120, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert files.names(str(tmp_path / "group_0" / "snapshot_00000100")), "it had begun"
-    reader = exchange(tmp_path, 1)
+    reader = store(tmp_path, 1)
     assert reader.latest(0) == 50
     assert_whole(reader.read(0, 50, MODEL), 50)
     with pytest.raises(ValueError, match="snapshot_00000100' is not there"):
         reader.read(0, 100, MODEL)
-    restarted = exchange(tmp_path, 0)
+    restarted = store(tmp_path, 0)
     restarted.announce(MODEL, 50)
     assert files.names(str(tmp_path / "group_0")) == ["model.json", "snapshot_00000050"]
 
@@ -220,7 +221,7 @@ def snapshot_files(directory: pathlib.Path) -> dict[str, pathlib.Path]:
 
 @pytest.mark.parametrize("name", ["manifest.json", "weights.data-00000-of-00001", "weights.index"])
 def test_a_damaged_snapshot_is_named_and_the_one_before_stays(tmp_path: pathlib.Path, name: str) -> None:
-    writer, reader = exchange(tmp_path, 0), exchange(tmp_path, 1)
+    writer, reader = store(tmp_path, 0), store(tmp_path, 1)
     publish(writer, 50)
     publish(writer, 100)
     path = snapshot_files(tmp_path)[name]
@@ -237,7 +238,7 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_stays(tmp_path: pathlib.
 
 
 def test_no_flipped_bit_ever_gives_other_arrays(tmp_path: pathlib.Path) -> None:
-    writer, reader = exchange(tmp_path, 0), exchange(tmp_path, 1)
+    writer, reader = store(tmp_path, 0), store(tmp_path, 1)
     publish(writer, 100)
     source = np.random.default_rng(0)
     for name, path in snapshot_files(tmp_path).items():
@@ -255,7 +256,7 @@ def test_no_flipped_bit_ever_gives_other_arrays(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_writer_goes_on_although_its_own_snapshots_are_damaged(tmp_path: pathlib.Path) -> None:
-    writer = exchange(tmp_path, keep=1, min_age_secs=1e9)
+    writer = store(tmp_path, keep=1, min_age_secs=1e9)
     publish(writer, 50)
     publish(writer, 100)
     for step in (50, 100):
@@ -267,7 +268,7 @@ def test_a_writer_goes_on_although_its_own_snapshots_are_damaged(tmp_path: pathl
 
 def test_superseded_snapshots_stay_until_they_are_old(tmp_path: pathlib.Path) -> None:
     clock = Clock()
-    writer = exchange(tmp_path, keep=2, min_age_secs=60, clock=clock)
+    writer = store(tmp_path, keep=2, min_age_secs=60, clock=clock)
 
     def published() -> list[int]:
         return [int(name.removeprefix("snapshot_")) for name in files.names(str(tmp_path / "group_0"))]
@@ -296,7 +297,7 @@ def test_a_deletion_that_dies_leaves_nothing_half_committed(tmp_path: pathlib.Pa
     for operation in itertools.count():
         clock = Clock()
         directory = tmp_path / str(operation)
-        writer, reader = exchange(directory, keep=1, min_age_secs=60, clock=clock), exchange(directory, 1)
+        writer, reader = store(directory, keep=1, min_age_secs=60, clock=clock), store(directory, 1)
         publish(writer, 50)
         clock.now += 100
         died = faults.dies_at(operation, lambda: publish(writer, 100))  # noqa: B023
@@ -311,7 +312,7 @@ def test_a_deletion_that_dies_leaves_nothing_half_committed(tmp_path: pathlib.Pa
 def test_a_late_commit_is_seen_when_it_is_there(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer, reader = exchange(tmp_path, 0), exchange(tmp_path, 1)
+    writer, reader = store(tmp_path, 0), store(tmp_path, 1)
     publish(writer, 50)
     may_commit, commit = threading.Event(), files.commit
 
@@ -333,7 +334,7 @@ def test_a_late_commit_is_seen_when_it_is_there(
 def test_a_snapshot_that_vanishes_while_it_is_read_is_an_error_of_its_own(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer, reader = exchange(tmp_path, 0), exchange(tmp_path, 1)
+    writer, reader = store(tmp_path, 0), store(tmp_path, 1)
     publish(writer, 50)
     directory = str(tmp_path / "group_0" / "snapshot_00000050")
     for moment in ("read_mark", "verify", "checksum"):
@@ -351,7 +352,7 @@ def test_a_snapshot_that_vanishes_while_it_is_read_is_an_error_of_its_own(
 
 
 def test_another_model_is_named_by_its_first_difference(tmp_path: pathlib.Path) -> None:
-    writer, reader = exchange(tmp_path, 0), exchange(tmp_path, 1)
+    writer, reader = store(tmp_path, 0), store(tmp_path, 1)
     writer.announce(MODEL, 0)
     publish(writer, 50)
     other = [MODEL[0], {**MODEL[1], "shape": [7]}]
@@ -362,24 +363,24 @@ def test_another_model_is_named_by_its_first_difference(tmp_path: pathlib.Path) 
     with pytest.raises(
         ValueError, match=rf"group_0' belongs to another model \({sentence}\); use an empty one"
     ):
-        exchange(tmp_path, 0).announce(other, 100)
+        store(tmp_path, 0).announce(other, 100)
     assert_whole(reader.read(0, 50, MODEL), 50)
 
 
 def test_a_snapshot_of_another_format_is_refused(tmp_path: pathlib.Path) -> None:
-    publish(exchange(tmp_path), 100)
+    publish(store(tmp_path), 100)
     path = snapshot_files(tmp_path)[files.MARK]
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
     with pytest.raises(ValueError, match="has format version 99; expected 1"):
-        exchange(tmp_path).read(0, 100, MODEL)
+        store(tmp_path).read(0, 100, MODEL)
 
 
 def test_announce_withdraws_what_lies_ahead(tmp_path: pathlib.Path) -> None:
-    writer, reader = exchange(tmp_path, 0), exchange(tmp_path, 1)
+    writer, reader = store(tmp_path, 0), store(tmp_path, 1)
     for step in (50, 100, 150):
         publish(writer, step)
-    publish(exchange(tmp_path, 1), 150)
-    exchange(tmp_path, 0).announce(MODEL, 100)
+    publish(store(tmp_path, 1), 150)
+    store(tmp_path, 0).announce(MODEL, 100)
     assert reader.latest(0) == 100
     assert reader.latest(1) == 150, "only its own"
     assert files.names(str(tmp_path / "group_0")) == ["model.json", "snapshot_00000050", "snapshot_00000100"]
@@ -389,14 +390,14 @@ def test_announce_withdraws_what_lies_ahead(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("content", [b"{", b"[{}]", b"[1]", b"7"], ids=str)
 def test_an_announcement_that_is_rubbish_is_named(tmp_path: pathlib.Path, content: bytes) -> None:
-    exchange(tmp_path).announce(MODEL, 0)
+    store(tmp_path).announce(MODEL, 0)
     (tmp_path / "group_0" / "model.json").write_bytes(content)
     with pytest.raises(files.CorruptError, match=r"model\.json' .*delete it or write it again"):
-        exchange(tmp_path, 1).difference(0, MODEL)
+        store(tmp_path, 1).difference(0, MODEL)
 
 
 def test_other_entries_are_no_snapshots(tmp_path: pathlib.Path) -> None:
-    writer = exchange(tmp_path)
+    writer = store(tmp_path)
     publish(writer, 50)
     for name in ("snapshot_", "snapshot_9", "snapshot_00000099.old", "other"):
         (tmp_path / "group_0" / name).mkdir()
@@ -407,16 +408,16 @@ def test_other_entries_are_no_snapshots(tmp_path: pathlib.Path) -> None:
 def test_arguments_out_of_range(tmp_path: pathlib.Path) -> None:
     for kwargs in ({"keep": 0}, {"min_age_secs": -1.0}):
         with pytest.raises(ValueError, match="keep is .* and min_age_secs is .*; expected at least 1 and 0"):
-            exchange(tmp_path, **kwargs)
+            store(tmp_path, **kwargs)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ValueError, match="cannot be written to"):
-        exchange(tmp_path / "file").announce(MODEL, 0)
+        store(tmp_path / "file").announce(MODEL, 0)
     assert weights.fingerprint(MODEL) == weights.fingerprint(json.loads(json.dumps(MODEL)))
 
 
 def test_an_announcement_without_snapshots_binds_nobody(tmp_path: pathlib.Path) -> None:
     other = [MODEL[0], {**MODEL[1], "shape": [7]}]
-    writer, reader = exchange(tmp_path, 0), exchange(tmp_path, 1)
+    writer, reader = store(tmp_path, 0), store(tmp_path, 1)
     writer.announce(other, 0)
     writer.announce(MODEL, 0)
     assert reader.difference(0, MODEL) is None

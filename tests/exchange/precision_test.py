@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from tf_codistill.peers import precision as precisions
+from tf_codistill.exchange import precision as precisions
 
 REDUCED = ("bfloat16", "float16", "int8")
 BFLOAT16 = tf.bfloat16.as_numpy_dtype

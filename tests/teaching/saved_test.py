@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
 from tests.toy_experiments import VOCABULARY_SIZE, toy_experiment, write_language_corpus
-from tests.training.codistillation_test import batches, compiled, examples, regression
-from tf_codistill import losses, recurrent_state, runs, tokens
+from tests.toy_models import batches, compiled, deep, examples, regression
+from tf_codistill import losses, runs, tokens
 from tf_codistill.inputs.frequencies import unigram_frequencies
-from tf_codistill.training.fixed_teachers import FixedTeachers
+from tf_codistill.teaching.saved import SavedTeachers
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +23,25 @@ def corpus(tmp_path_factory) -> str:
 def test_a_saved_model_teaches(tmp_path) -> None:
     teacher = regression()
     teacher.save(tmp_path / "teacher.keras")
-    model = compiled(1, 1.0)
-    model.fit(
-        batches(*examples(0, 2)), verbose=0, callbacks=[FixedTeachers([str(tmp_path / "teacher.keras")])]
-    )
-    assert model.teachers.steps() == [0]
-    np.testing.assert_array_equal(model.teachers.models[0].get_weights()[0], teacher.get_weights()[0])
+    teachers = SavedTeachers([str(tmp_path / "teacher.keras")])
+    model = compiled(teachers)
+    assert teachers.steps() == [-1], "no file is touched before training"
+    model.fit(batches(*examples(0, 2)), verbose=0)
+    assert teachers.steps() == [0]
+    assert teachers.names() == [str(tmp_path / "teacher.keras")]
+    np.testing.assert_array_equal(teachers.frozen[0].get_weights()[0], teacher.get_weights()[0])
+
+
+def test_models_of_other_architectures_teach(tmp_path) -> None:
+    saved = {"regression.keras": regression(), "deep.keras": deep()}
+    for name, teacher in saved.items():
+        teacher.save(tmp_path / name)
+    teachers = SavedTeachers([str(tmp_path / name) for name in saved], model_fns=[regression, deep])
+    model = compiled(teachers)
+    model.fit(batches(*examples(0, 2)), verbose=0)
+    for frozen, teacher in zip(teachers.frozen, saved.values(), strict=True):
+        for one, other in zip(frozen.get_weights(), teacher.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_two_phase_distillation_goes_on_where_it_stopped(corpus, tmp_path) -> None:
@@ -34,9 +49,10 @@ def test_two_phase_distillation_goes_on_where_it_stopped(corpus, tmp_path) -> No
         toy_experiment(corpus, distillation_weight=0.0).train(str(tmp_path / "one"), g, 2) for g in (0, 1)
     ]
     sources = [runs.group_dir(str(tmp_path / "one"), group) for group in (0, 1)]
-    settings = {"fixed_teachers": sources, "seed": 9, "distillation_weight": 1.0}
+    teaching = functools.partial(SavedTeachers, sources)
+    settings = {"teaching": teaching, "seed": 9, "distillation_weight": 1.0}
     straight = toy_experiment(corpus, **settings).train(str(tmp_path / "straight"), 0, 1)
-    for teacher, trained in zip(straight.teachers.models, first, strict=True):
+    for teacher, trained in zip(straight.teachers.frozen, first, strict=True):
         np.testing.assert_array_equal(teacher.get_weights()[0], trained.student.get_weights()[0])
     train = runs.read_metrics(runs.metrics_path(str(tmp_path / "straight"), 0), "train")
     assert all(record["distillation_loss"] > 0 for record in train)
@@ -45,10 +61,9 @@ def test_two_phase_distillation_goes_on_where_it_stopped(corpus, tmp_path) -> No
     resumed = toy_experiment(corpus, **settings).train(str(tmp_path / "resumed"), 0, 1)
     for one, other in zip(straight.student.get_weights(), resumed.student.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    for one, other in zip(
-        straight.teachers.recurrent_states(), resumed.teachers.recurrent_states(), strict=True
-    ):
-        np.testing.assert_array_equal(*(recurrent_state.values([state]) for state in (one, other)))
+    for ours, theirs in zip(straight.teachers.state(), resumed.teachers.state(), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -61,17 +76,19 @@ def test_two_phase_distillation_goes_on_where_it_stopped(corpus, tmp_path) -> No
 )
 def test_a_source_that_cannot_teach_is_named(tmp_path, source: str, message: str) -> None:
     keras.Sequential([keras.Input((5,)), keras.layers.Dense(9)]).save(tmp_path / "wide.keras")
-    model = compiled(1, 1.0)
+    model = compiled(SavedTeachers([str(tmp_path / source)]))
     with pytest.raises(ValueError, match=message):
-        model.fit(batches(*examples(0, 2)), verbose=0, callbacks=[FixedTeachers([str(tmp_path / source)])])
+        model.fit(batches(*examples(0, 2)), verbose=0)
     assert model.step() == 0
 
 
 def test_the_number_of_sources_must_fit() -> None:
     with pytest.raises(ValueError, match="is empty"):
-        FixedTeachers([])
-    with pytest.raises(ValueError, match="2 sources.*num_teachers=2"):
-        compiled(1, 1.0).fit(batches(*examples(0, 2)), verbose=0, callbacks=[FixedTeachers(["a", "b"])])
+        SavedTeachers([])
+    with pytest.raises(ValueError, match="2 sources, but 1 model_fns"):
+        SavedTeachers(["a", "b"], model_fns=[regression])
+    with pytest.raises(ValueError, match="precision is 'int4'"):
+        SavedTeachers(["a"], "int4")
 
 
 def test_unigram_frequencies_count_every_piece(corpus) -> None:

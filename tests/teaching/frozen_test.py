@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_codistill import recurrent_state, weights
+from tests.replicas import two_replicas
+from tests.toy_models import snapshot_of
+from tf_codistill import recurrent_state
+from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.topology import NO_PEER
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.peers.exchange import Snapshot
-from tf_codistill.peers.teachers import NO_SNAPSHOT, Teachers
-from tf_codistill.peers.topology import NO_PEER
+from tf_codistill.teaching.base import ModelFn
+from tf_codistill.teaching.frozen import NO_SNAPSHOT, FrozenTeachers
 
 LANES, WINDOW, UNITS = 2, 3, 4
 
@@ -31,9 +34,21 @@ def classifier() -> keras.Model:
     )
 
 
-def snapshot_of(model: keras.Model, step: int = 50) -> Snapshot:
-    states = recurrent_state.values(recurrent_state.variables(model))
-    return Snapshot(0, step, 0.0, weights.values(model.weights), states, num_bytes=0)
+def held(model_fn: ModelFn, number: int, precision: str = "float32") -> FrozenTeachers:
+    """Teachers of a student that has been made."""
+    teachers = FrozenTeachers(number, precision)
+    teachers.make([model_fn()], [model_fn])
+    return teachers
+
+
+def predict(teachers: FrozenTeachers, features: tf.Tensor) -> list[tf.Tensor]:
+    (taught,) = teachers.teach([features], [None], tf.constant(0), [None])
+    return taught.predictions
+
+
+def carried(teachers: FrozenTeachers) -> list[np.ndarray]:
+    """The recurrent state of the teachers."""
+    return teachers.state()[1]
 
 
 def tokens(seed: int) -> tf.Tensor:
@@ -41,36 +56,39 @@ def tokens(seed: int) -> tf.Tensor:
 
 
 def test_without_a_snapshot_nobody_is_present() -> None:
-    teachers = Teachers(classifier, 2)
-    assert len(teachers) == 2
+    teachers = held(classifier, 2)
+    assert teachers.taught_by == ((0, 1),)
     assert teachers.steps() == [NO_SNAPSHOT, NO_SNAPSHOT]
     np.testing.assert_array_equal(teachers.present(), [0.0, 0.0])
+    assert not teachers.any_present(tf.constant(0))
     assert float(teachers.staleness_steps(tf.constant(100, tf.int64))) == 0.0
 
 
 def test_staleness_is_the_mean_over_those_that_are_present() -> None:
-    teachers = Teachers(classifier, 3)
+    teachers = held(classifier, 3)
     teachers.refresh(0, snapshot_of(classifier(), 50), carrying=True)
     teachers.refresh(2, snapshot_of(classifier(), 80), carrying=True)
     assert teachers.steps() == [50, NO_SNAPSHOT, 80]
     np.testing.assert_array_equal(teachers.present(), [1.0, 0.0, 1.0])
+    assert teachers.any_present(tf.constant(0))
+    (taught,) = teachers.teach([tf.zeros([5, 4])], [None], tf.constant(0), [None])
+    np.testing.assert_array_equal(taught.present_PB, [[1.0] * 5, [0.0] * 5, [1.0] * 5])
     staleness = tf.function(teachers.staleness_steps)
-    assert float(staleness(tf.constant(100, tf.int64))) == (50 + 20) / 2
-    assert float(staleness(tf.constant(70, tf.int64))) == (20 - 10) / 2
+    assert float(staleness(tf.constant(99, tf.int64))) == (50 + 20) / 2
+    assert float(staleness(tf.constant(69, tf.int64))) == (20 - 10) / 2
     assert teachers.present().dtype == tf.float32
 
 
 def test_a_model_alone_has_no_teachers() -> None:
-    teachers = Teachers(classifier, 0)
-    assert len(teachers) == 0
-    assert teachers.predict(tf.zeros([1, 4])) == []
+    teachers = held(classifier, 0)
+    assert teachers.num_students == 1
+    assert teachers.taught_by == ((),)
+    assert predict(teachers, tf.zeros([1, 4])) == []
     assert teachers.present().shape == (0,)
+    assert not teachers.any_present(tf.constant(0))
     assert float(teachers.staleness_steps(tf.constant(100, tf.int64))) == 0.0
-    assert teachers.arrays() == []
-    teachers.restore([])
-    assert teachers.recurrent_states() == []
-    with pytest.raises(ValueError, match="num_teachers is -1; expected 0 or more"):
-        Teachers(classifier, -1)
+    assert teachers.state() == ([], [])
+    teachers.restore([], [])
 
 
 def test_a_teacher_predicts_as_its_peer_and_passes_no_gradient() -> None:
@@ -78,19 +96,19 @@ def test_a_teacher_predicts_as_its_peer_and_passes_no_gradient() -> None:
     for seed, peer in enumerate(peers):
         source = np.random.default_rng(seed)
         peer.set_weights([source.uniform(0.5, 1.5, weight.shape) for weight in peer.weights])
-    teachers = Teachers(classifier, 2)
+    teachers = held(classifier, 2)
     for index, peer in enumerate(peers):
         teachers.refresh(index, snapshot_of(peer), carrying=False)
-    before = teachers.arrays()
+    before = teachers.state()[0]
     features = tf.random.stateless_normal([5, 4], [1, 2])
     with tf.GradientTape() as tape:
         tape.watch(features)
-        predictions = teachers.predict(features)
+        predictions = predict(teachers, features)
         total = tf.add_n([tf.reduce_sum(prediction) for prediction in predictions])
     for peer, prediction in zip(peers, predictions, strict=True):
         np.testing.assert_allclose(prediction, peer(features, training=False), rtol=1e-6)
     assert tape.gradient(total, features) is None
-    for one, other in zip(teachers.arrays(), before, strict=True):
+    for one, other in zip(teachers.state()[0], before, strict=True):
         np.testing.assert_array_equal(one, other, "no moving average moves, no dropout")
 
 
@@ -99,40 +117,38 @@ def test_teachers_are_invisible_to_keras() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.student = classifier()
-            self.teachers = Teachers(classifier, 2)
+            self.teachers = held(classifier, 2)
 
     owner = Owner()
     assert len(owner.weights) == len(owner.student.weights)
     assert len(owner.variables) == len(owner.student.variables)
     assert owner.layers == [owner.student]
-    assert not any(model.trainable_variables for model in owner.teachers.models)
+    assert not any(model.trainable_variables for model in owner.teachers.frozen)
 
 
 def test_a_new_teacher_starts_from_the_state_of_its_peer_and_keeps_its_own_later() -> None:
     peer = language_model()
     peer(tokens(1))
-    teachers = Teachers(language_model, 1)
+    teachers = held(language_model, 1)
     teachers.refresh(0, snapshot_of(peer, 50), carrying=False)
     np.testing.assert_array_equal(
-        recurrent_state.values(teachers.recurrent_states()),
+        carried(teachers),
         recurrent_state.values(recurrent_state.variables(peer)),
     )
-    np.testing.assert_array_equal(teachers.predict(tokens(2))[0], peer(tokens(2)))
+    np.testing.assert_array_equal(predict(teachers, tokens(2))[0], peer(tokens(2)))
 
     peer(tokens(3))
     teachers.refresh(0, snapshot_of(peer, 100), carrying=True)
-    at_first_use = recurrent_state.values(teachers.recurrent_states())
+    at_first_use = carried(teachers)
     np.testing.assert_array_equal(at_first_use, recurrent_state.values(recurrent_state.variables(peer)))
 
-    teachers.predict(tokens(4))
-    own = recurrent_state.values(teachers.recurrent_states())
+    predict(teachers, tokens(4))
+    own = carried(teachers)
     peer.set_weights([weight + 0.1 for weight in peer.get_weights()])
     peer(tokens(5))
     teachers.refresh(0, snapshot_of(peer, 150), carrying=True)
-    np.testing.assert_array_equal(
-        recurrent_state.values(teachers.recurrent_states()), own, "its own lanes' state"
-    )
-    for one, other in zip(teachers.models[0].get_weights(), peer.get_weights(), strict=True):
+    np.testing.assert_array_equal(carried(teachers), own, "its own lanes' state")
+    for one, other in zip(teachers.frozen[0].get_weights(), peer.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -142,54 +158,53 @@ def test_teachers_hold_and_restore_the_precision_that_they_are_given(precision: 
         return keras.Sequential([keras.Input((4,)), keras.layers.Dense(64), keras.layers.Dense(32)])
 
     peer = wide()
-    teachers = Teachers(wide, 2, precision)
+    teachers = held(wide, 2, precision)
     teachers.refresh(1, snapshot_of(peer, 50), carrying=False)
     features = tf.random.stateless_normal([5, 4], [1, 2])
-    found = teachers.predict(features)[1]
+    found = predict(teachers, features)[1]
     np.testing.assert_allclose(found, peer(features), atol=0 if precision == "float32" else 0.05)
     small = {"float32": 4 * 256 + 4 * 2048, "int8": 2 * 256 + 2048 + 4 * 32}.get(
         precision, 2 * 256 + 2 * 2048
     )
     assert teachers.num_bytes() == 2 * (small + 4 * 96)
-    again = Teachers(wide, 2, precision)
-    again.restore(teachers.arrays())
-    np.testing.assert_array_equal(again.predict(features)[1], found)
+    again = held(wide, 2, precision)
+    again.restore(*teachers.state())
+    np.testing.assert_array_equal(predict(again, features)[1], found)
     if precision != "float32":
         with pytest.raises(ValueError, match="has shape"):
-            Teachers(wide, 2).restore(teachers.arrays())
+            held(wide, 2).restore(*teachers.state())
 
 
 def test_a_snapshot_that_does_not_fit_leaves_the_teacher_as_it_is() -> None:
-    teachers = Teachers(classifier, 1)
+    teachers = held(classifier, 1)
     teachers.refresh(0, snapshot_of(classifier(), 50), carrying=True)
-    before = teachers.arrays()
+    before = teachers.state()[0]
     wrong = [*(array + 1 for array in snapshot_of(classifier()).weights[:-1]), np.zeros(9, "float32")]
     with pytest.raises(ValueError, match=r"array has \(9,\)"):
         teachers.refresh(0, Snapshot(0, 100, 0.0, wrong, [], 0), carrying=True)
-    for one, other in zip(teachers.arrays(), before, strict=True):
+    for one, other in zip(teachers.state()[0], before, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_arrays_restore_steps_weights_and_who_carries() -> None:
     peer = language_model()
     peer(tokens(1))
-    teachers = Teachers(language_model, 2)
+    teachers = held(language_model, 2)
     teachers.refresh(1, snapshot_of(peer, 2**40), carrying=True)
-    arrays = teachers.arrays()
-    again = Teachers(language_model, 2)
-    again.restore(arrays)
+    again = held(language_model, 2)
+    again.restore(*teachers.state())
     assert again.steps() == [NO_SNAPSHOT, 2**40]
-    for one, other in zip(again.arrays(), arrays, strict=True):
-        np.testing.assert_array_equal(one, other)
-    recurrent_state.assign(again.recurrent_states(), recurrent_state.values(teachers.recurrent_states()))
-    again.predict(tokens(2))
-    own = recurrent_state.values(again.recurrent_states())
+    for restored, kept in zip(again.state(), teachers.state(), strict=True):
+        for one, other in zip(restored, kept, strict=True):
+            np.testing.assert_array_equal(one, other)
+    predict(again, tokens(2))
+    own = carried(again)
     again.refresh(1, snapshot_of(peer, 2**40 + 1), carrying=True)
-    np.testing.assert_array_equal(recurrent_state.values(again.recurrent_states()), own)
+    np.testing.assert_array_equal(carried(again), own)
 
 
 def test_every_replica_has_the_snapshot_and_its_own_lanes() -> None:
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_replicas()
     peers = [language_model(), language_model()]
     for seed, peer in enumerate(peers):
         peer.set_weights(peers[0].get_weights())
@@ -197,20 +212,20 @@ def test_every_replica_has_the_snapshot_and_its_own_lanes() -> None:
     rows = [recurrent_state.values(recurrent_state.variables(peer)) for peer in peers]
     lanes = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
     with strategy.scope():
-        teachers = Teachers(language_model, 1)
+        teachers = held(language_model, 1)
         teachers.refresh(0, Snapshot(0, 50, 0.0, peers[0].get_weights(), lanes, 0), carrying=False)
 
     @tf.function
-    def predict() -> tf.Tensor:
+    def on_replicas() -> tf.Tensor:
         return strategy.run(
-            lambda: (teachers.predict(tokens(9))[0], teachers.staleness_steps(tf.constant(70)))
+            lambda: (predict(teachers, tokens(9))[0], teachers.staleness_steps(tf.constant(69)))
         )
 
-    logits, staleness = predict()
+    logits, staleness = on_replicas()
     for peer, found in zip(peers, strategy.experimental_local_results(logits), strict=True):
         np.testing.assert_allclose(found, peer(tokens(9)), atol=1e-6)
     assert [float(value) for value in strategy.experimental_local_results(staleness)] == [20.0, 20.0]
-    assert float(teachers.staleness_steps(tf.constant(70))) == 20.0, "also outside of a replica"
+    assert float(teachers.staleness_steps(tf.constant(69))) == 20.0, "also outside of a replica"
 
 
 def test_a_teacher_that_comes_to_stand_for_another_peer_takes_its_state_too() -> None:
@@ -218,24 +233,24 @@ def test_a_teacher_that_comes_to_stand_for_another_peer_takes_its_state_too() ->
     first(tokens(1))
     second(tokens(2))
     of_second = dataclasses.replace(snapshot_of(second), group=2)
-    teachers = Teachers(language_model, 1)
+    teachers = held(language_model, 1)
     assert teachers.peers() == [NO_PEER]
     for _ in range(2):
         teachers.refresh(0, snapshot_of(first), carrying=True)
-    teachers.predict(tokens(3))
+    predict(teachers, tokens(3))
     teachers.refresh(0, of_second, carrying=True)
     assert teachers.peers() == [2]
-    np.testing.assert_array_equal(teachers.predict(tokens(4))[0], second(tokens(4)))
+    np.testing.assert_array_equal(predict(teachers, tokens(4))[0], second(tokens(4)))
 
 
 def test_age_is_the_mean_over_those_that_hold_a_snapshot_and_survives_a_restart() -> None:
-    teachers = Teachers(classifier, 3)
+    teachers = held(classifier, 3)
     assert teachers.staleness_secs(1000.0) == 0.0
     for index, (peer, published_at) in enumerate([(4, 940.0), (7, 980.5)]):
         snapshot = dataclasses.replace(snapshot_of(classifier()), group=peer, published_at=published_at)
         teachers.refresh(index, snapshot, carrying=False)
     assert teachers.staleness_secs(1000.0) == pytest.approx((60 + 19.5) / 2)
-    again = Teachers(classifier, 3)
-    again.restore(teachers.arrays())
+    again = held(classifier, 3)
+    again.restore(*teachers.state())
     assert again.peers() == teachers.peers() == [4, 7, NO_PEER]
     assert again.staleness_secs(1000.0) == teachers.staleness_secs(1000.0)

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from tf_codistill.peers.topology import (
+from tf_codistill.exchange.topology import (
     NO_PEER,
     TOPOLOGIES,
     RandomPeers,

@@ -5,8 +5,8 @@
     read(prefix, listing, weights=[...descriptions...])    {"weights": [array, ...]}
 
 Files are TensorFlow's checkpoints, so that ``tf.train.list_variables`` and the like can inspect them, but no
-variable is made on the way: arrays lie one after another in the data file, as they are in memory, in the order
-of their names (``weights/000000``). So they are hashed as they are written and read once, by the CPU alone.
+variable is made on the way: arrays lie one after another in the data file, as they are in memory, in the
+order of their names (``weights/000000``). So they are hashed when they are written, and read once.
 Position in the list identifies a weight: two instances of one model agree in order, but Keras numbers their
 names apart (``dense`` and ``dense_1``), so names are compared with these numbers taken off.
 """
@@ -171,8 +171,7 @@ def read(prefix: str, listing: files.Listing, **arrays: Description) -> dict[str
         ValueError: The files do not hold arrays of these names, numbers, shapes and dtypes, or are damaged.
     """
     found = {
-        group: [aligned(row["shape"], _dtype(row["dtype"])) for row in rows]
-        for group, rows in arrays.items()
+        group: [aligned(row["shape"], _dtype(row["dtype"])) for row in rows] for group, rows in arrays.items()
     }
     flat = dict(sorted(_flat(found).items()))
     if not flat:
@@ -181,11 +180,11 @@ def read(prefix: str, listing: files.Listing, **arrays: Description) -> dict[str
     num_bytes, promised = sum(array.nbytes for array in flat.values()), listing.get(name + _DATA, {})
     if promised.get("bytes") != num_bytes:
         raise ValueError(
-            f"arrays in {prefix!r} cannot be read: they take up {promised.get('bytes')} bytes, those that are "
+            f"arrays in {prefix!r} cannot be read: they take up {promised.get('bytes')} bytes, those "
             f"described {num_bytes}"
         )
     files.verify(os.path.dirname(prefix), {"files": {name + _INDEX: listing.get(name + _INDEX, {})}})
-    buffers = [memoryview(_bytes_of(array)) for array in flat.values()]
+    buffers = [_bytes_of(array) for array in flat.values()]
     files.read_into(prefix + _DATA, buffers, promised.get("sha256"))
     return found
 
@@ -204,7 +203,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _flat(arrays: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
-    return {f"{name}/{i:06d}": np.asarray(array) for name, group in arrays.items() for i, array in enumerate(group)}
+    return {
+        f"{name}/{i:06d}": np.asarray(array)
+        for name, group in arrays.items()
+        for i, array in enumerate(group)
+    }
 
 
 def _dtype(name: str) -> np.dtype:
@@ -218,8 +221,8 @@ def _copied(tensor: tf.Tensor) -> np.ndarray:
     return copy
 
 
-def _bytes_of(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def _tensor(array: np.ndarray) -> tf.Tensor:

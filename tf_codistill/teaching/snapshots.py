@@ -1,18 +1,19 @@
 """PeerExchange: groups that learn of each other by snapshots in a shared directory.
 
-    every `every_steps` optimizer steps, and when training begins and ends:
-        publish     the chief writes this group's snapshot
-        poll        the chief looks for each teacher's peer and its freshest committed snapshot; nobody waits
-        agree       the chief's choice is broadcast, every worker reads the same snapshots
-        refresh     if all workers could read it, the teacher takes it, else all keep the one they have
+    training, at the end of each execution                    courier, meanwhile (see `exchange.courier`)
+        every `every_steps` steps: copy weights to the host --->  write the snapshot of this group
+        propose  what the chief wants, what this worker has       look for peers' newest, read, stage
+        decide   where every worker has it, the teacher takes it: an assignment
 
 Groups need nothing else of each other. A peer that is late, dead or writes rubbish leaves its teacher as it
-is. At the end of each epoch what this has cost is added to the logs.
+is, and storage that is slow or fails only makes snapshots older. At the end of each epoch what this has cost
+is added to the logs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,28 +23,30 @@ import keras
 from absl import logging
 
 from tf_codistill import distribution, recurrent_state, weights
+from tf_codistill.exchange.courier import Costs, Courier, Seat
+from tf_codistill.exchange.snapshot import Ref, Snapshot, Swap
 from tf_codistill.exchange.store import Store
-from tf_codistill.exchange.topology import NO_PEER, RandomPeers, Topology, candidates_of, seats, teachers_of
+from tf_codistill.exchange.topology import RandomPeers, Topology, candidates_of, seats, teachers_of
 from tf_codistill.groups import decisions
 from tf_codistill.teaching.base import ModelFn, Place
-from tf_codistill.teaching.frozen import NO_SNAPSHOT, FrozenTeachers
+from tf_codistill.teaching.frozen import FrozenTeachers
 
-_COSTS = ("published_bytes", "read_bytes", "exchange_secs", "failed_publications", "failed_reads")
+PUBLISH = ("when_read", "always")
+
+_GRACE_SECS = 600.0
+_NUMBERS = 5  # of a seat in a meeting: workers that are ready, that have failed, and the chief's Ref
 
 
 @gin.configurable(module="tf_codistill")
 class PeerExchange(FrozenTeachers):
     """Publishes this group's snapshots, and holds teachers that are kept fresh with those of its peers.
 
-    `fit` adds to the logs of each epoch what the exchange has cost, the numbers below, and
+    `fit` adds to the logs of each epoch what the exchange has cost, see `exchange.courier.Costs`, and
     ``staleness_secs``, the mean age of the teachers' snapshots.
 
     Attributes:
-        published_bytes: Bytes written so far by this worker.
-        read_bytes: Bytes of peers' snapshots read so far by this worker.
-        exchange_secs: Seconds that training has stood still for exchanging.
-        failed_publications: How many snapshots of this group could not be written.
-        failed_reads: How many snapshots were passed over because they could not be read.
+        costs: What exchanging has cost this worker.
+        swaps: Which snapshots the teachers took, and when; each is logged, too.
     """
 
     def __init__(
@@ -56,7 +59,12 @@ class PeerExchange(FrozenTeachers):
         precision: str = "float32",
         peer_model_fns: Mapping[int, ModelFn] | None = None,
         keep: int = 3,
-        min_age_secs: float = 600.0,
+        min_age_secs: float | None = None,
+        max_bytes: float = 4e9,
+        publish: str = "when_read",
+        run_id: str | None = None,
+        wait: bool = False,
+        replay: Sequence[Swap] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Takes note of the arguments; touches no file.
@@ -74,7 +82,16 @@ class PeerExchange(FrozenTeachers):
             peer_model_fns: Makes the models of groups that train another architecture than this one, by
                 group; with outputs of the same shapes.
             keep: How many of this group's newest snapshots stay.
-            min_age_secs: Age in seconds before an older one is deleted.
+            min_age_secs: Age in seconds before an older one is deleted; three intervals between exchanges if
+                not given.
+            max_bytes: Size of all of them from which on older ones are deleted whatever their age.
+            publish: ``"when_read"``: snapshots are written if the topology lets another group learn from this
+                one, or if another has said that it does; or ``"always"``.
+            run_id: Names the run: snapshots of others are never taken. `launch` gives one; without it the
+                first group in the directory does.
+            wait: Whether training stands still at each exchange until all is written and read, for runs that
+                can be repeated.
+            replay: Takes these snapshots at these steps, and no others; all have to be there still.
             clock: Returns seconds since the epoch.
 
         Raises:
@@ -82,60 +99,49 @@ class PeerExchange(FrozenTeachers):
         """
         if every_steps < 1:
             raise ValueError(f"every_steps is {every_steps}; expected at least 1")
+        if publish not in PUBLISH:
+            raise ValueError(f"publish is {publish!r}; expected one of {', '.join(PUBLISH)}")
         super().__init__(0, precision)
-        self._every_steps = every_steps
-        self._topology = topology
+        self._every_steps, self._topology = every_steps, topology
         self._peer_model_fns = dict(peer_model_fns or {})
-        self._keep, self._min_age_secs = keep, min_age_secs
-        self._clock = clock
-        self.published_bytes = 0
-        self.read_bytes = 0
-        self.exchange_secs = 0.0
-        self.failed_reads = 0
-        self.failed_publications = 0
+        self._min_age_secs, self._publish, self._clock = min_age_secs, publish, clock
+        self._wait, self._replay = wait or replay is not None, replay
+        self._settings: dict[str, Any] = {
+            "keep": keep,
+            "max_bytes": max_bytes,
+            "precision": precision,
+            "clock": clock,
+        }
+        self._run_id = run_id
+        self.costs = Costs()
+        self.swaps: list[Swap] = []
+        self._courier: Courier | None = None
         self._stand(directory or "", group, num_groups)
+        self._store()
         if num_groups > 1:  # otherwise it may be said by `join`
             self._take_seats()
 
     def _stand(self, directory: str, group: int, num_groups: int) -> None:
-        self._group, self._num_groups = group, num_groups
-        self._store = Store(
-            directory,
-            group,
-            keep=self._keep,
-            min_age_secs=self._min_age_secs,
-            precision=self._precision,
-            clock=self._clock,
-        )
+        self._directory, self._group, self._num_groups = directory, group, num_groups
 
     def _take_seats(self) -> None:
         self._candidates = candidates_of(self._group, self._num_groups, self._topology)
         self._seat(len(self._candidates))
 
+    def _store(self) -> Store:
+        grace = _GRACE_SECS if self._min_age_secs is None else self._min_age_secs
+        return Store(self._directory, self._group, run_id=self._run_id, min_age_secs=grace, **self._settings)
+
     def join(self, place: Place) -> None:
-        """Takes the directory of the run, unless it has been given another one, and this group's number.
-
-        Args:
-            place: Where in the run this group stands.
-
-        Raises:
-            ValueError: The topology does not fit the number of groups.
-        """
+        """Takes directory and name of the run, unless it has been given others, and this group's number."""
         if not self._peer_model_fns:
             self._peer_model_fns = {peer: place.model_fn_of(peer) for peer in range(place.num_groups)}
-        self._stand(self._store.directory or place.exchange_dir, place.group, place.num_groups)
+        self._run_id = self._run_id or place.run_id
+        self._stand(self._directory or place.exchange_dir, place.group, place.num_groups)
         self._take_seats()
 
     def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
-        """Makes as many teachers as the topology says; called in the scope of the strategy.
-
-        Args:
-            students: The student.
-            model_fns: What made it.
-
-        Raises:
-            ValueError: The topology does not fit, or lets a teacher stand for peers with different models.
-        """
+        """Makes as many teachers as the topology says."""
         self._take_seats()
         super().make(students, model_fns)
 
@@ -174,64 +180,141 @@ class PeerExchange(FrozenTeachers):
         """What exchanges between the steps."""
         return [_Exchanging(self)]
 
+    def age_secs(self) -> float:
+        """Age of the teachers' snapshots in seconds, see `staleness_secs`."""
+        return self.staleness_secs(self._clock())
+
     def begin(self, model: Any) -> None:
-        """Announces this group's model, compares it with the peers', and takes what they have published.
+        """Announces this group's model and sends for what the peers have published.
 
         Args:
-            model: The `CodistillationModel`, built.
+            model: The `CodistillationModel`, as its first step finds it.
 
         Raises:
-            ValueError: There is no directory, or the model differs from a peer's.
+            ValueError: There is no directory, it cannot be written to, or the model differs from a peer's.
         """
-        if not self._store.directory:
+        if not self._directory:
             raise ValueError("PeerExchange has no directory; name the one through which groups exchange")
+        self._model, self._worker = model, distribution.worker_index(model.distribute_strategy)
+        self._num_workers = distribution.num_workers(model.distribute_strategy)
+        (self._student,) = model.students
+        step = model.step()
+        self._number, self._sent_step = step // self._every_steps, -1
+        store = self._store()
         with self._timed():
-            if distribution.is_chief(model.distribute_strategy):
-                self._announce(model)
-            self._take_from_peers(model)
-
-    def exchange(self, model: Any) -> None:
-        """Publishes, then takes what the peers have published.
-
-        Args:
-            model: The model.
-        """
-        with self._timed():
-            self.publish(model)
-            self._take_from_peers(model)
-
-    def publish(self, model: Any) -> None:
-        """Publishes this group's weights.
-
-        Args:
-            model: The model.
-        """
-        if not distribution.is_chief(model.distribute_strategy):
-            return
-        (student,) = model.students
-        states = recurrent_state.values(recurrent_state.variables(student))
-        try:
-            self.published_bytes += self._store.publish(
-                model.step(), weights.description(student), weights.values(student.weights), states
+            if self._worker == 0:
+                self._announce_at_start(store, step)
+            self._courier = Courier(
+                store,
+                [Seat(weights.description(t), held=h) for t, h in zip(self.frozen, self.held, strict=True)],
+                self.stage,
+                (lambda: self._announce(store, step)) if self._worker == 0 else None,
+                self.costs,
+                grace=self._min_age_secs is None,
             )
-        except OSError as error:
-            self.failed_publications += 1
-            logging.warning("group %d published no snapshot: %s", self._group, error)
+            self._agreed: list[Ref | None] = [None] * len(self.frozen)
+            self._offered: list[Snapshot | None] = [None] * len(self.frozen)
+            self._choose_peers()
+            self._step, self._is_due = step, True
+            if self._wait:
+                self._exchange_now(decisions.total(model.distribute_strategy, self._proposals()))
+            else:
+                self._courier.start()
 
-    def _announce(self, model: Any) -> None:
-        (student,) = model.students
-        self._check_peers()
-        self._store.announce(weights.description(student), model.step())
+    def propose(self) -> list[int]:
+        """What a worker says in the meeting at the end of an execution.
+
+        Returns:
+            For each seat whether a snapshot has been read here, whether that has failed, and what the chief
+            wants.
+        """
+        with self._timed():
+            self._step = self._model.step()
+            self._is_due = self._step // self._every_steps > self._number
+            if self._is_due:
+                self._number = self._step // self._every_steps
+                self._courier_of_fit().is_time()
+                self.publish(self._step)
+                self._choose_peers()
+            return self._proposals()
+
+    def decide(self, sums: list[int]) -> None:
+        """Takes what every worker has.
+
+        Args:
+            sums: The proposals of all workers, added up.
+        """
+        with self._timed():
+            if self._wait:
+                self._exchange_now(sums)
+            else:
+                self._exchange(sums)
+
+    def publish(self, step: int) -> None:
+        """Sends the courier off with a copy of this group's weights, if anybody wants them.
+
+        Args:
+            step: The step that has been reached.
+        """
+        courier, has_been = self._courier_of_fit(), step == self._sent_step
+        wanted = self._publish == "always" or courier.has_readers or self._is_learned_from()
+        if self._worker == 0 and wanted and not has_been:
+            states = recurrent_state.values(recurrent_state.variables(self._student))
+            arrays = weights.values(self._student.weights)
+            courier.send(step, weights.description(self._student), arrays, states)
+            self._sent_step = step
+
+    def publish_the_last(self) -> None:
+        """Sends what training ended with, and waits until it has been written."""
+        with self._timed():
+            self.publish(self._model.step())
+            self._courier_of_fit().close(finish=True)
+            self._courier = None
+
+    def end(self) -> None:
+        """Stops the courier, if training has not come to its end."""
+        if self._courier is not None:
+            self._courier.close(finish=False)
+            self._courier = None
+
+    def _courier_of_fit(self) -> Courier:
+        if self._courier is None:
+            raise ValueError("PeerExchange exchanges within fit; call it on a CodistillationModel")
+        return self._courier
+
+    def _is_learned_from(self) -> bool:
+        others = (g for g in range(self._num_groups) if g != self._group)
+        return any(
+            self._group in peers
+            for other in others
+            for peers in candidates_of(other, self._num_groups, self._topology)
+        )
+
+    def _announce_at_start(self, store: Store, step: int) -> None:
         try:
-            self._check_peers()  # of two groups that begin at the same time one at least sees the other
+            self._announce(store, step)
+        except PermissionError as error:
+            raise ValueError(
+                f"exchange directory {self._directory!r} cannot be written to ({error}); name another one or "
+                "change its permissions"
+            ) from error
+        except OSError as error:  # the courier tries again
+            self.costs.failed_publications += 1
+            logging.warning("group %d cannot announce itself yet: %s", self._group, error)
+
+    def _announce(self, store: Store, step: int) -> None:
+        self._check_peers(store)
+        store.announce(weights.description(self._student), step)
+        try:
+            self._check_peers(store)  # of two groups that begin at the same time one at least sees the other
         except ValueError:
-            self._store.withdraw()
+            store.withdraw()
             raise
 
-    def _check_peers(self) -> None:
+    def _check_peers(self, store: Store) -> None:
         for seat, teacher in enumerate(self.frozen):
             for peer in self._candidates[seat]:
-                difference = self._store.difference(peer, weights.description(teacher))
+                difference = store.difference(peer, weights.description(teacher))
                 if difference is None:
                     continue
                 raise ValueError(
@@ -240,106 +323,121 @@ class PeerExchange(FrozenTeachers):
                     "peer_model_fns, or start this group with an empty exchange directory"
                 )
 
-    def _take_from_peers(self, model: Any) -> None:
-        strategy = model.distribute_strategy
-        choice = [(NO_PEER, NO_SNAPSHOT)] * len(self._candidates)
-        if distribution.is_chief(strategy):
-            choice = self._choose(model.step())
-        flat = [number for pair in choice for number in pair]
-        flat = decisions.broadcast(strategy, flat) if flat else []
-        for index, (peer, step) in enumerate(zip(flat[::2], flat[1::2], strict=True)):
-            if step != NO_SNAPSHOT:
-                self._take(model, index, peer, step)
-
-    def _choose(self, step: int) -> list[tuple[int, int]]:
-        """For each teacher the peer and the step of the snapshot to read, `NO_SNAPSHOT` to read none."""
-        held, steps = self.peers(), self.steps()
+    def _choose_peers(self) -> None:
+        """For each teacher the peer to look at; the chief's courier alone looks."""
+        if self._worker or self._replay is not None:
+            return
         # A function of the step, so that a group that resumes draws the same.
-        peers = teachers_of(self._group, self._num_groups, self._topology, step // self._every_steps)
-        wanted = seats(held, peers) if isinstance(self._topology, RandomPeers) else peers
-        return [
-            (peer, self._latest(peer, held=step if peer == before else NO_SNAPSHOT))
-            for peer, before, step in zip(wanted, held, steps, strict=True)
-        ]
+        peers = teachers_of(self._group, self._num_groups, self._topology, self._number)
+        if isinstance(self._topology, RandomPeers):
+            peers = seats(self.peers(), peers)
+        for seat, peer in zip(self._courier_of_fit().seats, peers, strict=True):
+            seat.peer = peer
 
-    def _latest(self, peer: int, held: int) -> int:
-        """The step to read, below `held` if the peer began anew; `NO_SNAPSHOT` if there is no other."""
-        try:
-            found = self._store.latest(peer)
-        except (ValueError, OSError) as error:
-            self._pass_over(error)
-            return NO_SNAPSHOT
-        return NO_SNAPSHOT if found in (None, held) else found
+    def _proposals(self) -> list[int]:
+        courier, numbers = self._courier_of_fit(), []
+        if self._wait and self._is_due and self._worker == 0:
+            courier.work()
+        for index, seat in enumerate(courier.seats):
+            if seat.wanted is not None and seat.peer not in (None, seat.wanted.peer):
+                seat.want(None)
+            wanted = seat.wanted
+            if self._num_workers == 1:
+                self._agreed[index] = wanted
+            is_ready = seat.is_ready and wanted == self._agreed[index]
+            self._offered[index] = seat.staged if is_ready else None
+            of_chief = [wanted.peer + 1, *wanted[1:]] if wanted is not None and self._worker == 0 else [0] * 3
+            numbers += [int(is_ready), int(seat.has_failed), *of_chief]
+        return numbers
 
-    def _take(self, model: Any, index: int, peer: int, step: int) -> None:
-        snapshot = None
-        try:
-            snapshot = self._store.read(peer, step, weights.description(self.frozen[index]))
-        except (ValueError, OSError) as error:
-            self._pass_over(error)
-        if decisions.all_agree(model.distribute_strategy, snapshot is not None) and snapshot is not None:
-            carrying = model.distillation.is_on(model.step())
-            self.refresh(index, snapshot, carrying, distribution.worker_index(model.distribute_strategy))
-            self.read_bytes += snapshot.num_bytes
+    def _exchange(self, sums: list[int]) -> None:
+        for index, seat in enumerate(self._courier_of_fit().seats):
+            num_ready, num_failed = sums[_NUMBERS * index : _NUMBERS * index + 2]
+            wanted, offered = _wanted(sums, index), self._offered[index]
+            if offered is not None and wanted == self._agreed[index] and num_ready == self._num_workers:
+                self._swap(index, offered)
+                continue
+            self._agreed[index] = wanted
+            if self._worker:
+                seat.want(wanted)
+            elif num_failed:
+                seat.failures += 1  # so that it looks for another one
 
-    def _pass_over(self, error: Exception) -> None:
-        self.failed_reads += 1
-        logging.warning("group %d keeps its teacher: %s", self._group, error)
+    def _exchange_now(self, sums: list[int]) -> None:
+        """Reads what the chief wants, or what is to be taken again, and does not go on before."""
+        number = len(self.frozen)
+        if self._replay is None and self._is_due:
+            self._read_and_swap([_wanted(sums, index) for index in range(number)])
+        for swap in self._replay or ():
+            if swap.step == self._step and self.held[swap.seat] != Ref(*swap[2:]):
+                self._read_and_swap(
+                    [Ref(*swap[2:]) if index == swap.seat else None for index in range(number)]
+                )
+                if self.held[swap.seat] != Ref(*swap[2:]):
+                    raise ValueError(f"{swap} cannot be taken again: the snapshot is not there or damaged")
+
+    def _read_and_swap(self, wanted: Sequence[Ref | None]) -> None:
+        courier = self._courier_of_fit()
+        for seat, ref in zip(courier.seats, wanted, strict=True):
+            seat.want(ref)
+        if self._worker or self._replay is not None:
+            courier.work()
+        ready = [int(seat.is_ready) for seat in courier.seats]
+        sums = decisions.total(self._model.distribute_strategy, ready)
+        for index, (seat, num_ready) in enumerate(zip(courier.seats, sums, strict=True)):
+            if num_ready == self._num_workers and seat.staged is not None:
+                self._swap(index, seat.staged)
+            seat.want(None)
+
+    def _swap(self, index: int, staged: Snapshot) -> None:
+        self.refresh(index, staged, self._worker)
+        self.swaps.append(Swap(self._step, index, *staged.ref))
+        logging.info("swap at step %d, seat %d, peer %d, incarnation %d, serial %d", *self.swaps[-1])
+        seat, self._agreed[index] = self._courier_of_fit().seats[index], None
+        seat.held = staged.ref
+        seat.want(None)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self.exchange_secs += time.perf_counter() - began
+        self.costs.exchange_secs += time.perf_counter() - began
 
-    @property
-    def every_steps(self) -> int:
-        """Optimizer steps between two exchanges."""
-        return self._every_steps
 
-    def costs(self) -> dict[str, float]:
-        """What exchanging has cost so far."""
-        return {name: float(getattr(self, name)) for name in _COSTS}
-
-    def age_secs(self) -> float:
-        """Age of the teachers' snapshots in seconds, see `staleness_secs`."""
-        return self.staleness_secs(self._clock())
+def _wanted(sums: Sequence[int], index: int) -> Ref | None:
+    peer, *rest = sums[_NUMBERS * index + 2 : _NUMBERS * (index + 1)]
+    return Ref(peer - 1, *rest) if peer else None
 
 
 class _Exchanging(keras.callbacks.Callback):
-    """Exchanges every so many steps, when training begins and when it ends."""
+    """Meets at the end of each execution; begins with the first step, when everything has been restored."""
 
     def __init__(self, exchange: PeerExchange) -> None:
         super().__init__()
         self._exchange = exchange
-        self._steps_since = 0
-        self._steps_of_batch = 0
-        self._logged = exchange.costs()
+        self._has_begun = False
+        self._logged = dataclasses.asdict(exchange.costs)
 
     def on_train_begin(self, logs: Any = None) -> None:
         del logs
-        self._steps_since = self.model.step() % self._exchange.every_steps
-        self._exchange.begin(self.model)
+        size = _NUMBERS * len(self._exchange.frozen)
+        self.model.meeting.join(size, self._exchange.propose, self._exchange.decide)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        del logs
-        self._steps_of_batch = batch
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        del logs
-        self._steps_since += batch - self._steps_of_batch + 1
-        if self._steps_since >= self._exchange.every_steps:
-            self._steps_since %= self._exchange.every_steps
-            self._exchange.exchange(self.model)
+        del batch, logs
+        if not self._has_begun:
+            self._has_begun = True
+            self._exchange.begin(self.model)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         del epoch
-        if logs is not None:
-            costs = self._exchange.costs()
-            logs.update({name: cost - self._logged[name] for name, cost in costs.items()})
+        if logs is not None and self._has_begun:
+            costs = dataclasses.asdict(self._exchange.costs)
+            logs.update({name: float(cost - self._logged[name]) for name, cost in costs.items()})
             self._logged = costs
             logs["staleness_secs"] = self._exchange.age_secs()
 
     def on_train_end(self, logs: Any = None) -> None:
         del logs
-        self._exchange.publish(self.model)
+        if self._has_begun:
+            self._exchange.publish_the_last()

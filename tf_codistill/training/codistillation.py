@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from tf_codistill import recurrent_state, schedules
 from tf_codistill.batches import Batch, batch_of
+from tf_codistill.groups import decisions
 from tf_codistill.teaching.base import ModelFn, Teaching
 from tf_codistill.training.distillation import Distillation, Losses, SoftTargets, Weights
 from tf_codistill.training.keras_fit import MultiWorkerModel, on_one_replica
@@ -54,7 +55,10 @@ class CodistillationModel(MultiWorkerModel):
     Attributes:
         students: What is trained: plain models, to be saved and served one by one.
         teachers: Where teaching comes from.
+        meeting: Where the workers of this group decide during `fit`.
     """
+
+    meeting: decisions.Meeting
 
     def __init__(
         self,
@@ -270,14 +274,18 @@ class CodistillationModel(MultiWorkerModel):
         """
         call = inspect.signature(super().fit).bind(*args, **kwargs)
         given = call.arguments.get("callbacks") or []
-        ours = [*self.teachers.callbacks(), Watch()]
+        self.meeting = decisions.Meeting()
+        ours = [self.meeting, *self.teachers.callbacks(), Watch()]
         if isinstance(given, keras.callbacks.CallbackList):
             for callback in ours:
                 callback.set_model(self)
             given.callbacks[:0] = ours
         else:
             call.arguments["callbacks"] = [*ours, *keras.tree.flatten(given)]
-        return super().fit(*call.args, **call.kwargs)
+        try:
+            return super().fit(*call.args, **call.kwargs)
+        finally:
+            self.teachers.end()
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Saves the student, the model that is served; `keras.callbacks.ModelCheckpoint` calls it, too.

@@ -27,11 +27,11 @@ import tensorflow as tf
 from tests.replicas import two_replicas
 from tests.workers import run_workers
 from tf_codistill import distribution, losses, recurrent_state, schedules, weights
+from tf_codistill.exchange.store import Store
+from tf_codistill.exchange.topology import RandomPeers, Topology, teachers_of
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.peers.exchange import Exchange
-from tf_codistill.peers.topology import RandomPeers, Topology, num_teachers_of, teachers_of
+from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.peer_exchange import PeerExchange
 
 NUM_FEATURES, NUM_CLASSES, WIDTH = 6, 5, 16  # int8 needs 16 values for each unit
 BATCH, WINDOW = 8, 4
@@ -168,28 +168,23 @@ def train(
     cell: Cell, strategy: tf.distribute.Strategy, directory: pathlib.Path | None, weight: float = WEIGHT
 ) -> tuple[CodistillationModel, dict[str, float]]:
     """Fits the cell's model, with the peers' snapshots, or alone if there is no directory for them."""
-    topology, num_groups = TOPOLOGIES[cell.topology]
     rows = BATCH // strategy.num_replicas_in_sync
     keras.utils.set_random_seed(7)
     with strategy.scope():
         model = CodistillationModel(
             lambda: MODELS[cell.model](rows),
-            num_teachers_of(0, num_groups, topology) if directory else 0,
+            exchange(cell, str(directory)) if directory else None,
             distillation_loss=psis(cell),
             distillation_weight=schedules.BurnIn(BURN_IN_STEPS, weight),
-            teacher_precision=cell.precision,
         )
         task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         per_output = {"kind": task, "place": task} if cell.model == "two_inputs_two_outputs" else task
         model.compile(keras.optimizers.SGD(RATE), per_output, jit_compile=cell.strategy == "xla")
     data = strategy.distribute_datasets_from_function(functools.partial(batches, cell.model, rows))
     model.build_for_data(data.element_spec)
-    callbacks = []
-    if directory:
-        callbacks = [exchange(cell, str(directory), EXCHANGE_STEPS)]
-        if distribution.is_chief(strategy):
-            publish_peers(cell, model, str(directory))
-    history = model.fit(data, shuffle=False, verbose=0, callbacks=callbacks).history
+    if directory and distribution.is_chief(strategy):
+        publish_peers(cell, model, str(directory))
+    history = model.fit(data, shuffle=False, verbose=0).history
     return model, {name: values[0] for name, values in history.items()}
 
 
@@ -198,9 +193,9 @@ def psis(cell: Cell) -> Any:
     return {"kind": psi, "place": psi} if cell.model == "two_inputs_two_outputs" else psi
 
 
-def exchange(cell: Cell, directory: str, every_steps: int) -> PeerExchange:
+def exchange(cell: Cell, directory: str) -> PeerExchange:
     topology, num_groups = TOPOLOGIES[cell.topology]
-    return PeerExchange(directory, 0, num_groups, every_steps, topology, precision=cell.precision)
+    return PeerExchange(directory, 0, num_groups, EXCHANGE_STEPS, topology, precision=cell.precision)
 
 
 def publish_peers(cell: Cell, model: CodistillationModel, directory: str) -> None:
@@ -213,7 +208,7 @@ def publish_peers(cell: Cell, model: CodistillationModel, directory: str) -> Non
             for array in weights.values(model.student.weights)
         ]
         states = recurrent_state.values(recurrent_state.variables(model.student))
-        writer = Exchange(directory, peer, precision=cell.precision)
+        writer = Store(directory, peer, precision=cell.precision)
         writer.announce(description, PEER_STEP)
         writer.publish(PEER_STEP, description, arrays, states)
 
@@ -302,15 +297,15 @@ def check_teachers(cell: Cell, model: CodistillationModel, directory: str) -> No
     exchanges = (model.step() - (NUM_STEPS - EXCHANGE_STEPS)) // EXCHANGE_STEPS
     peers = teachers_of(0, num_groups, topology, exchanges)
     assert sorted(model.teachers.peers()) == peers, (model.teachers.peers(), peers)
-    held = model.teachers.arrays()
+    held = model.teachers.state()[0]
     for index, peer in enumerate(model.teachers.peers()):
-        description = weights.description(model.teachers.models[index])
-        snapshot = Exchange(directory, 0).read(peer, PEER_STEP, description)
+        description = weights.description(model.teachers.frozen[index])
+        snapshot = Store(directory, 0).read(peer, PEER_STEP, description)
         model.teachers.refresh(index, snapshot, carrying=True)
-    for before, after in zip(held, model.teachers.arrays(), strict=True):
+    for before, after in zip(held, model.teachers.state()[0], strict=True):
         np.testing.assert_array_equal(before, after, "training has changed a teacher")
     size = model.teachers.num_bytes() / sum(array.nbytes for array in weights.values(model.student.weights))
-    assert (size < len(model.teachers)) == (cell.precision != "float32"), size
+    assert (size < len(model.teachers.frozen)) == (cell.precision != "float32"), size
 
 
 def check_student(
@@ -322,7 +317,7 @@ def check_student(
         for own, other in zip(weights.values(model.student.weights), untaught_weights, strict=True)
     )
     assert moved > 1e-3, f"the distillation loss has moved no weight by more than {moved}"
-    said = [answer(teacher, strategy, cell.model) for teacher in model.teachers.models]
+    said = [answer(teacher, strategy, cell.model) for teacher in model.teachers.frozen]
     taught = distance(model, said, answer(model.student, strategy, cell.model))
     # By a difference, not a ratio: no student can bring a cross-entropy below that of the targets themselves.
     assert taught < distance(model, said, untaught) - 1e-4, (taught, distance(model, said, untaught))

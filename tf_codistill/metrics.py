@@ -162,4 +162,6 @@ def _with_axes(factor: tf.Tensor, num_axes: int) -> tf.Tensor:
     # Weights belong to the leading axes; broadcasting would take them for those of the last.
     for _ in range(num_axes - len(factor.shape)):
         factor = factor[..., tf.newaxis]
+    if len(factor.shape) == num_axes + 1 and factor.shape[-1] == 1:
+        return tf.squeeze(factor, axis=-1)  # Keras takes weights [B, 1] for [B], too
     return factor

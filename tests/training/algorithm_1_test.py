@@ -10,8 +10,8 @@ import pytest
 
 from tests.training.codistillation_test import BATCH, NUM_CLASSES, batches, examples, regression, softmax
 from tf_codistill import losses, schedules
+from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.peer_exchange import PeerExchange
 
 BURN_IN, EVERY, NUM_STEPS, RATE = 10, 5, 50, 0.3
 
@@ -136,8 +136,9 @@ def algorithm_1(
 def test_weights_equal_algorithm_1(num_groups: int, case: str, tmp_path) -> None:
     psi, d_psi = CASES[case]
     models = []
-    for _ in range(num_groups):
-        model = CodistillationModel(regression, num_groups - 1, psi, schedules.BurnIn(BURN_IN))
+    for group in range(num_groups):
+        exchange = PeerExchange(str(tmp_path), group, num_groups, every_steps=EVERY)
+        model = CodistillationModel(regression, exchange, psi, schedules.BurnIn(BURN_IN))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(RATE), loss, jit_compile=False)
         models.append(model)
@@ -146,8 +147,7 @@ def test_weights_equal_algorithm_1(num_groups: int, case: str, tmp_path) -> None
     for first in range(0, NUM_STEPS, EVERY):
         for group, model in enumerate(models):
             x, y = (part[first * BATCH : (first + EVERY) * BATCH] for part in data[group])
-            callback = PeerExchange(str(tmp_path), group, num_groups, every_steps=EVERY)
-            model.fit(batches(x, y), verbose=0, callbacks=[callback])
+            model.fit(batches(x, y), verbose=0)
     expected = algorithm_1(start, data, d_psi)
     for model, arrays in zip(models, expected, strict=True):
         for weight, array in zip(model.student.get_weights(), arrays, strict=True):

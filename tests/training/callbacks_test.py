@@ -15,7 +15,7 @@ from tf_codistill.training.callbacks import MetricsLog, Saver
 
 def fit(*callbacks: keras.callbacks.Callback, epochs: int = 4) -> None:
     data = batches(*examples(0, 3)).repeat()
-    model = compiled(0, 1.0)
+    model = compiled()
     model.fit(data, epochs=epochs, steps_per_epoch=3, verbose=0, shuffle=False, callbacks=list(callbacks))
 
 
@@ -74,8 +74,8 @@ def test_speed_and_time_come_from_the_clock(tmp_path) -> None:
         now[0] += 1.0
         return now[0]
 
-    fit(MetricsLog(str(tmp_path), 0, num_steps=6, tokens_per_step=10, clock=clock), epochs=2)
+    fit(MetricsLog(str(tmp_path), 0, num_steps=6, units_per_step=10, units="images", clock=clock), epochs=2)
     train = runs.read_metrics(runs.metrics_path(str(tmp_path), 0), "train")
     # Each reading of the clock is a second: one at the interval's begin, one after each of its three steps.
-    assert [record["tokens_per_sec"] for record in train] == [10.0, 10.0]
+    assert [record["images_per_sec"] for record in train] == [10.0, 10.0]
     assert train[0]["elapsed_secs"] < train[1]["elapsed_secs"]

@@ -9,9 +9,11 @@ import tensorflow as tf
 
 from tests.replicas import two_replicas
 from tf_codistill import losses, recurrent_state, schedules, weights
-from tf_codistill.peers.exchange import Snapshot
+from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.teaching.base import Teaching
+from tf_codistill.teaching.frozen import FrozenTeachers
+from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.peer_exchange import PeerExchange
 
 NUM_FEATURES, NUM_CLASSES, BATCH = 5, 4, 8
 
@@ -20,9 +22,11 @@ def regression() -> keras.Model:
     return keras.Sequential([keras.Input((NUM_FEATURES,)), keras.layers.Dense(NUM_CLASSES)])
 
 
-def compiled(num_teachers: int, weight: object, rate: float = 0.5, **options: object) -> CodistillationModel:
-    own = {name: options.pop(name) for name in ("measure_every_steps", "teacher_fns") if name in options}
-    model = CodistillationModel(regression, num_teachers, distillation_weight=weight, **own)
+def compiled(
+    teachers: Teaching | None = None, weight: object = 1.0, rate: float = 0.5, **options: object
+) -> CodistillationModel:
+    own = {name: options.pop(name) for name in ("measure_every_steps",) if name in options}
+    model = CodistillationModel(regression, teachers, distillation_weight=weight, **own)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(rate), loss, jit_compile=options.pop("jit_compile", False), **options)
     return model
@@ -44,7 +48,9 @@ def softmax(z: np.ndarray) -> np.ndarray:
 
 
 def test_logs_keep_the_parts_apart(tmp_path) -> None:
-    model = compiled(1, schedules.BurnIn(steps=2, weight=0.5), rate=0.0, measure_every_steps=1)
+    model = compiled(
+        FrozenTeachers(1), schedules.BurnIn(steps=2, weight=0.5), rate=0.0, measure_every_steps=1
+    )
     x, y = examples(0, 4)
     teacher = regression()
     model.build_for_data(batches(x, y).element_spec)
@@ -64,7 +70,7 @@ def test_logs_keep_the_parts_apart(tmp_path) -> None:
 
 def test_a_teacher_without_a_snapshot_has_no_say() -> None:
     x, y = examples(0, 6)
-    models = [compiled(0, 1.0), compiled(2, 1.0), compiled(1, 1.0), compiled(2, 1.0)]
+    models = [compiled(), *(compiled(FrozenTeachers(number)) for number in (2, 1, 2))]
     for model in models:
         model.student.set_weights(models[0].student.get_weights())
         model.build_for_data(batches(x, y).element_spec)
@@ -81,7 +87,7 @@ def test_a_teacher_without_a_snapshot_has_no_say() -> None:
 
 
 def test_teachers_are_invisible_to_keras(tmp_path) -> None:
-    model = compiled(2, 1.0)
+    model = compiled(FrozenTeachers(2))
     assert len(model.weights) == len(model.student.weights) == 2
     assert model.count_params() == model.student.count_params()
     path = str(tmp_path / "model.keras")
@@ -91,7 +97,7 @@ def test_teachers_are_invisible_to_keras(tmp_path) -> None:
 
 
 def test_evaluate_and_predict_are_the_students() -> None:
-    model = compiled(1, 1.0, metrics=["accuracy"])
+    model = compiled(FrozenTeachers(1), metrics=["accuracy"])
     x, y = examples(0, 3)
     results = model.evaluate(batches(x, y), return_dict=True, verbose=0)
     expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, model.student(x))
@@ -106,7 +112,7 @@ def test_evaluate_and_predict_are_the_students() -> None:
 def test_every_way_to_run_a_step_gives_the_same_weights(options: dict[str, object]) -> None:
     x, y = examples(0, 6)
     peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
-    plain, other = compiled(1, 1.0), compiled(1, 1.0, **options)
+    plain, other = compiled(FrozenTeachers(1)), compiled(FrozenTeachers(1), **options)
     other.student.set_weights(plain.student.get_weights())
     for model in (plain, other):
         model.build_for_data(batches(x, y).element_spec)
@@ -125,12 +131,12 @@ def test_a_model_without_logits_head_built_by_its_first_batch(tmp_path) -> None:
         def call(self, features):
             return self.head(features)
 
-    model = CodistillationModel(Subclassed, 1)
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=2)
-    model.fit(batches(*examples(0, 4)), verbose=0, callbacks=[exchange])
+    model = CodistillationModel(Subclassed, exchange)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(batches(*examples(0, 4)), verbose=0)
     assert exchange.published_bytes > 0
-    assert model.teachers.models[0].built
+    assert exchange.frozen[0].built
 
 
 def lstm() -> keras.Model:
@@ -150,7 +156,7 @@ def test_validation_within_fit_changes_nothing() -> None:
     results = []
     for validation in (None, batches(x[::-1].copy(), y)):
         keras.utils.set_random_seed(1)
-        model = CodistillationModel(lstm, 0)
+        model = CodistillationModel(lstm)
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         model.fit(batches(x, y), epochs=3, shuffle=False, verbose=0, validation_data=validation)
         results.append(
@@ -161,7 +167,7 @@ def test_validation_within_fit_changes_nothing() -> None:
 
 
 def test_validation_starts_from_the_lanes_state() -> None:
-    model = CodistillationModel(lstm, 0)
+    model = CodistillationModel(lstm)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     x = np.random.default_rng(0).normal(size=(BATCH, 3, NUM_FEATURES)).astype("float32")
     from_zero = model.predict(x, batch_size=BATCH, verbose=0)
@@ -176,7 +182,7 @@ def test_validation_starts_from_the_lanes_state() -> None:
 @pytest.mark.parametrize("weight", [-1.0, float("nan")])
 def test_a_bad_weight_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match=str(weight)):
-        CodistillationModel(regression, 1, distillation_weight=weight)
+        CodistillationModel(regression, FrozenTeachers(1), distillation_weight=weight)
 
 
 def test_accumulated_gradients_equal_larger_batches() -> None:
@@ -185,7 +191,7 @@ def test_accumulated_gradients_equal_larger_batches() -> None:
     found = []
     for num_batches in (1, 3):
         keras.utils.set_random_seed(1)
-        model = compiled(1, schedules.BurnIn(1, 2.0))
+        model = compiled(FrozenTeachers(1), schedules.BurnIn(1, 2.0))
         optimizer = keras.optimizers.Adam(
             0.1, gradient_accumulation_steps=num_batches if num_batches > 1 else None
         )
@@ -215,7 +221,7 @@ def test_class_weights_weigh_both_losses_as_sample_weights_do(replicas) -> None:
     ):
         keras.utils.set_random_seed(1)
         with strategy.scope():
-            model = compiled(1, 1.0)
+            model = compiled(FrozenTeachers(1))
         model.build_for_data(batches(x, y).element_spec)
         model.teachers.refresh(0, peer, carrying=False)
         logs = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, **options).history
@@ -224,7 +230,7 @@ def test_class_weights_weigh_both_losses_as_sample_weights_do(replicas) -> None:
         np.testing.assert_allclose(by_class, by_sample, atol=1e-5)
         assert np.abs(unweighted - by_sample).max() > 1e-3
     with replicas().scope():
-        model = compiled(1, 1.0, rate=0.0)
+        model = compiled(FrozenTeachers(1), rate=0.0)
     model.build_for_data(batches(x, y).element_spec)
     model.teachers.refresh(0, peer, carrying=False)
     logs = model.fit(x, y, batch_size=BATCH, class_weight=class_weight, verbose=0).history
@@ -240,20 +246,19 @@ def test_a_teacher_normalises_by_the_moving_statistics_of_its_peer(tmp_path) -> 
         return keras.Sequential([keras.Input((NUM_FEATURES,)), *layers])
 
     def group(number: int, rate: float) -> CodistillationModel:
-        model = CodistillationModel(normalised, 1, measure_every_steps=1)
+        exchange = PeerExchange(str(tmp_path), number, 2, every_steps=6)
+        model = CodistillationModel(normalised, exchange, measure_every_steps=1)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(rate), loss, jit_compile=False)
         x, y = examples(number, 6)
-        exchange = PeerExchange(str(tmp_path), number, 2, every_steps=6)
-        logs = model.fit(batches(5 * x + 3, y), verbose=0, callbacks=[exchange]).history
-        return model, logs
+        model.fit(batches(5 * x + 3, y), verbose=0)
+        return model
 
-    peer, _ = group(1, 0.1)
-    model, _ = group(0, 0.0)
+    peer, model = group(1, 0.1), group(0, 0.0)
     mean, variance = peer.student.layers[0].moving_mean, peer.student.layers[0].moving_variance
     assert np.abs(np.array(mean) - 3).max() < 2.5
     assert np.array(variance).max() > 5
-    teacher = model.teachers.models[0]
+    teacher = model.teachers.frozen[0]
     np.testing.assert_array_equal(teacher.layers[0].moving_mean, mean)
     np.testing.assert_array_equal(teacher.layers[0].moving_variance, variance)
     x, y = examples(2, 1)

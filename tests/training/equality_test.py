@@ -20,9 +20,10 @@ import tensorflow as tf
 from tests.replicas import two_replicas
 from tests.workers import run_workers
 from tf_codistill import losses, weights
-from tf_codistill.peers.exchange import Snapshot
+from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.teaching.fellows import FellowStudents
+from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.one_process import CodistillingStudents
 
 NUM_STEPS, ROWS, WINDOW, VOCABULARY, NUM_CLASSES = 20, 12, 5, 7, 3
 SCALARS = ("loss", "task_loss", "distillation_loss", "teacher_task_loss", "accuracy", "val_loss")
@@ -119,7 +120,7 @@ def train(
     """
     keras.utils.set_random_seed(1)
     with strategy.scope():
-        model = CodistillationModel(sequence_model, 2, EVERY_PSI[psi](), weight)
+        model = CodistillationModel(sequence_model, FrozenTeachers(2), EVERY_PSI[psi](), weight)
         model.compile(
             OPTIMIZERS[optimizer](),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -179,7 +180,7 @@ print(json.dumps([equality_test.train(strategy, *case) for case in {cases}]))
 def students_on(strategy: tf.distribute.Strategy, batches: str) -> list[Any]:
     keras.utils.set_random_seed(1)
     with strategy.scope():
-        model = CodistillingStudents(sequence_model, 2, batches=batches)
+        model = CodistillationModel(sequence_model, FellowStudents(2, batches))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(OPTIMIZERS["adam"](), loss, metrics=["accuracy"], jit_compile=False)
     data, other = (shared(strategy, arrays(seed)) for seed in (0, 1))

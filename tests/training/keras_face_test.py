@@ -15,9 +15,10 @@ from tests.replicas import two_replicas
 from tests.training.codistillation_test import BATCH, NUM_CLASSES, NUM_FEATURES, batches, examples, regression
 from tests.workers import run_workers
 from tf_codistill import recurrent_state, weights
-from tf_codistill.peers.exchange import Snapshot
+from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.teaching.fellows import FellowStudents
+from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.one_process import CodistillingStudents
 
 
 class Subclassed(keras.Model):
@@ -49,7 +50,7 @@ def xent() -> keras.losses.Loss:
 
 
 def compiled(model_fn=regression, **options: object) -> CodistillationModel:
-    model = CodistillationModel(model_fn, 1)
+    model = CodistillationModel(model_fn, FrozenTeachers(1))
     model.compile(keras.optimizers.Adam(0.1), xent(), **options)
     return model
 
@@ -76,7 +77,7 @@ def test_before_the_first_fit(first: str) -> None:
         one.fit(X, Y, verbose=0)
     described = {
         weights.fingerprint(weights.description(one))
-        for one in (untouched.student, model.student, *model.teachers.models)
+        for one in (untouched.student, model.student, *model.teachers.frozen)
     }
     assert len(described) == 1, "a peer can read the snapshots of a model however it was built"
 
@@ -198,7 +199,7 @@ def trained_by_xla(strategy: tf.distribute.Strategy, jit_compile: bool) -> list[
     x = rng.integers(0, 7, (6 * BATCH, NUM_FEATURES)).astype("int32")
     y = rng.integers(0, NUM_CLASSES, 6 * BATCH).astype("int32")
     with strategy.scope():
-        model = CodistillationModel(with_everything, 1, measure_every_steps=2)
+        model = CodistillationModel(with_everything, FrozenTeachers(1), measure_every_steps=2)
         model.compile(keras.optimizers.Adam(0.01), xent(), metrics=["accuracy"], jit_compile=jit_compile)
     spec = (tf.TensorSpec([BATCH, NUM_FEATURES], tf.int32), tf.TensorSpec([BATCH], tf.int32))
     model.build_for_data(spec)
@@ -246,7 +247,7 @@ def test_students_in_one_process_by_xla() -> None:
     found = []
     for jit_compile in (True, False):
         keras.utils.set_random_seed(1)
-        model = CodistillingStudents(regression, measure_every_steps=2)
+        model = CodistillationModel(regression, FellowStudents(), measure_every_steps=2)
         model.compile(keras.optimizers.Adam(0.1), xent(), metrics=["accuracy"], jit_compile=jit_compile)
         logs = model.fit(batches(X, Y), epochs=3, verbose=0, shuffle=False).history
         found.append([*logs.values(), *(w.ravel() for s in model.students for w in s.get_weights())])

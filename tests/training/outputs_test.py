@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from tests.training.codistillation_test import BATCH, NUM_CLASSES, NUM_FEATURES, regression, softmax
 from tf_codistill import losses, schedules
-from tf_codistill.peers.exchange import Snapshot
+from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.teaching.frozen import FrozenTeachers
+from tf_codistill.teaching.saved import SavedTeachers
 from tf_codistill.training.codistillation import CodistillationModel
 
 
@@ -47,6 +49,7 @@ def psi(teacher: np.ndarray, student: np.ndarray) -> np.ndarray:
 def test_each_output_has_its_loss_and_weight() -> None:
     model = CodistillationModel(
         two_headed,
+        FrozenTeachers(1),
         distillation_loss={"kind": losses.SoftCrossEntropy(), "place": losses.SquaredLogits()},
         distillation_weight={"kind": schedules.BurnIn(1, 0.5), "place": 2.0},
     )
@@ -70,7 +73,7 @@ def test_each_output_has_its_loss_and_weight() -> None:
 
 @pytest.mark.parametrize("distilled", ["kind", "place"])
 def test_an_output_without_a_loss_is_not_distilled(distilled: str) -> None:
-    model = CodistillationModel(two_headed, distillation_loss={distilled: losses.SquaredLogits()})
+    model = CodistillationModel(two_headed, FrozenTeachers(1), {distilled: losses.SquaredLogits()})
     none = {"kind": lambda y, p: 0.0 * tf.reduce_sum(p, -1), "place": lambda y, p: 0.0 * tf.reduce_sum(p, -1)}
     model.compile(keras.optimizers.SGD(1.0), none, jit_compile=False)
     x, y = features_and_targets()
@@ -102,7 +105,7 @@ def test_an_output_without_a_loss_is_not_distilled(distilled: str) -> None:
 )
 def test_names_that_do_not_fit_are_refused_before_training(loss, weight, message) -> None:
     def begin() -> None:
-        model = CodistillationModel(two_headed, distillation_loss=loss, distillation_weight=weight)
+        model = CodistillationModel(two_headed, FrozenTeachers(1), loss, weight)
         model.compile("sgd", xent(), jit_compile=False)
         model.build_for_data(tf.data.Dataset.from_tensors(features_and_targets()).element_spec)
 
@@ -113,7 +116,7 @@ def test_names_that_do_not_fit_are_refused_before_training(loss, weight, message
 def test_sample_weights_weigh_both_losses() -> None:
     x, y = features_and_targets()
     sample_weight = np.array([1, 0, 2, 0.5, 0, 1, 1, 3], "float32")
-    model = CodistillationModel(regression)
+    model = CodistillationModel(regression, FrozenTeachers(1))
     model.compile(keras.optimizers.SGD(0.0), xent(), jit_compile=False)
     data = tf.data.Dataset.from_tensors((x, y["kind"], sample_weight))
     model.build_for_data(data.element_spec)
@@ -135,7 +138,7 @@ def test_masked_positions_count_nowhere() -> None:
     ids = rng.integers(1, 9, (BATCH, 6))
     ids[:, 4:] = 0
     y = rng.integers(0, NUM_CLASSES, (BATCH, 6))
-    model = CodistillationModel(sequence_model)
+    model = CodistillationModel(sequence_model, FrozenTeachers(1))
     model.compile(keras.optimizers.SGD(0.0), xent(), jit_compile=False)
     data = tf.data.Dataset.from_tensors((ids, y))
     model.build_for_data(data.element_spec)
@@ -155,7 +158,7 @@ def test_mixed_precision_trains_close_to_float32(policy: str) -> None:
     for name in ("float32", policy):
         keras.config.set_dtype_policy(name)
         try:
-            model = CodistillationModel(regression)
+            model = CodistillationModel(regression, FrozenTeachers(1))
             model.compile(keras.optimizers.SGD(0.3), xent(), jit_compile=False)
         finally:
             keras.config.set_dtype_policy("float32")
@@ -176,7 +179,7 @@ def test_a_teacher_that_yields_nan_is_dropped_counted_and_comes_back() -> None:
     broken.weights[0][0, 0] = np.nan
     results = {}
     for name, held in (("alone", []), ("one", [good]), ("broken", [broken]), ("one of two", [good, broken])):
-        model = CodistillationModel(regression, num_teachers=len(held))
+        model = CodistillationModel(regression, FrozenTeachers(len(held)))
         model.compile(keras.optimizers.SGD(0.3), xent(), jit_compile=False)
         model.student.set_weights(start)
         model.build_for_data(data.element_spec)
@@ -198,22 +201,20 @@ def deep() -> keras.Model:
     )
 
 
-def test_a_peer_of_another_architecture_teaches() -> None:
+def test_a_teacher_of_another_architecture(tmp_path) -> None:
     x, y = features_and_targets()
-    model = CodistillationModel(regression, 1, teacher_fns=[deep])
+    teacher, path = deep(), str(tmp_path / "deep.keras")
+    teacher.save(path)
+    model = CodistillationModel(regression, SavedTeachers([path], model_fns=[deep]))
     model.compile(keras.optimizers.SGD(0.0), xent(), jit_compile=False)
-    data = tf.data.Dataset.from_tensors((x, y["kind"]))
-    model.build_for_data(data.element_spec)
-    teacher = deep()
-    model.teachers.refresh(0, snapshot_of(teacher), carrying=False)
-    logs = model.fit(data, verbose=0).history
+    logs = model.fit(tf.data.Dataset.from_tensors((x, y["kind"])), verbose=0).history
     expected = psi(np.array(teacher(x)), np.array(model.student(x))).mean()
     assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_outputs_that_do_not_match_are_refused_with_both_shapes() -> None:
     wide = lambda: keras.Sequential([keras.Input((NUM_FEATURES,)), keras.layers.Dense(9)])  # noqa: E731
-    model = CodistillationModel(regression, 1, teacher_fns=[wide])
+    model = CodistillationModel(regression, SavedTeachers(["wide.keras"], model_fns=[wide]))
     model.compile("sgd", xent(), jit_compile=False)
     x, y = features_and_targets()
     with pytest.raises(ValueError, match=r"teacher 0 has outputs of shapes .*\(9,\).*student.*\(4,\)"):

@@ -12,15 +12,24 @@ import pytest
 import tensorflow as tf
 
 from tests.replicas import two_replicas
-from tests.toy_experiments import VOCABULARY_SIZE, toy_experiment, write_language_corpus
+from tests.toy_experiments import (
+    VOCABULARY_SIZE,
+    toy_experiment,
+    toy_peers,
+    toy_task,
+    write_language_corpus,
+)
 from tests.workers import run_workers
 from tf_codistill import recurrent_state, runs, weights
+from tf_codistill.exchange import precision as precisions
+from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.store import Store
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.peers import packed_model
-from tf_codistill.peers import precision as precisions
-from tf_codistill.peers.exchange import Exchange, Snapshot
+from tf_codistill.teaching import packed_model
+from tf_codistill.teaching.base import Teaching
+from tf_codistill.teaching.frozen import FrozenTeachers
+from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.peer_exchange import PeerExchange
 
 LANES, WINDOW, NUM_STEPS = 4, 6, 8
 
@@ -29,11 +38,13 @@ def language_model(vocabulary_size: int = VOCABULARY_SIZE, batch_size: int | Non
     return LanguageModel(vocabulary_size, 20, 1, 24, batch_size)
 
 
-def taught(precision: str, rows: int = LANES, **options: Any) -> CodistillationModel:
+def taught(
+    precision: str, rows: int = LANES, teachers: Teaching | None = None, **options: Any
+) -> CodistillationModel:
     """A model whose teacher's numbers are large, so that a coarse copy of them shows."""
     keras.utils.set_random_seed(5)
     make = lambda: language_model(batch_size=rows)  # noqa: E731
-    model = CodistillationModel(make, 1, distillation_weight=2.0, teacher_precision=precision)
+    model = CodistillationModel(make, teachers or FrozenTeachers(1, precision), distillation_weight=2.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.3), loss, jit_compile=options.get("jit_compile", False))
     source = np.random.default_rng(2)
@@ -93,13 +104,13 @@ def test_two_replicas_train_as_one() -> None:
     fit(two, strategy.experimental_distribute_dataset(lanes()))
     for mine, other in zip(weights.values(two.student.weights), one.student.get_weights(), strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-5)
-    states = [recurrent_state.values(model.teachers.recurrent_states()) for model in (one, two)]
+    states = [model.teachers.state()[1] for model in (one, two)]
     for mine, other in zip(*states, strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-5)
 
 
 _WORKER = """
-from tf_codistill import distribution, recurrent_state, weights
+from tf_codistill import distribution, weights
 strategy = distribution.create_strategy()
 import json
 import tests.training.teacher_precision_test as test
@@ -107,17 +118,13 @@ with strategy.scope():
     model = test.taught("int8", rows=test.LANES // 2)
 worker = distribution.worker_index(strategy)
 lanes = slice(2 * worker, 2 * worker + 2)
-states = [rows[lanes] for rows in recurrent_state.values(test.taught_states())]
-recurrent_state.assign(model.teachers.recurrent_states(), states)
+shared, _ = model.teachers.state()
+_, own = test.taught("float32").teachers.state()
+model.teachers.restore(shared, [rows[lanes] for rows in own])
 logs = test.fit(model, strategy.distribute_datasets_from_function(lambda context: test.lanes(lanes)))
 sums = [float(abs(array).sum()) for array in weights.values(model.student.weights)]
 print(json.dumps([logs["distillation_loss"], model.teachers.num_bytes(), *sums]))
 """
-
-
-def taught_states() -> list[keras.Variable]:
-    """The state that the teacher begins with."""
-    return taught("float32").teachers.recurrent_states()
 
 
 @pytest.mark.slow
@@ -135,17 +142,17 @@ def test_two_processes_train_as_one() -> None:
 def test_groups_may_differ_in_precision(tmp_path, published: str, held: str) -> None:
     peer = language_model()
     arrays = peer.get_weights()
-    Exchange(str(tmp_path), 1, precision=published).publish(
+    Store(str(tmp_path), 1, precision=published).publish(
         4, weights.description(peer), arrays, recurrent_state.values(recurrent_state.variables(peer))
     )
-    model = taught(held)
-    callback = PeerExchange(str(tmp_path), 0, 2, every_steps=4, precision=held)
-    model.fit(lanes(), steps_per_epoch=NUM_STEPS, shuffle=False, verbose=0, callbacks=[callback])
-    assert model.teachers.steps() == [4]
-    assert (callback.failed_reads, callback.failed_publications) == (0, 0)
-    for found, array in zip(model.teachers.models[0].get_weights(), arrays, strict=True):
+    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=4, precision=held)
+    model = taught(held, teachers=exchange)
+    fit(model, lanes())
+    assert exchange.steps() == [4]
+    assert (exchange.failed_reads, exchange.failed_publications) == (0, 0)
+    for found, array in zip(exchange.frozen[0].get_weights(), arrays, strict=True):
         np.testing.assert_array_equal(found, precisions.unpack(precisions.pack(array, "int8"), "float32"))
-    back = Exchange(str(tmp_path), 1).read(0, NUM_STEPS, weights.description(peer))
+    back = Store(str(tmp_path), 1).read(0, NUM_STEPS, weights.description(peer))
     for found, array in zip(back.weights, model.student.get_weights(), strict=True):
         np.testing.assert_array_equal(found, precisions.unpack(precisions.pack(array, held), "float32"))
 
@@ -153,11 +160,10 @@ def test_groups_may_differ_in_precision(tmp_path, published: str, held: str) -> 
 def test_the_quickstarts_int8_is_a_quarter_in_files_and_in_memory(tmp_path) -> None:
     sizes = {}
     for precision in ("float32", "int8"):
-        model = CodistillationModel(
-            lambda: LanguageModel(1006, 192, 2, 192, batch_size=64), 1, teacher_precision=precision
-        )
+        teachers = FrozenTeachers(1, precision)
+        model = CodistillationModel(lambda: LanguageModel(1006, 192, 2, 192, batch_size=64), teachers)
         states = recurrent_state.values(recurrent_state.variables(model.student))
-        num_bytes = Exchange(str(tmp_path / precision), 0, precision=precision).publish(
+        num_bytes = Store(str(tmp_path / precision), 0, precision=precision).publish(
             1, weights.description(model.student), model.student.get_weights(), states
         )
         sizes[precision] = (num_bytes, model.teachers.num_bytes())
@@ -178,7 +184,7 @@ class Lazy(keras.Model):
 
 
 def test_a_model_that_is_built_by_its_first_batch_is_packed_then() -> None:
-    model = CodistillationModel(Lazy, 1, teacher_precision="int8")
+    model = CodistillationModel(Lazy, FrozenTeachers(1, "int8"))
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     assert model.teachers.num_bytes() == 0
     x, y = np.random.default_rng(0).normal(size=(8, 16)).astype("float32"), np.arange(8) % 3
@@ -206,37 +212,38 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_an_experiment_resumes_with_packed_teachers_to_the_bit(corpus: str, tmp_path) -> None:
-    def experiment(workdir: str, **changes: Any) -> CodistillationModel:
-        settings = {"model_fn": language_model, "teacher_precision": "int8", **changes}
-        return toy_experiment(corpus, **settings).train(str(tmp_path / workdir), 0, 2)
+    def experiment(workdir: str, precision: str = "int8", num_steps: int = 20) -> CodistillationModel:
+        task, teaching = toy_task(corpus, model_fn=language_model), toy_peers(precision=precision)
+        one = toy_experiment(task, teaching=teaching, num_steps=num_steps)
+        return one.train(str(tmp_path / workdir), 0, 2)
 
     keras.utils.set_random_seed(77)
     peer = language_model()
     states = [np.full((4, 24), 0.1, "float32")] * 2
-    writer = Exchange(runs.exchange_dir(str(tmp_path / "straight")), 1, precision="int8")
+    writer = Store(runs.exchange_dir(str(tmp_path / "straight")), 1, precision="int8")
     writer.publish(3, weights.description(peer), peer.get_weights(), states)
     straight = experiment("straight")
     assert straight.teachers.steps() == [3]
     assert straight.teachers.num_bytes() < packed_model.num_bytes(straight.student) / 2
-    mine = Exchange(runs.exchange_dir(str(tmp_path / "straight")), 1)
+    mine = Store(runs.exchange_dir(str(tmp_path / "straight")), 1)
     assert mine.read(0, 20, weights.description(peer)).num_bytes > 0
 
     os.makedirs(tmp_path / "resumed" / "exchange")
     os.symlink(tmp_path / "straight" / "exchange" / "group_1", tmp_path / "resumed" / "exchange" / "group_1")
     experiment("resumed", num_steps=10)
     with pytest.raises(ValueError, match="checkpoint of step 10 holds another model .* use the settings"):
-        experiment("resumed", teacher_precision="float32")
+        experiment("resumed", precision="float32")
     resumed = experiment("resumed")
-    variables = [(one.student.weights, one.teachers.recurrent_states()) for one in (straight, resumed)]
-    for one, other in zip(*(weights.values([*mine, *states]) for mine, states in variables), strict=True):
-        np.testing.assert_array_equal(one, other)
-    for one, other in zip(straight.teachers.arrays(), resumed.teachers.arrays(), strict=True):
+    arrays = [
+        [weights.values(model.student.weights), *model.teachers.state()] for model in (straight, resumed)
+    ]
+    for one, other in zip(*map(keras.tree.flatten, arrays), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_precision_that_does_not_exist_is_named() -> None:
     for make in (
-        lambda: CodistillationModel(language_model, 1, teacher_precision="int4"),
+        lambda: FrozenTeachers(1, precision="int4"),
         lambda: PeerExchange("/nowhere", 0, 2, precision="int4"),
     ):
         with pytest.raises(ValueError, match="precision is 'int4'; expected one of float32"):

@@ -1,8 +1,9 @@
-"""When a warning is due, and when not: of peers, of fixed teachers, and of students of one process."""
+"""When a warning is due, and when not: of peers, of saved teachers, and of students of one process."""
 
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Iterator
 
 import keras
@@ -12,11 +13,13 @@ import tensorflow as tf
 from absl import logging
 
 from tests.training.codistillation_test import batches, compiled, examples, regression
-from tests.training.comparison_test import trained
+from tests.training.measures_test import trained
 from tests.training.outputs_test import xent
-from tf_codistill.training.fixed_teachers import FixedTeachers
-from tf_codistill.training.one_process import CodistillingStudents
-from tf_codistill.training.watch import IDENTICAL_KL, Watch, WatchStudents
+from tf_codistill.teaching.base import Teaching
+from tf_codistill.teaching.fellows import FellowStudents
+from tf_codistill.teaching.saved import SavedTeachers
+from tf_codistill.training.codistillation import CodistillationModel
+from tf_codistill.training.watch import IDENTICAL_KL, Watch
 
 
 @contextlib.contextmanager
@@ -28,9 +31,25 @@ def heard() -> Iterator[list[str]]:
         yield said
 
 
+class Named(Teaching):
+    """Group 0, and what its teachers are called."""
+
+    def __init__(self, teachers: list[str]) -> None:
+        self._teachers = teachers
+
+    def learners(self) -> list[str]:
+        return ["group 0"]
+
+    def names(self) -> list[str]:
+        return self._teachers
+
+
 def warnings_of(logs: dict[str, float], teachers: list[str], watch: Watch | None = None) -> list[str]:
+    watch = watch or Watch()
+    strategy = tf.distribute.get_strategy()
+    watch.set_model(types.SimpleNamespace(teachers=Named(teachers), distribute_strategy=strategy))
     with heard() as said:
-        (watch or Watch("group 0")).look(logs, teachers)
+        watch.on_epoch_end(0, logs)
     return said
 
 
@@ -60,7 +79,7 @@ def test_each_warning_comes_when_it_is_due(changes: dict[str, float], expected: 
 
 
 def test_a_warning_comes_once_until_its_condition_clears() -> None:
-    watch = Watch("group 0")
+    watch = Watch()
     bad, unknown = {**FINE, "teacher_task_loss": 3.0}, {}
     numbers = [len(warnings_of(logs, ["group 1"], watch)) for logs in (bad, bad, unknown, bad, FINE, bad)]
     assert numbers == [1, 0, 0, 0, 0, 1]
@@ -111,19 +130,16 @@ EXPECTED = {"itself": "nearly identical", "inverted": "worse than chance", "nan"
 
 
 @pytest.mark.parametrize("kind", SCALES)
-def test_fixed_teachers_that_are_of_no_use_are_told_of_once(tmp_path, kind: str) -> None:
+def test_saved_teachers_that_are_of_no_use_are_told_of_once(tmp_path, kind: str) -> None:
     kernel, bias = regression().get_weights()
     teacher = regression()
     teacher.set_weights([kernel * SCALES[kind], bias])
     source = str(tmp_path / "teacher.keras")
     teacher.save(source)
-    model = compiled(1, 1.0)
-    model.optimizer.learning_rate = 0.0
+    model = compiled(SavedTeachers([source]), rate=0.0)
     model.student.set_weights([kernel, bias])
     with heard() as said:
-        model.fit(
-            batches(*labelled_by(kernel, bias)), epochs=2, verbose=0, callbacks=[FixedTeachers([source])]
-        )
+        model.fit(batches(*labelled_by(kernel, bias)), epochs=2, verbose=0)
     assert len(said) == (EXPECTED[kind] is not None)
     if said:
         assert EXPECTED[kind] in said[0]
@@ -132,9 +148,10 @@ def test_fixed_teachers_that_are_of_no_use_are_told_of_once(tmp_path, kind: str)
         assert source in said[0]
 
 
-def students(scales: list[float], **options: object) -> tuple[CodistillingStudents, np.ndarray, np.ndarray]:
+def students(scales: list[float], **options: object) -> tuple[CodistillationModel, np.ndarray, np.ndarray]:
     keras.utils.set_random_seed(4)
-    model = CodistillingStudents(regression, len(scales), measure_every_steps=1, **options)
+    teachers = FellowStudents(len(scales), **options)
+    model = CodistillationModel(regression, teachers, measure_every_steps=1)
     model.compile(keras.optimizers.SGD(0.0), xent(), jit_compile=False)
     kernel, bias = model.students[0].get_weights()
     for student, scale in zip(model.students, scales, strict=True):
@@ -182,11 +199,11 @@ def test_callbacks_may_be_given_in_any_way_that_keras_takes() -> None:
             seen.append(type(self.model).__name__)
 
     model, x, y = students([1.0, 1.0])
-    mine = keras.callbacks.CallbackList([Seen(), WatchStudents(2)], model=model, epochs=1, steps=2)
+    mine = keras.callbacks.CallbackList([Seen()], model=model, epochs=1, steps=2)
     for callbacks in (None, [], [Seen()], Seen(), mine):
         with heard() as said:
             model.fit(x, y, 8, 1, 0, callbacks)
             model.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks)
-        # A watch that is the user's own remembers the first time; two students are told of each time.
-        assert len(said) == (2 if callbacks is mine else 4)
+        assert len(said) == 4, "two students are told of each time"
     assert len(seen) == 6
+    assert len(mine.callbacks) == 1, "what is the user's stays as it is"

@@ -15,9 +15,11 @@ from tests.replicas import two_replicas
 from tests.training.codistillation_test import BATCH, NUM_CLASSES, batches, compiled, examples
 from tests.training.outputs_test import sequence_model, snapshot_of, xent
 from tf_codistill import losses, weights
+from tf_codistill.teaching.fellows import FellowStudents
+from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training import whole_batch
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.one_process import CodistillingStudents
+from tf_codistill.training.outputs import weighed
 
 KEEP = np.array(
     [[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]], bool
@@ -66,10 +68,8 @@ def test_each_masked_output_gets_the_mean_over_the_whole_batch(kind: str, weight
         prediction = structured(kind, masked(values, keep), masked(values, None))
         (factors,) = whole_batch.shares([prediction])
         assert set(factors) == {{"dict": "a", "list": "0"}[kind]}
-        weighed = whole_batch.weigh(sample_weight if weighted else None, prediction, factors)
-        each = zip(
-            keras.tree.flatten(prediction), weighed.values() if kind == "dict" else weighed, strict=True
-        )
+        found = weighed(sample_weight if weighted else None, prediction, factors)
+        each = zip(keras.tree.flatten(prediction), found.values() if kind == "dict" else found, strict=True)
         return tf.stack([identity(part, part, weight) for part, weight in each])
 
     scaled = VALUES * given if weighted else VALUES
@@ -102,7 +102,8 @@ def test_other_reductions_are_left_as_keras_does_them(psi_reduction: str, reduct
     for strategy in (tf.distribute.get_strategy(), two_replicas()):
         keras.utils.set_random_seed(0)
         with strategy.scope():
-            model = CodistillationModel(sequence_model, 1, losses.SoftCrossEntropy(reduction=psi_reduction))
+            psi = losses.SoftCrossEntropy(reduction=psi_reduction)
+            model = CodistillationModel(sequence_model, FrozenTeachers(1), psi)
             task = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
             model.compile(keras.optimizers.SGD(0.01), task, jit_compile=False)
         data = tf.data.Dataset.from_tensors((ids, y)).repeat(3)
@@ -128,7 +129,7 @@ def test_gradients_are_clipped_once_they_have_been_summed(clipping: str) -> None
     ):
         keras.utils.set_random_seed(1)
         with strategy.scope():
-            model = compiled(0, 1.0)
+            model = compiled()
             optimizer = keras.optimizers.SGD(0.5, **{clipping: limit})
             model.compile(optimizer, xent(), jit_compile=False)
         model.fit(batches(x, y), shuffle=False, verbose=0)
@@ -157,18 +158,18 @@ def test_a_scaled_gradient_is_clipped_as_if_it_were_not() -> None:
 def test_what_keras_cannot_do_on_several_replicas_is_refused(options: dict[str, Any]) -> None:
     name, value = list(options.items())[-1]
     with two_replicas().scope():
-        model = compiled(0, 1.0)
+        model = compiled()
         model.compile(keras.optimizers.SGD(0.1, **options), xent(), jit_compile=False)
     with pytest.raises(ValueError, match=f"{name} of the optimizer is {value} and there are 2 replicas"):
         model.fit(batches(*examples(0, 2)), verbose=0)
-    model = compiled(0, 1.0)
+    model = compiled()
     model.compile(keras.optimizers.SGD(0.1, **options), xent(), jit_compile=False)
     model.fit(batches(*examples(0, 4)), verbose=0)
 
 
 def test_xla_on_several_replicas_says_what_it_does_with_masks(caplog: pytest.LogCaptureFixture) -> None:
     with two_replicas().scope():
-        model = CodistillationModel(sequence_model, 0)
+        model = CodistillationModel(sequence_model)
         model.compile("sgd", xent(), jit_compile=True)
     with caplog.at_level(standard_logging.WARNING, logger="absl"):
         assert model.shares([masked(tf.constant(VALUES), tf.constant(KEEP))]) == [{}]
@@ -178,7 +179,7 @@ def test_xla_on_several_replicas_says_what_it_does_with_masks(caplog: pytest.Log
 
 def test_the_mean_of_students_has_their_mask() -> None:
     keras.utils.set_random_seed(0)
-    model = CodistillingStudents(sequence_model, 2)
+    model = CodistillationModel(sequence_model, FellowStudents(2))
     model.compile("sgd", xent(), jit_compile=False)
     ids = np.array([[3, 4, 1, 0, 0, 0], [5, 0, 0, 0, 0, 0]])
     y = np.array([[0, 1, 2, 3, 3, 3], [1, 0, 0, 0, 0, 0]])

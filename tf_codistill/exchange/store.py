@@ -321,12 +321,14 @@ class Store:
                 states=precisions.packed_description(mark["states"], of_states),
             )
             return Snapshot(
-                ref=ref,
+                group=ref.peer,
                 step=int(mark["step"]),
                 published_at=float(mark["published_at"]),
                 weights=parts["weights"],
                 states=precisions.unpack_all(parts["states"], mark["states"], of_states),
                 num_bytes=_num_bytes(mark),
+                incarnation=ref.incarnation,
+                serial=ref.serial,
                 precision=precision,
             )
         except (AttributeError, KeyError, TypeError) as error:

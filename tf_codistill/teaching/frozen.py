@@ -61,6 +61,10 @@ class FrozenTeachers(Teaching):
         self._published_at = [0.0] * num_teachers
         self._facts: list[keras.Variable] = []  # step of the snapshot, and whether lanes have been read since
 
+    def names(self) -> list[str]:
+        """The teachers by number."""
+        return [f"teacher {number}" for number in range(len(self._peers))]
+
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
         """What makes each teacher.
 

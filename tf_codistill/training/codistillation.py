@@ -277,11 +277,11 @@ class CodistillationModel(MultiWorkerModel):
         self.meeting = decisions.Meeting()
         ours = [self.meeting, *self.teachers.callbacks(), Watch()]
         if isinstance(given, keras.callbacks.CallbackList):
-            for callback in ours:
-                callback.set_model(self)
-            given.callbacks[:0] = ours
+            # Another one: the user's shall not keep ours, and Keras sees which may run in a thread.
+            given = keras.callbacks.CallbackList([*ours, *given.callbacks], model=self, **given.params)
         else:
-            call.arguments["callbacks"] = [*ours, *keras.tree.flatten(given)]
+            given = [*ours, *keras.tree.flatten(given)]
+        call.arguments["callbacks"] = given
         try:
             return super().fit(*call.args, **call.kwargs)
         finally:
@@ -335,9 +335,14 @@ class CodistillationModel(MultiWorkerModel):
 
     def second_states(self) -> list[recurrent_state.SecondState]:
         """The recurrent states that validation uses in place of the training lanes', one for each student."""
-        if not self._second_states and all(student.built for student in self.students):
-            self._second_states = [recurrent_state.SecondState(student) for student in self.students]
+        if all(student.built for student in self.students):
+            self._make_second_states()
         return self._second_states
+
+    def _make_second_states(self) -> None:
+        # Keras calls a subclassed model built only once it has been called, not when its layers are built.
+        if not self._second_states:
+            self._second_states = [recurrent_state.SecondState(student) for student in self.students]
 
     def build_for_data(self, element_spec: Any) -> None:
         """Builds everything; `fit` and `evaluate` do it if it has not been done.
@@ -369,7 +374,7 @@ class CodistillationModel(MultiWorkerModel):
         students = dict(zip(names, self.students, strict=True))
         self.distillation.build_alike({**students, **self.teachers.models()}, features)
         self.teachers.prepare()
-        self.second_states()
+        self._make_second_states()
 
     def get_metrics_result(self) -> dict[str, tf.Tensor]:
         """The results that training logs."""

@@ -79,8 +79,8 @@ def weighed(sample_weight: Any, prediction: Any, factors: Mapping[str, tf.Tensor
     outputs = by_name(prediction)
     weights = {name: weight_of(sample_weight, name) for name in outputs}
     for name, factor in factors.items():
-        num_axes = max(1, len(outputs[name].shape) - 1)
         given = tf.ones([tf.shape(outputs[name])[0]]) if weights[name] is None else weights[name]
+        num_axes = max(_num_axes(outputs[name]), len(given.shape))
         weights[name] = aligned(given, num_axes) * aligned(factor, num_axes)
     return structured(weights, prediction)
 
@@ -100,3 +100,11 @@ def aligned(factor: tf.Tensor, num_axes: int) -> tf.Tensor:
     for _ in range(missing):
         factor = factor[..., tf.newaxis]
     return factor
+
+
+def _num_axes(output: tf.Tensor) -> int:
+    """How many axes weights need to fit the losses of an output: it has one more, or as many."""
+    mask = getattr(output, "_keras_mask", None)
+    if mask is not None:
+        return len(mask.shape)
+    return max(2, len(output.shape) - 1)  # Keras fits [B, 1] to losses [B] as well as to [B, C]

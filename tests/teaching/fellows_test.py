@@ -1,4 +1,4 @@
-"""CodistillingStudents against Algorithm 1 in NumPy, and what Keras users may rely on."""
+"""FellowStudents against Algorithm 1 in NumPy, and what Keras users may rely on."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.training.algorithm_1_test import CASES, IN_CI, Gradient, cross_entrop
 from tests.training.codistillation_test import NUM_CLASSES, NUM_FEATURES, regression, softmax
 from tests.workers import run_workers
 from tf_codistill import losses, recurrent_state
-from tf_codistill.peers.topology import RandomPeers, teachers_of
+from tf_codistill.exchange.topology import RandomPeers, Topology, teachers_of
 from tf_codistill.schedules import BurnIn, Piecewise, WeightDecay
+from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.one_process import CodistillingStudents
 
 N, ROWS, NUM_STEPS, BURN_IN, RATE = 3, 12, 50, 10, 0.3
 
@@ -29,9 +29,17 @@ def xent() -> keras.losses.Loss:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def compiled(compile_options: dict[str, object] | None = None, **options: object) -> CodistillingStudents:
+def compiled(
+    compile_options: dict[str, object] | None = None,
+    num_students: int = N,
+    batches: str = "same",
+    topology: Topology = "fully_connected",
+    refresh_every_steps: int = 1,
+    **options: object,
+) -> CodistillationModel:
     keras.utils.set_random_seed(3)
-    model = CodistillingStudents(regression, **{"num_students": N, "distillation_weight": 0.7, **options})
+    fellows = FellowStudents(num_students, batches, topology, refresh_every_steps)
+    model = CodistillationModel(regression, fellows, **{"distillation_weight": 0.7, **options})
     model.compile(keras.optimizers.SGD(RATE), xent(), **{"jit_compile": False, **(compile_options or {})})
     return model
 
@@ -46,7 +54,7 @@ def batches(x: np.ndarray, y: np.ndarray) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(ROWS, drop_remainder=True)
 
 
-def weights_of(model: CodistillingStudents) -> list[Arrays]:
+def weights_of(model: CodistillationModel) -> list[Arrays]:
     return [[np.array(w) for w in student.get_weights()] for student in model.students]
 
 
@@ -133,7 +141,7 @@ def test_topologies(topology: object, form: dict[str, object]) -> None:
 
 def test_random_peers_are_drawn_anew_at_every_refresh() -> None:
     model = compiled(num_students=4, topology=RandomPeers(2, seed=1), refresh_every_steps=3)
-    draws = [[tuple(model.teachers.asked(i, step, True).numpy()) for step in range(30)] for i in range(4)]
+    draws = [[tuple(model.teachers.asked(i, step).numpy()) for step in range(30)] for i in range(4)]
     for drawn in draws:
         assert {sum(one) for one in drawn} == {2.0}
         assert len(set(drawn)) > 2
@@ -168,7 +176,9 @@ def counted() -> keras.Model:
 def test_nobody_is_asked_who_is_not_heard(topology, steps_taught: int, passes: int, jit_compile) -> None:
     keras.utils.set_random_seed(3)
     weight = BurnIn(8 - steps_taught, 0.7)
-    model = CodistillingStudents(counted, N, None, weight, "different", topology, measure_every_steps=99)
+    model = CodistillationModel(
+        counted, FellowStudents(N, "different", topology), None, weight, measure_every_steps=99
+    )
     model.compile(keras.optimizers.SGD(RATE), xent(), jit_compile=jit_compile)
     model.fit(batches(*examples(8)), verbose=0)
     assert sum(float(student.layers[0].calls) for student in model.students) == passes
@@ -182,7 +192,7 @@ def test_random_peers_equal_algorithm_1_with_those_who_were_drawn(form: dict[str
     model.fit(batches(*examples(num_steps)), verbose=0)
 
     def drawn(step: int) -> list[list[int]]:
-        places = [int(np.argmax(model.teachers.asked(i, step, True))) for i in range(N)]
+        places = [int(np.argmax(model.teachers.asked(i, step))) for i in range(N)]
         return [[peers[place]] for peers, place in zip(model.teachers.taught_by, places, strict=True)]
 
     d_psi, different = cross_entropy("probabilities"), form["batches"] == "different"
@@ -229,7 +239,7 @@ _WORKER = """
 from tf_codistill import distribution
 strategy = distribution.create_strategy()
 import json
-from tests.training.one_process_test import in_parts
+from tests.teaching.fellows_test import in_parts
 print(json.dumps(in_parts(strategy)))
 """
 
@@ -268,7 +278,7 @@ def test_weight_decay_follows_its_schedule(num_students: int) -> None:
         model = compiled(num_students=2, distillation_weight=0.0, weight_decay=decay)
     else:
         keras.utils.set_random_seed(3)
-        model = CodistillationModel(regression, 0, weight_decay=decay)
+        model = CodistillationModel(regression, weight_decay=decay)
         model.compile(keras.optimizers.SGD(RATE), xent(), jit_compile=False)
     theta = [[np.array(w, "float64") for w in student.get_weights()] for student in model.students]
     x, y = examples(6)
@@ -342,7 +352,8 @@ def two_headed() -> keras.Model:
 
 
 def test_outputs_and_regularisers_are_those_of_each_student() -> None:
-    model = CodistillingStudents(two_headed, 2, {"kind": losses.SquaredLogits()}, refresh_every_steps=2)
+    fellows = FellowStudents(2, refresh_every_steps=2)
+    model = CodistillationModel(two_headed, fellows, {"kind": losses.SquaredLogits()})
     model.compile(keras.optimizers.SGD(0.0), {"kind": xent(), "place": xent()}, jit_compile=False)
     x, y = examples(2)
     results = model.evaluate(batches(x, {"kind": y, "place": y}), return_dict=True, verbose=0)
@@ -414,9 +425,9 @@ def test_validation_within_fit_changes_nothing(form: dict[str, object]) -> None:
     found = []
     for validation in (None, windows(LANES, 3, seed=1)):
         keras.utils.set_random_seed(1)
-        model = CodistillingStudents(lstm, 2, distillation_weight=BurnIn(2), **form)
+        model = CodistillationModel(lstm, FellowStudents(2, **form), distillation_weight=BurnIn(2))
         model.compile("adam", xent(), jit_compile=False)
-        data = windows(LANES if model._share_batch else 2 * LANES, 4)
+        data = windows(LANES if form["batches"] == "same" else 2 * LANES, 4)
         model.fit(data, epochs=2, verbose=0, validation_data=validation)
         states = [recurrent_state.values(recurrent_state.variables(student)) for student in model.students]
         found.append([[*w, *s] for w, s in zip(weights_of(model), states, strict=True)])
@@ -427,7 +438,7 @@ def test_validation_within_fit_changes_nothing(form: dict[str, object]) -> None:
 def test_a_teacher_reads_the_lanes_of_its_student_with_a_state_of_its_own() -> None:
     """With the same weights for all, teacher and student differ by their states alone."""
     keras.utils.set_random_seed(1)
-    model = CodistillingStudents(lstm, 2, losses.SquaredLogits(), batches="different")
+    model = CodistillationModel(lstm, FellowStudents(2, "different"), losses.SquaredLogits())
     model.compile(keras.optimizers.SGD(0.0), xent(), jit_compile=False)
     model.students[1].set_weights(model.students[0].get_weights())
     logs = model.fit(windows(2 * LANES, 4), epochs=1, verbose=0).history
@@ -435,7 +446,7 @@ def test_a_teacher_reads_the_lanes_of_its_student_with_a_state_of_its_own() -> N
 
 
 def test_a_teacher_that_is_not_asked_keeps_the_state_of_its_own_lanes() -> None:
-    model = CodistillingStudents(lstm, 2, distillation_weight=BurnIn(9), refresh_every_steps=2)
+    model = CodistillationModel(lstm, FellowStudents(2, refresh_every_steps=2), distillation_weight=BurnIn(9))
     model.compile("sgd", xent(), jit_compile=False)
     model.fit(windows(LANES, 4), verbose=0)
     waiting = model.teachers._states[1, 0].states
@@ -462,7 +473,7 @@ def test_students_of_two_architectures() -> None:
         dense = keras.layers.Dense
         return keras.Sequential([keras.Input((NUM_FEATURES,)), dense(7, "relu"), dense(NUM_CLASSES)])
 
-    model = CodistillingStudents([regression, wider], 2)
+    model = CodistillationModel([regression, wider], FellowStudents(2))
     model.compile("sgd", xent(), jit_compile=False)
     model.fit(batches(*examples(2)), verbose=0)
     assert [len(student.weights) for student in model.students] == [2, 4]
@@ -478,19 +489,23 @@ def test_students_of_two_architectures() -> None:
         ({"topology": "chain"}, "topology is 'chain'"),
         ({"topology": "pairs"}, "even number"),
         ({"distillation_weight": -1.0}, "-1.0"),
-        ({"model_fn": [regression]}, "num_students is 3, but there are 1 model_fns"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        CodistillingStudents(**{"model_fn": regression, "num_students": 3, **options})
+        compiled(**options)
+
+
+def test_each_student_needs_a_model_fn() -> None:
+    with pytest.raises(ValueError, match="there are 3 students, but 1 model_fns; give one for each"):
+        CodistillationModel([regression], FellowStudents(3))
 
 
 def test_students_whose_outputs_differ_are_refused() -> None:
     def other() -> keras.Model:
         return keras.Sequential([keras.Input((NUM_FEATURES,)), keras.layers.Dense(9)])
 
-    model = CodistillingStudents([regression, other], 2)
+    model = CodistillationModel([regression, other], FellowStudents(2))
     model.compile("sgd", xent())
     with pytest.raises(ValueError, match=r"student 1 has outputs of shapes .*\(9,\).*student 0 of .*\(4,\)"):
         model.fit(batches(*examples(1)), verbose=0)

@@ -22,6 +22,7 @@ from tests.training.codistillation_test import (
 )
 from tests.training.outputs_test import features_and_targets, snapshot_of, two_headed, xent
 from tf_codistill import losses, schedules
+from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
 
 Arrays = np.ndarray
@@ -41,7 +42,9 @@ def trained(
     """The model and the logs of an epoch in which nothing is learned."""
     strategy = strategy or tf.distribute.get_strategy()
     with strategy.scope():
-        model = CodistillationModel(model_fn, len(teachers), **{"measure_every_steps": 1, **options})
+        model = CodistillationModel(
+            model_fn, FrozenTeachers(len(teachers)), **{"measure_every_steps": 1, **options}
+        )
         model.compile(keras.optimizers.SGD(0.0), loss, jit_compile=jit_compile)
     model.build_for_data(data.element_spec)
     for index, teacher in enumerate(teachers):
@@ -224,7 +227,7 @@ def test_nothing_is_said_without_teachers() -> None:
 @pytest.mark.parametrize("every", [0, -1])
 def test_the_period_is_positive(every: int) -> None:
     with pytest.raises(ValueError, match=f"measure_every_steps is {every}"):
-        CodistillationModel(regression, 1, measure_every_steps=every)
+        CodistillationModel(regression, FrozenTeachers(1), measure_every_steps=every)
 
 
 def test_comparing_leaves_the_training_as_it_is() -> None:
@@ -232,7 +235,7 @@ def test_comparing_leaves_the_training_as_it_is() -> None:
     peer, start = snapshot_of(regression()), regression().get_weights()
     results = []
     for every in (1, 1000):
-        model = CodistillationModel(regression, 1, measure_every_steps=every)
+        model = CodistillationModel(regression, FrozenTeachers(1), measure_every_steps=every)
         model.compile(keras.optimizers.SGD(0.5), xent(), jit_compile=False)
         model.student.set_weights(start)
         model.build_for_data(batches(x, y).element_spec)

@@ -19,9 +19,10 @@ import tensorflow as tf
 
 from tests.training.codistillation_test import NUM_CLASSES, NUM_FEATURES, regression
 from tests.workers import run_workers
-from tf_codistill.peers.exchange import Snapshot
+from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.multi_worker import total
+from tf_codistill.training.whole_batch import total
 
 GLOBAL_BATCH = 12
 NUM_EPOCHS, STEPS_PER_EPOCH, STEPS_PER_EXECUTION, NUM_VALIDATION_STEPS = 6, 5, 2, 3
@@ -52,7 +53,7 @@ _OURS = """
 from tf_codistill import distribution
 strategy = distribution.create_strategy()
 import json
-from tests.training.multi_worker_test import train
+from tests.training.keras_fit_test import train
 print(json.dumps(train(strategy)))
 """
 
@@ -89,7 +90,7 @@ def train(strategy: tf.distribute.Strategy) -> dict[str, Any]:
 
     keras.utils.set_random_seed(1)
     with strategy.scope():
-        model = CodistillationModel(regression, 1)
+        model = CodistillationModel(regression, FrozenTeachers(1))
         model.compile(
             keras.optimizers.Adam(),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -180,7 +181,7 @@ def test_an_execution_may_find_fewer_batches_than_it_takes(run_eagerly: bool) ->
     results = []
     for steps_per_execution in (1, 2, 7):
         keras.utils.set_random_seed(1)
-        model = CodistillationModel(regression, 0)
+        model = CodistillationModel(regression)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile("sgd", loss, steps_per_execution=steps_per_execution, run_eagerly=run_eagerly)
         data = tf.data.Dataset.from_tensor_slices((x, y))

@@ -9,8 +9,7 @@ import gin
 import pytest
 from absl import flags
 
-from tf_codistill import program
-from tf_codistill.training import experiment
+from tf_codistill import experiment, program
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 
@@ -26,9 +25,9 @@ def configured(name: str) -> experiment.Experiment:
 
 
 def test_groups_read_the_same_or_different_documents() -> None:
-    assert configured("same_data").data == "same"
+    assert configured("same_data").task.data == "same"
     gin.clear_config()
-    assert configured("different_data").data == "disjoint"
+    assert configured("different_data").task.data == "disjoint"
 
 
 def test_groups_of_an_ensemble_never_learn_from_each_other() -> None:

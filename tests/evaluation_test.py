@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import tensorflow as tf
 
 from tests import faults, toy_corpora
 from tf_codistill import checkpoints, evaluation, recurrent_state, runs, tokens, weights
-from tf_codistill.inputs import language
+from tf_codistill.batches import Stream
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.tasks.language import LanguageTask
 
 VOCABULARY, LANES, WINDOW, UNITS = 30, 2, 4, 5
 
@@ -24,29 +26,41 @@ def language_model(seed: int = 0, batch_size: int | None = LANES) -> LanguageMod
     return model
 
 
-@pytest.fixture(name="stream")
-def _stream(tmp_path: pathlib.Path) -> language.LaneStream:
+@pytest.fixture(name="task")
+def _task(tmp_path: pathlib.Path) -> LanguageTask:
     documents = toy_corpora.numbered_documents([7, 5, 9]) + toy_corpora.numbered_documents([6, 8])
-    directory = toy_corpora.write_corpus(str(tmp_path / "corpus"), documents, vocabulary_size=VOCABULARY)
-    split = tokens.open_corpus(directory).split("train")
-    return language.LaneStream(split, seed=0, num_lanes=LANES, window_tokens=WINDOW, shuffle=False)
+    directory = toy_corpora.write_corpus(
+        str(tmp_path / "corpus"), documents, vocabulary_size=VOCABULARY, split="validation"
+    )
+    return LanguageTask(
+        corpus_dir=directory,
+        model_fn=lambda vocabulary_size, batch_size: language_model(5, batch_size),
+        num_lanes=LANES,
+        window_tokens=WINDOW,
+    )
 
 
-def all_probabilities(
-    model: LanguageModel, stream: language.LaneStream, states: list[np.ndarray]
-) -> np.ndarray:
+@pytest.fixture(name="stream")
+def _stream(task: LanguageTask) -> Stream:
+    return task.validation()
+
+
+def whole_pass(stream: Stream, part: int) -> np.ndarray:
+    """Inputs or targets of all steps, lane by lane."""
+    elements = stream.dataset(num_steps=stream.steps_per_epoch)
+    return np.concatenate([element.data[part] for element in elements], axis=1)
+
+
+def all_probabilities(model: LanguageModel, stream: Stream, states: list[np.ndarray]) -> np.ndarray:
     """The whole pass in one call of the stateless model, fed by hand with the state that it begins with."""
-    steps = range(stream.steps_per_epoch)
-    inputs_BT = np.concatenate([stream.batch(step)[0] for step in steps], axis=1)
     recurrent_state.assign(recurrent_state.variables(model), states)
-    logits_BTV = np.asarray(model(inputs_BT), "float64")
+    logits_BTV = np.asarray(model(whole_pass(stream, 0)), "float64")
     exponentials = np.exp(logits_BTV - logits_BTV.max(-1, keepdims=True))
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
-def nats(probabilities: np.ndarray, stream: language.LaneStream) -> float:
-    steps = range(stream.steps_per_epoch)
-    targets_BT = np.concatenate([stream.batch(step)[1] for step in steps], axis=1)
+def nats(probabilities: np.ndarray, stream: Stream) -> float:
+    targets_BT = whole_pass(stream, 1)
     return float(-np.log(np.take_along_axis(probabilities, targets_BT[..., None], -1)).mean())
 
 
@@ -60,14 +74,14 @@ def lanes_of(seed: int) -> list[np.ndarray]:
 
 
 def test_losses_from_zero_and_from_carried_state_are_those_computed_by_hand(
-    stream: language.LaneStream,
+    task: LanguageTask, stream: Stream
 ) -> None:
     model, lanes = language_model(), lanes_of(7)
     expected_zero = nats(all_probabilities(model, stream, zeros()), stream)
     expected_carried = nats(all_probabilities(model, stream, lanes), stream)
     assert abs(expected_zero - expected_carried) > 1e-3, "else this test could not tell them apart"
     recurrent_state.assign(recurrent_state.variables(model), lanes_of(99))
-    rows = evaluation.evaluate({"alone": evaluation.Member(model, lanes)}, stream)
+    rows = evaluation.evaluate(task, {"alone": evaluation.Member(model, lanes)})
     assert list(rows) == ["alone"], "one model is no ensemble"
     assert rows["alone"]["zero_state_loss"] == pytest.approx(expected_zero, rel=1e-5)
     assert rows["alone"]["carried_state_loss"] == pytest.approx(expected_carried, rel=1e-5)
@@ -75,26 +89,26 @@ def test_losses_from_zero_and_from_carried_state_are_those_computed_by_hand(
     assert rows["alone"]["carried_from"] == "checkpoint"
 
 
-def test_without_lanes_the_state_of_the_first_pass_is_carried_on(stream: language.LaneStream) -> None:
+def test_without_lanes_the_state_of_the_first_pass_is_carried_on(task: LanguageTask, stream: Stream) -> None:
     model = language_model()
     expected_zero = nats(all_probabilities(model, stream, zeros()), stream)
     after_first_pass = recurrent_state.values(recurrent_state.variables(model))
     expected_carried = nats(all_probabilities(model, stream, after_first_pass), stream)
     assert abs(expected_zero - expected_carried) > 1e-4
-    (row,) = evaluation.evaluate({"saved": evaluation.Member(model, None)}, stream).values()
+    (row,) = evaluation.evaluate(task, {"saved": evaluation.Member(model, None)}).values()
     assert row["zero_state_loss"] == pytest.approx(expected_zero, rel=1e-5)
     assert row["carried_state_loss"] == pytest.approx(expected_carried, rel=1e-5)
     assert row["carried_from"] == "first pass"
 
 
-def test_the_ensemble_is_the_mean_of_probabilities(stream: language.LaneStream) -> None:
+def test_the_ensemble_is_the_mean_of_probabilities(task: LanguageTask, stream: Stream) -> None:
     models = [language_model(seed) for seed in range(3)]
     lanes = [lanes_of(seed) for seed in range(3)]
     members = {
         f"group {i}": evaluation.Member(model, own)
         for i, (model, own) in enumerate(zip(models, lanes, strict=True))
     }
-    rows = evaluation.evaluate(members, stream)
+    rows = evaluation.evaluate(task, members)
     assert list(rows) == ["group 0", "group 1", "group 2", evaluation.ENSEMBLE]
     from_zero = [all_probabilities(model, stream, zeros()) for model in models]
     carried = [all_probabilities(model, stream, own) for model, own in zip(models, lanes, strict=True)]
@@ -105,17 +119,16 @@ def test_the_ensemble_is_the_mean_of_probabilities(stream: language.LaneStream) 
         assert rows[f"group {i}"]["carried_state_loss"] == pytest.approx(nats(carried[i], stream), rel=1e-5)
     members["saved"] = evaluation.Member(language_model(9), None)
     assert (
-        evaluation.evaluate(members, stream)[evaluation.ENSEMBLE]["carried_from"]
-        == "checkpoint and first pass"
+        evaluation.evaluate(task, members)[evaluation.ENSEMBLE]["carried_from"] == "checkpoint and first pass"
     )
 
 
-def test_a_hopeless_model_has_a_finite_perplexity(stream: language.LaneStream) -> None:
+def test_a_hopeless_model_has_a_finite_perplexity(task: LanguageTask, stream: Stream) -> None:
     model = language_model()
     bias = np.full(VOCABULARY, -1e5, "float32")
     bias[tokens.SENTENCE_START] = 1e5
     model.head.bias.assign(bias)
-    (row,) = evaluation.evaluate({"hopeless": evaluation.Member(model, None)}, stream).values()
+    (row,) = evaluation.evaluate(task, {"hopeless": evaluation.Member(model, None)}).values()
     assert row["carried_state_loss"] > 1e4
     assert np.isfinite(row["perplexity"])
 
@@ -127,99 +140,99 @@ def save_checkpoint(workdir: str, model: keras.Model, lanes: list[np.ndarray]) -
     return directory
 
 
-def test_a_member_from_a_checkpoint(tmp_path: pathlib.Path, stream: language.LaneStream) -> None:
+def test_a_member_from_a_checkpoint(tmp_path: pathlib.Path, task: LanguageTask) -> None:
     model, lanes = language_model(), lanes_of(7)
     save_checkpoint(str(tmp_path), model, lanes)
-    (member,) = evaluation.from_checkpoint(str(tmp_path), 1, lambda group: language_model(5)).values()
+    (member,) = evaluation.from_checkpoint(task, str(tmp_path), 1).values()
     np.testing.assert_array_equal(member.lanes, lanes)
-    (found,) = evaluation.evaluate({"": member}, stream).values()
-    (expected,) = evaluation.evaluate({"": evaluation.Member(model, lanes)}, stream).values()
+    (found,) = evaluation.evaluate(task, {"": member}).values()
+    (expected,) = evaluation.evaluate(task, {"": evaluation.Member(model, lanes)}).values()
     assert found == pytest.approx(expected)
 
 
-def test_students_of_one_process_are_members_each(tmp_path: pathlib.Path, monkeypatch) -> None:
-    models = [language_model(0), LanguageModel(VOCABULARY, 4, 1, UNITS, batch_size=LANES)]
+def test_students_of_one_process_are_members_each(
+    tmp_path: pathlib.Path, task: LanguageTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(vocabulary_size: int, batch_size: int | None) -> keras.Model:
+        return LanguageModel(vocabulary_size, 4, 1, UNITS, batch_size=batch_size)
+
+    models = [language_model(0), small(VOCABULARY, LANES)]
     shared = {"weights": [array for model in models for array in weights.values(model.weights)]}
     owns = [{"lanes": [*lanes_of(0), *lanes_of(1)[:2]]}]
     monkeypatch.setattr(checkpoints, "read_latest", lambda directory: (500, shared, owns))
-    asked = []
-
-    def make_model(number: int) -> keras.Model:
-        asked.append(number)
-        return [language_model(8), LanguageModel(VOCABULARY, 4, 1, UNITS, batch_size=LANES)][number]
-
-    members = evaluation.from_checkpoint(str(tmp_path), 0, make_model)
-    assert asked == [0, 1]
+    of_two = dataclasses.replace(task, peer_model_fns={1: small})
+    members = evaluation.from_checkpoint(of_two, str(tmp_path), 0)
     assert list(members) == ["group 0, student 0", "group 0, student 1"]
     for member, model, lanes in zip(members.values(), models, (lanes_of(0), lanes_of(1)[:2]), strict=True):
         np.testing.assert_array_equal(member.lanes, lanes)
         for found, expected in zip(member.model.get_weights(), model.get_weights(), strict=True):
             np.testing.assert_array_equal(found, expected)
     with pytest.raises(ValueError, match="holds another model"):
-        evaluation.from_checkpoint(str(tmp_path), 0, language_model)
+        evaluation.from_checkpoint(task, str(tmp_path), 0)
 
 
 def test_the_lanes_of_all_workers_are_put_together(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, task: LanguageTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, owns = language_model(), [{"lanes": lanes_of(0)}, {"lanes": lanes_of(1)}]
     shared = {"weights": weights.values(model.weights)}
     monkeypatch.setattr(checkpoints, "read_latest", lambda directory: (500, shared, owns))
-    (member,) = evaluation.from_checkpoint(str(tmp_path), 0, language_model).values()
+    (member,) = evaluation.from_checkpoint(task, str(tmp_path), 0).values()
     assert [rows.shape for rows in member.lanes] == [(2 * LANES, UNITS)] * 4
     np.testing.assert_array_equal(member.lanes[3], np.concatenate([lanes_of(0)[3], lanes_of(1)[3]]))
 
 
-def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path: pathlib.Path) -> None:
+def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path: pathlib.Path, task: LanguageTask) -> None:
     with pytest.raises(
         ValueError, match="no committed checkpoint in '.*group_1/checkpoints'; has the group been"
     ):
-        evaluation.from_checkpoint(str(tmp_path), 1, language_model)
+        evaluation.from_checkpoint(task, str(tmp_path), 1)
     directory = save_checkpoint(str(tmp_path), language_model(), lanes_of(0))
 
-    def wider(group: int) -> keras.Model:
-        return LanguageModel(VOCABULARY, embedding_dim=6, num_layers=2, num_units=UNITS + 1, batch_size=LANES)
+    def wider(vocabulary_size: int, batch_size: int | None) -> keras.Model:
+        return LanguageModel(vocabulary_size, 6, num_layers=2, num_units=UNITS + 1, batch_size=batch_size)
 
     with pytest.raises(
         ValueError, match="checkpoint in '.*group_1/checkpoints' holds another model: .*--gin_file"
     ):
-        evaluation.from_checkpoint(str(tmp_path), 1, wider)
+        evaluation.from_checkpoint(dataclasses.replace(task, model_fn=wider), str(tmp_path), 1)
     faults.flip(pathlib.Path(directory) / "checkpoint_00000500" / "shared.data-00000-of-00001", 10)
     with pytest.raises(ValueError, match="shared.data-00000-of-00001' is damaged"):
-        evaluation.from_checkpoint(str(tmp_path), 1, language_model)
+        evaluation.from_checkpoint(task, str(tmp_path), 1)
 
 
-def test_a_member_from_a_saved_model(tmp_path: pathlib.Path, stream: language.LaneStream) -> None:
+def test_a_member_from_a_saved_model(tmp_path: pathlib.Path, task: LanguageTask) -> None:
     model, served = language_model(), language_model(batch_size=None)
     served.set_weights(model.get_weights())
     path = str(tmp_path / "student.keras")
     served.save(path)
-    member = evaluation.from_saved_model(path, LANES)
+    member = evaluation.from_saved_model(task, path)
     assert member.lanes is None
-    (found,) = evaluation.evaluate({"": member}, stream).values()
-    (expected,) = evaluation.evaluate({"": evaluation.Member(model, None)}, stream).values()
+    (found,) = evaluation.evaluate(task, {"": member}).values()
+    (expected,) = evaluation.evaluate(task, {"": evaluation.Member(model, None)}).values()
     assert found == pytest.approx(expected)
-    load = f"evaluation.from_saved_model({path!r}, 2).model.count_params()"
-    script = f"from tf_codistill import evaluation; print({load})"
+    make = f"LanguageTask(corpus_dir={task.corpus_dir!r}, num_lanes=2)"
+    load = f"evaluation.from_saved_model({make}, {path!r}).model.count_params()"
+    script = f"from tf_codistill import evaluation\nfrom tf_codistill.tasks.language import LanguageTask\nprint({load})"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
     )
     assert int(done.stdout) == model.count_params(), "a process that has imported no model can load it"
 
 
-def test_a_saved_model_that_cannot_be_used_is_named(tmp_path: pathlib.Path) -> None:
+def test_a_saved_model_that_cannot_be_used_is_named(tmp_path: pathlib.Path, task: LanguageTask) -> None:
     path = tmp_path / "student.keras"
     with pytest.raises(ValueError, match=r"model '.*student\.keras' cannot be loaded: "):
-        evaluation.from_saved_model(str(path), LANES)
+        evaluation.from_saved_model(task, str(path))
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(path)
     with pytest.raises(
         ValueError, match=r"model '.*student\.keras' is a Sequential; expected a LanguageModel"
     ):
-        evaluation.from_saved_model(str(path), LANES)
+        evaluation.from_saved_model(task, str(path))
     language_model(batch_size=None).save(path)
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"no model"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"model '.*student\.keras' cannot be loaded: ") as caught:
-            evaluation.from_saved_model(str(path), LANES)
+            evaluation.from_saved_model(task, str(path))
         assert "\n" not in str(caught.value)

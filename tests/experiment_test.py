@@ -14,14 +14,28 @@ import pytest
 import tensorflow as tf
 
 from tests.replicas import two_replicas
-from tests.toy_experiments import VOCABULARY_SIZE, toy_experiment, toy_model, write_language_corpus
+from tests.toy_experiments import (
+    VOCABULARY_SIZE,
+    toy_experiment,
+    toy_model,
+    toy_peers,
+    toy_task,
+    write_language_corpus,
+)
 from tf_codistill import checkpoints, evaluation, recurrent_state, runs, weights
+from tf_codistill.exchange.store import Store
+from tf_codistill.exchange.topology import RandomPeers, teachers_of
+from tf_codistill.experiment import Experiment, configured
+from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.peers.exchange import Exchange
-from tf_codistill.peers.topology import RandomPeers, teachers_of
+from tf_codistill.tasks.base import Part
+from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.experiment import configured
-from tf_codistill.training.one_process import CodistillingStudents
+
+
+def students(**settings) -> functools.partial[FellowStudents]:
+    """Two students of one process."""
+    return functools.partial(FellowStudents, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +49,16 @@ def peer(tmp_path) -> str:
     keras.utils.set_random_seed(77)
     model = toy_model(VOCABULARY_SIZE, batch_size=4)
     lanes = [np.full((4, 12), 0.1, "float32")] * 4
-    exchange = Exchange(runs.exchange_dir(str(tmp_path)), 1)
-    exchange.publish(3, weights.description(model), model.get_weights(), lanes)
+    store = Store(runs.exchange_dir(str(tmp_path)), 1)
+    store.publish(3, weights.description(model), model.get_weights(), lanes)
     return str(tmp_path)
 
 
-def everything(model: CodistillationModel | CodistillingStudents) -> list[np.ndarray]:
+def everything(model: CodistillationModel) -> list[np.ndarray]:
     states = [state for student in model.students for state in recurrent_state.variables(student)]
-    states += model.teachers.recurrent_states()
+    shared, own = model.teachers.state()
     variables = [*model.weights, *model.optimizer.variables]
-    return [*weights.values(variables), *model.teachers.arrays(), *recurrent_state.values(states)]
+    return [*weights.values(variables), *shared, *recurrent_state.values(states), *own]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(corpus, peer, tmp_path_factory) -> None:
@@ -96,22 +110,29 @@ def test_two_replicas_equal_one(corpus, peer) -> None:
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
+def batch_of(task, step: int, number: int = 0, of: int = 1) -> list[np.ndarray]:
+    """Inputs and targets of a step of training, for one of several groups."""
+    stream = task.training(Part(number, of, seed=3))
+    return [part.numpy() for part in next(iter(stream.dataset(first_step=step))).data]
+
+
 def test_corpora_are_mixed_by_weight(corpus, tmp_path, fresh_gin) -> None:
     other = write_language_corpus(str(tmp_path / "other"), num_documents=90)
-    gin.parse_config(f"Experiment.corpus_dir = {{{corpus!r}: 3, {other!r}: 1}}")
-    experiment = toy_experiment(gin.query_parameter("Experiment.corpus_dir"))
-    training, validation = experiment.streams(_opened(experiment.corpus_dir), 0, 1)
-    for mixed, count in ((training, 3), (validation, 3)):
-        assert mixed.num_lanes == 4
-        alone = toy_experiment(corpus, num_lanes=count).streams(_opened(corpus), 0, 1)
-        expected = alone[mixed is validation].batch(2)
-        np.testing.assert_array_equal(np.array(mixed.batch(2))[:, :count], expected)
-    assert experiment.train(str(tmp_path / "run"), 0, 1).step() == 20
+    gin.parse_config(f"LanguageTask.corpus_dir = {{{corpus!r}: 3, {other!r}: 1}}")
+    mixed = toy_task(gin.query_parameter("LanguageTask.corpus_dir"))
+    alone = toy_task(corpus, num_lanes=3)
+    for inputs, expected in zip(batch_of(mixed, 2), batch_of(alone, 2), strict=True):
+        assert len(inputs) == 4
+        np.testing.assert_array_equal(inputs[:3], expected)
+    for task, lanes in ((mixed, 4), (alone, 3)):
+        assert task.validation().units_per_step == lanes * 8
+    held_out = [next(iter(task.validation().dataset(first_step=2))).data for task in (mixed, alone)]
+    np.testing.assert_array_equal(held_out[0][0][:3], held_out[1][0])
+    assert toy_experiment(mixed).train(str(tmp_path / "run"), 0, 1).step() == 20
 
 
 def test_groups_differ_in_initialisation_and_order_and_learn_from_each_other(corpus, tmp_path) -> None:
-    experiment = toy_experiment(corpus)
-    first = [experiment.streams(_opened(corpus), group, 2)[0].batch(0)[0] for group in (0, 1)]
+    first = [batch_of(toy_task(corpus), 0, group, 2)[0] for group in (0, 1)]
     assert (first[0] != first[1]).any()
     starts = []
     for num_steps in (10, 20):
@@ -181,46 +202,58 @@ def test_an_experiment_trained_to_its_end_is_left_as_it_is(corpus, tmp_path) -> 
         ({"num_steps": 12}, "num_steps is 12; expected a positive multiple of log_every_steps, which is 5"),
         ({"validate_every_steps": 0}, "validate_every_steps is 0"),
         ({"log_every_steps": 0}, "log_every_steps is 0"),
-        ({"corpus_dir": "/nowhere"}, "/nowhere"),
-        ({"num_lanes": 5000}, "num_lanes is 5000"),
-        ({"topology": "star-shaped"}, "topology is 'star-shaped'"),
-        ({"data": "same_batch"}, "data is 'same_batch'"),
+        ({"teaching": toy_peers(topology="star-shaped")}, "topology is 'star-shaped'"),
         ({"measure_every_steps": 0}, "measure_every_steps is 0; expected at least 1"),
-        ({"exchange_every_steps": 0}, "every_steps is 0; expected at least 1"),
-        ({"teacher_precision": "int4"}, "precision is 'int4'"),
+        ({"teaching": toy_peers(every_steps=0)}, "every_steps is 0; expected at least 1"),
+        ({"teaching": toy_peers(precision="int4")}, "precision is 'int4'"),
         ({"distillation_weight": -0.5}, "-0.5"),
         ({"distillation_weight": float("nan")}, "nan"),
         (
             {"optimizer": lambda: keras.optimizers.SGD(gradient_accumulation_steps=2)},
             "steps is 2, but an exp",
         ),
-        ({"num_students": 0}, "num_students is 0; expected an integer >= 1"),
-        ({"num_students": 1.5}, "num_students is 1.5"),
-        ({"num_students": 2}, "num_groups is 2, but the 2 students of one process have no peers"),
-        (
-            {"num_students": 2, "fixed_teachers": ["a.keras"]},
-            "leave out fixed_teachers and teacher_precision",
-        ),
-        ({"num_students": 2, "teacher_precision": "int8"}, "leave out fixed_teachers and teacher_precision"),
+        ({"teaching": students(num_students=0)}, "num_students is 0; expected an integer >= 1"),
+        ({"teaching": students(num_students=1.5)}, "num_students is 1.5"),
+        ({"teaching": students()}, "num_groups is 2, but the 2 students of one process have no peers"),
     ],
 )
 def test_a_bad_setting_is_refused_before_training(corpus, tmp_path, changes, message) -> None:
     with pytest.raises(ValueError, match=message):
-        toy_experiment(**{"corpus_dir": corpus, **changes}).train(str(tmp_path), 0, 2)
+        toy_experiment(corpus, **changes).train(str(tmp_path), 0, 2)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_students": 3, "topology": "pairs"}, "'pairs' needs an even number of groups; num_groups is 3"),
-        ({"peer_model_fns": {2: toy_model}}, r"peer_model_fns names groups \[2\]; expected some of 0 to 1"),
-        ({"exchange_every_steps": 0}, "refresh_every_steps is 0"),
-        ({"data": "other"}, "data is 'other'"),
+        ({"corpus_dir": "/nowhere"}, r"/nowhere.*LanguageTask\.corpus_dir = '\.\.\.'"),
+        ({"num_lanes": 5000}, "num_lanes is 5000"),
+        ({"data": "same_batch"}, "data is 'same_batch'"),
+        ({"peer_model_fns": {2: toy_model}}, r"has models for groups \[2\]; expected some of 0 to 1"),
     ],
 )
-def test_students_that_cannot_be_trained_are_refused(corpus, tmp_path, changes, message) -> None:
+def test_a_bad_setting_of_the_task_is_refused_before_training(corpus, tmp_path, changes, message) -> None:
     with pytest.raises(ValueError, match=message):
-        toy_experiment(**{"corpus_dir": corpus, "num_students": 2, **changes}).train(str(tmp_path))
+        toy_experiment(toy_task(**{"corpus_dir": corpus, **changes})).train(str(tmp_path), 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ({}, {"num_students": 3, "topology": "pairs"}, "'pairs' needs an even number of groups; num_gr"),
+        ({"peer_model_fns": {2: toy_model}}, {}, r"has models for groups \[2\]; expected some of 0 to 1"),
+        ({}, {"refresh_every_steps": 0}, "refresh_every_steps is 0"),
+        ({}, {"batches": "other"}, "batches is 'other'"),
+        ({"data": "other"}, {}, "data is 'other'"),
+    ],
+)
+def test_students_that_cannot_be_trained_are_refused(corpus, tmp_path, task, settings, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        toy_experiment(toy_task(corpus, **task), teaching=students(**settings)).train(str(tmp_path))
+
+
+def test_replicas_share_out_a_batch_evenly_or_not_at_all(corpus, tmp_path) -> None:
+    with pytest.raises(ValueError, match="batch size is 5 examples or lanes; expected a multiple of the 2"):
+        toy_experiment(toy_task(corpus, num_lanes=5)).train(str(tmp_path), strategy=two_replicas())
 
 
 def test_a_group_out_of_range_is_refused(corpus, tmp_path) -> None:
@@ -237,13 +270,7 @@ def test_another_model_in_the_workdir_is_refused(corpus, tmp_path) -> None:
         ]
     )
     with pytest.raises(ValueError, match="checkpoint.*another model"):
-        toy_experiment(corpus, model_fn=wider).train(str(tmp_path), 0, 1)
-
-
-def _opened(corpus):
-    from tf_codistill.inputs import mixture
-
-    return mixture.open_corpora(corpus)
+        toy_experiment(toy_task(corpus, model_fn=wider)).train(str(tmp_path), 0, 1)
 
 
 def _made(path):
@@ -273,11 +300,12 @@ def deeper(vocabulary_size: int, batch_size: int | None) -> keras.Model:
 def test_groups_of_two_architectures_learn_from_each_other_and_resume(corpus, tmp_path) -> None:
     models = {}
     for group, num_steps in ((0, 10), (1, 20), (0, 20)):
-        experiment = toy_experiment(corpus, num_steps=num_steps, peer_model_fns={1: deeper})
+        task = toy_task(corpus, peer_model_fns={1: deeper})
+        experiment = toy_experiment(task, num_steps=num_steps)
         models[group] = experiment.train(str(tmp_path), group, 2)
     assert [models[group].teachers.steps() for group in (0, 1)] == [[20], [10]]
     for group in (0, 1):
-        taught, peer = models[group].teachers.models[0], models[1 - group].student
+        taught, peer = models[group].teachers.frozen[0], models[1 - group].student
         assert weights.first_difference(weights.description(taught), weights.description(peer)) is None
         last = runs.read_metrics(runs.metrics_path(str(tmp_path), group), "train")[-1]
         assert last["distillation_loss"] > 0
@@ -295,10 +323,11 @@ def test_random_peers_resume_with_the_peers_that_they_had(corpus, tmp_path_facto
         for group in (1, 2, 3):
             model = toy_model(VOCABULARY_SIZE, batch_size=4)
             lanes = [np.full((4, 12), 0.1 * group, "float32")] * 4
-            exchange = Exchange(runs.exchange_dir(workdir), group, clock=lambda: 7.0)
-            exchange.publish(3, weights.description(model), model.get_weights(), lanes)
+            store = Store(runs.exchange_dir(workdir), group, clock=lambda: 7.0)
+            store.publish(3, weights.description(model), model.get_weights(), lanes)
         for num_steps in stops:
-            experiment = toy_experiment(corpus, num_steps=num_steps, topology=RandomPeers(2, seed=1))
+            teaching = toy_peers(topology=RandomPeers(2, seed=1))
+            experiment = toy_experiment(corpus, num_steps=num_steps, teaching=teaching)
             model = experiment.train(workdir, 0, 4)
         assert sorted(model.teachers.peers()) == teachers_of(0, 4, RandomPeers(2, seed=1), exchange=4)
         results.append(everything(model))
@@ -307,55 +336,60 @@ def test_random_peers_resume_with_the_peers_that_they_had(corpus, tmp_path_facto
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("own", "topology", "message"),
     [
-        ({"peer_model_fns": {3: deeper}}, r"peer_model_fns names groups \[3\]; expected some of 0 to 2"),
+        ({3: deeper}, "fully_connected", r"the task has models for groups \[3\]; expected some of 0 to 2"),
         (
-            {"peer_model_fns": {1: deeper}, "topology": RandomPeers(1)},
+            *({1: deeper}, RandomPeers(1)),
             r"topology lets a teacher stand for any of groups \[1, 2\], but peer_model_fns gives them",
         ),
-        ({"topology": RandomPeers(3)}, "RandomPeers needs 3 peers for each group; there are 2"),
+        ({}, RandomPeers(3), "RandomPeers needs 3 peers for each group; there are 2"),
     ],
 )
-def test_a_table_that_does_not_fit_is_refused(corpus, tmp_path, changes, message) -> None:
+def test_a_table_that_does_not_fit_is_refused(corpus, tmp_path, own, topology, message) -> None:
+    task = toy_task(corpus, peer_model_fns=own)
     with pytest.raises(ValueError, match=message):
-        toy_experiment(corpus, **changes).train(str(tmp_path), 0, 3)
+        toy_experiment(task, teaching=toy_peers(topology=topology)).train(str(tmp_path), 0, 3)
 
 
-def test_gin_says_topology_and_architectures() -> None:
-    gin.clear_config()
-    gin.parse_config("""
-        Experiment.corpus_dir = 'nowhere'
+def test_gin_says_topology_and_architectures(corpus, fresh_gin) -> None:
+    gin.parse_config(f"""
+        Experiment.task = @LanguageTask()
+        LanguageTask.corpus_dir = {corpus!r}
+        LanguageTask.peer_model_fns = {{1: @narrow/LanguageModel}}
         Experiment.num_steps = 50
         Experiment.optimizer = @keras.optimizers.SGD
-        Experiment.topology = @RandomPeers()
+        Experiment.teaching = @PeerExchange
+        PeerExchange.topology = @RandomPeers()
         RandomPeers.num_peers = 2
-        Experiment.peer_model_fns = {1: @narrow/LanguageModel}
         LanguageModel.embedding_dim = 4
         LanguageModel.num_layers = 1
         LanguageModel.num_units = 8
         narrow/LanguageModel.num_units = 5
     """)
-    try:
-        experiment = configured()
-        assert experiment.topology == RandomPeers(2)
-        widths = [experiment.make_model(9, group=group).weights[-2].shape[0] for group in (0, 1)]
-    finally:
-        gin.clear_config()
-    assert widths == [8, 5]
+    experiment = configured()
+    widths = [experiment.task.make_model(9, group=group).weights[-2].shape[0] for group in (None, 0, 1)]
+    assert widths == [8, 8, 5]
+    teachers = [experiment.teachers("/nowhere", group, num_groups=4, rows=9) for group in (0, 2)]
+    assert [one.taught_by for one in teachers] == [((0, 1),)] * 2
+    with pytest.raises(ValueError, match="RandomPeers needs 2 peers for each group; there are 1"):
+        experiment.teachers("/nowhere", group=0, num_groups=2, rows=9)
 
 
-DELAYED = {"num_students": 2, "data": "disjoint", "exchange_every_steps": 7, "peer_model_fns": {1: deeper}}
+def delayed(corpus, data: str = "disjoint", batches: str = "different", **changes) -> Experiment:
+    """Two students of two architectures, taught by copies."""
+    task = toy_task(corpus, data=data, peer_model_fns={1: deeper})
+    return toy_experiment(task, teaching=students(batches=batches, refresh_every_steps=7), **changes)
 
 
 def test_students_of_one_process_resume_with_the_copies_that_they_had(corpus, tmp_path) -> None:
     """The copies of step 7 teach until step 14: at step 10, where training stops, they cannot be had anew."""
-    straight = toy_experiment(corpus, **DELAYED).train(str(tmp_path / "straight"))
+    straight = delayed(corpus).train(str(tmp_path / "straight"))
     workdir = str(tmp_path / "resumed")
-    toy_experiment(corpus, **DELAYED, num_steps=10).train(workdir)
-    resumed = toy_experiment(corpus, **DELAYED).train(workdir)
+    delayed(corpus, num_steps=10).train(workdir)
+    resumed = delayed(corpus).train(workdir)
     assert resumed.step() == straight.step() == 20
-    copies = straight.teachers.arrays()
+    copies = straight.teachers.state()[0]
     assert copies[0] == 14
     assert len(copies) > len(straight.students[0].weights)
     for one, other in zip(everything(straight), everything(resumed), strict=True):
@@ -368,33 +402,35 @@ def test_students_of_one_process_resume_with_the_copies_that_they_had(corpus, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", ["disjoint", "same_batch"])
-def test_two_replicas_equal_one_for_students_of_one_process(corpus, tmp_path, data: str) -> None:
+@pytest.mark.parametrize("batches", ["different", "same"])
+def test_two_replicas_equal_one_for_students_of_one_process(corpus, tmp_path, batches: str) -> None:
     found = []
     for strategy in (tf.distribute.get_strategy(), two_replicas()):
-        settings = {**DELAYED, "data": data, "optimizer": lambda: keras.optimizers.SGD(0.01)}
-        workdir = str(tmp_path / str(strategy.num_replicas_in_sync))
-        model = toy_experiment(corpus, **settings).train(workdir, strategy=strategy)
+        experiment = delayed(corpus, batches=batches, optimizer=lambda: keras.optimizers.SGD(0.01))
+        model = experiment.train(str(tmp_path / str(strategy.num_replicas_in_sync)), strategy=strategy)
         found.append(weights.values(model.weights))
     for one, two in zip(*found, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)
 
 
 def test_students_of_one_process_read_what_groups_read(corpus) -> None:
-    experiment = toy_experiment(corpus, num_students=2, data="disjoint")
-    groups = [experiment.streams(_opened(corpus), group, 2)[0].batch(3) for group in (0, 1)]
-    streams = experiment._training_streams(_opened(corpus), 0, 1)
-    inputs, targets = next(iter(experiment._feed(streams, tf.distribute.get_strategy(), first_step=3)))
+    task = toy_task(corpus, data="disjoint")
+    parts = FellowStudents(batches="different").parts(group=0, num_groups=1)
+    assert parts == [(0, 2), (1, 2)]
+    streams = [task.training(Part(index, number, seed=3)) for index, number in parts]
+    fed = next(iter(SynchronousGroup().feed(streams, first_step=3)))
     for group in (0, 1):
-        np.testing.assert_array_equal(inputs[group::2], groups[group][0])
-        np.testing.assert_array_equal(targets[group::2], groups[group][1])
-    shared = toy_experiment(corpus, num_students=2, data="same_batch")
-    assert len(shared._training_streams(_opened(corpus), 0, 1)) == 1
+        for ours, theirs in zip(fed.data, batch_of(task, 3, group, 2), strict=True):
+            np.testing.assert_array_equal(ours[group::2], theirs)
+        keys = next(iter(streams[group].dataset(first_step=3))).keys
+        np.testing.assert_array_equal(fed.keys[group::2], keys)
+    assert FellowStudents(batches="same").parts(group=0, num_groups=1) == [(0, 1)]
 
 
 def test_what_students_of_one_process_leave(corpus, tmp_path) -> None:
-    settings = {"num_students": 2, "data": "same_batch", "exchange_every_steps": 1, "measure_every_steps": 1}
-    model = toy_experiment(corpus, num_steps=10, **settings).train(str(tmp_path))
+    task = toy_task(corpus)
+    experiment = toy_experiment(task, teaching=students(), num_steps=10, measure_every_steps=1)
+    model = experiment.train(str(tmp_path))
     for number, student in enumerate(model.students):
         served = keras.saving.load_model(runs.student_path(str(tmp_path), 0, number))
         for one, other in zip(served.get_weights(), student.get_weights(), strict=True):
@@ -408,23 +444,22 @@ def test_what_students_of_one_process_leave(corpus, tmp_path) -> None:
     validation = runs.read_metrics(runs.metrics_path(str(tmp_path), 0), "validation")[-1]
     each = [validation[f"student_{number}_task_loss"] for number in (0, 1)]
     assert validation["loss"] == pytest.approx(np.mean(each), rel=1e-5)
-    make = functools.partial(toy_experiment(corpus).make_model, VOCABULARY_SIZE)
-    members = evaluation.from_checkpoint(str(tmp_path), 0, lambda group: make(group=group))
+    members = evaluation.from_checkpoint(task, str(tmp_path), 0)
     for member, student in zip(members.values(), model.students, strict=True):
         np.testing.assert_array_equal(member.model.get_weights()[0], student.get_weights()[0])
         lanes = recurrent_state.values(recurrent_state.variables(student))
         np.testing.assert_array_equal(member.lanes, lanes)
 
 
-@pytest.mark.parametrize("num_students", [1, 2])
-def test_weight_decay_and_the_period_of_comparisons_reach_the_model(num_students: int) -> None:
-    gin.clear_config()
+@pytest.mark.parametrize("teaching", ["PeerExchange", "FellowStudents"])
+def test_weight_decay_and_the_period_of_comparisons_reach_the_model(corpus, teaching: str, fresh_gin) -> None:
     gin.parse_config(f"""
-        Experiment.corpus_dir = 'nowhere'
+        Experiment.task = @LanguageTask()
+        LanguageTask.corpus_dir = {corpus!r}
+        LanguageTask.model_fn = @LanguageModel
         Experiment.num_steps = 50
         Experiment.optimizer = @keras.optimizers.SGD
-        Experiment.model_fn = @LanguageModel
-        Experiment.num_students = {num_students}
+        Experiment.teaching = @{teaching}
         Experiment.measure_every_steps = 7
         Experiment.weight_decay = @WeightDecay()
         WeightDecay.factor = 0.25
@@ -432,10 +467,8 @@ def test_weight_decay_and_the_period_of_comparisons_reach_the_model(num_students
         LanguageModel.num_layers = 1
         LanguageModel.num_units = 8
     """)
-    try:
-        model = configured().build(9)
-    finally:
-        gin.clear_config()
-    assert isinstance(model, CodistillingStudents if num_students > 1 else CodistillationModel)
-    assert model.comparison.every_steps == 7
+    experiment = configured()
+    model = experiment.build(experiment.teachers("", 0, 1, rows=2), group=0, rows=2)
+    assert len(model.students) == (2 if teaching == "FellowStudents" else 1)
+    assert model.meters._measures.every_steps == 7
     assert float(model.weight_decay.factor(0)) == 0.25

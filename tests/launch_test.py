@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 EXPERIMENT = (
     "--gin_bindings=Experiment.num_steps = 100",
     "--gin_bindings=Experiment.checkpoint_every_steps = 100",
-    "--gin_bindings=Experiment.corpus_dir = '/nowhere'",
+    "--gin_bindings=Experiment.task = @LanguageTask()",
+    "--gin_bindings=LanguageTask.corpus_dir = '/nowhere'",
     "--gin_bindings=Experiment.optimizer = None",
 )
 

@@ -33,7 +33,7 @@ def test_report_of_two_runs(tmp_path):
     two = _write_run(tmp_path / "two", [5.0, 3.0, 2.9], [4.0, 3.0, 2.8])
     row = {"zero_state_loss": 3.25, "carried_state_loss": 3.125, "perplexity": 22.76}
     evaluation = tmp_path / "evaluation.json"
-    evaluation.write_text(json.dumps({"models": {"ensemble": row}, "validation_tokens": 10}))
+    evaluation.write_text(json.dumps({"models": {"ensemble": row}, "num_units": 10, "units": "tokens"}))
     output_dir = tmp_path / "report"
     ended = _report(
         f"--runs=alone={alone}",

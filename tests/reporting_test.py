@@ -60,7 +60,7 @@ def test_conclusion_names_a_baseline_of_several_groups():
 
 def _evaluation(**changes):
     row = {"zero_state_loss": 3.25, "carried_state_loss": 3.125, "perplexity": 22.76, **changes}
-    return {"models": {"alone": row}, "validation_tokens": 12345}
+    return {"models": {"alone": row}, "num_units": 12345, "units": "tokens"}
 
 
 def test_report_has_sentence_picture_tables(tmp_path):
@@ -78,6 +78,18 @@ def test_report_has_sentence_picture_tables(tmp_path):
     assert "| alone | 3.125 | 3.250 | 22.76 |" in rows
     assert "12,345 tokens" in report
     assert sentences[0][1:] in report
+
+
+def test_the_report_shows_the_figures_that_there_are(tmp_path):
+    images = {"models": {"one": {"loss": 0.5, "top_5": 0.91}, "two": {"loss": 0.25}}, "num_units": 10_000}
+    reporting.write_report([ALONE], [_evaluation(), {**images, "units": "images"}], str(tmp_path))
+    report = (tmp_path / "report.md").read_text()
+    assert "10,000 images" in report
+    assert (
+        "| model | loss | top 5 |\n| --- | ---: | ---: |\n| one | 0.500 | 0.910 |\n| two | 0.250 |  |"
+        in report
+    )
+    assert "| model | loss, state carried on | loss, state from zero | perplexity |" in report
 
 
 def test_report_of_a_single_run(tmp_path):
@@ -103,9 +115,12 @@ def test_evaluation_is_read_as_written(tmp_path):
     [
         [],
         {},
-        {"models": {}, "validation_tokens": 1},
+        {"models": {}, "num_units": 1, "units": "tokens"},
         {"models": _evaluation()["models"]},
-        {"models": {"alone": {"perplexity": 2.0}}, "validation_tokens": 1},
+        {"models": _evaluation()["models"], "num_units": 1},
+        {"models": _evaluation()["models"], "num_units": "many", "units": "tokens"},
+        {"models": {"alone": {"carried_from": "checkpoint"}}, "num_units": 1, "units": "tokens"},
+        {"models": {"alone": "good"}, "num_units": 1, "units": "tokens"},
         _evaluation(perplexity="high"),
     ],
 )

@@ -28,7 +28,7 @@ def test_newest_values_are_shown(tmp_path):
     _log(
         tmp_path,
         1,
-        {"kind": "start", "step": 0, "num_steps": 200},
+        {"kind": "start", "step": 0, "num_steps": 200, "units": "tokens"},
         _train(50, 10.0, loss=6.0, task_loss=6.0, tokens_per_sec=1000.0),
         {"kind": "validation", "step": 50, "loss": 5.5},
         _train(
@@ -100,9 +100,10 @@ def test_display_off_a_terminal_adds_a_line_per_group_when_due(tmp_path, monkeyp
 
 
 def test_display_on_a_terminal_is_a_table(tmp_path):
-    _log(tmp_path, 0, {"kind": "start", "step": 0, "num_steps": 20}, _train(10, 5.0, loss=4.0))
+    start = {"kind": "start", "step": 0, "num_steps": 20, "units": "images"}
+    _log(tmp_path, 0, start, _train(10, 5.0, loss=4.0))
     output = io.StringIO()
     with status.Display(str(tmp_path), 1, Console(file=output, force_terminal=True, width=80)):
         pass
-    assert all(name in output.getvalue() for name in ("tokens/s", "distillation", "validation", "staleness"))
+    assert all(name in output.getvalue() for name in ("images/s", "distillation", "validation", "staleness"))
     assert "10/20" in output.getvalue()

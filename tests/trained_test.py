@@ -131,18 +131,6 @@ def test_a_tokenizer_of_another_corpus_is_refused(group: GroupDir, tmp_path: pat
     assert trained.open_trained(str(group.workdir), tokenizer=other), "nor does a mark without fingerprint"
 
 
-def test_evaluation_says_where_to_look_for_a_corpus_that_has_moved(
-    group: GroupDir, tmp_path: pathlib.Path
-) -> None:
-    keep(group)
-    directories = [str(group.path / "tokenizer"), str(tmp_path / "older")]
-    assert trained.open_corpora(group.corpus_dir, directories).vocabulary_size == 111
-    with pytest.raises(ValueError, match=r"corpus '.*away' does not exist.*Experiment\.corpus_dir = "):
-        trained.open_corpora(group.corpus_dir + "away", directories)
-    with pytest.raises(ValueError, match=r"another vocabulary \(fingerprint \w{64}\) than .* \w{64}\)"):
-        trained.open_corpora(other_corpus(tmp_path), directories)
-
-
 def test_the_state_can_be_put_back(group: GroupDir) -> None:
     model = group.trained()
     ids = np.arange(6, 20, dtype=np.int32)

@@ -24,6 +24,7 @@ _RUN_COLUMNS = (
     *("run", "group", "best loss", "at step", "final loss", "steps", "training time"),
     "passes the baseline's best at step",
 )
+_ORIGIN = "carried_from"  # a word among the figures of a model: where the state came from that it carried on
 _TITLES = {"carried_state_loss": "loss, state carried on", "zero_state_loss": "loss, state from zero"}
 
 
@@ -90,7 +91,7 @@ def read_evaluation(path: str) -> dict[str, Any]:
     """
     evaluation = files.read_json(path)
     try:
-        complete = all(columns({"": row}) for row in evaluation["models"].values()) and evaluation["models"]
+        complete = all(map(_has_figures, evaluation["models"].values())) and evaluation["models"]
         complete = complete and isinstance(evaluation["num_units"], int) and "units" in evaluation
     except (TypeError, KeyError, AttributeError):
         complete = False
@@ -127,6 +128,11 @@ def write_report(shown: Sequence[Run], evaluations: Sequence[dict[str, Any]], ou
     report = _markdown(shown, sentences, evaluations)
     files.write(files.join(output_dir, REPORT), report.encode("utf-8"))
     return sentences
+
+
+def _has_figures(row: Mapping[str, Any]) -> bool:
+    figures = [value for name, value in row.items() if name != _ORIGIN]
+    return bool(figures) and all(isinstance(value, (int, float)) for value in figures)
 
 
 def _markdown(shown: Sequence[Run], sentences: Sequence[str], evaluations: Sequence[dict[str, Any]]) -> str:

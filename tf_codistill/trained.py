@@ -253,7 +253,7 @@ def _tokenizer_beside(model: str) -> str:
     remedy = "name its word_pieces.model by --tokenizer"
     if not files.exists(config):
         raise ValueError(f"{sentence}; {remedy}")
-    named = _bound(config, "LanguageTask", "corpus_dir")
+    named = _bound(config, "Experiment", "corpus_dir")  # where an older version bound it
     corpus_dir = named if isinstance(named, str) else next(iter(named or {}), "")
     path = files.join(corpus_dir, tokens.TOKENIZER)
     if not files.exists(path):

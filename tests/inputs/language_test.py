@@ -16,11 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import toy_corpora
-from tf_codistill import tokens
+from tf_codistill import batches, tokens
 from tf_codistill.inputs import language
 
 LENGTHS = [3, 17, 1, 8, 30, 5, 12, 9, 2, 21, 7, 14]
 Ids = npt.NDArray[np.int32]
+Keys = npt.NDArray[np.int64]
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def letters(ids: Ids) -> str:
 
 def draw(stream: language.LaneStream, first_step: int = 0, num_steps: int = 2) -> list[str]:
     """A line per lane: what each window reads and predicts."""
-    batches = [stream.batch(first_step + step) for step in range(num_steps)]
+    windows = [stream.batch(first_step + step) for step in range(num_steps)]
     return [
-        "   ".join(f"{letters(inputs[lane])}>{letters(targets[lane])}" for inputs, targets in batches)
+        "   ".join(f"{letters(inputs[lane])}>{letters(targets[lane])}" for inputs, targets in windows)
         for lane in range(stream.num_lanes)
     ]
 
@@ -47,8 +48,8 @@ def draw(stream: language.LaneStream, first_step: int = 0, num_steps: int = 2) -
 def epoch_row(stream: language.LaneStream, epoch: int) -> tuple[Ids, Ids]:
     """Inputs and targets of an epoch, each lane's windows joined, lane after lane."""
     first = epoch * stream.steps_per_epoch
-    batches = [stream.batch(first + step) for step in range(stream.steps_per_epoch)]
-    inputs, targets = (np.concatenate(part, axis=1).ravel() for part in zip(*batches, strict=True))
+    windows = [stream.batch(first + step) for step in range(stream.steps_per_epoch)]
+    inputs, targets = (np.concatenate(part, axis=1).ravel() for part in zip(*windows, strict=True))
     return inputs, targets
 
 
@@ -275,11 +276,81 @@ def test_a_dataset_that_cannot_be_is_told(
         stream.batch(-1)
 
 
+def keyed_rows(stream: language.Stream, epoch: int) -> tuple[Keys, Ids]:
+    """Key and targets of each row of an epoch."""
+    first, lanes = epoch * stream.steps_per_epoch, range(stream.num_lanes)
+    steps = range(first, first + stream.steps_per_epoch)
+    keys = np.concatenate([stream.keys(step, lanes) for step in steps])
+    return keys, np.concatenate([stream.batch(step)[1] for step in steps])
+
+
+def up_to_its_end(targets: Ids) -> str:
+    """What a row has of the document in which it begins."""
+    return letters(targets).split(".")[0]
+
+
+def test_a_key_names_the_same_text_in_any_order(split: tokens.Split) -> None:
+    found: dict[int, set[str]] = {}
+    for seed, group, epoch in [(0, 0, 0), (0, 1, 0), (0, 0, 1), (7, 0, 0), (7, 1, 5)]:
+        stream = language.LaneStream(
+            split, seed=seed, group=group, num_groups=2, data="same", num_lanes=3, window_tokens=4
+        )
+        keys, targets = keyed_rows(stream, epoch)
+        assert keys.dtype == np.int64
+        assert_same(split.gather(keys[:, 0]), targets[:, 0])
+        assert len(set(keys[:, 0].tolist())) == len(keys), "no row of an epoch has the key of another"
+        assert set(keys[:, 1].tolist()) == {epoch}
+        for key, row in zip(keys[:, 0].tolist(), targets, strict=True):
+            found.setdefault(key, set()).add(up_to_its_end(row))
+    assert len(found) < 5 * len(keys), "some rows begin where one of another order did"
+    assert all(len(texts) == 1 for texts in found.values())
+
+
+def test_every_token_has_a_key_of_its_own_whatever_the_order(split: tokens.Split) -> None:
+    streams = [language.LaneStream(split, seed=seed, num_lanes=1, window_tokens=1) for seed in (1, 2)]
+    keys = [keyed_rows(stream, epoch=3)[0] for stream in streams]
+    assert (keys[0] != keys[1]).any(), "the orders differ"
+    for found in keys:
+        assert sorted(found.tolist()) == [[position, 3] for position in range(split.num_tokens)]
+
+
+def test_disjoint_groups_have_no_key_in_common(split: tokens.Split) -> None:
+    arguments = {"seed": 5, "num_groups": 2, "data": "disjoint", "num_lanes": 2, "window_tokens": 3}
+    both = [language.LaneStream(split, group=group, **arguments) for group in (0, 1)]
+    ids = [set(keyed_rows(stream, 0)[0][:, 0].tolist()) for stream in both]
+    assert not ids[0] & ids[1]
+
+
+@pytest.mark.parametrize(("num_workers", "num_replicas"), [(1, 1), (2, 3)])
+def test_keys_travel_with_their_rows(split: tokens.Split, num_workers: int, num_replicas: int) -> None:
+    stream = language.LaneStream(split, seed=5, num_lanes=12, window_tokens=3)
+    of_workers = [
+        elements(
+            language.dataset(
+                stream,
+                first_step=9,
+                num_steps=1,
+                worker=worker,
+                num_workers=num_workers,
+                num_replicas=num_replicas,
+                keyed=True,
+            )
+        )
+        for worker in range(num_workers)
+    ]
+    parts = [part for worker in of_workers for part in worker]
+    assert all(isinstance(part, batches.Keyed) for part in parts)
+    assert_same(np.concatenate([part.keys for part in parts]), stream.keys(9, range(12)))
+    assert_same(np.concatenate([part.data for part in parts], axis=1), stream.batch(9))
+    spec = language.dataset(stream, worker=0, num_workers=2, keyed=True).element_spec
+    assert spec.keys == tf.TensorSpec((6, 2), tf.int64)
+
+
 MIRRORED = """
 import sys
 import numpy as np
 import tensorflow as tf
-from tf_codistill import tokens
+from tf_codistill import batches, tokens
 from tf_codistill.inputs import language
 
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -301,15 +372,3 @@ def test_each_replica_of_a_strategy_gets_its_own_lanes(tmp_path: pathlib.Path) -
         [sys.executable, "-c", MIRRORED, directory], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_datasets_take_turns_row_by_row() -> None:
-    inputs = np.arange(3 * 2 * 4 * 5, dtype="int32").reshape(3, 2, 4, 5)
-    datasets = [tf.data.Dataset.from_tensor_slices((one, -one)) for one in inputs]
-    joined = language.by_turns(datasets)
-    assert joined.element_spec[0].shape == (12, 5)
-    for step, (features, targets) in enumerate(joined):
-        for number in range(3):
-            np.testing.assert_array_equal(features[number::3], inputs[number, step])
-            np.testing.assert_array_equal(targets[number::3], -inputs[number, step])
-    assert language.by_turns(datasets[:1]) is datasets[0]

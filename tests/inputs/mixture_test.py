@@ -70,6 +70,34 @@ def test_each_lane_reads_one_corpus_as_if_alone(directories: list[str], lanes: A
         np.testing.assert_array_equal(mixed.batch(step, lanes), expected)
 
 
+@pytest.mark.parametrize("lanes", [range(8), range(1, 8, 3), range(7, 0, -2), range(0)])
+def test_keys_tell_the_corpora_apart_and_are_otherwise_those_of_one(
+    directories: list[str], lanes: range
+) -> None:
+    weights = dict(zip(directories, (2, 1, 1), strict=True))
+    arguments = {"seed": 5, "window_tokens": 3}
+    mixed = mixture.open_corpora(weights).stream("train", num_lanes=8, **arguments)
+    alone = [
+        language.LaneStream(tokens.open_corpus(path).split("train"), num_lanes=count, **arguments)
+        for path, count in zip(directories, (4, 2, 2), strict=True)
+    ]
+    for step in (0, 1, 7, 40):
+        own = [stream.keys(step, range(stream.num_lanes)) for stream in alone]
+        expected = np.concatenate([keys + [index * 2**48, 0] for index, keys in enumerate(own)])
+        np.testing.assert_array_equal(mixed.keys(step, lanes), expected[list(lanes)])
+    visits = [mixed.keys(40, range(8))[lane, 1] for lane in (0, 4, 6)]
+    assert visits == [40 // stream.steps_per_epoch for stream in alone], "each corpus has epochs of its own"
+
+
+def test_no_two_rows_of_a_mixture_have_the_same_key(directories: list[str]) -> None:
+    mixed = mixture.open_corpora(dict.fromkeys(directories, 1.0)).stream(
+        "train", seed=5, num_lanes=6, window_tokens=2
+    )
+    keys = np.concatenate([mixed.keys(step, range(6)) for step in range(120)])
+    assert keys[:, 1].max() > 1
+    assert len({tuple(key) for key in keys.tolist()}) == len(keys)
+
+
 def test_workers_together_see_the_rows_of_one(directories: list[str]) -> None:
     weights = dict(zip(directories, (3, 2, 1), strict=True))
     mixed = mixture.open_corpora(weights).stream("train", seed=5, num_lanes=12, window_tokens=3)

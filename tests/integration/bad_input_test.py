@@ -53,15 +53,15 @@ def assert_nothing_trained(workdir: pathlib.Path, group: int = 0) -> None:
         ),
         (["--gin_file=gin/absent.gin"], r"gin file not found .*gin/absent\.gin.*; looked below /"),
         (
-            ["--gin_bindings=Experiment.corpus_dir = '/nowhere/corpus'"],
+            ["--gin_bindings=LanguageTask.corpus_dir = '/nowhere/corpus'"],
             r"'/nowhere/corpus'.*; (prepare|check|name|run)",
         ),
-        (["--gin_bindings=Experiment.num_lanes = 9999"], r"num_lanes is 9999.*\d+"),
+        (["--gin_bindings=LanguageTask.num_lanes = 9999"], r"num_lanes is 9999.*\d+"),
         (
             ["--gin_bindings=Experiment.num_steps = 7"],
             r"num_steps is 7; expected a positive multiple of log_ev",
         ),
-        (["--gin_bindings=Experiment.data = 'other'"], r"data is 'other'; expected "),
+        (["--gin_bindings=LanguageTask.data = 'other'"], r"data is 'other'; expected "),
         (["--workdir="], r"--workdir is not set; name the directory"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

@@ -14,12 +14,14 @@ from absl import flags
 from tests.integration.programs import REPOSITORY, TIMEOUT_SECS, Programs
 from tf_codistill import program
 from tf_codistill.corpus import filters, pipeline
+from tf_codistill.experiment import configured
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.training.experiment import configured
+from tf_codistill.tasks.base import Part
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 
 GIN_FILES = sorted(str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("gin/**/*.gin"))
+NUM_GROUPS = {"gin/one_process.gin": 1, "gin/baselines/two_phase.gin": 1}
 TEXTS = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "data/*/*.md", "gin/**/*.gin", "tf_codistill/*.py")
@@ -33,16 +35,17 @@ def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(corpus: str, n
     flags.FLAGS.gin_file = [name]
     is_experiment = "\nExperiment." in text or "\ninclude 'gin/quickstart.gin'" in text
     if is_experiment:
-        readers = [
-            name for name in ("Experiment", "unigram_frequencies") if name + "." in text + "Experiment."
-        ]
+        readers = ["LanguageTask", *(["unigram_frequencies"] if "unigram_frequencies." in text else [])]
         flags.FLAGS.gin_bindings = [f"{reader}.corpus_dir = {corpus!r}" for reader in readers]
     program.parse_gin()
     if is_experiment:
+        num_groups = NUM_GROUPS.get(name, 2)
         experiment = configured()
-        model = experiment.build(vocabulary_size=40, num_groups=2 if experiment.num_students == 1 else 1)
-        teachers = getattr(model.teachers, "taught_by", model.teachers)
-        assert len(teachers) == max(1, experiment.num_students, len(experiment.fixed_teachers))
+        streams = [experiment.task.validation(), experiment.task.training(Part(0, num_groups, seed=0))]
+        assert {stream.units_per_step for stream in streams} == {64 * 32}
+        teachers = experiment.teachers("/nowhere", 0, num_groups, rows=64)
+        model = experiment.build(teachers, 0, rows=64)
+        assert len(model.teachers.names()) == (2 if num_groups == 1 else 1)
     elif "\nCorpusSettings." in text:
         assert isinstance(pipeline.CorpusSettings().filters[0], filters.English)
     else:

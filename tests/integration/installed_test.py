@@ -49,13 +49,15 @@ def test_launch_finds_gin_files_from_another_directory(
     installed: pathlib.Path, corpus: str, tmp_path: pathlib.Path
 ) -> None:
     bindings = [
-        *(f"corpus_dir = {corpus!r}", "num_steps = 4", "num_lanes = 4", "window_tokens = 4"),
-        *(f"{name}_every_steps = 2" for name in ("log", "exchange", "validate", "checkpoint")),
+        f"LanguageTask.corpus_dir = {corpus!r}",
+        *("LanguageTask.num_lanes = 4", "LanguageTask.window_tokens = 4", "LanguageModel.num_units = 8"),
+        *("Experiment.num_steps = 4", "PeerExchange.every_steps = 2"),
+        *(f"Experiment.{name}_every_steps = 2" for name in ("log", "validate", "checkpoint")),
     ]
     command = [
         *(sys.executable, "-m", "tf_codistill.launch", "--num_groups=1", "--workdir=run"),
-        *("--gin_file=gin/quickstart.gin", "--gin_bindings=LanguageModel.num_units = 8"),
-        *(f"--gin_bindings=Experiment.{binding}" for binding in bindings),
+        "--gin_file=gin/quickstart.gin",
+        *(f"--gin_bindings={binding}" for binding in bindings),
     ]
     output = _run(command, tmp_path, 120, PYTHONPATH=str(installed))
     assert "done after" in output

@@ -17,7 +17,7 @@ def test_students_of_one_process_are_trained_evaluated_and_reported(
     programs: Programs, corpus: str, tmp_path: pathlib.Path
 ) -> None:
     bindings = [
-        *(f"Experiment.corpus_dir = {corpus!r}", "Experiment.num_steps = 10", "Experiment.num_lanes = 8"),
+        *(f"LanguageTask.corpus_dir = {corpus!r}", "LanguageTask.num_lanes = 8", "Experiment.num_steps = 10"),
         *("Experiment.log_every_steps = 5", "Experiment.validate_every_steps = 5"),
         *("Experiment.checkpoint_every_steps = 10", "LanguageModel.embedding_dim = 12"),
         *("LanguageModel.num_units = 16", "BurnIn.steps = 2"),

@@ -34,12 +34,12 @@ TOY = """
 include 'gin/models/language_model_tiny.gin'
 LanguageModel.embedding_dim = 24
 LanguageModel.num_units = 32
+Experiment.task = @LanguageTask()
+LanguageTask.num_lanes = 32
+LanguageTask.window_tokens = 4
+LanguageTask.data = 'same'
 Experiment.num_steps = 20
-Experiment.num_lanes = 32
-Experiment.window_tokens = 4
-Experiment.data = 'same'
 Experiment.seed = 3
-Experiment.exchange_every_steps = 5
 Experiment.log_every_steps = 5
 Experiment.validate_every_steps = 10
 Experiment.checkpoint_every_steps = 10
@@ -47,11 +47,12 @@ Experiment.checkpoint_every_steps = 10
 
 ADAM = ("Experiment.optimizer = @keras.optimizers.Adam", "keras.optimizers.Adam.learning_rate = 0.002")
 SGD = ("Experiment.optimizer = @keras.optimizers.SGD", "keras.optimizers.SGD.learning_rate = 0.5")
+PEERS = ("PeerExchange.every_steps = 5",)
 
 _FORKS = """
 import json, os, runpy, signal, sys
 import tensorflow
-from tf_codistill.training import experiment
+from tf_codistill import experiment
 
 def child(work):
     for target, path in ((1, work["output"]), (2, work["error"])):
@@ -223,12 +224,16 @@ class Programs:
 
 
 def experiment(
-    directory: pathlib.Path, corpus_dir: str, *bindings: str, optimizer: Sequence[str] = ADAM
+    directory: pathlib.Path,
+    corpus_dir: str,
+    *bindings: str,
+    optimizer: Sequence[str] = ADAM,
+    teaching: Sequence[str] = PEERS,
 ) -> list[str]:
     """Flags for the toy experiment, its gin file written to a directory, with bindings of the test's own."""
     path = directory / "toy.gin"
     path.write_text(TOY)
-    bound = (f"Experiment.corpus_dir = {corpus_dir!r}", *optimizer, *bindings)
+    bound = (f"LanguageTask.corpus_dir = {corpus_dir!r}", *optimizer, *teaching, *bindings)
     return [f"--gin_file={path}", *(f"--gin_bindings={binding}" for binding in bound)]
 
 

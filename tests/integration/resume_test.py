@@ -9,6 +9,7 @@ import signal
 import pytest
 
 from tests.integration.programs import (
+    PEERS,
     Programs,
     Running,
     experiment,
@@ -44,24 +45,26 @@ def resumed_from(workdir: pathlib.Path) -> list[int]:
 
 
 # Copies of step 35, say, still teach at step 40, where a run may stop.
-STUDENTS = ("num_students = 2", "data = 'disjoint'", "exchange_every_steps = 35", "num_lanes = 8")
+STUDENTS = (
+    *("Experiment.teaching = @FellowStudents", "FellowStudents.refresh_every_steps = 35"),
+    *("FellowStudents.batches = 'different'", "LanguageTask.data = 'disjoint'", "LanguageTask.num_lanes = 8"),
+)
 
 
 @pytest.mark.parametrize(
-    ("num_workers", "settings"),
+    ("num_workers", "teaching"),
     [
-        pytest.param(1, (), id="one_worker"),
-        pytest.param(2, (), marks=pytest.mark.slow, id="two_workers"),
+        pytest.param(1, PEERS, id="one_worker"),
+        pytest.param(2, PEERS, marks=pytest.mark.slow, id="two_workers"),
         pytest.param(1, STUDENTS, marks=pytest.mark.slow, id="students"),
         pytest.param(2, STUDENTS, marks=pytest.mark.slow, id="students_of_two_workers"),
     ],
 )
 def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_happened(
-    programs: Programs, corpus: str, tmp_path: pathlib.Path, num_workers: int, settings: tuple[str, ...]
+    programs: Programs, corpus: str, tmp_path: pathlib.Path, num_workers: int, teaching: tuple[str, ...]
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    bindings = [f"Experiment.{setting}" for setting in (f"num_steps = {NUM_STEPS}", *settings)]
-    flags = experiment(tmp_path, corpus, *bindings)
+    flags = experiment(tmp_path, corpus, f"Experiment.num_steps = {NUM_STEPS}", teaching=teaching)
     flags += ["--num_groups=1", f"--workers_per_group={num_workers}"]
 
     with programs.started("launch", f"--workdir={stopped}", *flags) as running:

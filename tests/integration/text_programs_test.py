@@ -20,7 +20,7 @@ from tf_codistill.tokenizer.word_pieces import WordPieces
 def place(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     place = tmp_path_factory.mktemp("text")
     corpus = toy_texts.write_text_corpus(str(place / "corpus"))
-    flags = experiment(place, corpus, "Experiment.num_lanes = 8", "Experiment.num_steps = 10")
+    flags = experiment(place, corpus, "LanguageTask.num_lanes = 8", "Experiment.num_steps = 10")
     programs.succeed("train", f"--workdir={place / 'run'}", *flags)
     programs.succeed("inspect_corpus", f"--corpus_dir={corpus}", f"--output_dir={place / 'page'}")
     shutil.move(corpus, place / "moved")
@@ -81,7 +81,7 @@ def test_evaluate_tells_before_it_evaluates(programs: Programs, place: pathlib.P
     unwritable = programs.run("evaluate", run, output)
     assert "a.txt' cannot be written to" in unwritable.sentence()
     assert "evaluating" not in unwritable.error
-    moved = f"--gin_bindings=Experiment.corpus_dir = '{place / 'moved'}'"
+    moved = f"--gin_bindings=LanguageTask.corpus_dir = '{place / 'moved'}'"
     output = place / "new" / "evaluation.json"
     programs.succeed("evaluate", run, moved, f"--output={output}")
     assert list(json.loads(output.read_text())["models"]) == ["run, group 0"]
@@ -117,13 +117,13 @@ def test_evaluate_takes_its_settings_from_the_run_and_says_what_it_misses(
     run = f"--runs=run={place / 'run'}"
     sentence = programs.run("evaluate", run).sentence()
     assert f"corpus '{place / 'corpus'}' does not exist" in sentence
-    assert "Experiment.corpus_dir = '...'" in sentence
-    ended = programs.succeed("evaluate", run, f"--gin_bindings=Experiment.corpus_dir = '{place / 'moved'}'")
+    assert "LanguageTask.corpus_dir = '...'" in sentence
+    ended = programs.succeed("evaluate", run, f"--gin_bindings=LanguageTask.corpus_dir = '{place / 'moved'}'")
     assert "run, group 0" in ended.output
     other = tokens.open_corpus(toy_texts.write_text_corpus(str(place / "other"), num_pieces=100))
     trained_on = tokens.open_corpus(str(place / "moved")).fingerprint
     sentence = programs.run(
-        "evaluate", run, f"--gin_bindings=Experiment.corpus_dir = '{other.directory}'"
+        "evaluate", run, f"--gin_bindings=LanguageTask.corpus_dir = '{other.directory}'"
     ).sentence()
     assert other.fingerprint in sentence
     assert trained_on in sentence
@@ -131,7 +131,7 @@ def test_evaluate_takes_its_settings_from_the_run_and_says_what_it_misses(
 
 def test_a_run_is_not_continued_on_another_vocabulary(programs: Programs, place: pathlib.Path) -> None:
     other = toy_texts.write_text_corpus(str(place / "another"), num_pieces=100)
-    flags = experiment(place, other, "Experiment.num_lanes = 8", "Experiment.num_steps = 15")
+    flags = experiment(place, other, "LanguageTask.num_lanes = 8", "Experiment.num_steps = 15")
     sentence = programs.run("train", f"--workdir={place / 'run'}", *flags).sentence()
     assert "has another vocabulary" in sentence
 

@@ -16,7 +16,7 @@ QUICKSTART := runs/quickstart
 CORPUS := $(QUICKSTART)/corpus
 RUN := $(QUICKSTART)/seed_$(SEED)
 TRAIN := --gin_file=gin/quickstart.gin --gin_bindings="Experiment.seed = $(SEED)" \
-	--gin_bindings="Experiment.corpus_dir = '$(CORPUS)/tokens'"
+	--gin_bindings="LanguageTask.corpus_dir = '$(CORPUS)/tokens'"
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 

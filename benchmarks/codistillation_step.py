@@ -21,9 +21,10 @@ import tensorflow as tf
 from absl import flags
 
 from tf_codistill import program, recurrent_state
+from tf_codistill.exchange.precision import PRECISIONS
+from tf_codistill.exchange.snapshot import Snapshot
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.peers.exchange import Snapshot
-from tf_codistill.peers.precision import PRECISIONS
+from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
 
 NUM_TEACHERS = flags.DEFINE_integer("num_teachers", 1, "Teachers of the codistilling model.")
@@ -45,16 +46,17 @@ def language_model() -> keras.Model:
 
 def training_step(num_teachers: int, precision: str = "float32") -> Callable[[], object]:
     """The step that `fit` runs, on random ids, with every teacher in place."""
-    model = CodistillationModel(language_model, num_teachers, teacher_precision=precision)
+    teachers = FrozenTeachers(num_teachers, precision)
+    model = CodistillationModel(language_model, teachers)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.001), loss, jit_compile=False)
     ids = np.random.default_rng(1).integers(0, VOCABULARY_SIZE.value, (NUM_LANES.value, WINDOW_TOKENS.value))
     dataset = tf.data.Dataset.from_tensors((ids.astype("int32"), ids.astype("int32"))).repeat()
     model.build_for_data(dataset.element_spec)
-    for index, teacher in enumerate(model.teachers.models):
+    for index, teacher in enumerate(teachers.frozen):
         states = recurrent_state.values(recurrent_state.variables(teacher))
-        model.teachers.refresh(index, Snapshot(1 + index, 0, 0.0, teacher.get_weights(), states, 0), False)
-    print(f"{num_teachers} teacher(s) of {precision}: {model.teachers.num_bytes() / 1e6:.2f} MB")
+        teachers.refresh(index, Snapshot(1 + index, 0, 0.0, teacher.get_weights(), states, 0))
+    print(f"{num_teachers} teacher(s) of {precision}: {teachers.num_bytes() / 1e6:.2f} MB")
     model.make_train_function()
     step, batches = model.train_function, iter(dataset)
     return lambda: step(batches)["loss"].numpy()

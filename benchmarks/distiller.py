@@ -20,7 +20,8 @@ import tensorflow as tf
 from absl import flags
 
 from tf_codistill import losses, program
-from tf_codistill.peers.exchange import Snapshot
+from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
 
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images of a batch.")
@@ -61,10 +62,11 @@ def both(data: tf.data.Dataset) -> tuple[CodistillationModel, keras.Model]:
     """Our model and Keras's, with the same students and the same teacher."""
     teacher = classifier()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    our = CodistillationModel(classifier, 1, losses.KLDivergence())
+    teachers = FrozenTeachers(1)
+    our = CodistillationModel(classifier, teachers, losses.KLDivergence())
     our.compile(keras.optimizers.SGD(LEARNING_RATE), loss, jit_compile=JIT_COMPILE.value)
     our.build_for_data(data.element_spec)
-    our.teachers.refresh(0, Snapshot(1, 0, 0.0, teacher.get_weights(), [], 0), carrying=False)
+    teachers.refresh(0, Snapshot(1, 0, 0.0, teacher.get_weights(), [], 0))
     # By its name, which is also the default, Keras 3.15 takes the divergence of the logits themselves.
     # Half the loss of labels and half that of the teacher; twice the learning rate makes up for it.
     distillation = keras.distillation.LogitsDistillation(1.0, keras.losses.KLDivergence())

@@ -21,9 +21,9 @@ from absl import flags
 
 from tf_codistill import program
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.teaching.base import Teaching
+from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.multi_worker import MultiWorkerModel
-from tf_codistill.training.one_process import CodistillingStudents
 
 NUM_STUDENTS = flags.DEFINE_integer("num_students", 2, "Students, and models that train alone.")
 NUM_LANES = flags.DEFINE_integer("num_lanes", 64, "Rows of a batch.")
@@ -41,8 +41,9 @@ def language_model() -> keras.Model:
     return LanguageModel(VOCABULARY_SIZE.value, units, 2, units, batch_size=NUM_LANES.value)
 
 
-def training_step(model: MultiWorkerModel) -> Step:
+def training_step(teachers: Teaching | None = None) -> Step:
     """The step that `fit` runs, on random ids."""
+    model = CodistillationModel(language_model, teachers)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.001), loss, jit_compile=False)
     ids = np.random.default_rng(1).integers(0, VOCABULARY_SIZE.value, (NUM_LANES.value, WINDOW_TOKENS.value))
@@ -64,8 +65,8 @@ def seconds(steps: list[Step]) -> float:
 def main() -> None:
     """Prints the median times and the median of their ratios."""
     number = NUM_STUDENTS.value
-    together = [training_step(CodistillingStudents(language_model, number))]
-    alone = [training_step(CodistillationModel(language_model, 0)) for _ in range(number)]
+    together = [training_step(FellowStudents(number))]
+    alone = [training_step() for _ in range(number)]
     first = [seconds(steps) for steps in (together, alone)]
     print(f"first call: {number} students {first[0]:.1f} s, {number} models alone {first[1]:.1f} s")
     pairs = [[seconds(steps) for steps in (together, alone)] for _ in range(NUM_STEPS.value)]

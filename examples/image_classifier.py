@@ -20,17 +20,16 @@ def classifier() -> keras.Model:
 
 
 with tempfile.TemporaryDirectory() as exchange:
-    groups = []
+    models = []
     for group in range(2):
+        peers = tf_codistill.PeerExchange(exchange, group, num_groups=2, every_steps=25)
         weight = tf_codistill.schedules.BurnIn(steps=50, weight=1.0)
-        model = tf_codistill.CodistillationModel(classifier, num_teachers=1, distillation_weight=weight)
+        models.append(tf_codistill.CodistillationModel(classifier, peers, distillation_weight=weight))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(0.002), loss, metrics=["accuracy"])
-        groups.append((model, tf_codistill.PeerExchange(exchange, group, num_groups=2, every_steps=25)))
-    for _ in range(6):
-        for model, peers in groups:
-            model.fit(train_images, train_labels, callbacks=[peers], verbose=2)
+        models[group].compile(keras.optimizers.Adam(0.002), loss, metrics=["accuracy"])
+    for turn in range(12):
+        models[turn % 2].fit(train_images, train_labels, verbose=2)
 
-for group, (model, _) in enumerate(groups):
+for group, model in enumerate(models):
     _, accuracy = model.evaluate(test_images, test_labels, verbose=0)
     print(f"group {group}: accuracy {accuracy:.3f} on images that it has not seen")

@@ -108,25 +108,23 @@ def train(flags: argparse.Namespace) -> None:
     validation = feed(strategy, pixels[:num_validation], labels[:num_validation], flags.batch_size, None)
     training = feed(strategy, pixels[num_validation:], labels[num_validation:], flags.batch_size, flags.group)
     keras.utils.set_random_seed(flags.group)
+    exchange = runs.exchange_dir(flags.workdir)
     with strategy.scope():
         model = tf_codistill.CodistillationModel(
             mobile_net(flags.image_size, flags.alpha, len(classes)),
-            num_teachers=NUM_GROUPS - 1,
+            tf_codistill.PeerExchange(exchange, flags.group, NUM_GROUPS, flags.log_every_steps),
             distillation_weight=tf_codistill.schedules.BurnIn(steps=flags.num_steps // 5),
         )
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         learning_rate = keras.optimizers.schedules.CosineDecay(flags.learning_rate, flags.num_steps)
         model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
-    exchange = runs.exchange_dir(flags.workdir)
-    callbacks = [tf_codistill.PeerExchange(exchange, flags.group, NUM_GROUPS, flags.log_every_steps)]
-    if distribution.is_chief(strategy):
-        callbacks.append(MetricsLog(flags.workdir, flags.group, flags.num_steps, flags.batch_size))
+    log = MetricsLog(flags.workdir, flags.group, flags.num_steps, flags.batch_size, units="images")
     model.fit(
         training,
         epochs=flags.num_steps // flags.log_every_steps,
         steps_per_epoch=flags.log_every_steps,
         validation_data=validation,
-        callbacks=callbacks,
+        callbacks=[log] if distribution.is_chief(strategy) else [],
         shuffle=False,
         verbose=0,
     )

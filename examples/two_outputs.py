@@ -43,11 +43,11 @@ class ShapeReader(keras.Model):
         return {"kind": self.kind(features), "size": self.size(features)}
 
 
-def codistilling() -> tf_codistill.CodistillationModel:
+def codistilling(exchange: str, group: int) -> tf_codistill.CodistillationModel:
     """Makes what a group trains."""
     model = tf_codistill.CodistillationModel(
         ShapeReader,
-        num_teachers=1,
+        tf_codistill.PeerExchange(exchange, group, num_groups=2, every_steps=25),
         distillation_loss={
             "kind": tf_codistill.losses.SoftCrossEntropy(temperature=2.0),
             "size": tf_codistill.losses.SquaredLogits(),
@@ -64,15 +64,12 @@ def codistilling() -> tf_codistill.CodistillationModel:
 
 
 train, test = images.draw(1600, seed=0), images.draw(400, seed=1)
-with tempfile.TemporaryDirectory() as exchange:
-    groups = [(codistilling(), tf_codistill.PeerExchange(exchange, group, 2, 25)) for group in range(2)]
-    for _ in range(6):
-        for model, peers in groups:
-            targets = {"kind": train.kinds, "size": train.sizes}
-            model.fit(train.images, targets, callbacks=[peers], verbose=2)
+with tempfile.TemporaryDirectory() as directory:
+    models = [codistilling(directory, group) for group in range(2)]
+    for turn in range(12):
+        models[turn % 2].fit(train.images, {"kind": train.kinds, "size": train.sizes}, verbose=2)
 
-for group, (model, _) in enumerate(groups):
-    results = model.evaluate(
-        test.images, {"kind": test.kinds, "size": test.sizes}, verbose=0, return_dict=True
-    )
+for group, model in enumerate(models):
+    targets = {"kind": test.kinds, "size": test.sizes}
+    results = model.evaluate(test.images, targets, verbose=0, return_dict=True)
     print(f"group {group}: accuracy {results['kind_accuracy']:.3f}, error of size {results['size_mae']:.3f}")

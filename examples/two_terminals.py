@@ -33,18 +33,14 @@ def classifier() -> keras.Model:
     return keras.Sequential([*rescaled, *convolutions, layers.Flatten(), layers.Dense(num_classes)])
 
 
+peers = tf_codistill.PeerExchange(flags.exchange, flags.group, num_groups=2, every_steps=10)
 weight = tf_codistill.schedules.BurnIn(steps=50, weight=1.0)
-model = tf_codistill.CodistillationModel(classifier, num_teachers=1, distillation_weight=weight)
+model = tf_codistill.CodistillationModel(classifier, peers, distillation_weight=weight)
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile(keras.optimizers.Adam(0.002), loss, metrics=["accuracy"])
-peers = tf_codistill.PeerExchange(flags.exchange, flags.group, num_groups=2, every_steps=10)
+validation_data = (test_images, test_labels)
 model.fit(
-    train_images[mine],
-    train_labels[mine],
-    epochs=flags.epochs,
-    validation_data=(test_images, test_labels),
-    callbacks=[peers],
-    verbose=2,
+    train_images[mine], train_labels[mine], epochs=flags.epochs, validation_data=validation_data, verbose=2
 )
 model.student.save(f"{flags.exchange}/student_{flags.group}.keras")
 print(f"group {flags.group}: {peers.read_bytes:,} bytes read from its peer")

@@ -71,8 +71,8 @@ def test_two_terminals(tmp_path: pathlib.Path) -> None:
     flags = [f"--exchange={tmp_path}", "--epochs=6"]
     processes = [started("two_terminals", f"--group={group}", *flags) for group in (0, 1)]
     outputs = [output_of(process) for process in processes]
-    heard = [max(numbers(" distillation_weight:", output)) for output in outputs]
-    assert max(heard) > 0, "whoever is later finds what the other has published"
+    weights = [max(numbers(" distillation_weight:", output)) for output in outputs]
+    assert max(weights) > 0, "whoever is later finds what the other has published"
     for group in (0, 1):
         student = keras.saving.load_model(tmp_path / f"student_{group}.keras")
         assert student(images.draw(3, seed=5).images).shape == (3, len(images.KINDS))
@@ -91,7 +91,7 @@ def test_image_classifier_on_photographs() -> None:
 @pytest.mark.real_data
 @pytest.mark.skipif(not _REAL_DATA, reason="TF_CODISTILL_REAL_DATA is not set")
 def test_mobile_net_in_two_groups_of_two_workers(tmp_path: pathlib.Path) -> None:
-    (archive,) = (pathlib.Path(_REAL_DATA) / "images").glob("*.zip")
+    archive, *_ = sorted((pathlib.Path(_REAL_DATA) / "images").glob("*.zip"))
     flags = [f"--images={archive}", f"--workdir={tmp_path}", "--num_steps=160", "--log_every_steps=20"]
     output_of(started("image_folder", *flags), timeout_secs=600)
     for group in (0, 1):
@@ -101,6 +101,8 @@ def test_mobile_net_in_two_groups_of_two_workers(tmp_path: pathlib.Path) -> None
         assert last["step"] == 160
         assert last["loss"] < math.log(10) - 0.1, "chance is log 10"
         assert last["accuracy"] > 0.15, "chance is 0.1, and 0.15 more than two standard deviations from it"
+        (start,) = runs.read_metrics(runs.metrics_path(str(tmp_path), group), "start")
+        assert start["units"] == "images"
     logs = [(tmp_path / f"group_{group}" / "metrics.jsonl").read_text() for group in (0, 1)]
     assert max(max(numbers('"distillation_weight":', log)) for log in logs) > 0
 

@@ -301,7 +301,7 @@ def check_teachers(cell: Cell, model: CodistillationModel, directory: str) -> No
     for index, peer in enumerate(model.teachers.peers()):
         description = weights.description(model.teachers.frozen[index])
         snapshot = Store(directory, 0).read(peer, PEER_STEP, description)
-        model.teachers.refresh(index, snapshot, carrying=True)
+        model.teachers.refresh(index, snapshot)
     for before, after in zip(held, model.teachers.state()[0], strict=True):
         np.testing.assert_array_equal(before, after, "training has changed a teacher")
     size = model.teachers.num_bytes() / sum(array.nbytes for array in weights.values(model.student.weights))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import json
+import pathlib
 
 import keras
 import numpy as np
 import pytest
 from absl import logging
 
-from tests.toy_models import BATCH, batches, compiled, deep, examples, lstm, regression
+from tests.toy_models import BATCH, batches, compiled, deep, examples, lstm, publish, regression
 from tf_codistill import recurrent_state, weights
+from tf_codistill.exchange.snapshot import Snapshot
 from tf_codistill.exchange.store import Store
 from tf_codistill.exchange.topology import NO_PEER, RandomPeers, teachers_of
 from tf_codistill.teaching.base import ModelFn, Place
@@ -22,13 +24,25 @@ def train(model: CodistillationModel, num_steps: int = 4) -> None:
     model.fit(batches(*examples(0, num_steps)), verbose=0, shuffle=False)
 
 
-def publish(directory: str, group: int, step: int, model: keras.Model) -> None:
-    Store(directory, group).publish(
-        step,
-        weights.description(model),
-        model.get_weights(),
-        recurrent_state.values(recurrent_state.variables(model)),
-    )
+def exchange(directory: object, group: int = 0, num_groups: int = 2, **settings: object) -> PeerExchange:
+    """One that waits, so that its steps are known."""
+    return exchange(directory, group, num_groups, **{"wait": True, **settings})
+
+
+def manifests(directory: pathlib.Path, group: int) -> list[dict[str, object]]:
+    """What lies in the exchange, in order."""
+    paths = sorted((directory / f"group_{group}").glob("snapshot_*/manifest.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def published_steps(directory: pathlib.Path, group: int = 0) -> list[object]:
+    return [manifest["step"] for manifest in manifests(directory, group)]
+
+
+def latest(directory: object, group: int, model: keras.Model) -> Snapshot:
+    reader = Store(str(directory), 99)
+    reader.announce([], 0)
+    return reader.read(reader.newest(group), weights.description(model))
 
 
 def carried(model: CodistillationModel) -> list[np.ndarray]:
@@ -37,7 +51,7 @@ def carried(model: CodistillationModel) -> list[np.ndarray]:
 
 
 def test_publishes_every_so_many_steps_and_at_the_end(tmp_path) -> None:
-    model = compiled(PeerExchange(str(tmp_path), 0, 2, every_steps=3, keep=9))
+    model = compiled(exchange(tmp_path, 0, 2, every_steps=3, keep=9))
     train(model, num_steps=8)
     snapshots = sorted(name for name in os.listdir(tmp_path / "group_0") if name.startswith("snapshot"))
     assert snapshots == ["snapshot_00000003", "snapshot_00000006", "snapshot_00000008"]
@@ -47,7 +61,7 @@ def test_publishes_every_so_many_steps_and_at_the_end(tmp_path) -> None:
 
 
 def test_steps_are_counted_across_executions_and_epochs(tmp_path) -> None:
-    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=4, keep=9)
+    teachers = exchange(tmp_path, 0, 2, every_steps=4, keep=9)
     model = compiled(exchange, steps_per_execution=2)
     data = batches(*examples(0, 3)).repeat()
     model.fit(data, epochs=3, steps_per_epoch=4, verbose=0, shuffle=False)
@@ -61,7 +75,7 @@ def test_the_freshest_committed_snapshot_becomes_the_teacher(tmp_path) -> None:
     publish(str(tmp_path), 1, 10, new)
     publish(str(tmp_path), 1, 15, half_written)
     os.remove(tmp_path / "group_1" / "snapshot_00000015" / "manifest.json")
-    model = compiled(PeerExchange(str(tmp_path), 0, 2, every_steps=2))
+    model = compiled(exchange(tmp_path, 0, 2, every_steps=2))
     train(model)
     assert model.teachers.steps() == [10]
     np.testing.assert_array_equal(model.teachers.frozen[0].get_weights()[0], new.get_weights()[0])
@@ -73,7 +87,7 @@ def test_a_corrupt_snapshot_is_passed_over_and_training_goes_on(tmp_path) -> Non
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(bytes(content))
-    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=2)
+    teachers = exchange(tmp_path, 0, 2, every_steps=2)
     model = compiled(exchange)
     train(model)
     assert model.step() == 4
@@ -82,7 +96,7 @@ def test_a_corrupt_snapshot_is_passed_over_and_training_goes_on(tmp_path) -> Non
 
 
 def test_a_peer_that_never_comes_does_not_matter(tmp_path) -> None:
-    model = compiled(PeerExchange(str(tmp_path), 0, 2, every_steps=1))
+    model = compiled(exchange(tmp_path, 0, 2, every_steps=1))
     train(model)
     assert model.step() == 4
     assert model.teachers.steps() == [-1]
@@ -91,7 +105,7 @@ def test_a_peer_that_never_comes_does_not_matter(tmp_path) -> None:
 def test_another_model_is_refused_before_training(tmp_path) -> None:
     wider = keras.Sequential([keras.Input((7,)), keras.layers.Dense(4)])
     Store(str(tmp_path), 1).announce(weights.description(wider), step=0)
-    model = compiled(PeerExchange(str(tmp_path), 0, 2))
+    model = compiled(exchange(tmp_path, 0, 2))
     with pytest.raises(ValueError, match=r"group 0 and group 1 train different models.*\[5, 4\].*\[7, 4\]"):
         train(model)
     assert model.step() == 0
@@ -112,7 +126,7 @@ def test_there_are_as_many_teachers_as_the_topology_says(
 ) -> None:
     for group in (0, 2, 3):
         publish(str(tmp_path), group, 1, regression())
-    exchange = PeerExchange(str(tmp_path), 1, **arguments)
+    teachers = exchange(tmp_path, 1, **arguments)
     model = compiled(exchange)
     assert len(exchange.frozen) == number
     assert exchange.taught_by == (tuple(range(number)),)
@@ -145,7 +159,7 @@ def test_an_experiment_says_where_in_a_run_it_stands(tmp_path) -> None:
 
 
 def test_what_has_been_given_is_not_overruled_by_the_place(tmp_path) -> None:
-    exchange = PeerExchange(str(tmp_path / "own"), peer_model_fns={0: deep})
+    teachers = exchange(tmp_path / "own", peer_model_fns={0: deep})
     exchange.join(place(str(tmp_path / "run"), 1, 2, {}))
     train(compiled(exchange))
     assert Store(str(tmp_path / "own"), 0).latest(1) == 4
@@ -161,15 +175,15 @@ def test_a_topology_that_needs_more_groups_waits_for_the_place(tmp_path) -> None
     with pytest.raises(ValueError, match="'pairs' needs an even number of groups; num_groups is 3"):
         PeerExchange(topology="pairs").join(place("", 0, 3, {}))
     with pytest.raises(ValueError, match="'pairs' needs an even number of groups; num_groups is 3"):
-        PeerExchange(str(tmp_path), 0, 3, topology="pairs")
+        exchange(tmp_path, 0, 3, topology="pairs")
     for arguments in ({"group": 1}, {"topology": "pairs"}):
         with pytest.raises(ValueError, match="group is 1; expected|num_groups is 1"):
-            compiled(PeerExchange(str(tmp_path), **arguments))
+            compiled(exchange(tmp_path, **arguments))
 
 
 def test_a_peer_that_begins_anew_takes_its_teacher_back(tmp_path) -> None:
     publish(str(tmp_path), 1, 900, regression())
-    model = compiled(PeerExchange(str(tmp_path), 0, 2, every_steps=2))
+    model = compiled(exchange(tmp_path, 0, 2, every_steps=2))
     train(model)
     assert model.teachers.steps() == [900]
     peer = regression()
@@ -184,7 +198,7 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Store, "publish", full)
-    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=2)
+    teachers = exchange(tmp_path, 0, 2, every_steps=2)
     model = compiled(exchange)
     train(model)
     assert model.step() == 4
@@ -194,7 +208,7 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch) -> None:
 def test_a_group_that_is_refused_leaves_no_trace(tmp_path) -> None:
     wider = keras.Sequential([keras.Input((7,)), keras.layers.Dense(4)])
     peer = Store(str(tmp_path), 1)
-    exchange = PeerExchange(str(tmp_path), 0, 2)
+    teachers = exchange(tmp_path, 0, 2)
     announce = Store.announce
 
     def at_the_same_time(store: Store, *args: object) -> None:
@@ -218,7 +232,7 @@ def test_a_new_recurrent_teacher_starts_from_its_peers_state_and_keeps_its_own_l
     states = recurrent_state.variables(peer)
     recurrent_state.assign(states, [np.full((BATCH, 6), 0.25, "float32")] * 2)
     publish(str(tmp_path), 1, 1, peer)
-    model = compiled(PeerExchange(str(tmp_path), 0, 2), rate=0.01, model_fn=lstm)
+    model = compiled(exchange(tmp_path, 0, 2), rate=0.01, model_fn=lstm)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3 * BATCH, 3, 5)).astype("float32")
     data = batches(x, rng.integers(0, 4, 3 * BATCH))
@@ -253,7 +267,7 @@ def test_random_peers_are_drawn_anew_at_every_exchange_as_the_step_says(tmp_path
     topology = RandomPeers(2, seed=3)
 
     def group_0() -> CodistillationModel:
-        return compiled(PeerExchange(str(tmp_path), 0, 5, every_steps=2, topology=topology))
+        return compiled(exchange(tmp_path, 0, 5, every_steps=2, topology=topology))
 
     def run(num_steps: int, model: CodistillationModel) -> list[list[int]]:
         drawn = Drawn()
@@ -284,11 +298,11 @@ def test_a_teacher_stays_until_the_peer_that_was_drawn_has_published(tmp_path) -
     (first,), (second,) = (teachers_of(0, 3, topology, exchange) for exchange in (0, 2))
     assert first != second
     publish(str(tmp_path), first, 1, regression())
-    model = compiled(PeerExchange(str(tmp_path), 0, 3, every_steps=2, topology=topology))
+    model = compiled(exchange(tmp_path, 0, 3, every_steps=2, topology=topology))
     train(model)
     assert model.teachers.peers() == [first]
     publish(str(tmp_path), second, 1, regression())
-    rare = compiled(PeerExchange(str(tmp_path), 0, 3, every_steps=100, topology=topology))
+    rare = compiled(exchange(tmp_path, 0, 3, every_steps=100, topology=topology))
     rare.teachers.restore(*model.teachers.state())
     train(rare)
     assert rare.teachers.peers() == [first], "step 4 of 100 is exchange 0"
@@ -299,7 +313,7 @@ def test_a_teacher_stays_until_the_peer_that_was_drawn_has_published(tmp_path) -
 def one_of_two_architectures(directory, group: int) -> CodistillationModel:
     model_fns = [regression, deep]
     peer_model_fns = {1 - group: model_fns[1 - group]}
-    exchange = PeerExchange(str(directory), group, 2, every_steps=2, peer_model_fns=peer_model_fns)
+    teachers = exchange(directory, group, 2, every_steps=2, peer_model_fns=peer_model_fns)
     return compiled(exchange, rate=0.3, model_fn=model_fns[group])
 
 
@@ -321,21 +335,21 @@ def test_groups_of_two_architectures_learn_from_each_other(tmp_path) -> None:
 def test_an_architecture_that_is_not_that_of_the_teacher_is_refused(tmp_path) -> None:
     train(one_of_two_architectures(tmp_path, 0))
     with pytest.raises(ValueError, match="group 1 and group 0 train different models"):
-        train(compiled(PeerExchange(str(tmp_path), 1, 2, peer_model_fns={0: deep})))
+        train(compiled(exchange(tmp_path, 1, 2, peer_model_fns={0: deep})))
     train(one_of_two_architectures(tmp_path, 1))
 
 
 def test_random_peers_have_one_architecture(tmp_path) -> None:
     Store(str(tmp_path), 2).announce(weights.description(deep()), step=0)
     with pytest.raises(ValueError, match="group 0 and group 2 train different models"):
-        train(compiled(PeerExchange(str(tmp_path), 0, 3, topology=RandomPeers(1))))
+        train(compiled(exchange(tmp_path, 0, 3, topology=RandomPeers(1))))
 
 
 def test_what_the_exchange_costs_is_in_the_logs_of_the_users_callbacks(tmp_path) -> None:
     now = [1000.0]
     peer = regression()
     Store(str(tmp_path), 1, clock=lambda: 970.0).publish(1, weights.description(peer), peer.get_weights())
-    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=2, clock=lambda: now[0])
+    teachers = exchange(tmp_path, 0, 2, every_steps=2, clock=lambda: now[0])
     model = compiled(exchange)
     table = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
     data = batches(*examples(0, 4)).repeat()
@@ -364,7 +378,7 @@ def test_failures_are_logged_and_bad_teachers_warned_of_by_the_group_that_publis
     monkeypatch.setattr(Store, "publish", _full)
     said: list[str] = []
     monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
-    model = compiled(PeerExchange(str(tmp_path), 1, 3, every_steps=4), rate=0.0)
+    model = compiled(exchange(tmp_path, 1, 3, every_steps=4), rate=0.0)
     train(model)
     logs = model.history.history
     assert (logs["failed_reads"], logs["failed_publications"]) == ([2.0], [1.0])
@@ -389,6 +403,6 @@ class BuiltByItsFirstBatch(keras.Model):
 
 def test_groups_of_a_subclassed_model_know_each_others_weights(tmp_path) -> None:
     for group in (0, 1):
-        model = compiled(PeerExchange(str(tmp_path), group, 2), model_fn=BuiltByItsFirstBatch)
+        model = compiled(exchange(tmp_path, group, 2), model_fn=BuiltByItsFirstBatch)
         train(model)
     assert model.teachers.steps() == [4]

@@ -54,7 +54,7 @@ def test_logs_keep_the_parts_apart(tmp_path) -> None:
     x, y = examples(0, 4)
     teacher = regression()
     model.build_for_data(batches(x, y).element_spec)
-    model.teachers.refresh(0, Snapshot(1, 0, 0.0, teacher.get_weights(), [], 0), carrying=False)
+    model.teachers.refresh(0, Snapshot(1, 0, 0.0, teacher.get_weights(), [], 0))
     logs = model.fit(batches(x, y), verbose=0).history
     task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, model.student(x))
     late = x[2 * BATCH :]
@@ -75,8 +75,8 @@ def test_a_teacher_without_a_snapshot_has_no_say() -> None:
         model.student.set_weights(models[0].student.get_weights())
         model.build_for_data(batches(x, y).element_spec)
     peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
-    models[2].teachers.refresh(0, peer, carrying=False)
-    models[3].teachers.refresh(1, peer, carrying=False)
+    models[2].teachers.refresh(0, peer)
+    models[3].teachers.refresh(1, peer)
     alone, unheard, one_of_one, one_of_two = (
         model.fit(batches(x, y), verbose=0, shuffle=False) and model.student.get_weights()[0]
         for model in models
@@ -116,7 +116,7 @@ def test_every_way_to_run_a_step_gives_the_same_weights(options: dict[str, objec
     other.student.set_weights(plain.student.get_weights())
     for model in (plain, other):
         model.build_for_data(batches(x, y).element_spec)
-        model.teachers.refresh(0, peer, carrying=False)
+        model.teachers.refresh(0, peer)
         model.fit(batches(x, y), verbose=0, shuffle=False)
         assert model.step() == 6
     np.testing.assert_allclose(plain.student.get_weights()[0], other.student.get_weights()[0], atol=1e-6)
@@ -200,7 +200,7 @@ def test_accumulated_gradients_equal_larger_batches() -> None:
         )
         data = batches(x, y).unbatch().batch(3 * BATCH // num_batches)
         model.build_for_data(data.element_spec)
-        model.teachers.refresh(0, peer, carrying=False)
+        model.teachers.refresh(0, peer)
         logs = model.fit(data, verbose=0, shuffle=False).history
         assert model.step() == 2, "steps of the optimizer, not batches"
         found.append([*model.student.get_weights(), logs["distillation_weight"][0]])
@@ -223,7 +223,7 @@ def test_class_weights_weigh_both_losses_as_sample_weights_do(replicas) -> None:
         with strategy.scope():
             model = compiled(FrozenTeachers(1))
         model.build_for_data(batches(x, y).element_spec)
-        model.teachers.refresh(0, peer, carrying=False)
+        model.teachers.refresh(0, peer)
         logs = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, **options).history
         found.append([*weights.values(model.student.weights), logs["distillation_loss"][0]])
     for unweighted, by_sample, by_class in zip(*found, strict=True):
@@ -232,7 +232,7 @@ def test_class_weights_weigh_both_losses_as_sample_weights_do(replicas) -> None:
     with replicas().scope():
         model = compiled(FrozenTeachers(1), rate=0.0)
     model.build_for_data(batches(x, y).element_spec)
-    model.teachers.refresh(0, peer, carrying=False)
+    model.teachers.refresh(0, peer)
     logs = model.fit(x, y, batch_size=BATCH, class_weight=class_weight, verbose=0).history
     kernel, bias = weights.values(model.student.weights)
     each = -(softmax(x @ peer.weights[0] + peer.weights[1]) * np.log(softmax(x @ kernel + bias))).sum(-1)

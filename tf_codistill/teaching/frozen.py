@@ -63,7 +63,7 @@ class FrozenTeachers(Teaching):
 
     def names(self) -> list[str]:
         """The teachers by number."""
-        return [f"teacher {number}" for number in range(len(self._peers))]
+        return [f"teacher {number}" for number in range(len(self.held))]
 
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
         """What makes each teacher.
@@ -213,17 +213,19 @@ class FrozenTeachers(Teaching):
             when they were published, then the weights of each as it holds them; and the recurrent state of
             each over this worker's lanes.
         """
+        if not self.frozen:
+            return [], []
         origins = [np.array(self.held, np.int64).reshape(-1, len(Ref._fields)), np.array(self._published_at)]
         shared = [*origins, *weights.values([*self._facts, *self._weights()])]
         return shared, recurrent_state.values(self._recurrent_states())
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
-        refs, published_at, *arrays = shared
-        weights.assign([*self._facts, *self._weights()], arrays)
+        weights.assign([*self._facts, *self._weights()], shared[2:])
         recurrent_state.assign(self._recurrent_states(), own)
-        self.held = [Ref(*(int(number) for number in ref)) for ref in refs]
-        self._published_at = [float(at) for at in published_at]
+        if self.frozen:
+            self.held = [Ref(*(int(number) for number in ref)) for ref in shared[0]]
+            self._published_at = [float(at) for at in shared[1]]
 
     def _recurrent_states(self) -> list[keras.Variable]:
         return [state for model in self.frozen for state in recurrent_state.variables(model)]

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from tf_codistill import checkpoints, distribution, weights
-from tf_codistill.exchange.snapshot import Ref, Snapshot
+from tf_codistill.exchange.snapshot import Snapshot
 from tf_codistill.teaching.base import ModelFn
 from tf_codistill.teaching.frozen import NO_SNAPSHOT, FrozenTeachers
 
@@ -115,5 +115,5 @@ def _read(source: str, index: int) -> Snapshot:
 def _snapshot(index: int, arrays: list[np.ndarray], lanes: list[np.ndarray]) -> Snapshot:
     num_bytes = sum(array.nbytes for array in arrays)
     return Snapshot(
-        ref=Ref(index), step=0, published_at=0.0, weights=arrays, states=lanes, num_bytes=num_bytes
+        group=index, step=0, published_at=0.0, weights=arrays, states=lanes, num_bytes=num_bytes
     )

@@ -96,6 +96,7 @@ class Experiment:
         num_groups: int = 1,
         strategy: tf.distribute.Strategy | None = None,
         when_built: Callable[[], None] = lambda: None,
+        run_id: str | None = None,
     ) -> CodistillationModel:
         """Trains one group to its last step, from the last checkpoint if there is one.
 
@@ -105,6 +106,7 @@ class Experiment:
             num_groups: Number of groups; 1 trains a model alone, or several students in one process.
             strategy: The group's strategy; the default strategy if not given.
             when_built: Called when everything has been built, before the first step.
+            run_id: Names the run; without it the first group that exchanges does.
 
         Returns:
             The trained model.
@@ -114,7 +116,7 @@ class Experiment:
         """
         workers = SynchronousGroup(strategy)
         rows = workers.rows(self.task.batch_size)
-        teaching = self.teachers(runs.exchange_dir(workdir), group, num_groups, rows)
+        teaching = self.teachers(runs.exchange_dir(workdir), group, num_groups, rows, run_id)
         training = [
             self.task.training(Part(index, number, self.seed))
             for index, number in teaching.parts(group, num_groups)
@@ -146,7 +148,9 @@ class Experiment:
             self._save_students(model.students, workdir, group)
         return model
 
-    def teachers(self, exchange_dir: str, group: int, num_groups: int, rows: int) -> Teaching:
+    def teachers(
+        self, exchange_dir: str, group: int, num_groups: int, rows: int, run_id: str | None = None
+    ) -> Teaching:
         """Where the teaching of a group comes from.
 
         Args:
@@ -154,6 +158,7 @@ class Experiment:
             group: The group.
             num_groups: Number of groups.
             rows: Examples in a batch of one replica.
+            run_id: Names the run.
 
         Returns:
             The teaching, with no models yet.
@@ -162,7 +167,8 @@ class Experiment:
             ValueError: The groups do not fit the teaching, or the task names groups that are not there.
         """
         teaching = self.teaching()
-        teaching.join(Place(exchange_dir, group, num_groups, functools.partial(self._model_fn, rows=rows)))
+        model_fn_of = functools.partial(self._model_fn, rows=rows)
+        teaching.join(Place(exchange_dir, group, num_groups, model_fn_of, run_id))
         number = max(teaching.num_students, num_groups)
         if unknown := sorted(self.task.groups_of_their_own() - set(range(number))):
             raise ValueError(f"the task has models for groups {unknown}; expected some of 0 to {number - 1}")

@@ -17,6 +17,7 @@ _GROUP = flags.DEFINE_integer("group", 0, "This group, from 0.")
 _NUM_GROUPS = flags.DEFINE_integer(
     "num_groups", 1, "Groups that train together, 1 for a model trained alone."
 )
+_RUN_ID = flags.DEFINE_string("run_id", None, "Names the run; snapshots of another one are never taken.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy", "auto", distribution.STRATEGIES, "How the group's replicas train together."
 )
@@ -36,7 +37,9 @@ def main() -> None:
         if distribution.is_chief(strategy):
             files.write(runs.config_path(workdir, group), program.bindings_in_force().encode())
 
-    experiment.configured().train(workdir, group, _NUM_GROUPS.value, strategy, when_built)
+    experiment.configured().train(
+        workdir, group, _NUM_GROUPS.value, strategy, when_built, run_id=_RUN_ID.value
+    )
 
 
 if __name__ == "__main__":

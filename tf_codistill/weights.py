@@ -176,16 +176,18 @@ def read(prefix: str, listing: files.Listing, **arrays: Description) -> dict[str
     flat = dict(sorted(_flat(found).items()))
     if not flat:
         return found
-    name = os.path.basename(prefix)
-    num_bytes, promised = sum(array.nbytes for array in flat.values()), listing.get(name + _DATA, {})
-    if promised.get("bytes") != num_bytes:
-        raise ValueError(
-            f"arrays in {prefix!r} cannot be read: they take up {promised.get('bytes')} bytes, those "
-            f"described {num_bytes}"
-        )
-    files.verify(os.path.dirname(prefix), {"files": {name + _INDEX: listing.get(name + _INDEX, {})}})
+    directory, name = os.path.split(prefix)
+    files.verify(directory, {"files": {name + _INDEX: listing.get(name + _INDEX, {})}})
+    try:
+        index = tf.compat.v1.train.NewCheckpointReader(prefix)
+        dtypes = index.get_variable_to_dtype_map()
+        there = {key: (shape, dtypes[key]) for key, shape in index.get_variable_to_shape_map().items()}
+    except Exception as error:  # TensorFlow has a type of its own for each way in which files can be bad
+        raise ValueError(f"arrays in {prefix!r} cannot be read: {_first_line(error)}") from error
+    if there != {key: (list(array.shape), tf.as_dtype(array.dtype)) for key, array in flat.items()}:
+        raise ValueError(f"arrays in {prefix!r} cannot be read: they are not those that are described")
     buffers = [_bytes_of(array) for array in flat.values()]
-    files.read_into(prefix + _DATA, buffers, promised.get("sha256"))
+    files.read_into(prefix + _DATA, buffers, listing.get(name + _DATA, {}).get("sha256"))
     return found
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -261,6 +262,7 @@ class Courier:
             yield
         except Exception as error:  # whatever it is, training goes on
             setattr(self._costs, failures, getattr(self._costs, failures) + 1)
-            if self._told.get(failures) != str(error):
+            about = re.sub(r"[0-9a-f]*\d[0-9a-f]*", "", str(error))
+            if self._told.get(failures) != about:  # the same sentence at each try would tell nothing new
                 logging.warning("group %d, %s: %s", self._store.group, failures.replace("_", " "), error)
-            self._told[failures] = str(error)
+            self._told[failures] = about

@@ -375,6 +375,8 @@ def _os_errors(path: str) -> Iterator[None]:
         yield
     except storage.not_found() as error:
         raise FileNotFoundError(f"file {path!r} does not exist") from error
+    except storage.refusals() as error:
+        raise PermissionError(f"file {path!r} cannot be used: {_reason(error)}") from error
     except storage.failures() as error:
         raise OSError(f"file {path!r} cannot be used: {_reason(error)}") from error
 

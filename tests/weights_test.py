@@ -96,7 +96,9 @@ def test_arrays_survive_the_disk_to_the_bit(tmp_path: pathlib.Path, in_scope: bo
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == sorted(listing) == ["weights.data-00000-of-00001", "weights.index"]
     for name, facts in listing.items():
-        assert facts == files.facts_of(str(tmp_path / name)), "hashed as it was written, without a second read"
+        assert facts == files.facts_of(str(tmp_path / name)), (
+            "hashed as it was written, without a second read"
+        )
 
 
 def test_tensorflows_own_tools_can_inspect_what_is_written(tmp_path: pathlib.Path) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
+import threading
+import time
 
 import keras
 import numpy as np
 import pytest
 from absl import logging
 
+from tests.faults import failing_storage
 from tests.toy_models import BATCH, batches, compiled, deep, examples, lstm, publish, regression
+from tests.workers import run_workers
 from tf_codistill import recurrent_state, weights
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Snapshot, Swap
 from tf_codistill.exchange.store import Store
 from tf_codistill.exchange.topology import NO_PEER, RandomPeers, teachers_of
 from tf_codistill.teaching.base import ModelFn, Place
@@ -411,3 +416,225 @@ def test_groups_of_a_subclassed_model_know_each_others_weights(tmp_path) -> None
         model = compiled(waiting(tmp_path, group, 2), model_fn=BuiltByItsFirstBatch)
         train(model)
     assert model.teachers.steps() == [4]
+
+
+def test_exchange_follows_the_optimizers_steps_under_gradient_accumulation(tmp_path) -> None:
+    model = compiled(waiting(tmp_path, every_steps=4, keep=99))
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4), model.loss)
+    train(model, num_steps=32)
+    assert model.step() == 8
+    assert published_steps(tmp_path) == [4, 8]
+
+
+def test_exchange_happens_whenever_a_multiple_has_been_passed_at_the_end_of_an_execution(tmp_path) -> None:
+    model = compiled(waiting(tmp_path, every_steps=5, keep=99), steps_per_execution=2)
+    data = batches(*examples(0, 5))
+    model.fit(data, epochs=4, verbose=0, shuffle=False)
+    assert published_steps(tmp_path) == [5, 10, 15, 20]
+    wide = compiled(waiting(tmp_path / "wide", every_steps=3, keep=99), steps_per_execution=4)
+    wide.fit(data.repeat(), steps_per_epoch=16, verbose=0, shuffle=False)
+    assert published_steps(tmp_path / "wide") == [4, 8, 12, 16]
+
+
+def test_the_order_of_callbacks_does_not_matter(tmp_path) -> None:
+    """`BackupAndRestore` brings the step back when training begins; no snapshot is withdrawn."""
+
+    def run(num_epochs: int) -> CodistillationModel:
+        model = compiled(waiting(tmp_path / "exchange", every_steps=10, keep=99, run_id="one"))
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"), delete_checkpoint=False)
+        data = batches(*examples(0, 6)).repeat()
+        model.fit(data, epochs=num_epochs, steps_per_epoch=6, verbose=0, shuffle=False, callbacks=[backup])
+        return model
+
+    run(4)
+    before = published_steps(tmp_path / "exchange")
+    model = run(8)
+    assert model.step() == 48
+    after = published_steps(tmp_path / "exchange")
+    assert after[: len(before)] == before, "none has been withdrawn"
+    assert after[len(before) :] == [30, 40, 48], "and the phase has not shifted"
+
+
+def test_a_group_from_which_nobody_learns_keeps_no_snapshots(tmp_path) -> None:
+    train(compiled(waiting(tmp_path / "lone", 0, 1, every_steps=1)))
+    assert published_steps(tmp_path / "lone") == []
+    train(compiled(waiting(tmp_path / "table", 0, 2, every_steps=1, topology={0: [1], 1: []})))
+    assert published_steps(tmp_path / "table") == []
+    train(compiled(waiting(tmp_path / "always", 0, 1, every_steps=2, publish="always")))
+    assert published_steps(tmp_path / "always") == [2, 4]
+    Store(str(tmp_path / "asked"), 7).announce_reader(0)
+    train(compiled(waiting(tmp_path / "asked", 0, 1, every_steps=2)))
+    assert published_steps(tmp_path / "asked") == [2, 4]
+    with pytest.raises(ValueError, match="publish is 'sometimes'; expected one of when_read, always"):
+        waiting(tmp_path, publish="sometimes")
+
+
+def test_another_runs_snapshots_are_not_taken_and_this_ones_are_again(tmp_path) -> None:
+    publish(str(tmp_path), 1, 900, regression(), run_id="yesterday")
+    model = compiled(waiting(tmp_path, every_steps=2, run_id="today"))
+    train(model)
+    assert model.teachers.steps() == [-1]
+    publish(str(tmp_path), 1, 5, regression(), run_id="today")
+    train(model)
+    first = model.teachers.swaps[-1]
+    assert model.teachers.steps() == [5]
+    publish(str(tmp_path), 1, 5, regression(), run_id="today")  # started again at the same step
+    train(model)
+    assert len(model.teachers.swaps) == 2
+    assert model.teachers.swaps[-1].incarnation > first.incarnation
+
+
+def test_storage_may_fail_at_every_call_and_training_goes_on(tmp_path, monkeypatch) -> None:
+    model = compiled(waiting(tmp_path / "0", every_steps=2))
+    train(model)  # traced
+    step, number, swapped = model.step(), 0, 0
+    while True:
+        number += 1
+        directory = tmp_path / str(number)
+        publish(str(directory), 1, 1, regression(), clock=lambda: 1000.0 + number)  # noqa: B023
+        model.teachers._directory = str(directory)
+        failed = dataclasses.replace(model.teachers.costs)
+        with failing_storage(lambda call: call == number) as calls:  # noqa: B023
+            train(model)
+        step += 4
+        assert model.step() == step
+        costs = model.teachers.costs
+        assert published_steps(directory)[-1] == step, calls[number - 1]
+        assert (
+            costs.failed_reads + costs.failed_publications
+            <= failed.failed_reads + failed.failed_publications + 1
+        )
+        swapped += model.teachers.swaps[-1].step >= step - 4
+        if len(calls) < number:
+            break
+    assert number > 40
+    assert swapped == number, "a snapshot is read again"
+    with failing_storage(lambda call: True):
+        train(model)
+    assert model.step() == step + 4
+
+
+def test_a_courier_of_its_own_thread_brings_and_takes_while_training_goes_on(tmp_path) -> None:
+    publish(str(tmp_path), 1, 1, regression())
+    model = compiled(PeerExchange(str(tmp_path), 0, 2, every_steps=5, keep=99))
+
+    class Until(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None) -> None:
+            time.sleep(0.01)
+            self.model.stop_training = len(self.model.teachers.swaps) == 2
+            if len(self.model.teachers.swaps) == 1 and not hasattr(self, "peer"):
+                self.peer = publish(str(tmp_path), 1, 7, regression())
+
+    data = batches(*examples(0, 10)).repeat()
+    model.fit(data, steps_per_epoch=3000, verbose=0, shuffle=False, callbacks=[Until()])
+    assert model.teachers.steps() == [7]
+    assert published_steps(tmp_path)[-1] == model.step(), "the last one before `fit` returns"
+    assert not [thread for thread in threading.enumerate() if thread.name == "courier"]
+    assert model.teachers.costs.failed_reads == model.teachers.costs.failed_publications == 0
+
+
+def test_the_courier_ends_with_training_that_is_broken_off(tmp_path) -> None:
+    class Break(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None) -> None:
+            raise KeyboardInterrupt
+
+    model = compiled(PeerExchange(str(tmp_path), 0, 2, every_steps=5))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(batches(*examples(0, 10)), verbose=0, shuffle=False, callbacks=[Break()])
+    assert not [thread for thread in threading.enumerate() if thread.name == "courier"]
+
+
+def test_swaps_are_logged_and_can_be_repeated(tmp_path, caplog) -> None:
+    """A run whose courier took what it found when it found it is repeated to the bit."""
+
+    def model_of(teachers: PeerExchange) -> CodistillationModel:
+        keras.utils.set_random_seed(3)
+        return compiled(teachers, rate=0.05)
+
+    class Peer(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None) -> None:
+            time.sleep(0.01)
+            if batch % 40 == 7:
+                peer.publish(batch, weights.description(own), [array + batch for array in own.get_weights()])
+
+    own = regression()
+    peer = publish(str(tmp_path), 1, 0, own, keep=99)
+    data = batches(*examples(0, 200))
+    first = model_of(PeerExchange(str(tmp_path), 0, 2, every_steps=10, run_id=None))
+    logging.set_verbosity(logging.INFO)
+    with caplog.at_level("INFO"):
+        first.fit(data, verbose=0, shuffle=False, callbacks=[Peer()])
+    swaps = first.teachers.swaps
+    assert len(swaps) >= 3
+    logged = [record.args for record in caplog.records if "swap at step" in record.getMessage()]
+    assert [Swap(*args) for args in logged] == swaps
+    again = model_of(PeerExchange(str(tmp_path), 0, 2, every_steps=10, replay=swaps))
+    again.fit(data, verbose=0, shuffle=False)
+    assert again.teachers.swaps == swaps
+    for one, other in zip(again.student.get_weights(), first.student.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    absent = [Swap(3, 0, 1, 1, 1)]
+    with pytest.raises(ValueError, match=r"Swap\(step=3.* cannot be taken again: the snapshot is not there"):
+        train(model_of(PeerExchange(str(tmp_path), 0, 2, replay=absent)))
+
+
+_TWO_WORKERS = """
+from tf_codistill import distribution
+strategy = distribution.create_strategy("auto")
+import json, sys, time
+import keras, numpy as np, tensorflow as tf
+from tests.faults import failing_storage
+from tests.faults import failing_storage, spared
+from tests.toy_models import BATCH, NUM_FEATURES, NUM_CLASSES, publish, regression
+from tf_codistill import weights
+from tf_codistill.teaching.snapshots import PeerExchange
+from tf_codistill.training.codistillation import CodistillationModel
+
+worker, fails, wait = distribution.worker_index(strategy), {fails}, {wait}
+
+class Peer(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        time.sleep(0.01)
+        if worker == 0 and batch in (5, 60):
+            with spared():
+                peer.publish(batch, weights.description(own), [array + batch for array in own.get_weights()])
+
+keras.utils.set_random_seed(1)
+with strategy.scope():
+    teachers = PeerExchange({directory!r}, 0, 2, every_steps=10, wait=wait, run_id="run")
+    model = CodistillationModel(regression, teachers=teachers)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+def part(context):
+    rng = np.random.default_rng(worker)
+    x = rng.normal(size=(150, BATCH, NUM_FEATURES)).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((x, rng.integers(0, NUM_CLASSES, (150, BATCH))))
+data = strategy.distribute_datasets_from_function(part)
+own = keras.Sequential([keras.Input((NUM_FEATURES,)), keras.layers.Dense(NUM_CLASSES)])
+if worker == 0:
+    peer = publish({directory!r}, 1, 0, own, keep=99, run_id="run")
+with failing_storage(lambda call: worker in fails and call % fails[worker] == 0):
+    model.fit(data, verbose=0, shuffle=False, callbacks=[Peer()])
+print(json.dumps([model.step(), weights.checksum(model.student), teachers.swaps, teachers.steps(),
+                  teachers.costs.failed_reads + teachers.costs.failed_publications]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "wait"),
+    [({}, True), ({0: 7, 1: 5}, False), ({1: 1}, False), pytest.param({0: 1}, True)],
+    ids=str,
+)
+def test_two_workers_take_the_same_at_the_same_step_whatever_storage_does(tmp_path, fails, wait) -> None:
+    script = _TWO_WORKERS.format(directory=str(tmp_path / "exchange"), fails=fails, wait=wait)
+    results = [json.loads(output.splitlines()[-1]) for output in run_workers(script, 2)]
+    (step, checksum, swaps, steps, failed), other = results
+    assert step == 150
+    assert other[:4] == [step, checksum, swaps, steps]
+    for worker, every in fails.items():
+        assert results[worker][4] > 0, (worker, every)
+    if 1 in fails.values():
+        assert swaps == []
+    else:
+        assert steps == [60]
+        assert len(swaps) >= 2
+        assert failed == 0 or fails

@@ -184,9 +184,7 @@ def test_a_teacher_that_yields_nan_is_dropped_counted_and_comes_back() -> None:
         model.student.set_weights(start)
         model.build_for_data(data.element_spec)
         for index, one in enumerate(held):
-            model.teachers.refresh(
-                index, one if isinstance(one, Snapshot) else snapshot_of(one)
-            )
+            model.teachers.refresh(index, one if isinstance(one, Snapshot) else snapshot_of(one))
         logs = model.fit(data, verbose=0).history
         results[name] = model.student.get_weights()[0]
         assert logs["dropped_teachers"][0] == (1.0 if "broken" in name or "two" in name else 0.0)

@@ -50,9 +50,7 @@ def taught(
     source = np.random.default_rng(2)
     arrays = [weight + 0.3 * source.normal(size=weight.shape) for weight in model.student.get_weights()]
     states = [source.normal(size=(LANES, 24)).astype("float32") for _ in range(2)]
-    model.teachers.refresh(
-        0, Snapshot(1, 3, 0.0, [array.astype("float32") for array in arrays], states, 0)
-    )
+    model.teachers.refresh(0, Snapshot(1, 3, 0.0, [array.astype("float32") for array in arrays], states, 0))
     return model
 
 

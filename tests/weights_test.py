@@ -197,6 +197,27 @@ def test_values_are_copies() -> None:
     np.testing.assert_array_equal(before, np.zeros(3))
 
 
+def test_memory_is_used_again_once_nobody_holds_it() -> None:
+    pool, variable = weights.Pool(), keras.Variable(np.zeros((3, 4), "float32"))
+    first = pool.array((3, 4), "float32")
+    second = pool.array((3, 4), "float32")
+    assert not np.shares_memory(first, second)
+    addresses = [first.ctypes.data, second.ctypes.data]
+    assert not any(address % 64 for address in addresses)
+    first[...] = 7
+    weights.give([variable], [first])
+    alias = weights.local_copies(variable)[0].read_value()
+    del first, second
+    assert pool.array((12,), "int32").ctypes.data == addresses[1], "the variable has the other one"
+    variable.assign(np.ones((3, 4), "float32"))
+    third = pool.array((3, 4), "float32")
+    assert third.ctypes.data == addresses[1]
+    assert pool.array((3, 4), "float32").ctypes.data not in addresses, "somebody has read the variable"
+    np.testing.assert_array_equal(alias, np.full((3, 4), 7))
+    del alias
+    assert pool.array((3, 4), "float32").ctypes.data == addresses[0]
+
+
 def test_assign_casts_to_the_dtype_of_the_variable() -> None:
     variables = [keras.Variable(np.zeros(2), dtype="bfloat16"), keras.Variable(np.int64(0), dtype="int64")]
     weights.assign(variables, [np.array([1.5, 2.0], "float32"), np.array(2**40)])

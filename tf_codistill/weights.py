@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -59,17 +60,33 @@ def first_difference(ours: Description, theirs: Description) -> str | None:
     return None
 
 
-def values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+def values(variables: Sequence[keras.Variable], pool: Pool | None = None) -> list[np.ndarray]:
     """Copies variables to the host; of a mirrored variable this worker's copy, without communication."""
-    return [_copied(local_copies(variable)[0].read_value()) for variable in variables]
+    return [_copied(local_copies(variable)[0].read_value(), pool or Pool()) for variable in variables]
 
 
-def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """An array, not filled, whose memory TensorFlow can use without a copy."""
-    num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + num_bytes].view(dtype).reshape(shape)
+class Pool:
+    """Arrays whose memory TensorFlow can use as it is; memory is used again once nobody holds it any more.
+
+    Memory that is new to a process may cost more time than what is copied into it. For one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        """Holds nothing yet."""
+        self._blocks: list[np.ndarray] = []
+
+    def array(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """An array that is not filled."""
+        num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        for memory in self._blocks:
+            # The list, this name, and the call: no array and no tensor.
+            if memory.nbytes == num_bytes + _ALIGNMENT and sys.getrefcount(memory) == 3:
+                break
+        else:
+            memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+            self._blocks.append(memory)
+        start = -memory.ctypes.data % _ALIGNMENT
+        return memory[start : start + num_bytes].view(dtype).reshape(shape)
 
 
 def checksum(model: keras.Model) -> str:
@@ -156,12 +173,15 @@ def write(prefix: str, **arrays: Sequence[np.ndarray]) -> files.Listing:
     return {name + _DATA: data, name + _INDEX: files.facts_of(prefix + _INDEX)}
 
 
-def read(prefix: str, listing: files.Listing, **arrays: Description) -> dict[str, list[np.ndarray]]:
+def read(
+    prefix: str, listing: files.Listing, pool: Pool | None = None, **arrays: Description
+) -> dict[str, list[np.ndarray]]:
     """Reads what `write` wrote, once, and checks every byte of it.
 
     Args:
         prefix: The prefix given to `write`.
         listing: What it returned, and maybe other files.
+        pool: Where arrays come from.
         **arrays: For each name the description (only shape and dtype count) of its arrays.
 
     Returns:
@@ -170,8 +190,9 @@ def read(prefix: str, listing: files.Listing, **arrays: Description) -> dict[str
     Raises:
         ValueError: The files do not hold arrays of these names, numbers, shapes and dtypes, or are damaged.
     """
+    array = (pool or Pool()).array
     found = {
-        group: [aligned(row["shape"], _dtype(row["dtype"])) for row in rows] for group, rows in arrays.items()
+        name: [array(row["shape"], _dtype(row["dtype"])) for row in rows] for name, rows in arrays.items()
     }
     flat = dict(sorted(_flat(found).items()))
     if not flat:
@@ -216,9 +237,9 @@ def _dtype(name: str) -> np.dtype:
     return np.dtype(tf.as_dtype(name).as_numpy_dtype)
 
 
-def _copied(tensor: tf.Tensor) -> np.ndarray:
+def _copied(tensor: tf.Tensor, pool: Pool) -> np.ndarray:
     alias = np.asarray(tensor)
-    copy = aligned(alias.shape, alias.dtype)
+    copy = pool.array(alias.shape, alias.dtype)
     np.copyto(copy, alias)
     return copy
 

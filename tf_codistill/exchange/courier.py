@@ -132,6 +132,7 @@ class Courier:
         self._outbox: Sent | None = None
         self._period = 0.0
         self._sent_at: float | None = None
+        self._memory = weights.Pool()
         self._told: dict[str, str] = {}
         self._readers_of: set[int] = set()
         self._thread: threading.Thread | None = None
@@ -238,7 +239,7 @@ class Courier:
         if wanted is None or seat.is_ready or time.monotonic() < seat.not_before:
             return
         try:
-            staged = self._stage(number, self._store.read(wanted, seat.model))
+            staged = self._stage(number, self._store.read(wanted, seat.model, self._memory))
         except Exception:
             seat.failures += 1
             seat.not_before = time.monotonic() + self._period * 2 ** min(seat.failures, 4)

@@ -282,12 +282,13 @@ class Store:
             self._foreign.add(ref)
         return None
 
-    def read(self, ref: Ref, model: weights.Description) -> Snapshot:
+    def read(self, ref: Ref, model: weights.Description, pool: weights.Pool | None = None) -> Snapshot:
         """Reads a committed snapshot, once, and checks it against its mark and the model.
 
         Args:
             ref: Which one.
             model: What `weights.description` says of the model that shall take it.
+            pool: Where its arrays come from.
 
         Returns:
             The snapshot, every byte of it as it was published; weights in its own precision.
@@ -317,6 +318,7 @@ class Store:
             parts = weights.read(
                 files.join(directory, "weights"),
                 mark["files"],
+                pool,
                 weights=precisions.packed_description(model, precision),
                 states=precisions.packed_description(mark["states"], of_states),
             )

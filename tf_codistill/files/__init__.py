@@ -33,6 +33,7 @@ MARK = "manifest.json"
 Listing: TypeAlias = dict[str, dict[str, Any]]  # size in bytes and SHA-256 of files, by name
 
 _CHUNK_BYTES = 1 << 22
+_PIECE_BYTES = 1 << 20
 
 
 class CorruptError(ValueError):
@@ -258,7 +259,7 @@ def read_into(path: str, buffers: Sequence[memoryview], sha256: str | None) -> N
         with _os_errors(path), storage.of(path).GFile(path, "rb") as file:
             for buffer in buffers:
                 filled = 0
-                while filled < len(buffer) and (chunk := file.read(min(_CHUNK_BYTES, len(buffer) - filled))):
+                while filled < len(buffer) and (chunk := file.read(min(_PIECE_BYTES, len(buffer) - filled))):
                     digest.update(chunk)
                     buffer[filled : filled + len(chunk)] = chunk
                     filled += len(chunk)

@@ -125,7 +125,7 @@ def num_bytes(model: keras.Model) -> int:
 
 def _to_words(parts: Sequence[np.ndarray]) -> np.ndarray:
     sizes = [_WORD * _num_words(part.shape, str(part.dtype)) for part in parts]
-    words = weights.aligned([sum(sizes)], np.uint8)
+    words = weights.Pool().array([sum(sizes)], np.uint8)
     start = 0
     for part, size in zip(parts, sizes, strict=True):
         words[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)

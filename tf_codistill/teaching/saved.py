@@ -114,6 +114,4 @@ def _read(source: str, index: int) -> Snapshot:
 
 def _snapshot(index: int, arrays: list[np.ndarray], lanes: list[np.ndarray]) -> Snapshot:
     num_bytes = sum(array.nbytes for array in arrays)
-    return Snapshot(
-        group=index, step=0, published_at=0.0, weights=arrays, states=lanes, num_bytes=num_bytes
-    )
+    return Snapshot(group=index, step=0, published_at=0.0, weights=arrays, states=lanes, num_bytes=num_bytes)

@@ -199,6 +199,7 @@ class PeerExchange(FrozenTeachers):
         self._num_workers = distribution.num_workers(model.distribute_strategy)
         (self._student,) = model.students
         step = model.step()
+        self._memory = weights.Pool()
         self._number, self._sent_step = step // self._every_steps, -1
         store = self._store()
         with self._timed():
@@ -260,7 +261,7 @@ class PeerExchange(FrozenTeachers):
         wanted = self._publish == "always" or courier.has_readers or self._is_learned_from()
         if self._worker == 0 and wanted and not has_been:
             states = recurrent_state.values(recurrent_state.variables(self._student))
-            arrays = weights.values(self._student.weights)
+            arrays = weights.values(self._student.weights, self._memory)
             courier.send(step, weights.description(self._student), arrays, states)
             self._sent_step = step
 

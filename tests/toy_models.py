@@ -73,10 +73,18 @@ def snapshot_of(model: keras.Model, step: int = 50, group: int = 0) -> Snapshot:
     return Snapshot(group, step, 0.0, weights.values(model.weights), states, num_bytes=0)
 
 
-def publish(directory: str, group: int, step: int, model: keras.Model, **settings: Any) -> Store:
+def publish(
+    directory: str, group: int, step: int, model: keras.Model, states: Any = None, **settings: Any
+) -> Store:
     """A peer starts at a step and publishes what it has."""
     peer, described = Store(directory, group, **settings), weights.description(model)
     peer.announce(described, step)
-    states = recurrent_state.values(recurrent_state.variables(model))
-    peer.publish(step, described, model.get_weights(), states)
+    own = recurrent_state.values(recurrent_state.variables(model))
+    peer.publish(step, described, model.get_weights(), own if states is None else states)
     return peer
+
+
+def snapshots_in(directory: str, group: int, model: keras.Model) -> list[Snapshot]:
+    """All snapshots of a group, in order."""
+    store = Store(directory, group)
+    return [store.read(ref, weights.description(model)) for ref in store._refs(group)]

@@ -14,10 +14,10 @@ import pytest
 from absl import logging
 
 from tests.faults import failing_storage
-from tests.toy_models import BATCH, batches, compiled, deep, examples, lstm, publish, regression
+from tests.toy_models import BATCH, batches, compiled, deep, examples, lstm, publish, regression, snapshots_in
 from tests.workers import run_workers
 from tf_codistill import recurrent_state, weights
-from tf_codistill.exchange.snapshot import Snapshot, Swap
+from tf_codistill.exchange.snapshot import Swap
 from tf_codistill.exchange.store import Store
 from tf_codistill.exchange.topology import NO_PEER, RandomPeers, teachers_of
 from tf_codistill.teaching.base import ModelFn, Place
@@ -44,12 +44,6 @@ def published_steps(directory: pathlib.Path, group: int = 0) -> list[object]:
     return [manifest["step"] for manifest in manifests(directory, group)]
 
 
-def everything(directory: object, group: int, model: keras.Model) -> list[Snapshot]:
-    """All snapshots of a group."""
-    store = Store(str(directory), group)
-    return [store.read(ref, weights.description(model)) for ref in store._refs(group)]
-
-
 def carried(model: CodistillationModel) -> list[np.ndarray]:
     """The recurrent state of the teachers."""
     return model.teachers.state()[1]
@@ -59,7 +53,7 @@ def test_publishes_every_so_many_steps_and_at_the_end(tmp_path) -> None:
     model = compiled(waiting(tmp_path, 0, 2, every_steps=3, keep=9))
     train(model, num_steps=8)
     assert published_steps(tmp_path) == [3, 6, 8]
-    (*_, last) = everything(tmp_path, 0, model.student)
+    (*_, last) = snapshots_in(str(tmp_path), 0, model.student)
     for published, weight in zip(last.weights, model.student.get_weights(), strict=True):
         np.testing.assert_array_equal(published, weight)
 
@@ -328,7 +322,9 @@ def test_groups_of_two_architectures_learn_from_each_other(tmp_path) -> None:
     for model, peer, step in zip(models, models[::-1], (4, 8), strict=True):
         assert model.teachers.steps() == [step]
         (taught_by,) = [
-            one for one in everything(tmp_path, model.teachers.peers()[0], peer.student) if one.step == step
+            one
+            for one in snapshots_in(str(tmp_path), model.teachers.peers()[0], peer.student)
+            if one.step == step
         ]
         for one, other in zip(model.teachers.frozen[0].get_weights(), taught_by.weights, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -357,7 +353,7 @@ def test_what_the_exchange_costs_is_in_the_logs_of_the_users_callbacks(tmp_path)
     table = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
     data = batches(*examples(0, 4)).repeat()
     logs = model.fit(data, epochs=2, steps_per_epoch=4, verbose=0, shuffle=False, callbacks=[table]).history
-    (size,) = [one.num_bytes for one in everything(tmp_path, 1, peer)]
+    (size,) = [one.num_bytes for one in snapshots_in(str(tmp_path), 1, peer)]
     assert logs["read_bytes"] == [size, 0.0], "at the beginning, and never again"
     assert logs["published_bytes"][0] == logs["published_bytes"][1] > 0
     assert sum(logs["published_bytes"]) == teachers.costs.published_bytes

@@ -131,7 +131,7 @@ def test_a_model_without_logits_head_built_by_its_first_batch(tmp_path) -> None:
         def call(self, features):
             return self.head(features)
 
-    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=2)
+    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=2, wait=True)
     model = CodistillationModel(Subclassed, exchange)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(batches(*examples(0, 4)), verbose=0)
@@ -246,7 +246,7 @@ def test_a_teacher_normalises_by_the_moving_statistics_of_its_peer(tmp_path) -> 
         return keras.Sequential([keras.Input((NUM_FEATURES,)), *layers])
 
     def group(number: int, rate: float) -> CodistillationModel:
-        exchange = PeerExchange(str(tmp_path), number, 2, every_steps=6)
+        exchange = PeerExchange(str(tmp_path), number, 2, every_steps=6, wait=True)
         model = CodistillationModel(normalised, exchange, measure_every_steps=1)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(rate), loss, jit_compile=False)

@@ -240,7 +240,9 @@ def test_a_new_recurrent_teacher_starts_from_its_peers_state_and_keeps_its_own_l
 
     recurrent_state.assign(states, [np.full((BATCH, 6), 0.9, "float32")] * 2)
     publish(str(tmp_path), 1, 2, peer)
-    model.teachers.begin(model)
+    (exchanging,) = model.teachers.callbacks()
+    exchanging.set_model(model)
+    exchanging.on_train_batch_begin(0)
     model.teachers.end()
     assert model.teachers.steps() == [2]
     np.testing.assert_array_equal(carried(model), own)

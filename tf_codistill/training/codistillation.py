@@ -251,27 +251,11 @@ class CodistillationModel(MultiWorkerModel):
         return _mean(self._predictions(batch_of(data).features))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """The mean of the students' predictions.
-
-        Args:
-            inputs: Features, as the models of `model_fn` take them.
-            training: Whether the students are being trained.
-
-        Returns:
-            Structured as the prediction of one student.
-        """
+        """The mean of the students' predictions."""
         return _mean([student(inputs, training=training) for student in self.students])
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `fit`, with the callbacks of `teachers`, and warnings of teachers that are of no use.
-
-        Args:
-            *args: As in Keras.
-            **kwargs: As in Keras.
-
-        Returns:
-            As in Keras.
-        """
+        """Keras's `fit`, with the callbacks of `teachers`, and warnings of teachers that are of no use."""
         call = inspect.signature(super().fit).bind(*args, **kwargs)
         given = call.arguments.get("callbacks") or []
         self.meeting = decisions.Meeting()

@@ -55,7 +55,7 @@ def training_step(num_teachers: int, precision: str = "float32") -> Callable[[],
     model.build_for_data(dataset.element_spec)
     for index, teacher in enumerate(teachers.frozen):
         states = recurrent_state.values(recurrent_state.variables(teacher))
-        teachers.refresh(index, Snapshot(1 + index, 0, 0.0, teacher.get_weights(), states, 0), False)
+        teachers.refresh(index, Snapshot(1 + index, 0, 0.0, teacher.get_weights(), states, 0))
     print(f"{num_teachers} teacher(s) of {precision}: {teachers.num_bytes() / 1e6:.2f} MB")
     model.make_train_function()
     step, batches = model.train_function, iter(dataset)

@@ -213,7 +213,7 @@ def test_another_number_of_workers_or_another_format_is_refused(tmp_path: pathli
     path = tmp_path / "checkpoint_00000500" / files.MARK
     mark = json.loads(path.read_text())
     path.write_text(json.dumps({**mark, "format_version": 0}))
-    with pytest.raises(ValueError, match="checkpoint_00000500' has format version 0; expected 1"):
+    with pytest.raises(ValueError, match="checkpoint_00000500' has format version 0; expected 2"):
         saved.restore(500)
     path.write_text(json.dumps({**mark, "num_workers": 0}))
     with pytest.raises(ValueError, match="was written by 0 workers, this group has 1; start as many, or use"):
@@ -243,7 +243,7 @@ def late_remove(path):
 
 def late_write(prefix, **arrays):
     time.sleep(0.3 * prefix.endswith("worker_1"))
-    write(prefix, **arrays)
+    return write(prefix, **arrays)
 
 files.remove, weights.write = late_remove, late_write
 directory, index = {directory!r}, distribution.worker_index(strategy)

@@ -22,8 +22,8 @@ from tests.toy_experiments import (
     toy_task,
     write_language_corpus,
 )
+from tests.toy_models import publish
 from tf_codistill import checkpoints, evaluation, recurrent_state, runs, weights
-from tf_codistill.exchange.store import Store
 from tf_codistill.exchange.topology import RandomPeers, teachers_of
 from tf_codistill.experiment import Experiment, configured
 from tf_codistill.groups.synchronous import SynchronousGroup
@@ -49,8 +49,7 @@ def peer(tmp_path) -> str:
     keras.utils.set_random_seed(77)
     model = toy_model(VOCABULARY_SIZE, batch_size=4)
     lanes = [np.full((4, 12), 0.1, "float32")] * 4
-    store = Store(runs.exchange_dir(str(tmp_path)), 1)
-    store.publish(3, weights.description(model), model.get_weights(), lanes)
+    publish(runs.exchange_dir(str(tmp_path)), 1, 3, model, lanes)
     return str(tmp_path)
 
 
@@ -323,8 +322,7 @@ def test_random_peers_resume_with_the_peers_that_they_had(corpus, tmp_path_facto
         for group in (1, 2, 3):
             model = toy_model(VOCABULARY_SIZE, batch_size=4)
             lanes = [np.full((4, 12), 0.1 * group, "float32")] * 4
-            store = Store(runs.exchange_dir(workdir), group, clock=lambda: 7.0)
-            store.publish(3, weights.description(model), model.get_weights(), lanes)
+            publish(runs.exchange_dir(workdir), group, 3, model, lanes, clock=lambda: 7.0)
         for num_steps in stops:
             teaching = toy_peers(topology=RandomPeers(2, seed=1))
             experiment = toy_experiment(corpus, num_steps=num_steps, teaching=teaching)

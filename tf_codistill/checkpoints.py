@@ -89,14 +89,18 @@ class Checkpoints:
         """
         path = path_of(self.directory, step)
         files.make_directory(path)
+        listing = weights.write(files.join(path, f"worker_{self.worker}"), **own)
         if self.worker == 0:
-            weights.write(files.join(path, "shared"), **shared)
-        weights.write(files.join(path, f"worker_{self.worker}"), **own)
-        files.write_json(files.join(path, f"worker_{self.worker}.json"), _describe(own))
+            listing |= weights.write(files.join(path, "shared"), **shared)
+        described = {"arrays": _describe(own), "files": listing}
+        files.write_json(files.join(path, f"worker_{self.worker}.json"), described)
         if self.worker == 0:
             self._wait_for_parts(path)
+            for worker in range(1, self.num_workers):
+                listing |= files.read_json(files.join(path, f"worker_{worker}.json"))["files"]
             described = {"format_version": FORMAT_VERSION, "step": step, "num_workers": self.num_workers}
-            files.commit(path, {**described, "shared": _describe(shared), "metadata": dict(metadata)})
+            described |= {"shared": _describe(shared), "metadata": dict(metadata)}
+            files.commit(path, described, listing)
             self._delete_superseded()
 
     def mark(self, step: int, **metadata: Any) -> None:
@@ -195,7 +199,11 @@ def read_latest(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[
         raise ValueError(f"there is no whole checkpoint in {directory!r}; has the group been trained?")
     step, mark = found
     path = path_of(directory, step)
-    return step, read_shared(path, mark), [read_own(path, worker) for worker in range(mark["num_workers"])]
+    return (
+        step,
+        read_shared(path, mark),
+        [read_own(path, mark, worker) for worker in range(mark["num_workers"])],
+    )
 
 
 def read_shared(path: str, mark: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
@@ -211,14 +219,15 @@ def read_shared(path: str, mark: Mapping[str, Any]) -> dict[str, list[np.ndarray
     Raises:
         ValueError: They cannot be read.
     """
-    return weights.read(files.join(path, "shared"), **mark["shared"])
+    return weights.read(files.join(path, "shared"), mark["files"], **mark["shared"])
 
 
-def read_own(path: str, worker: int) -> dict[str, list[np.ndarray]]:
+def read_own(path: str, mark: Mapping[str, Any], worker: int) -> dict[str, list[np.ndarray]]:
     """Reads what belongs to one worker.
 
     Args:
         path: Directory of the checkpoint.
+        mark: Its mark.
         worker: The worker.
 
     Returns:
@@ -227,8 +236,8 @@ def read_own(path: str, worker: int) -> dict[str, list[np.ndarray]]:
     Raises:
         ValueError: They cannot be read.
     """
-    described = files.read_json(files.join(path, f"worker_{worker}.json"))
-    return weights.read(files.join(path, f"worker_{worker}"), **described)
+    arrays = files.read_json(files.join(path, f"worker_{worker}.json"))["arrays"]
+    return weights.read(files.join(path, f"worker_{worker}"), mark["files"], **arrays)
 
 
 def _checked_mark(path: str) -> dict[str, Any]:

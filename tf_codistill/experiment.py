@@ -104,6 +104,7 @@ class Experiment:
         strategy: tf.distribute.Strategy | None = None,
         when_built: Callable[[], None] = lambda: None,
         exchange_dir: str | None = None,
+        run_id: str | None = None,
     ) -> CodistillationModel:
         """Trains one group to its last step, from the last checkpoint if there is one.
 
@@ -114,6 +115,7 @@ class Experiment:
             strategy: The group's strategy; the default strategy if not given.
             when_built: Called when everything has been built, before a checkpoint is restored.
             exchange_dir: Directory through which the groups exchange; in the workdir if not given.
+            run_id: Names the run; without it the first group that exchanges does.
 
         Returns:
             The trained model.
@@ -123,7 +125,8 @@ class Experiment:
         """
         workers = SynchronousGroup(strategy)
         rows = workers.rows(self.task.batch_size)
-        teaching = self.teachers(exchange_dir or runs.exchange_dir(workdir), group, num_groups, rows)
+        exchange_dir = exchange_dir or runs.exchange_dir(workdir)
+        teaching = self.teachers(exchange_dir, group, num_groups, rows, run_id)
         training = [
             self.task.training(Part(index, number, self.seed))
             for index, number in teaching.parts(group, num_groups)
@@ -154,10 +157,13 @@ class Experiment:
             self.task.save(student, path, group + number)
         return model
 
-    def teachers(self, exchange_dir: str, group: int, num_groups: int, rows: int) -> Teaching:
+    def teachers(
+        self, exchange_dir: str, group: int, num_groups: int, rows: int, run_id: str | None = None
+    ) -> Teaching:
         """Where the teaching of a group comes from, with no models yet; refuses groups that do not fit it."""
         teaching = self.teaching()
-        teaching.join(Place(exchange_dir, group, num_groups, functools.partial(self.task.maker, rows)))
+        model_fn_of = functools.partial(self.task.maker, rows)
+        teaching.join(Place(exchange_dir, group, num_groups, model_fn_of, run_id))
         number = max(teaching.num_students, num_groups)
         if unknown := sorted(self.task.groups_of_their_own() - set(range(number))):
             raise ValueError(f"the task has models for groups {unknown}; expected some of 0 to {number - 1}")

@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from tf_codistill import bindings, files, launching, program
+from tf_codistill import bindings, files, launching, program, runs
 
 _NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.")
 _WORKERS_PER_GROUP = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.")
@@ -35,6 +35,7 @@ def train_command(group: int) -> list[str]:
         *(sys.executable, "-m", "tf_codistill.train"),
         *(f"--workdir={program.WORKDIR.value}", f"--group={group}", f"--num_groups={_NUM_GROUPS.value}"),
         *([f"--exchange_dir={exchange_dir}"] if exchange_dir else []),
+        f"--run_id={runs.run_id(program.WORKDIR.value)}",
         *(f"--gin_file={path}" for path in program.GIN_FILE.value),
         *(f"--gin_bindings={binding}" for binding in program.GIN_BINDINGS.value),
     ]

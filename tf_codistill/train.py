@@ -17,6 +17,7 @@ _GROUP = flags.DEFINE_integer("group", 0, "This group, from 0.")
 _NUM_GROUPS = flags.DEFINE_integer(
     "num_groups", 1, "Groups that train together, 1 for a model trained alone."
 )
+_RUN_ID = flags.DEFINE_string("run_id", None, "Names the run; snapshots of another one are never taken.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
@@ -47,9 +48,8 @@ def main() -> None:
     settings = experiment.configured()
     # Once before anything is made, so that a sentence of another kind does not come first, and once after.
     program.check_unchanged(config, setting, configurables.MAY_CHANGE)
-    settings.train(
-        workdir, group, _NUM_GROUPS.value, strategy, when_built, exchange_dir=program.EXCHANGE_DIR.value
-    )
+    place = {"exchange_dir": program.EXCHANGE_DIR.value, "run_id": _RUN_ID.value}
+    settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, **place)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_logs_keep_the_parts_apart(tmp_path) -> None:
     x, y = examples(0, 4)
     teacher = regression()
     model.build_for_data(batches(x, y).element_spec)
-    model.teachers.refresh(0, Snapshot(1, 0, 0.0, teacher.get_weights(), [], 0), carrying=False)
+    model.teachers.refresh(0, Snapshot(1, 0, 0.0, teacher.get_weights(), [], 0))
     logs = model.fit(batches(x, y), verbose=0).history
     task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, model.student(x))
     late = x[2 * BATCH :]
@@ -75,8 +75,8 @@ def test_a_teacher_without_a_snapshot_has_no_say() -> None:
         model.student.set_weights(models[0].student.get_weights())
         model.build_for_data(batches(x, y).element_spec)
     peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
-    models[2].teachers.refresh(0, peer, carrying=False)
-    models[3].teachers.refresh(1, peer, carrying=False)
+    models[2].teachers.refresh(0, peer)
+    models[3].teachers.refresh(1, peer)
     alone, unheard, one_of_one, one_of_two = (
         model.fit(batches(x, y), verbose=0, shuffle=False) and model.student.get_weights()[0]
         for model in models
@@ -117,7 +117,7 @@ def test_every_way_to_run_a_step_gives_the_same_weights(options: dict[str, objec
     other.student.set_weights(plain.student.get_weights())
     for model in (plain, other):
         model.build_for_data(batches(x, y).element_spec)
-        model.teachers.refresh(0, peer, carrying=False)
+        model.teachers.refresh(0, peer)
         model.fit(batches(x, y), verbose=0, shuffle=False)
         assert model.step() == 6
     np.testing.assert_allclose(plain.student.get_weights()[0], other.student.get_weights()[0], atol=1e-6)
@@ -132,7 +132,7 @@ def test_a_model_without_logits_head_built_by_its_first_batch(tmp_path) -> None:
         def call(self, features):
             return self.head(features)
 
-    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=2)
+    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=2, wait=True)
     model = CodistillationModel(Subclassed, exchange)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(batches(*examples(0, 4)), verbose=0)
@@ -200,7 +200,7 @@ def test_accumulated_gradients_equal_larger_batches() -> None:
         )
         data = batches(x, y).unbatch().batch(3 * BATCH // num_batches)
         model.build_for_data(data.element_spec)
-        model.teachers.refresh(0, peer, carrying=False)
+        model.teachers.refresh(0, peer)
         logs = model.fit(data, verbose=0, shuffle=False).history
         assert model.step() == 2, "steps of the optimizer, not batches"
         found.append([*model.student.get_weights(), logs["distillation_weight"][0]])
@@ -219,7 +219,7 @@ def test_class_weights_weigh_both_losses_as_sample_weights_do() -> None:
         with strategy.scope():
             model = compiled(FrozenTeachers(1), rate=rate)
         model.build_for_data(batches(x, y).element_spec)
-        model.teachers.refresh(0, peer, carrying=False)
+        model.teachers.refresh(0, peer)
         logs = model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0, **options).history
         return [*weights.values(model.student.weights), logs["distillation_loss"][0]]
 
@@ -241,7 +241,7 @@ def test_a_teacher_normalises_by_the_moving_statistics_of_its_peer(tmp_path) -> 
         return keras.Sequential([keras.Input((NUM_FEATURES,)), *layers])
 
     def group(number: int, rate: float) -> CodistillationModel:
-        exchange = PeerExchange(str(tmp_path), number, 2, every_steps=6)
+        exchange = PeerExchange(str(tmp_path), number, 2, every_steps=6, wait=True)
         model = CodistillationModel(normalised, exchange, measure_every_steps=1)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(rate), loss, jit_compile=False)

@@ -217,7 +217,7 @@ def trained_by_xla(strategy: tf.distribute.Strategy, jit_compile: bool) -> list[
     spec = (tf.TensorSpec([BATCH, NUM_FEATURES], tf.int32), tf.TensorSpec([BATCH], tf.int32))
     model.build_for_data(spec)
     taught = [rng.uniform(0.1, 1, weight.shape).astype("float32") for weight in model.student.weights]
-    model.teachers.refresh(0, Snapshot(1, 0, 0.0, taught, [], 0), carrying=False)
+    model.teachers.refresh(0, Snapshot(1, 0, 0.0, taught, [], 0))
     options = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
     logs = model.fit(x, y, epochs=2, validation_data=(x[: 2 * BATCH], y[: 2 * BATCH]), **options).history
     assert logs["teacher_kl"][0] > 0

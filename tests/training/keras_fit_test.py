@@ -97,7 +97,7 @@ def train(strategy: tf.distribute.Strategy) -> dict[str, Any]:
     taught = [
         rng.normal(size=shape).astype("float32") for shape in ((NUM_FEATURES, NUM_CLASSES), NUM_CLASSES)
     ]
-    model.teachers.refresh(0, Snapshot(1, 0, 0.0, taught, [], 0), carrying=False)
+    model.teachers.refresh(0, Snapshot(1, 0, 0.0, taught, [], 0))
     with tempfile.TemporaryDirectory() as directory:
         history = model.fit(
             feed(*training),

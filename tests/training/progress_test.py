@@ -20,7 +20,7 @@ SHOWN = {"accuracy", "loss", "task_loss", "distillation_loss", "val_loss", "val_
 def taught() -> CodistillationModel:
     model = compiled(FrozenTeachers(2), metrics=["accuracy"])
     model.build_for_data(batches(*examples(0, 1)).element_spec)
-    model.teachers.refresh(0, snapshot_of(regression()), carrying=False)
+    model.teachers.refresh(0, snapshot_of(regression()))
     return model
 
 

@@ -76,7 +76,7 @@ def test_nothing_of_distillation_is_computed_without_weight(
     model.build_for_data(data.element_spec)
     if isinstance(model.teachers, FrozenTeachers):
         for number in range(2):
-            model.teachers.refresh(number, snapshot_of(regression()), carrying=False)
+            model.teachers.refresh(number, snapshot_of(regression()))
     psi.counts.clear()  # building is no step
     model.fit(data, verbose=0)
     times = expected * len(model.students)

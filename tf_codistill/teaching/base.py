@@ -41,12 +41,14 @@ class Place:
         group: This group, from 0.
         num_groups: Number of groups.
         model_fn_of: Gives what makes the model of a group, so that groups may train different ones.
+        run_id: Names the run, if it has a name.
     """
 
     exchange_dir: str
     group: int
     num_groups: int
     model_fn_of: Callable[[int], ModelFn]
+    run_id: str | None = None
 
 
 class Taught(NamedTuple):
@@ -212,6 +214,9 @@ class Teaching:
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What has to happen around the steps; `fit` calls them before those of the user."""
         return []
+
+    def end(self) -> None:
+        """Called when `fit` ends, however it does."""
 
 
 def equal_logits(like: tf.Tensor, rows: tf.Tensor | int) -> tf.Tensor:

@@ -156,7 +156,7 @@ class Checkpointing(keras.callbacks.Callback):
                 "start as many, or use another directory"
             )
         shared = checkpoints.read_shared(path, mark)
-        own = checkpoints.read_own(path, distribution.worker_index(model.distribute_strategy))
+        own = checkpoints.read_own(path, mark, distribution.worker_index(model.distribute_strategy))
         try:
             self._metrics = _State(model).assign(shared, own)
         except ValueError as error:

@@ -59,7 +59,10 @@ class CodistillationModel(MultiWorkerModel):
     Attributes:
         students: What is trained: plain models, to be saved and served one by one.
         teachers: Where teaching comes from.
+        meeting: Where the workers of this group decide during `fit`.
     """
+
+    meeting: decisions.Meeting
 
     def __init__(
         self,
@@ -256,7 +259,10 @@ class CodistillationModel(MultiWorkerModel):
             callbacks = keras.callbacks.CallbackList(callbacks, model=self, **given.params)
         call.arguments["callbacks"] = callbacks
         self.pass_over = resume(self, users, call.arguments)
-        history = super().fit(*call.args, **call.kwargs)
+        try:
+            history = super().fit(*call.args, **call.kwargs)
+        finally:
+            self.teachers.end()
         self.statistics.settle()
         return history
 

@@ -37,7 +37,7 @@ from absl import logging
 from tf_codistill import checkpoints, distribution, recurrent_state, weights
 from tf_codistill.groups import decisions
 from tf_codistill.training.pass_over import PassOver, before_epoch, check_first
-from tf_codistill.training.statistics import replica_values
+from tf_codistill.training.replica_statistics import replica_values
 
 _NONE = -1
 

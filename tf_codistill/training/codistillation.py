@@ -31,7 +31,7 @@ from tf_codistill.training.measures import TaskLosses
 from tf_codistill.training.meters import Meters
 from tf_codistill.training.outputs import Outputs
 from tf_codistill.training.progress import Progress
-from tf_codistill.training.statistics import ReplicaStatistics
+from tf_codistill.training.replica_statistics import ReplicaStatistics
 from tf_codistill.training.watch import Watch
 from tf_codistill.training.whole_batch import Shares, total
 

@@ -1,5 +1,6 @@
 # make quickstart   corpus -> one group alone -> two groups codistilling -> evaluation -> report
 # make test         checks and tests          make test-slow   the tests that take minutes
+# make test-newest-keras   tests of what Keras does not promise, with its newest release, in a venv of its own
 # make check        ruff, mypy, pydoclint     make format      lets ruff rewrite what it can
 # make docs         the API reference, as HTML pages in build/api
 #
@@ -12,13 +13,14 @@ PYTEST_ARGS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
+NEWEST := $(VENV)-newest-keras/bin/python
 QUICKSTART := runs/quickstart
 CORPUS := $(QUICKSTART)/corpus
 RUN := $(QUICKSTART)/seed_$(SEED)
 SETTINGS := --gin_bindings="Experiment.seed = $(SEED)" \
 	--gin_bindings="LanguageTask.corpus_dir = '$(CORPUS)/tokens'"
 
-.PHONY: quickstart test test-slow check format docs
+.PHONY: quickstart test test-slow test-newest-keras check format docs
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -40,6 +42,15 @@ test: check
 
 test-slow: $(VENV)/.installed-dev
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+# The package asks for an older Keras than this installs, which pip tells, and does.
+test-newest-keras: | $(PY)
+	$(PY) -m venv $(VENV)-newest-keras
+	$(NEWEST) -m pip --disable-pip-version-check install --editable ".[test]"
+	$(NEWEST) -m pip --disable-pip-version-check install --upgrade --pre keras
+	$(NEWEST) -m pytest tests/keras_private_test.py tests/weights_test.py tests/recurrent_state_test.py \
+		tests/teaching/packed_model_test.py tests/training/algorithm_1_test.py \
+		tests/training/codistillation_test.py tests/training/keras_face_test.py -m "not slow" $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev
 	$(PY) -m ruff format --check .

@@ -376,6 +376,42 @@ def test_gin_says_topology_and_architectures(corpus, fresh_gin) -> None:
         experiment.teachers("/nowhere", group=0, num_groups=2, rows=9)
 
 
+@pytest.mark.parametrize("topology", ["pairs", {0: [1], 1: [0]}, RandomPeers(2)], ids=str)
+def test_a_group_is_alone_in_any_topology(corpus, tmp_path, topology) -> None:
+    experiment = toy_experiment(corpus, teaching=toy_peers(topology=topology))
+    teaching = experiment.teachers(str(tmp_path), group=0, num_groups=1, rows=4)
+    model = experiment.build(teaching, group=0, rows=4)
+    assert (teaching.taught_by, teaching.names(), teaching.models()) == (((),), [], {})
+    assert len(model.students) == 1
+
+
+class Executions(keras.callbacks.Callback):
+    """Notes at which batch each execution ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[int] = []
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        self.ends.append(batch)
+
+
+def test_gin_says_how_many_steps_are_made_at_a_time(corpus, tmp_path, fresh_gin, monkeypatch) -> None:
+    gin.parse_config("Experiment.steps_per_execution = 5")
+    executions = Executions()
+    monkeypatch.setattr(Experiment, "_logs", lambda *_: [executions])
+    pairs = toy_peers(topology="pairs")
+    model = toy_experiment(corpus, num_steps=10, teaching=pairs).train(str(tmp_path), 0, 1)
+    assert model.step() == 10
+    assert executions.ends == [4, 4]
+
+
+@pytest.mark.parametrize("number", [0, 2, 10])
+def test_executions_that_do_not_fit_a_log_interval_are_refused(corpus, number) -> None:
+    with pytest.raises(ValueError, match=f"steps_per_execution is {number}; expected a divisor of log_every"):
+        toy_experiment(corpus, steps_per_execution=number)
+
+
 def delayed(corpus, data: str = "disjoint", batches: str = "different", **changes) -> Experiment:
     """Two students of two architectures, taught by copies."""
     task = toy_task(corpus, data=data, peer_model_fns={1: deeper})

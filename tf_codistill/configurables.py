@@ -28,9 +28,9 @@ _LOSSES = (
 _SCHEDULES = ("Constant", "BurnIn", "LinearRamp", "Cosine", "Piecewise", "ExponentialDecay", "WeightDecay")
 
 MAY_CHANGE = (
-    *("Experiment.num_steps", "Experiment.log_every_steps", "Experiment.validate_every_steps"),
-    *("Experiment.checkpoint_every_steps", "Experiment.measure_every_steps", "Experiment.jit_compile"),
-    "Experiment.steps_per_execution",
+    # not log_every_steps: a checkpoint tells its place in the data in intervals of that length
+    *("Experiment.num_steps", "Experiment.validate_every_steps", "Experiment.checkpoint_every_steps"),
+    *("Experiment.measure_every_steps", "Experiment.steps_per_execution", "Experiment.jit_compile"),
     *("PeerExchange.directory", "PeerExchange.keep", "PeerExchange.min_age_secs", "PeerExchange.max_bytes"),
     "LanguageTask.corpus_dir",  # it may have moved; that it holds the same documents is checked
 )

@@ -112,7 +112,7 @@ class Experiment:
             group: This group, from 0.
             num_groups: Number of groups; 1 trains a model alone, or several students in one process.
             strategy: The group's strategy; the default strategy if not given.
-            when_built: Called when everything has been built, before the first step.
+            when_built: Called when everything has been built, before a checkpoint is restored.
             exchange_dir: Directory through which the groups exchange; in the workdir if not given.
 
         Returns:
@@ -136,8 +136,8 @@ class Experiment:
             model = self.build(teaching, group, rows)
         model.build_for_data(workers.feed(training).element_spec)
         checkpointing = Checkpointing(runs.checkpoints_dir(workdir, group), self.checkpoint_every_steps)
-        position = checkpointing.restore(model)
         when_built()
+        position = checkpointing.restore(model)
         workers.fit(
             model,
             training,

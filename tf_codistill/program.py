@@ -29,7 +29,7 @@ from typing import Any
 import gin
 from absl import app, flags, logging
 
-from tf_codistill import bindings, files, quiet_start
+from tf_codistill import bindings, files, keras_private, quiet_start
 
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", [], "Gin file, named as gin/...; may be repeated, later files override earlier ones."
@@ -71,6 +71,7 @@ def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_argumen
         if len(argv) > 1 and not takes_arguments:
             _stop(f"argument {argv[1]!r} was not expected; values are given as --flag=value, see --help")
         try:
+            keras_private.check_backend()
             main(*arguments)
         except KeyboardInterrupt:
             sys.exit(130)

@@ -27,13 +27,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import weights
+from tf_codistill import keras_private, weights
 
 
 def variables(model: keras.Model) -> list[keras.Variable]:
     """The state variables of a built model, layer by layer; empty for a model without memory."""
     found: list[keras.Variable] = []
-    for layer in model._flatten_layers(include_self=False):
+    for layer in keras_private.layers(model):
         states = getattr(layer, "states", None)
         if states is not None:
             found += [state for state in tf.nest.flatten(states) if isinstance(state, keras.Variable)]

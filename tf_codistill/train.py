@@ -45,9 +45,8 @@ def main() -> None:
             files.write(config, (setting + program.bindings_in_force()).encode())
 
     settings = experiment.configured()
-    program.check_unchanged(
-        config, setting, configurables.MAY_CHANGE
-    )  # before what has changed ends otherwise
+    # Once before anything is made, so that a sentence of another kind does not come first, and once after.
+    program.check_unchanged(config, setting, configurables.MAY_CHANGE)
     settings.train(
         workdir, group, _NUM_GROUPS.value, strategy, when_built, exchange_dir=program.EXCHANGE_DIR.value
     )

@@ -22,6 +22,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_codistill import keras_private
+
 Description = list[dict[str, Any]]
 Result = TypeVar("Result")
 
@@ -90,7 +92,7 @@ def assign(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) ->
 
 def local_copies(variable: keras.Variable) -> tuple[tf.Variable, ...]:
     """The ``tf.Variable`` behind a Keras variable on each replica of this worker."""
-    stored = variable._value  # Keras offers no public way to the distributed variable itself
+    stored = keras_private.stored(variable)
     return tuple(getattr(stored, "values", (stored,)))
 
 

@@ -22,6 +22,8 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
+from tf_codistill import keras_private
+
 
 class DistillationLoss(keras.losses.Loss, abc.ABC):
     """psi of Algorithm 1: aggregates what the teachers predict, then compares the student with it.
@@ -75,12 +77,11 @@ class DistillationLoss(keras.losses.Loss, abc.ABC):
         Returns:
             A scalar, already divided by the number of replicas in sync; [...] if `reduction` is None.
         """
-        mask = getattr(student_logits, "_keras_mask", None)
+        mask = keras_private.mask(student_logits)
         num_axes = self._num_example_axes(student_logits)
         if mask is not None and len(mask.shape) < num_axes:
             # Keras lines masks and weights up with the last axes of the examples, not with the first.
-            student_logits = tf.identity(student_logits)
-            student_logits._keras_mask = _with_axes(mask, num_axes)
+            student_logits = keras_private.set_mask(tf.identity(student_logits), _with_axes(mask, num_axes))
         if sample_weight is not None:
             sample_weight = _with_axes(sample_weight, num_axes)
         return super().__call__(teacher if self.needs_teachers else (), student_logits, sample_weight)

@@ -18,6 +18,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_codistill import keras_private
+
 
 class SharedCrossEntropy(keras.losses.SparseCategoricalCrossentropy):
     """Keras's cross-entropy of logits, which leaves its softmax to whom else it may concern."""
@@ -83,8 +85,9 @@ def soft_cross_entropy(probabilities: tf.Tensor, logits: tf.Tensor) -> tf.Tensor
 
 
 def _sharing(loss: Any) -> Any:
-    # A subclass may compute something else; Keras offers no public way to the axis.
-    plain = type(loss) is keras.losses.SparseCategoricalCrossentropy and loss._fn_kwargs.get("axis", -1) == -1
+    # A subclass may compute something else.
+    plain = type(loss) is keras.losses.SparseCategoricalCrossentropy
+    plain = plain and keras_private.arguments(loss).get("axis", -1) == -1
     if not plain or not loss.from_logits or loss.ignore_class is not None:
         return loss
     return SharedCrossEntropy(from_logits=True, reduction=loss.reduction, name=loss.name, dtype=loss.dtype)

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import weights
+from tf_codistill import keras_private, weights
 from tf_codistill.exchange import precision as precisions
 
 _WORD = 8  # bytes
@@ -32,7 +32,7 @@ class PackedVariable(keras.Variable):
     """
 
     words: keras.Variable
-    _layout: list[tuple[tuple[int, ...], str]]
+    _parts: list[tuple[tuple[int, ...], str]]
 
     def keep(self, words: keras.Variable, layout: list[tuple[tuple[int, ...], str]]) -> None:
         """Takes its value from `words` from now on, and gives up the memory that it has had.
@@ -41,14 +41,13 @@ class PackedVariable(keras.Variable):
             words: The bits of its parts.
             layout: What `precision.layout` says of the parts.
         """
-        self.words, self._layout = words, layout
-        # To Keras it has not been initialised yet: whoever reads it gets what its initializer returns.
-        self._value, self._initializer = None, self._unpacked
+        self.words, self._parts = words, layout
+        keras_private.read_by(self, self._unpacked)
 
     def _unpacked(self, shape: Any, dtype: Any) -> tf.Tensor:
         words = tf.convert_to_tensor(self.words.value)
         parts = []
-        for part_shape, part_dtype in self._layout:
+        for part_shape, part_dtype in self._parts:
             parts.append(_from_words(words, part_shape, part_dtype))
             words = words[_num_words(part_shape, part_dtype) :]
         if len(parts) == 2:

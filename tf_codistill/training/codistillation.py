@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import recurrent_state, schedules, weights
+from tf_codistill import keras_private, recurrent_state, schedules, weights
 from tf_codistill.batches import Batch, batch_of
 from tf_codistill.groups import decisions
 from tf_codistill.teaching.base import ModelFn, Teaching
@@ -92,6 +92,7 @@ class CodistillationModel(MultiWorkerModel):
             ValueError: A constant weight is negative or not finite, losses and weights name different
                 outputs, there are not as many `model_fn` as students, or a number is out of range.
         """
+        keras_private.check_backend()
         super().__init__(name=name)
         self.teachers = Teaching() if teachers is None else teachers
         number = self.teachers.num_students
@@ -216,7 +217,7 @@ class CodistillationModel(MultiWorkerModel):
 
     def _task(self, batch: Batch, prediction: Any, shares: Shares) -> TaskLosses:
         weights = self.task_weights(batch.sample_weight, prediction, shares)
-        return TaskLosses(self._compile_loss, batch.targets, weights)
+        return TaskLosses(keras_private.compile_loss(self), batch.targets, weights)
 
     def test_step(self, data: Any) -> None:
         """Measures the students' task loss and metrics on one replica's batch."""
@@ -226,7 +227,7 @@ class CodistillationModel(MultiWorkerModel):
         losses = [self.task_loss(batch, *one) for one in zip(predictions, added, shares, strict=True)]
         self._count_loss(total(losses) / len(losses), batch.features)
         ensemble = None
-        if len(self.students) > 1 and self._compile_loss is not None:
+        if len(self.students) > 1 and keras_private.compile_loss(self) is not None:
             ensemble = self._task(batch, predictions[0], shares[0]).loss(_mean(predictions))
         self.meters.note_validation(losses, ensemble)
         for prediction in predictions:
@@ -369,7 +370,5 @@ def _mean(predictions: Sequence[Any]) -> Any:
 
 def _mean_of_outputs(*outputs: tf.Tensor) -> tf.Tensor:
     mean = keras.ops.mean(keras.ops.stack(outputs), axis=0)
-    mask = getattr(outputs[0], "_keras_mask", None)
-    if mask is not None:
-        mean._keras_mask = mask
-    return mean
+    mask = keras_private.mask(outputs[0])
+    return mean if mask is None else keras_private.set_mask(mean, mask)

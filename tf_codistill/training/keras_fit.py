@@ -30,7 +30,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tf_codistill import recurrent_state, weights
+from tf_codistill import keras_private, recurrent_state, weights
 from tf_codistill.batches import Batch, batch_of
 from tf_codistill.losses import shared_softmax
 from tf_codistill.training import pass_over, whole_batch
@@ -209,10 +209,11 @@ class MultiWorkerModel(keras.Model):
         Raises:
             ValueError: There is no loss.
         """
-        values = [self._aggregate_additional_loss(loss) for loss in added]
-        if self._compile_loss is not None:
+        values = [keras_private.added_loss(self, loss) for loss in added]
+        compile_loss = keras_private.compile_loss(self)
+        if compile_loss is not None:
             weights_of_examples = self.task_weights(batch.sample_weight, prediction, shares)
-            values.append(self._compile_loss(batch.targets, prediction, weights_of_examples))
+            values.append(compile_loss(batch.targets, prediction, weights_of_examples))
         if not values:
             raise ValueError("there is no task loss; give compile a loss, or a layer of the model add_loss")
         return total(values)
@@ -228,8 +229,8 @@ class MultiWorkerModel(keras.Model):
         Returns:
             Sample weights, or None.
         """
-        every = getattr(self._compile_loss, "_flat_losses", None) or []
-        others = {"/".join(map(str, path)) for path, loss, _, _ in every if not whole_batch.is_mean(loss)}
+        every = keras_private.losses(keras_private.compile_loss(self))
+        others = {name for name, loss in every.items() if not whole_batch.is_mean(loss)}
         factors = {name: factor for name, factor in shares.items() if name not in others}
         return weighed(sample_weight, prediction, factors)
 
@@ -285,7 +286,7 @@ class MultiWorkerModel(keras.Model):
 
     def _count_loss(self, loss: tf.Tensor, features: Any) -> None:
         batch_size = tf.shape(keras.tree.flatten(features)[0])[0]
-        self._loss_tracker.update_state(of_whole_batch(loss), sample_weight=batch_size)
+        keras_private.loss_tracker(self).update_state(of_whole_batch(loss), sample_weight=batch_size)
 
     def _by_xla(self, function: StepFunction) -> StepFunction:
         return tf.function(function, jit_compile=True) if self._uses_xla() else function
@@ -351,7 +352,7 @@ class MultiWorkerModel(keras.Model):
             batch = batch_of(data)
             # First, so that all models are built alike: Keras puts its own name before weights it builds.
             self.build_for(batch.features)
-            self._symbolic_build(data_batch=tuple(batch)[:3])
+            keras_private.build(self, tuple(batch)[:3])
 
     def _build_for_use(self, features: Any) -> None:
         # Within a call Keras would name weights otherwise than where `build_for_data` builds them, so that
@@ -362,7 +363,7 @@ class MultiWorkerModel(keras.Model):
             self.built = True
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        self.build_for_data(data_batch if iterator is None else iterator._distributed_dataset.element_spec)
+        self.build_for_data(data_batch if iterator is None else keras_private.element_spec(iterator))
 
 
 def _spec_on_one_replica(value: Any) -> tf.TensorSpec:
@@ -372,5 +373,5 @@ def _spec_on_one_replica(value: Any) -> tf.TensorSpec:
 
 def on_one_replica(spec: Any) -> Any:
     """The specification of the values on one replica, whether distributed or not."""
-    components = getattr(spec, "_value_specs", None)
+    components = keras_private.specs_by_replica(spec)
     return components[0] if components else spec

@@ -17,7 +17,7 @@ NEWEST := $(VENV)-newest-keras/bin/python
 QUICKSTART := runs/quickstart
 CORPUS := $(QUICKSTART)/corpus
 RUN := $(QUICKSTART)/seed_$(SEED)
-TRAIN := --gin_file=gin/quickstart.gin --gin_bindings="Experiment.seed = $(SEED)" \
+SETTINGS := --gin_bindings="Experiment.seed = $(SEED)" \
 	--gin_bindings="LanguageTask.corpus_dir = '$(CORPUS)/tokens'"
 
 .PHONY: quickstart test test-slow test-newest-keras check format docs
@@ -26,13 +26,13 @@ TRAIN := --gin_file=gin/quickstart.gin --gin_bindings="Experiment.seed = $(SEED)
 quickstart: $(VENV)/.installed
 	@echo "== 1/5 corpus: the documentation on this machine"
 	$(PY) -m tf_codistill.prepare_local_docs --output_dir=$(CORPUS) --gin_file=gin/corpus/local_docs_tiny.gin
-	@echo "== 2/5 one group alone"
-	$(PY) -m tf_codistill.launch --num_groups=1 --workdir=$(RUN)/alone $(TRAIN)
+	@echo "== 2/5 one group alone, with the weight decay that suits it best"
+	$(PY) -m tf_codistill.launch --num_groups=1 --workdir=$(RUN)/alone --gin_file=gin/quickstart_alone.gin $(SETTINGS)
 	@echo "== 3/5 two groups codistilling"
-	$(PY) -m tf_codistill.launch --num_groups=2 --workdir=$(RUN)/codistillation $(TRAIN)
+	$(PY) -m tf_codistill.launch --num_groups=2 --workdir=$(RUN)/codistillation --gin_file=gin/quickstart.gin $(SETTINGS)
 	@echo "== 4/5 evaluation on held-out documents"
 	$(PY) -m tf_codistill.evaluate --runs=alone=$(RUN)/alone --runs=codistillation=$(RUN)/codistillation \
-		--output=$(RUN)/evaluation.json $(TRAIN)
+		--output=$(RUN)/evaluation.json --gin_file=gin/quickstart.gin $(SETTINGS)
 	@echo "== 5/5 report"
 	$(PY) -m tf_codistill.report --runs=alone=$(RUN)/alone --runs=codistillation=$(RUN)/codistillation \
 		--evaluation=$(RUN)/evaluation.json --output_dir=$(RUN)/report

@@ -1,6 +1,6 @@
 """Codistillation is cheap: time of a training step with a teacher over that of a step without.
 
-    python -m benchmarks.codistillation_step            the quickstart's size; another one, for example:
+    python -m benchmarks.codistillation_step            2 x 192 units; another size, for example:
     python -m benchmarks.codistillation_step --num_teachers=3 --num_units=256
     python -m benchmarks.codistillation_step --teacher_precision=int8    also against teachers of float32
 

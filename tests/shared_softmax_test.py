@@ -179,8 +179,16 @@ def test_a_branch_uses_what_was_left_before_it() -> None:
 
 def _num_softmaxes(function: Any, *arguments: Any) -> int:
     definition = function.get_concrete_function(*arguments).graph.as_graph_def()
-    nodes = [*definition.node, *(node for each in definition.library.function for node in each.node_def)]
-    return sum(node.op in ("Softmax", "LogSoftmax") or "CrossEntropy" in node.op for node in nodes)
+    return _count(definition.node, {one.signature.name: one.node_def for one in definition.library.function})
+
+
+def _count(nodes: Any, functions: dict[str, Any]) -> int:
+    """The softmaxes of a graph, with those of the functions that it calls; gradients leave others behind."""
+    called = [
+        one.name for node in nodes for value in node.attr.values() for one in (value.func, *value.list.func)
+    ]
+    own = sum(node.op in ("Softmax", "LogSoftmax") or "CrossEntropy" in node.op for node in nodes)
+    return own + sum(_count(functions[name], functions) for name in called if name in functions)
 
 
 def sequences(mask: bool = False) -> keras.Model:

@@ -42,9 +42,9 @@ def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(corpus: str, n
     if is_experiment:
         num_groups = NUM_GROUPS.get(name, 2)
         experiment = configured()
-        assert experiment.task.training(Part(0, num_groups, seed=0)).units_per_step == 64 * 32
-        teachers = experiment.teachers("/nowhere", 0, num_groups, rows=64)
-        model = experiment.build(teachers, 0, rows=64)
+        assert experiment.task.training(Part(0, num_groups, seed=0)).units_per_step == 32 * 32
+        teachers = experiment.teachers("/nowhere", 0, num_groups, rows=32)
+        model = experiment.build(teachers, 0, rows=32)
         assert len(model.teachers.names()) == (2 if num_groups == 1 else 1)
     elif "\nCorpusSettings." in text:
         assert isinstance(pipeline.CorpusSettings().filters[0], filters.English)

@@ -163,7 +163,7 @@ def test_dropout_resumes_exactly(tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "vocabulary_size", "num_weights"),
-    [("tiny", 1006, 982_510), ("small", 4096, 3_156_992), ("paper", 24_006, 44_411_846)],
+    [("tiny", 1006, 524_270), ("small", 4096, 3_156_992), ("paper", 24_006, 44_411_846)],
 )
 def test_gin_sizes(size, vocabulary_size, num_weights):
     gin.clear_config()

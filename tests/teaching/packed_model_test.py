@@ -21,7 +21,7 @@ REDUCED = ("bfloat16", "float16", "int8")
 LANES = 2
 
 
-def quickstart_model() -> keras.Model:
+def two_layers_of_192() -> keras.Model:
     return LanguageModel(1006, 192, 2, 192, batch_size=64)
 
 
@@ -155,7 +155,7 @@ def test_mixed_precision_reads_half_of_what_is_unpacked() -> None:
 
 @pytest.mark.parametrize("precision", REDUCED)
 def test_the_memory_of_plain_weights_is_given_back(precision: str) -> None:
-    model = quickstart_model()
+    model = two_layers_of_192()
     before = packed_model.num_bytes(model)
     assert before == sum(weight.nbytes for weight in weights.values(model.weights))
     stored = [weakref.ref(weights.local_copies(weight)[0]) for weight in model.weights]

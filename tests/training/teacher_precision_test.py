@@ -155,7 +155,7 @@ def test_groups_may_differ_in_precision(tmp_path, published: str, held: str) -> 
         np.testing.assert_array_equal(found, part)
 
 
-def test_the_quickstarts_int8_is_a_quarter_in_files_and_in_memory(tmp_path) -> None:
+def test_a_language_models_int8_is_a_quarter_in_files_and_in_memory(tmp_path) -> None:
     sizes = {}
     for precision in ("float32", "int8"):
         teachers = FrozenTeachers(1, precision)

@@ -52,14 +52,7 @@ def exists(path: str) -> bool:
 
 
 def check_scheme(*paths: str | None) -> None:
-    """Checks early that places can be read and written at all, where they are used much later.
-
-    Args:
-        *paths: Files or directories, there or not; None is passed over.
-
-    Raises:
-        ValueError: TensorFlow has no such scheme.
-    """
+    """Raises a `ValueError` early if TensorFlow has no scheme such as a path has; None is passed over."""
     for path in paths:
         storage.of(path or "")
 
@@ -188,14 +181,7 @@ class Piecewise:
         self._file = file
 
     def write(self, content: bytes) -> None:
-        """Appends bytes.
-
-        Args:
-            content: The bytes.
-
-        Raises:
-            OSError: They cannot be written.
-        """
+        """Appends bytes; an `OSError` if they cannot be written."""
         with _os_errors(self._path):
             self._file.write(content)
 

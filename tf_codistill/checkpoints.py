@@ -4,13 +4,14 @@
         checkpoint_00000500/
             shared.index, shared.data-...        by the chief: what all workers hold alike
             worker_0.index, worker_0.data-...    by each worker: its own, such as the state of its lanes
-            worker_0.json                        its mark: that worker 0 has written all of its part
+            worker_0.json                        its mark: worker 0 has written all of its part
             worker_1.index, ...
             manifest.json                        the commit mark, by the chief when all parts are there
 
 Values are arrays by name, so what a checkpoint holds is decided by the caller (`training.checkpointing`).
 Workers find out by files that the others are done, so that writing needs no collective and can be done by a
-thread beside training. A checkpoint that is damaged is passed over for the one before it.
+thread beside training. A checkpoint that is damaged is passed over for the one before it, and written anew
+when training comes to its step once more.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Checkpoints:
         directory: Where they are.
         worker: This worker; worker 0 commits.
         num_workers: Workers of the group.
+        start: A number that all workers of one start of the group share, and no other start: by it the chief
+            tells a part that is new from what an earlier start has left.
     """
 
     def __init__(
@@ -65,12 +68,13 @@ class Checkpoints:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         files.check_scheme(directory)
         self.directory = directory
-        self.worker, self.num_workers = 0, 1
+        self.worker, self.num_workers, self.start = 0, 1, 0
         self._keep, self._keep_every_steps = keep, keep_every_steps
         self._timeout_secs = timeout_secs
 
-    def clean(self) -> None:
-        """Removes what was never committed; the chief does it before any worker writes."""
+    def prepare(self) -> None:
+        """Makes the directory, and removes what was never committed; the chief does it before any write."""
+        files.make_directory(self.directory)
         for step in _steps(self.directory):
             if not files.exists(files.join(path_of(self.directory, step), files.MARK)):
                 files.remove(path_of(self.directory, step))
@@ -88,41 +92,56 @@ class Checkpoints:
             OSError: It cannot be written, or another worker does not write its part in time.
         """
         path = path_of(self.directory, step)
-        files.make_directory(path)
+        try:
+            files.make_directory(path)
+        except ValueError as error:
+            raise OSError(str(error)) from error
+        if self.worker == 0:
+            files.remove(files.join(path, files.MARK))  # of a damaged one
         listing = weights.write(files.join(path, f"worker_{self.worker}"), **own)
         if self.worker == 0:
             listing |= weights.write(files.join(path, "shared"), **shared)
-        described = {"arrays": _describe(own), "files": listing}
-        files.write_json(files.join(path, f"worker_{self.worker}.json"), described)
+        described = {"start": self.start, "arrays": _describe(own), "files": listing}
+        files.write_json(_part_of(path, self.worker), described)
         if self.worker == 0:
             self._wait_for_parts(path)
             for worker in range(1, self.num_workers):
-                listing |= files.read_json(files.join(path, f"worker_{worker}.json"))["files"]
+                listing |= files.read_json(_part_of(path, worker))["files"]
             described = {"format_version": FORMAT_VERSION, "step": step, "num_workers": self.num_workers}
             described |= {"shared": _describe(shared), "metadata": dict(metadata)}
             files.commit(path, described, listing)
             self._delete_superseded()
 
-    def mark(self, step: int, **metadata: Any) -> None:
-        """Adds to the metadata of a committed checkpoint; the chief does it.
+    def mark(self, step: int, metadata: Mapping[str, Any]) -> None:
+        """Adds to the metadata of a checkpoint, if it was committed; the chief does it.
 
         Args:
             step: Its step.
-            **metadata: What to add.
+            metadata: What to add.
+
+        Raises:
+            OSError: It cannot be written.
         """
         path = path_of(self.directory, step)
-        mark = files.read_mark(path)
+        mark = files.read_mark(path) if self.worker == 0 else None
         if mark is not None:
             mark["metadata"].update(metadata)
             files.write_json(files.join(path, files.MARK), mark)
+            self._delete_superseded()
 
     def _wait_for_parts(self, path: str) -> None:
         deadline = time.monotonic() + self._timeout_secs
         for worker in range(1, self.num_workers):
-            while not files.exists(files.join(path, f"worker_{worker}.json")):
+            while not self._is_new(_part_of(path, worker)):
                 if time.monotonic() > deadline:
                     raise OSError(f"worker {worker} has not written its part of checkpoint {path!r} in time")
                 time.sleep(_POLL_SECS)
+
+    def _is_new(self, part: str) -> bool:
+        try:
+            return bool(files.read_json(part)["start"] == self.start)
+        except (FileNotFoundError, files.CorruptError):
+            return False
 
     def _delete_superseded(self) -> None:
         best = best_step(self.directory)
@@ -145,7 +164,7 @@ def committed_steps(directory: str) -> list[int]:
 
 
 def best_step(directory: str) -> int | None:
-    """The step of the checkpoint with the best of the values that are monitored; None if none has one."""
+    """The step of the checkpoint with the best value of what is monitored; None if none has any."""
     values = {}
     for step in committed_steps(directory):
         try:
@@ -162,23 +181,24 @@ def mark_of(directory: str, step: int) -> dict[str, Any]:
     return files.read_mark(path_of(directory, step)) or {}
 
 
-def newest_whole(directory: str, below: int | None = None) -> tuple[int, dict[str, Any]] | None:
+def newest_whole(directory: str) -> tuple[int, dict[str, Any]] | None:
     """The newest checkpoint of which every byte is there; damaged ones are passed over with a warning.
 
     Args:
         directory: Directory of the group's checkpoints.
-        below: Only those of earlier steps; None for all.
 
     Returns:
         Its step and mark; None if there is none.
+
+    Raises:
+        ValueError: It is of another version.
+        OSError: It cannot be read now.
     """
     for step in reversed(committed_steps(directory)):
-        if below is not None and step >= below:
-            continue
         try:
             return step, _checked_mark(path_of(directory, step))
-        except (ValueError, OSError) as error:
-            logging.warning("checkpoint of step %d is passed over: %s", step, error)
+        except files.CorruptError as error:
+            logging.warning("the checkpoint of step %d is passed over: %s", step, error)
     return None
 
 
@@ -197,13 +217,28 @@ def read_latest(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[
     found = newest_whole(directory)
     if found is None:
         raise ValueError(f"there is no whole checkpoint in {directory!r}; has the group been trained?")
-    step, mark = found
-    path = path_of(directory, step)
-    return (
-        step,
-        read_shared(path, mark),
-        [read_own(path, mark, worker) for worker in range(mark["num_workers"])],
-    )
+    return _read(directory, *found)
+
+
+def read_best(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
+    """Reads the checkpoint with the best value of what is monitored, as `read_latest` reads the newest.
+
+    Args:
+        directory: Directory of the group's checkpoints.
+
+    Returns:
+        Its step, the shared arrays, of which ``weights`` are those to be served, and the own arrays of each
+        worker.
+
+    Raises:
+        ValueError: There is none, or it is damaged.
+    """
+    step = best_step(directory)
+    if step is None:
+        raise ValueError(
+            f"no checkpoint in {directory!r} has a monitored value; give Checkpointing `monitor`"
+        )
+    return _read(directory, step, _checked_mark(path_of(directory, step)))
 
 
 def read_shared(path: str, mark: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
@@ -236,17 +271,33 @@ def read_own(path: str, mark: Mapping[str, Any], worker: int) -> dict[str, list[
     Raises:
         ValueError: They cannot be read.
     """
-    arrays = files.read_json(files.join(path, f"worker_{worker}.json"))["arrays"]
+    arrays = files.read_json(_part_of(path, worker))["arrays"]
     return weights.read(files.join(path, f"worker_{worker}"), mark["files"], **arrays)
+
+
+def _read(
+    directory: str, step: int, mark: Mapping[str, Any]
+) -> tuple[int, dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
+    path = path_of(directory, step)
+    return (
+        step,
+        read_shared(path, mark),
+        [read_own(path, mark, worker) for worker in range(mark["num_workers"])],
+    )
+
+
+def _part_of(path: str, worker: int) -> str:
+    return files.join(path, f"worker_{worker}.json")
 
 
 def _checked_mark(path: str) -> dict[str, Any]:
     mark = files.read_mark(path)
-    if mark is None or mark.get("format_version") != FORMAT_VERSION:
-        version = None if mark is None else mark.get("format_version")
+    if mark is None:
+        raise files.CorruptError(f"checkpoint {path!r} is not committed")
+    if mark.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"checkpoint {path!r} has format version {version!r}; expected {FORMAT_VERSION}: it is of "
-            "another version of tf_codistill"
+            f"checkpoint {path!r} has format version {mark.get('format_version')!r}; expected "
+            f"{FORMAT_VERSION}: it is of another version of tf_codistill, name another directory"
         )
     files.verify(path, mark)
     return mark

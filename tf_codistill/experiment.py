@@ -41,6 +41,7 @@ from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.checkpointing import Checkpointing
 from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.metrics_log import MetricsLog
+from tf_codistill.training.progress import Position
 
 
 @gin.configurable
@@ -140,7 +141,7 @@ class Experiment:
         model.build_for_data(workers.feed(training).element_spec)
         checkpointing = Checkpointing(runs.checkpoints_dir(workdir, group), self.checkpoint_every_steps)
         when_built()
-        position = checkpointing.restore(model)
+        position = checkpointing.restore(model) or Position()
         workers.fit(
             model,
             training,

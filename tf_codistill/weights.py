@@ -132,6 +132,23 @@ def give(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> N
     assign(variables, [_tensor(array) for array in arrays])
 
 
+def replica_values(variable: keras.Variable) -> list[np.ndarray]:
+    """Copies a variable to the host, as each replica of this worker holds it."""
+    return [copy.numpy() for copy in local_copies(variable)]
+
+
+def assign_replicas(variables: Sequence[keras.Variable], arrays: Sequence[Any]) -> None:
+    """Gives each replica of this worker its own value, without communication.
+
+    Args:
+        variables: The variables.
+        arrays: For each variable what `replica_values` returned.
+    """
+    for variable, values_of_replicas in zip(variables, arrays, strict=True):
+        for copy, value in zip(local_copies(variable), values_of_replicas, strict=True):
+            copy.assign(tf.cast(value, copy.dtype))
+
+
 def local_copies(variable: keras.Variable) -> tuple[tf.Variable, ...]:
     """The ``tf.Variable`` behind a Keras variable on each replica of this worker."""
     stored = keras_private.stored(variable)

@@ -178,13 +178,17 @@ class FellowStudents(Teaching):
         return tf.cast(tf.cast(step, tf.int64) - self._copied_at.value, tf.float32)
 
     def state(self) -> tuple[Arrays, Arrays]:
-        """What a checkpoint keeps."""
-        return weights.values([self._copied_at, *self._copied()]), recurrent_state.values(self._own_states())
+        """What a checkpoint keeps: the copies; of what they hold apart on replicas that, and states."""
+        apart = [np.stack(weights.replica_values(one)) for one in self._apart()]
+        shared = weights.values([self._copied_at, *self._copied()])
+        return shared, [*apart, *recurrent_state.values(self._own_states())]
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
+        apart = self._apart()
         weights.assign([self._copied_at, *self._copied()], shared)
-        recurrent_state.assign(self._own_states(), own)
+        weights.assign_replicas(apart, own[: len(apart)])
+        recurrent_state.assign(self._own_states(), own[len(apart) :])
 
     def asked(self, learner: int, step: tf.Tensor) -> tf.Tensor:
         """Which of its teachers a student hears in a step.
@@ -242,6 +246,15 @@ class FellowStudents(Teaching):
 
     def _copied(self) -> list[keras.Variable]:
         return [weight for copy in self.copies.values() for weight in copy.weights]
+
+    def _apart(self) -> list[keras.Variable]:
+        """Of the copies what is not trained in the students, such as batch statistics."""
+        pairs = [
+            (own, theirs)
+            for teacher, copy in self.copies.items()
+            for own, theirs in zip(copy.weights, self._students[teacher].weights, strict=True)
+        ]
+        return [own for own, theirs in pairs if not theirs.trainable]
 
     def _own_states(self) -> list[keras.Variable]:
         return [state for one in self._states.values() for state in one.states]

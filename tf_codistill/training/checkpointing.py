@@ -6,59 +6,39 @@
     when a monitored value is best,  -->  then written by   -> | checkpoint | -> found by the next `fit`
     at SIGTERM or Ctrl-C, at the end      a thread beside it   +------------+    of a new model
 
-    shared    weights        of each student, in order, as they would be served
-              optimizer
-              teachers       of the teaching
-    own       replicas       what each replica holds apart: batch statistics, seeds, metrics of the epoch
-              lanes          recurrent states of this worker's lanes, student by student
-              teacher_lanes  of the teaching, which reads the same lanes
-
-A signal ends training with the step, or in a validation with the test batch, that is under way: a checkpoint
-is saved, then KeyboardInterrupt leaves `fit`. A second signal does not wait. What is resumed reads over the
-data of the steps that were done, which takes as long as reading them; that the data is the same is checked by
-its first batch.
+What is in it: `training.state`. A signal ends training with the step, or in a validation with the test batch,
+that is under way: a checkpoint is saved, then KeyboardInterrupt leaves `fit`. A second signal does not wait.
+What is resumed reads over the data of the steps that were done, which takes as long as reading them; that the
+data is the same is checked by its first batch.
 """
 
 from __future__ import annotations
 
+import math
+import secrets
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 from absl import logging
 
-from tf_codistill import checkpoints, distribution, recurrent_state, weights
+from tf_codistill import checkpoints, distribution
 from tf_codistill.groups import decisions
-from tf_codistill.training.pass_over import PassOver, before_epoch, check_first
-from tf_codistill.training.replica_statistics import replica_values
+from tf_codistill.training import state
+from tf_codistill.training.progress import NONE, Found, Position, Progress
 
-_NONE = -1
-
-
-class Position(NamedTuple):
-    """How far training has come.
-
-    Attributes:
-        epoch: Epochs that have ended, validation included.
-        batch: Batches of the next epoch that have been learned from.
-    """
-
-    epoch: int = 0
-    batch: int = 0
+_FAILED = -2
 
 
 class Checkpointing(keras.callbacks.Callback):
     """Saves checkpoints, and lets `fit` go on from the newest whole one.
 
-    List it last. All workers of a group need it. `fit` restores a model that has not trained yet; a damaged
-    checkpoint is passed over with a warning.
+    All workers of a group need it. A damaged checkpoint is passed over with a warning. Steps are those of
+    `fit`, that is batches, also where gradients accumulate.
     """
 
     def __init__(
@@ -76,12 +56,13 @@ class Checkpointing(keras.callbacks.Callback):
 
         Args:
             directory: Where checkpoints are kept, of any scheme of ``tf.io.gfile``; for one group alone.
-            every_steps: Steps between two checkpoints; None for none at certain steps.
+            every_steps: Steps between two checkpoints; None for none at certain steps. One that is due while
+                the one before is still being written is saved when that is done.
             every_minutes: Minutes between two checkpoints; None for none at certain times.
             keep: How many of the newest stay.
             keep_every_steps: Those of multiples of this many steps stay for ever; None for none of them.
             monitor: Name in the logs of an epoch, such as ``val_loss``: the checkpoint with the best value
-                stays, too, see `checkpoints.best_step`.
+                stays, too, see `checkpoints.read_best`.
             mode: ``min`` or ``max``, which values are best.
             clock: Returns seconds that never go back.
 
@@ -98,104 +79,101 @@ class Checkpointing(keras.callbacks.Callback):
         self._every_steps, self._every_secs = every_steps, every_minutes and 60 * every_minutes
         self._monitor, self._sign = monitor, 1 if mode == "min" else -1
         self._clock = clock
-        self._is_asked = self._is_due = self._stops = False
-        self._position, self._epoch_began_at = Position(), 0
-        self._saved_step, self._saved_at, self._best = _NONE, 0.0, np.inf
-        self._metrics: list[list[np.ndarray]] | None = None
-        self._found: tuple[int, Any] | None = None
-        self._restored: Any = None
-        self._writing: Future[None] | None = None
-        self._thread = ThreadPoolExecutor(1, "checkpointing")
+        self._in_fit = self._is_asked = self._is_due = self._stops = self._is_busy = False
+        self._has_warned = False
+        self._counted_from = self._epoch_began_at = 0
+        self._saved_at = 0.0
+        self._metrics: state.Replicas | None = None
+        self._writing: threading.Thread | None = None
+        self._failure: Exception | None = None
         self._handlers: dict[int, Any] = {}
 
     # What is found and restored, before training begins.
 
-    def find(self, model: Any) -> Position:
+    def find(self, model: Any) -> Position | None:
         """Finds the newest whole checkpoint; all workers of the group must call it.
 
         Args:
             model: The `CodistillationModel` that `fit` is about to train.
 
         Returns:
-            Where it goes on.
+            Where it goes on; None if there is none.
+
+        Raises:
+            ValueError: It is of another version, or the directory cannot be used.
         """
-        strategy = model.distribute_strategy
+        directory, strategy = self._store.directory, model.distribute_strategy
         self._store.worker = distribution.worker_index(strategy)
         self._store.num_workers = distribution.num_workers(strategy)
-        found = None
-        if self._store.worker == 0:
-            self._store.clean()
-            found = checkpoints.newest_whole(self._store.directory)
-        (step,) = decisions.broadcast(strategy, [_NONE if found is None else found[0]])
-        if step == _NONE:
-            return Position()
-        self._found = found or (step, checkpoints.mark_of(self._store.directory, step))
-        return Position(*self._found[1]["metadata"]["position"])
+        if directory not in model.progress.found:
+            step, error = self._look() if self._store.worker == 0 else (NONE, None)
+            step, start = decisions.broadcast(strategy, [step, secrets.randbits(62)])
+            if step == _FAILED:
+                raise ValueError(
+                    str(error or "the chief of this group cannot use its checkpoints")
+                ) from error
+            mark = {} if step == NONE else checkpoints.mark_of(directory, step)
+            model.progress.found[directory] = Found(step, start, mark)
+        found = model.progress.found[directory]
+        self._store.start = found.start
+        return None if found.step == NONE else Position(*found.mark["metadata"]["position"])
 
-    def restore(self, model: Any) -> Position:
+    def _look(self) -> tuple[int, Exception | None]:
+        try:
+            self._store.prepare()
+            found = checkpoints.newest_whole(self._store.directory)
+        except (ValueError, OSError) as error:
+            return _FAILED, error
+        return NONE if found is None else found[0], None
+
+    def restore(self, model: Any) -> Position | None:
         """Brings a model, built for its data, to where the newest whole checkpoint has it.
 
         Args:
             model: The `CodistillationModel`.
 
         Returns:
-            Where it goes on.
+            Where it goes on; None if there is no checkpoint.
 
         Raises:
             ValueError: The checkpoint holds another model, or was written by another number of workers.
         """
         position = self.find(model)
-        if self._found is None:
-            return position
-        step, mark = self._found
+        if position is None:
+            return None
+        step, _, mark = model.progress.found[self._store.directory]
         path = checkpoints.path_of(self._store.directory, step)
-        number = distribution.num_workers(model.distribute_strategy)
-        if mark["num_workers"] != number:
+        if mark["num_workers"] != self._store.num_workers:
             raise ValueError(
-                f"checkpoint {path!r} was written by {mark['num_workers']} workers, this group has {number}; "
-                "start as many, or use another directory"
+                f"checkpoint {path!r} was written by {mark['num_workers']} workers, this group has "
+                f"{self._store.num_workers}; start as many, or use another directory"
             )
-        shared = checkpoints.read_shared(path, mark)
-        own = checkpoints.read_own(path, mark, distribution.worker_index(model.distribute_strategy))
+        own = checkpoints.read_own(path, mark, self._store.worker)
         try:
-            self._metrics = _State(model).assign(shared, own)
+            state.assign(model, checkpoints.read_shared(path, mark), own)
         except ValueError as error:
             raise ValueError(
                 f"the checkpoint of step {step} holds another model or other groups: {error}; "
                 "use the settings that it was made with, or another directory"
             ) from error
-        self._position, self._saved_step, self._restored = position, step, model
-        self._best = min(self._best, mark["metadata"].get("rank", np.inf))
+        progress, best = model.progress, mark["metadata"]["best"]
+        progress.position, progress.saved_step, progress.restored = position, step, own["metrics"]
+        progress.best = math.inf if best is None else best
         logging.info("resumed from step %d", step)
         return position
-
-    @property
-    def position(self) -> Position:
-        """How far training has come."""
-        return self._position
-
-    def first_batch(self) -> int | None:
-        """What tells the first batch apart that training began with, in the checkpoint that was found."""
-        return None if self._found is None else int(self._found[1]["metadata"]["first_batch"])
-
-    def has_restored(self, model: Any) -> bool:
-        """Whether it has brought a model to where it is."""
-        return self._restored is model
-
-    def restore_metrics(self) -> None:
-        """Gives the metrics of the epoch the values that they had; called when its steps are passed over."""
-        if self._metrics is not None:
-            _assign_replicas(_State(self.model).metrics(), self._metrics)
-            self._metrics = None
 
     # What happens while training goes on.
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Listens to signals, where Python lets it: in the main thread."""
         del logs
-        self._is_asked = self._is_due = self._stops = False
-        self._saved_at = self._clock()
-        self.model.meeting.join(2, self._propose, self._decide, in_validation=True)
+        if getattr(self.model, "progress", None) is None:
+            raise TypeError(
+                "Checkpointing saves a CodistillationModel; of a single model CodistillationModel(model_fn)"
+            )
+        self._is_asked = self._is_due = self._stops = self._is_busy = False
+        self._in_fit, self._saved_at, self._counted_from = True, self._clock(), self.model.batches()
+        self.model.meeting.join(3, self._propose, self._decide, in_validation=True)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {
                 number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
@@ -204,89 +182,134 @@ class Checkpointing(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes where the epoch begins."""
         del logs
-        done = self._position.batch if self._position.epoch == epoch else 0
+        begin, position = Position(self._progress.fit, epoch), self._progress.position
+        done = position.batch if position[:2] == begin[:2] else 0
+        self._progress.position = begin._replace(batch=done)
         self._epoch_began_at = self.model.batches() - done
-        self._position = Position(epoch, done)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves if it is time to, or if training shall stop."""
         del batch, logs
-        step, done = self.model.step(), self.model.batches() - self._epoch_began_at
-        self._position = self._position._replace(batch=done)
-        every = self._every_steps
-        self._is_due = self._is_due or bool(every and step // every > max(self._saved_step, 0) // every)
-        # At the end of an epoch validation is part of what is saved.
-        if self._stops or (self._is_due and done != self.params.get("steps")):
+        step, every = self.model.batches(), self._every_steps
+        self._progress.position = self._progress.position._replace(batch=step - self._epoch_began_at)
+        self._is_due = self._is_due or bool(every and step // every > self._counted_from // every)
+        if self._stops or (self._is_due and not self._is_busy):
             self._save()
         self._leave_if_asked()
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Keeps the metrics of the epoch, which validation begins anew."""
         del logs
-        if self._handlers or self._position.batch:
-            self._metrics = [replica_values(one) for one in _State(self.model).metrics()]
+        self._metrics = state.metrics_of(self.model) if self._in_fit else None
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Leaves a validation, to begin it anew when training goes on."""
         del batch, logs
-        if self._stops and self._metrics is not None:
-            self._save(self._metrics)
+        if self._in_fit and self._stops:
+            self._save(metrics=self._metrics)
             self._leave_if_asked()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Saves if it is time to, if the monitored value is the best so far, or if training shall stop."""
-        self._position, self._metrics = Position(epoch + 1, 0), None
-        value = (logs or {}).get(self._monitor) if self._monitor else None
-        rank = np.inf if value is None else self._sign * float(value)
-        is_best = rank < self._best
-        if self._is_due or is_best or self._stops:
-            self._best = min(self._best, rank)
-            self._save(rank=rank if value is not None else None)
+        """Saves if it is time to, if the monitored value is the best so far, or if training ends."""
+        progress = self._progress
+        if self.model.pass_over and not self.model.stop_training:
+            self.model.pass_over.check_end()
+        progress.position = Position(progress.fit, epoch + 1)
+        rank = self._rank(logs or {})
+        is_best = rank is not None and rank < progress.best
+        ends = self.model.stop_training or epoch + 1 >= self.params["epochs"]
+        is_saved = progress.saved_step == self.model.batches()
+        if is_best or is_saved or ends or self._stops or (self._is_due and not self._is_busy):
+            progress.best = rank if is_best and rank is not None else progress.best
+            self._save(rank)
         self._leave_if_asked()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Saves what training ended with."""
+        """Waits until what training has ended with is saved."""
         del logs
-        self._save()
         self._listen_no_more()
         self._wait()
 
+    def close(self, waits: bool = True) -> None:
+        """Ends what `on_train_begin` began, if training did not end as it should; `fit` calls it.
+
+        Args:
+            waits: Whether to wait until what is being written is there.
+        """
+        self._listen_no_more()
+        self._in_fit = False
+        if waits and self._writing is not None:
+            self._writing.join()
+
+    @property
+    def _progress(self) -> Progress:
+        progress: Progress = self.model.progress
+        return progress
+
     def _propose(self) -> Sequence[int]:
         late = self._every_secs and self._clock() - self._saved_at >= self._every_secs
-        is_chief = distribution.is_chief(self.model.distribute_strategy)
-        return [int(self._is_asked), int(bool(late) and is_chief)]
+        is_busy = self._writing is not None and self._writing.is_alive()
+        return [int(self._is_asked), int(bool(late) and self._store.worker == 0), int(is_busy)]
 
     def _decide(self, sums: Sequence[int]) -> None:
-        self._stops = self._stops or sums[0] > 0
-        self._is_due = self._is_due or sums[1] > 0
+        self._stops, self._is_due = self._stops or sums[0] > 0, self._is_due or sums[1] > 0
+        self._is_busy = sums[2] > 0
 
-    def _save(self, metrics: list[list[np.ndarray]] | None = None, rank: float | None = None) -> None:
-        """Copies everything to the host, and lets the thread write it."""
-        step = self.model.step()
-        self._is_due, self._saved_at = False, self._clock()
-        first = int(weights.values([self.model.first_batch])[0])
-        metadata: dict[str, Any] = {"position": list(self._position), "first_batch": first}
+    def _rank(self, logs: dict[str, Any]) -> float | None:
+        """The monitored value, so that less is better."""
+        if self._monitor is None:
+            return None
+        if self._monitor not in logs:
+            is_due = not self._monitor.startswith("val_") or any(name.startswith("val_") for name in logs)
+            if is_due and not self._has_warned:
+                logging.warning(
+                    "%r is not in the logs, which have %s", self._monitor, ", ".join(sorted(logs))
+                )
+            self._has_warned = self._has_warned or is_due
+            return None
+        rank = self._sign * float(logs[self._monitor])
+        return rank if math.isfinite(rank) else None
+
+    def _save(self, rank: float | None = None, metrics: state.Replicas | None = None) -> None:
+        """Copies everything to the host, and lets a thread write it."""
+        progress, step = self._progress, self.model.batches()
+        self._is_due, self._saved_at, self._counted_from = False, self._clock(), step
+        best = progress.best if math.isfinite(progress.best) else None
+        metadata: dict[str, Any] = {"position": list(progress.position), "best": best}
         if rank is not None:
             metadata |= {"rank": rank, "monitor": self._monitor}
-        if step != self._saved_step or metrics is not None:
-            shared, own = _State(self.model).arrays(metrics)
-            self._wait()
-            self._writing = self._thread.submit(self._store.save, step, shared, own, metadata)
-            self._saved_step = step
-        elif distribution.is_chief(self.model.distribute_strategy):
-            self._wait()
-            self._store.mark(step, **metadata)
+        if step == progress.saved_step:
+            self._write(self._store.mark, step, metadata)
+        else:
+            self._write(self._store.save, step, *state.of(self.model, metrics), metadata)
+            progress.saved_step = step
+
+    def _write(self, act: Callable[..., None], step: int, *arguments: Any) -> None:
+        def write() -> None:
+            try:
+                act(step, *arguments)
+                self._failure = None if act == self._store.save else self._failure
+            except Exception as error:
+                logging.warning("the checkpoint of step %d is not saved: %s", step, error)
+                self._failure = error
+
+        if self._writing is not None:
+            self._writing.join()
+        self._writing = threading.Thread(target=write, name="checkpointing", daemon=True)
+        self._writing.start()
 
     def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        if self._writing is not None:
+            self._writing.join()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _leave_if_asked(self) -> None:
         if self._stops:
             self._listen_no_more()
             self._wait()
-            raise KeyboardInterrupt(f"stopped and saved at step {self._saved_step}")
+            raise KeyboardInterrupt(f"stopped and saved at step {self._progress.saved_step}")
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame
@@ -296,102 +319,5 @@ class Checkpointing(keras.callbacks.Callback):
 
     def _listen_no_more(self) -> None:
         while self._handlers:
-            signal.signal(*self._handlers.popitem())
-
-
-def resume(model: Any, callbacks: Sequence[Any], arguments: dict[str, Any]) -> PassOver | None:
-    """Lets `fit` go on from the newest whole checkpoint, if `Checkpointing` is among its callbacks.
-
-    Args:
-        model: The `CodistillationModel`.
-        callbacks: Those given to `fit`.
-        arguments: All that was given to `fit` by name; the epoch to begin with is changed.
-
-    Returns:
-        What takes the place of steps that were done before; None if there are none.
-    """
-    found = [callback for callback in callbacks if isinstance(callback, Checkpointing)]
-    if not found:
-        return None
-    (checkpointing,) = found
-    if isinstance(arguments.get("x"), np.ndarray) and arguments.get("shuffle", True):
-        logging.warning(
-            "arrays are shuffled in an order that cannot be restored, so that a resumed run learns from "
-            "other batches; give fit shuffle=False, or a tf.data.Dataset that is shuffled with a seed"
-        )
-    first_epoch = arguments.get("initial_epoch", 0)
-    if model.batches() == 0:
-        position = checkpointing.find(model)
-        model.when_built = lambda: checkpointing.restore(model)
-    elif not checkpointing.has_restored(model):
-        return None
-    else:
-        position = checkpointing.position
-    if position <= Position(first_epoch, 0):
-        return None
-    arguments["initial_epoch"] = position.epoch
-    skipped = max(position.epoch - first_epoch, 0)
-    expected = checkpointing.first_batch() if first_epoch == 0 else None
-
-    def check(batch: Any) -> None:
-        if expected is not None:
-            check_first(batch, expected)
-
-    read, from_first = before_epoch(arguments["x"], skipped, arguments.get("steps_per_epoch"), check)
-    ignore = lambda batch: None  # noqa: E731
-    return PassOver(read, position.batch, check if from_first else ignore, checkpointing.restore_metrics)
-
-
-class _State:
-    """All that training depends on, as arrays and back."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        students = model.students
-        known = {id(weight) for student in students for weight in student.trainable_weights}
-        held = [variable for student in students for variable in student.variables]
-        # Batch statistics, and random number generators, which are no weights to Keras.
-        self._apart = [one for one in held if id(one) not in known] + [model.batches_seen, model.first_batch]
-        self._lanes = [lane for student in students for lane in recurrent_state.variables(student)]
-
-    def metrics(self) -> list[keras.Variable]:
-        return [variable for metric in self._model.metrics for variable in metric.variables]
-
-    def arrays(self, metrics: list[list[np.ndarray]] | None) -> tuple[Any, Any]:
-        teachers, teacher_lanes = self._model.teachers.state()
-        values = [self._model.statistics.own(one) for one in self._apart]
-        values += metrics or [replica_values(one) for one in self.metrics()]
-        shared = {
-            "weights": [array for student in self._model.students for array in self._model.served(student)],
-            "optimizer": weights.values(self._model.optimizer.variables),
-            "teachers": teachers,
-        }
-        own = {
-            "replicas": [np.stack(copies) for copies in values],
-            "lanes": recurrent_state.values(self._lanes),
-            "teacher_lanes": teacher_lanes,
-        }
-        return shared, own
-
-    def assign(self, shared: Any, own: Any) -> list[list[np.ndarray]]:
-        """Assigns everything but the metrics of the epoch, which it returns."""
-        model = self._model
-        model.teachers.restore(shared["teachers"], own["teacher_lanes"])
-        weights.assign([one for student in model.students for one in student.weights], shared["weights"])
-        weights.assign(model.optimizer.variables, shared["optimizer"])
-        recurrent_state.assign(self._lanes, own["lanes"])
-        number = len(self._apart)
-        _assign_replicas(self._apart, [list(copies) for copies in own["replicas"][:number]])
-        return [list(copies) for copies in own["replicas"][number:]]
-
-
-def _assign_replicas(variables: Sequence[keras.Variable], values: Sequence[Sequence[np.ndarray]]) -> None:
-    for variable, copies in zip(variables, values, strict=True):
-        local = weights.local_copies(variable)
-        if len(local) != len(copies) or tuple(variable.shape) != copies[0].shape:
-            raise ValueError(
-                f"variable {variable.path!r} has shape {tuple(variable.shape)} on {len(local)} replicas; "
-                f"there are {len(copies)} arrays of shape {copies[0].shape}"
-            )
-        for copy, value in zip(local, copies, strict=True):
-            copy.assign(tf.cast(value, copy.dtype))
+            number, handler = self._handlers.popitem()
+            signal.signal(number, handler or signal.SIG_DFL)

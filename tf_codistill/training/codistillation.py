@@ -24,14 +24,14 @@ from tf_codistill import keras_private, recurrent_state, schedules, weights
 from tf_codistill.batches import Batch, batch_of
 from tf_codistill.groups import decisions
 from tf_codistill.teaching.base import ModelFn, Teaching
-from tf_codistill.training.checkpointing import resume
 from tf_codistill.training.distillation import Distillation, Losses, SoftTargets, Weights
 from tf_codistill.training.keras_fit import MultiWorkerModel, on_one_replica
 from tf_codistill.training.measures import TaskLosses
 from tf_codistill.training.meters import Meters
 from tf_codistill.training.outputs import Outputs
-from tf_codistill.training.progress import Progress
-from tf_codistill.training.replica_statistics import ReplicaStatistics
+from tf_codistill.training.progress_line import ProgressLine
+from tf_codistill.training.replica_statistics import Averaging, ReplicaStatistics
+from tf_codistill.training.resuming import resuming
 from tf_codistill.training.watch import Watch
 from tf_codistill.training.whole_batch import Shares, total
 
@@ -250,19 +250,21 @@ class CodistillationModel(MultiWorkerModel):
         given: Any = call.arguments.get("callbacks") or []
         is_list = isinstance(given, keras.callbacks.CallbackList)
         users = given.callbacks if is_list else keras.tree.flatten(given)
-        self.meeting = decisions.Meeting()
-        callbacks = [self.meeting, *self.teachers.callbacks(), Watch(), *users]
-        if not is_list and (verbose := call.arguments.get("verbose", "auto")):
-            callbacks.append(Progress(verbose))
-            call.arguments["verbose"] = 0
-        if is_list:  # Another one: the user's shall not keep ours, and Keras sees which may run in a thread.
-            callbacks = keras.callbacks.CallbackList(callbacks, model=self, **given.params)
-        call.arguments["callbacks"] = callbacks
-        self.pass_over = resume(self, users, call.arguments)
-        try:
-            history = super().fit(*call.args, **call.kwargs)
-        finally:
-            self.teachers.end()
+        with resuming(self, users, call.arguments) as (users, goes_on):
+            if not goes_on:
+                return keras.callbacks.History()
+            self.meeting = decisions.Meeting()
+            callbacks = [self.meeting, *self.teachers.callbacks(), Watch(), Averaging(), *users]
+            if not is_list and (verbose := call.arguments.get("verbose", "auto")):
+                callbacks.append(ProgressLine(verbose))
+                call.arguments["verbose"] = 0
+            if is_list:  # Another one: the user's shall not keep ours; Keras sees which may run in a thread.
+                callbacks = keras.callbacks.CallbackList(callbacks, model=self, **given.params)
+            call.arguments["callbacks"] = callbacks
+            try:
+                history = super().fit(*call.args, **call.kwargs)
+            finally:
+                self.teachers.end()
         self.statistics.settle()
         return history
 
@@ -271,27 +273,29 @@ class CodistillationModel(MultiWorkerModel):
         with self.statistics.in_use():
             return super().evaluate(*args, **kwargs)
 
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `predict`, with what replicas hold apart averaged over them."""
+        with self.statistics.in_use():
+            return super().predict(*args, **kwargs)
+
     @property
     def statistics(self) -> ReplicaStatistics:
         """The students' state that replicas hold apart."""
         if self._statistics is None or not self.built:
             apart = [weight for student in self.students for weight in student.non_trainable_weights]
-            self._statistics = ReplicaStatistics(self.distribute_strategy, apart, self.batches)
+            self._statistics = ReplicaStatistics(self.distribute_strategy, apart)
         return self._statistics
 
-    def served(self, student: keras.Model) -> list[np.ndarray]:
-        """The weights with which a student would be served; all workers must call it.
-
-        Args:
-            student: One of the students.
+    def served(self) -> list[list[np.ndarray]]:
+        """The weights with which each student would be served; all workers must call it.
 
         Returns:
-            An array for each of its weights, of what replicas hold apart the mean over all of them.
+            For each student an array for each of its weights, of what replicas hold apart the mean over them.
         """
         means = self.statistics.average()
         return [
-            means.get(id(one), array)
-            for one, array in zip(student.weights, weights.values(student.weights), strict=True)
+            [means.get(id(one), weights.values([one])[0]) for one in student.weights]
+            for student in self.students
         ]
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
@@ -305,7 +309,7 @@ class CodistillationModel(MultiWorkerModel):
     def _for_each(self, filepath: Any, act: Callable[[keras.Model, str], None]) -> None:
         root, ending = os.path.splitext(os.fspath(filepath))
         several = len(self.students) > 1
-        with self.statistics.in_use(known_only=True):
+        with self.statistics.in_use(alone=True):
             for number, student in enumerate(self.students):
                 act(student, f"{root}.student_{number}{ending}" if several else os.fspath(filepath))
 

@@ -33,8 +33,10 @@ from absl import logging
 from tf_codistill import keras_private, recurrent_state, weights
 from tf_codistill.batches import Batch, batch_of
 from tf_codistill.losses import shared_softmax
-from tf_codistill.training import pass_over, whole_batch
+from tf_codistill.training import whole_batch
 from tf_codistill.training.outputs import weighed
+from tf_codistill.training.pass_over import PassOver
+from tf_codistill.training.progress import BatchesSeen, Progress
 from tf_codistill.training.whole_batch import of_whole_batch, total
 
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
@@ -55,7 +57,9 @@ class MultiWorkerModel(keras.Model):
     train_function: Any
     test_function: Any
     predict_function: Any
+    read_metrics: Results
     _compiled_gradients: StepFunction | None = None
+    _eval_epoch_iterator: Any = None
 
     def __init__(self, **kwargs: Any) -> None:
         """Makes the count of steps; call it in the scope of the strategy.
@@ -64,11 +68,9 @@ class MultiWorkerModel(keras.Model):
             **kwargs: As in Keras.
         """
         super().__init__(**kwargs)
-        # The optimizer's own count leaves out steps that loss scaling has skipped.
-        self.batches_seen = self._counter("batches_seen")
-        self.first_batch = self._counter("first_batch")
-        self.when_built: Callable[[], None] = lambda: None
-        self.pass_over: pass_over.PassOver | None = None
+        self.progress, self.batches_seen = Progress(), BatchesSeen()
+        self.when_built: Callable[[Any], None] | None = None
+        self.pass_over: PassOver | None = None
 
     def gradients(self, data: Any) -> list[Any]:
         """Computes the gradients of one replica's batch, and measures what is logged; a subclass does it.
@@ -101,16 +103,15 @@ class MultiWorkerModel(keras.Model):
             shared = self.distribute_strategy.num_replicas_in_sync > 1
             self._compiled_gradients = self._by_xla(self.gradients) if shared else None
             step = self.train_step if shared else self._by_xla(self.train_step)
-            train = self._steps(step, self._at_once(self.get_metrics_result), before, self._count_batch)
+            results = self._at_once(self.get_metrics_result)
+            train = self._steps(step, results, before, self.batches_seen.note)
+            self.read_metrics = results if self.run_eagerly else tf.function(results)
 
             def train_or_pass_over(iterator: Any) -> dict[str, tf.Tensor]:
-                if self.pass_over is not None and self.pass_over(iterator, self.steps_per_execution):
-                    return self.get_metrics_result()
-                return train(iterator)
+                passed = self.pass_over and self.pass_over(iterator, self.steps_per_execution)
+                return passed or train(iterator)
 
             self.train_function = train_or_pass_over
-        restore, self.when_built = self.when_built, lambda: None
-        restore()
 
     def make_test_function(self, force: bool = False) -> None:
         """Creates what `evaluate` calls with an iterator; Keras calls it."""
@@ -240,7 +241,7 @@ class MultiWorkerModel(keras.Model):
 
     def batches(self) -> int:
         """Number of batches that have been learned from."""
-        return int(weights.values([self.batches_seen])[0])
+        return int(weights.values([self.batches_seen.number])[0])
 
     def second_states(self) -> list[recurrent_state.SecondState]:
         """Recurrent states that validation uses in place of the training lanes'; a subclass names its own.
@@ -252,6 +253,8 @@ class MultiWorkerModel(keras.Model):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `evaluate`, from a copy of the recurrent state of the training lanes."""
+        if self._eval_epoch_iterator is not None:
+            self._eval_epoch_iterator.reset()  # So that each validation reads the same, as Keras promises.
         self._start_second_states()
         return super().evaluate(*args, **kwargs)
 
@@ -267,22 +270,23 @@ class MultiWorkerModel(keras.Model):
 
     def _steps_done(self) -> tf.Tensor:
         """`step` as a tensor."""
-        return tf.convert_to_tensor(self.batches_seen) // self._batches_per_step()
+        return tf.convert_to_tensor(self.batches_seen.number) // self._batches_per_step()
 
     def _batches_per_step(self) -> int:
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         return getattr(optimizer, "gradient_accumulation_steps", None) or 1
 
-    def _counter(self, name: str) -> keras.Variable:
-        return self.add_weight(shape=(), dtype="int64", initializer="zeros", trainable=False, name=name)
+    def save_own_variables(self, store: Any) -> None:
+        """Saves what belongs to no layer; Keras calls it."""
+        super().save_own_variables(store)
+        self.batches_seen.save(store)
 
-    def _count_batch(self, data: Any) -> None:
-        copies = zip(
-            weights.local_copies(self.batches_seen), weights.local_copies(self.first_batch), strict=True
-        )
-        for count, first in copies:
-            first.assign(tf.cond(count == 0, lambda: pass_over.fingerprint(data), lambda first=first: first))
-            count.assign_add(1)
+    def load_own_variables(self, store: Any) -> None:
+        """Loads it again; Keras calls it."""
+        others = {name: store[name] for name in store.keys()}  # noqa: SIM118 - not every store is a mapping
+        self.batches_seen.load(others)
+        del others["batches_seen"]
+        super().load_own_variables(others)
 
     def _count_loss(self, loss: tf.Tensor, features: Any) -> None:
         batch_size = tf.shape(keras.tree.flatten(features)[0])[0]
@@ -364,6 +368,9 @@ class MultiWorkerModel(keras.Model):
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         self.build_for_data(data_batch if iterator is None else keras_private.element_spec(iterator))
+        restore, self.when_built = self.when_built, None
+        if restore is not None:
+            restore(iterator)
 
 
 def _spec_on_one_replica(value: Any) -> tf.TensorSpec:

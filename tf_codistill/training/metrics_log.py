@@ -61,8 +61,9 @@ class MetricsLog(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Continues the metrics file behind the step that training resumes from."""
         del logs
-        step = self.model.step()
-        runs.rewind_metrics(self._path, step)
+        step, passed = self.model.step(), self.model.pass_over
+        # The interval that training goes on with is told of when it ends, once.
+        runs.rewind_metrics(self._path, step - (passed.batches if passed else 0))
         spent = max(
             (float(record.get("elapsed_secs", 0.0)) for record in runs.read_metrics(self._path)), default=0.0
         )
@@ -96,7 +97,8 @@ class MetricsLog(keras.callbacks.Callback):
         step = self.model.step()
         secs = max(self._last_step_ended - self._interval_began, 1e-9)
         train = {name: value for name, value in numbers.items() if not name.startswith(_VALIDATION)}
-        train[f"{self._units}_per_sec"] = (step - self._interval_step) * self._units_per_step / secs
+        if step > self._interval_step:  # otherwise a validation was all that was left of it
+            train[f"{self._units}_per_sec"] = (step - self._interval_step) * self._units_per_step / secs
         self._write("train", step, train)
         validation = {name.removeprefix(_VALIDATION): v for name, v in numbers.items() if name not in train}
         if validation:

@@ -13,24 +13,37 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from tf_codistill.training.progress import fingerprint
+
+Check = Callable[[Any], None]
+
+_SHORTER = (
+    "the data end {} batches before the one with which training goes on; resume with the data with which it "
+    "began"
+)
+
 
 class PassOver:
     """What takes the place of training steps that were done before.
 
-    Args:
-        batches_before: Batches to be read before those of the epoch.
-        batches: Batches of the epoch that were learned from.
-        check: Called with the very first batch, if that is read again.
-        done: Called when training goes on.
+    Attributes:
+        batches: Batches of the epoch that are still to be passed over.
     """
 
-    def __init__(
-        self, batches_before: int, batches: int, check: Callable[[Any], None], done: Callable[[], None]
-    ) -> None:
-        self._before, self._batches = batches_before, batches
-        self._check, self._done = check, done
+    def __init__(self, before: int, batches: int, check: Check, begin: Callable[[], Any]) -> None:
+        """Takes note of the arguments.
 
-    def __call__(self, iterator: Any, steps_per_execution: int) -> bool:
+        Args:
+            before: Batches to be read before those of the epoch.
+            batches: Batches of the epoch that were learned from.
+            check: Called with the first batch that is read.
+            begin: Gives the metrics of the epoch the values that they had, and returns them as logs.
+        """
+        self.batches = batches
+        self._before, self._check, self._begin = before, check, begin
+        self._logs: Any = None
+
+    def __call__(self, iterator: Any, steps_per_execution: int) -> Any:
         """Reads what an execution would, if that was done before.
 
         Args:
@@ -38,95 +51,86 @@ class PassOver:
             steps_per_execution: Batches in an execution.
 
         Returns:
-            Whether it was; otherwise the next batch is for learning.
+            The logs of the epoch; None if the next batch is for learning.
         """
         self._read(iterator, self._before)
         self._before = 0
-        if not self._batches:
-            return False
-        number = min(self._batches, steps_per_execution)
+        if not self.batches:
+            return None
+        self._logs = self._logs or self._begin()
+        number = min(self.batches, steps_per_execution)
         self._read(iterator, number)
-        self._batches -= number
-        if not self._batches:
-            self._done()
-        return True
+        self.batches -= number
+        return self._logs
+
+    def check_end(self) -> None:
+        """Called when the epoch ends.
+
+        Raises:
+            ValueError: There were fewer batches in it than before.
+        """
+        if self.batches:
+            raise ValueError(_SHORTER.format(self.batches))
 
     def _read(self, iterator: Any, number: int) -> None:
-        for _ in range(number):
-            batch = next(iterator)
+        for done in range(number):
+            try:
+                batch = next(iterator)
+            except (StopIteration, tf.errors.OutOfRangeError) as error:
+                raise ValueError(_SHORTER.format(number - done)) from error
             self._check(batch)
-            self._check = lambda batch: None
+            self._check = _ignore
 
 
-def check_first(batch: Any, expected: int) -> None:
+def check_against(expected: int) -> Check:
     """Warns if the first batch is another one than it was.
 
     Args:
-        batch: The batch.
-        expected: What `fingerprint` said of it when training began.
+        expected: What `fingerprint` said of it when training began; 0 if that is not known.
+
+    Returns:
+        What is called with the first batch.
     """
-    if int(fingerprint(batch)) != expected:
-        logging.warning(
-            "the data do not repeat: the first batch is another one than when training began, so that it "
-            "goes on with other data than it would have; shuffle and map with a seed, or pass shuffle=False "
-            "with arrays"
-        )
+
+    def check(batch: Any) -> None:
+        if expected and int(fingerprint(batch)) != expected:
+            logging.warning(
+                "the data do not repeat: the first batch is another one than when training began, so that "
+                "it goes on with other data than it would have; shuffle and map with a seed, or pass "
+                "shuffle=False with arrays"
+            )
+
+    return check
 
 
-def before_epoch(
-    data: Any, epochs: int, steps_per_epoch: int | None, check: Callable[[Any], None]
-) -> tuple[int, bool]:
-    """Brings a data set to where an epoch begins, as far as that can be done before it is iterated over.
+def to_epoch(feed: Any, epochs: int, check: Check) -> tuple[int, Check]:
+    """Brings data to where an epoch begins, as far as that can be done before it is iterated over.
 
     A shuffle that differs from pass to pass takes its seed when an iterator is made, so as many are made here
     as Keras has made: where it knows the number of batches, two for each epoch, one of which it never reads.
 
     Args:
-        data: What `fit` got.
+        feed: Keras's iterator over epochs of the data.
         epochs: Epochs that are over.
-        steps_per_epoch: Batches of an epoch, if they do not end with the data.
         check: Called with the very first batch, if it comes up here.
 
     Returns:
-        Batches to be read before those of the epoch; and whether they begin with the very first.
+        Batches to be read before those of the epoch; and what is to be called with the first of them.
     """
-    number = _num_batches(data)
-    iterators = epochs if number is None else 2 * epochs
-    read = 0
-    if steps_per_epoch is not None:
-        iterators, read = 0, epochs * steps_per_epoch
-    if steps_per_epoch is not None and number is not None:
-        read = 0
+    data, number, steps = feed._distributed_dataset, feed.data_adapter.num_batches, feed.steps_per_epoch
+    iterators, read = epochs if number is None else 2 * epochs, 0
+    if steps is not None:
+        iterators = 0
         for _ in range(epochs):
-            read = min(read + steps_per_epoch, number)
-            if read == number:
+            read += steps
+            if number is not None and read >= number:
                 iterators, read = iterators + 1, 0
-    if isinstance(data, tf.data.Dataset | tf.distribute.DistributedDataset):
-        for number in range(iterators):
-            iterator = iter(data)
-            if number == 0:
-                check(next(iterator))
-    return read, not iterators
+    for index in range(iterators):
+        iterator = iter(data)
+        if index == 0:
+            check(next(iterator))
+    return read, _ignore if iterators else check
 
 
-def fingerprint(batch: Any) -> tf.Tensor:
-    """A number that tells batches apart, int64; of what this worker's replicas get."""
-    parts = [
-        _hash(tf.convert_to_tensor(part))
-        for part in tf.nest.flatten(batch, expand_composites=True)
-        if part is not None
-    ]
-    return tf.reduce_sum(tf.stack(parts))
-
-
-def _hash(part: tf.Tensor) -> tf.Tensor:
-    if part.dtype == tf.string:
-        return tf.reduce_sum(tf.strings.to_hash_bucket_fast(part, 1 << 62))
-    return tf.bitcast(tf.fingerprint(tf.reshape(part, [1, -1])), tf.int64)[0]
-
-
-def _num_batches(data: Any) -> int | None:
-    """How many batches a data set has, where that is known."""
-    cardinality = getattr(data, "cardinality", None)
-    number = int(cardinality() if callable(cardinality) else -1 if cardinality is None else cardinality)
-    return number if number >= 0 else None
+def _ignore(batch: Any) -> None:
+    """Is called with batches that need no check."""

@@ -1,45 +1,118 @@
-"""Keras's progress line, with the parts that matter.
+"""How far the training of a model has come, in numbers that a checkpoint keeps.
 
-    40/40 - 3s - accuracy: 0.61 - distillation_loss: 1.02 - loss: 2.11 - task_loss: 1.09 - val_loss: 1.17
-
-All others are in the logs, for those who read them.
+BatchesSeen     variables: every batch counts, also one whose step loss scaling has skipped
+Progress        fit 0 ... fit 1, epoch 3, 40 batches of it        a script may call `fit` more than once
 """
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
+import tensorflow as tf
 
-_MATTER = ("task_loss", "distillation_loss")
+from tf_codistill import weights
+
+NONE = -1
 
 
-class Progress(keras.callbacks.ProgbarLogger):
-    """Shows the losses and the metrics given to `compile`; `fit` takes it in place of Keras's own."""
+class Position(NamedTuple):
+    """A point of training.
 
-    def __init__(self, verbose: int | str) -> None:
-        """Takes note of how much is shown.
+    Attributes:
+        fit: Which call of `fit`, from 0, of those with `Checkpointing`.
+        epoch: Epochs that have ended, validation included.
+        batch: Batches of the next epoch that have been learned from.
+    """
+
+    fit: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+
+class Found(NamedTuple):
+    """What was in a directory of checkpoints when this process first looked.
+
+    Attributes:
+        step: Step of the newest whole checkpoint; `NONE` if there was none.
+        start: Number that the workers of this start share.
+        mark: Its mark.
+    """
+
+    step: int
+    start: int
+    mark: dict[str, Any]
+
+
+@dataclasses.dataclass
+class Progress:
+    """What callbacks of one `fit` after another know of the training of a model.
+
+    Attributes:
+        position: Where it is.
+        fit: Which call of `fit` it is in.
+        found: What was found in each directory.
+        restored: Metrics of the epoch of a checkpoint that has just been restored.
+        saved_step: Step of the newest checkpoint of this model; `NONE` before the first.
+        best: The best of the values that are monitored, less being better.
+    """
+
+    position: Position = Position()
+    fit: int = NONE
+    found: dict[str, Found] = dataclasses.field(default_factory=dict)
+    restored: list[np.ndarray] | None = None
+    saved_step: int = NONE
+    best: float = np.inf
+
+
+class BatchesSeen:
+    """Counts the batches that were learned from; invisible to Keras, which counts weights.
+
+    Attributes:
+        number: How many.
+        first: What tells the first of a `fit` apart; 0 before it.
+    """
+
+    def __init__(self) -> None:
+        """Has seen none; call it in the scope of the strategy."""
+        self.number, self.first = (
+            keras.Variable(np.int64(0), dtype="int64", trainable=False, name=name)
+            for name in ("batches_seen", "first_batch")
+        )
+
+    def note(self, data: Any) -> None:
+        """Counts a batch; called once for all replicas of this worker.
 
         Args:
-            verbose: As `fit` takes it: 1 for a bar, 2 for a line for each epoch, ``auto`` for one of these.
+            data: The batch of all of them.
         """
-        super().__init__()
-        self._verbose = verbose
-        self._known: set[str] = set()
+        copies = zip(weights.local_copies(self.number), weights.local_copies(self.first), strict=True)
+        for number, first in copies:
+            first.assign(tf.cond(first == 0, lambda: fingerprint(data), lambda first=first: first))
+            number.assign_add(1)
 
-    def set_params(self, params: Any) -> None:
-        """Notes the length of an epoch."""
-        super().set_params({**params, "verbose": self._verbose})
+    def begin(self) -> None:
+        """Forgets the first batch."""
+        weights.assign([self.first], [np.array(0)])
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Moves the bar on."""
-        super().on_train_batch_end(batch, self._thinned(logs))
+    def save(self, store: Any) -> None:
+        """Keras's `save_own_variables`."""
+        store["batches_seen"] = weights.values([self.number])[0]
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Ends the line of an epoch."""
-        super().on_epoch_end(epoch, self._thinned(logs))
+    def load(self, store: Any) -> None:
+        """Keras's `load_own_variables`."""
+        weights.assign([self.number], [np.array(store["batches_seen"])])
 
-    def _thinned(self, logs: Any) -> dict[str, Any]:
-        hidden = {meter.name for meter in self.model.meters.metrics} - set(_MATTER)
-        self._known = self._known or self.model.get_metrics_result().keys() - hidden
-        return {name: one for name, one in (logs or {}).items() if name.removeprefix("val_") in self._known}
+
+def fingerprint(batch: Any) -> tf.Tensor:
+    """A number that tells batches apart, int64; of what this worker's replicas get."""
+    parts = [_hash(part) for part in tf.nest.flatten(batch, expand_composites=True)]
+    return tf.reduce_sum(tf.stack(parts))
+
+
+def _hash(part: tf.Tensor) -> tf.Tensor:
+    if part.dtype == tf.string:
+        return tf.reduce_sum(tf.strings.to_hash_bucket_fast(part, 1 << 62))
+    return tf.bitcast(tf.fingerprint(tf.reshape(part, [1, -1])), tf.int64)[0]

@@ -12,71 +12,72 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import weights
+from tf_codistill import distribution, weights
+
+Means = dict[int, np.ndarray]
+"""Means over replicas by the identity of the variable."""
 
 
 class ReplicaStatistics:
     """The floating state of a model that no optimizer keeps equal."""
 
-    def __init__(
-        self, strategy: tf.distribute.Strategy, variables: Sequence[keras.Variable], step: Callable[[], int]
-    ) -> None:
+    def __init__(self, strategy: tf.distribute.Strategy, variables: Sequence[keras.Variable]) -> None:
         """Takes note of the variables.
 
         Args:
             strategy: What they are replicated by.
             variables: Weights that are not trained.
-            step: Tells the steps done, for which means are taken only once.
         """
         self._strategy = strategy
         apart = strategy.num_replicas_in_sync > 1
         self._variables = [one for one in variables if apart and tf.as_dtype(one.dtype).is_floating]
-        self._step = step
-        self._average: tuple[int, list[np.ndarray]] = (-1, [])
+        self._means: Means = {}
+        self._taken_of: dict[int, list[np.ndarray]] = {}
         self._set_aside: dict[int, list[np.ndarray]] = {}
 
-    def average(self) -> dict[int, np.ndarray]:
-        """The means over all replicas by the identity of the variable; all workers must call it."""
-        if self._variables and self._average[0] != self._step():
-            flat = self._mean().numpy()
-            parts = np.split(flat, np.cumsum([math.prod(one.shape) for one in self._variables])[:-1])
-            arrays = [
-                part.reshape(one.shape).astype(tf.as_dtype(one.dtype).as_numpy_dtype)
+    def average(self) -> Means:
+        """The means over all replicas; all workers must call it."""
+        if self._variables and not self._set_aside:
+            parts = np.split(
+                self._mean().numpy(), np.cumsum([math.prod(one.shape) for one in self._variables])[:-1]
+            )
+            self._means = {
+                id(one): part.reshape(one.shape).astype(tf.as_dtype(one.dtype).as_numpy_dtype)
                 for part, one in zip(parts, self._variables, strict=True)
-            ]
-            self._average = (self._step(), arrays)
-        return self._known()
+            }
+            self._taken_of = self._own_values()
+        return self._means
 
     @contextlib.contextmanager
-    def in_use(self, known_only: bool = False) -> Iterator[None]:
+    def in_use(self, alone: bool = False) -> Iterator[None]:
         """Within it the variables have the means.
 
         Args:
-            known_only: Whether nothing is to be communicated: means that nobody has taken at this step are
-                not used.
+            alone: Whether other workers may not be doing the same: then means of what the variables hold now
+                are used if they have been taken before.
 
         Yields:
             Nothing.
         """
-        means = self._known() if known_only else self.average()
+        communicates = not alone or distribution.num_workers(self._strategy) == 1
+        means = self.average() if communicates else self._known()
         if not means or self._set_aside:
             yield
             return
-        self._set_aside = {id(one): replica_values(one) for one in self._variables}
+        self._set_aside = self._own_values()
         try:
             self._assign(means)
             yield
         finally:
             aside, self._set_aside = self._set_aside, {}
-            for one in self._variables:
-                for copy, value in zip(weights.local_copies(one), aside[id(one)], strict=True):
-                    copy.assign(value)
+            weights.assign_replicas(self._variables, [aside[id(one)] for one in self._variables])
 
     def settle(self) -> None:
         """Gives all replicas the means; all workers must call it."""
@@ -91,17 +92,23 @@ class ReplicaStatistics:
         Returns:
             A value for each local replica.
         """
-        return self._set_aside.get(id(variable)) or replica_values(variable)
+        return self._set_aside.get(id(variable)) or weights.replica_values(variable)
 
-    def _known(self) -> dict[int, np.ndarray]:
-        step, arrays = self._average
-        pairs = zip(self._variables, arrays, strict=False) if step == self._step() else ()
-        return {id(one): array for one, array in pairs}
+    def _known(self) -> Means:
+        own = self._own_values()
+        same = [
+            np.array_equal(value, before, equal_nan=True)
+            for key, before_of_replicas in self._taken_of.items()
+            for value, before in zip(own[key], before_of_replicas, strict=True)
+        ]
+        return self._means if all(same) else {}
 
-    def _assign(self, means: dict[int, np.ndarray]) -> None:
+    def _own_values(self) -> dict[int, list[np.ndarray]]:
+        return {id(one): weights.replica_values(one) for one in self._variables}
+
+    def _assign(self, means: Means) -> None:
         for one in self._variables:
-            for copy in weights.local_copies(one):
-                copy.assign(means[id(one)])
+            weights.assign([one], [means[id(one)]])
 
     @tf.function
     def _mean(self) -> tf.Tensor:
@@ -112,6 +119,10 @@ class ReplicaStatistics:
         return self._strategy.reduce(tf.distribute.ReduceOp.MEAN, self._strategy.run(flat), axis=None)
 
 
-def replica_values(variable: keras.Variable) -> list[np.ndarray]:
-    """What each replica of this worker holds of a variable."""
-    return [copy.numpy() for copy in weights.local_copies(variable)]
+class Averaging(keras.callbacks.Callback):
+    """Takes the means at the end of an epoch, where all workers are, so that the chief alone may save."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Takes them."""
+        del epoch, logs
+        self.model.statistics.average()

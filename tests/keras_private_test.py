@@ -24,7 +24,7 @@ import tensorflow as tf
 from tests.architecture_test import HOUSE, PACKAGE, ROOT
 from tests.replicas import two_replicas
 from tests.toy_models import batches, compiled, examples
-from tf_codistill import keras_private
+from tf_codistill import keras_private, weights
 from tf_codistill.keras_private import OVERRIDDEN, PRIVATE
 from tf_codistill.teaching import packed_model
 
@@ -182,6 +182,23 @@ def _distributed_dataset() -> None:
     assert model.specs == [data.element_spec]
 
 
+class Restarted(keras.Sequential):
+    """Validates from the beginning each time."""
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        keras_private.restart_validation(self)
+        return super().evaluate(*args, **kwargs)
+
+
+def _eval_epoch_iterator() -> None:
+    model = Restarted([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    data = tf.data.Dataset.range(100).map(lambda i: (tf.cast(i, tf.float32)[None, None], tf.zeros([1, 1])))
+    steps = {"steps_per_epoch": 1, "validation_steps": 2}
+    logs = model.fit(data, epochs=2, validation_data=data, verbose=0, shuffle=False, **steps).history
+    assert logs["val_loss"] == [0.5, 0.5]
+
+
 def _clip_gradients() -> None:
     optimizer = two_outputs().optimizer
     (clipped,) = keras_private.clip(optimizer, [tf.constant([-2.0, 0.25])])
@@ -207,7 +224,7 @@ CHECKS = {
     for check in (
         *(_keras_mask, _value, _initializer, _direct_assign, _flatten_layers, _compile_loss, _flat_losses),
         *(_loss_tracker, _aggregate_additional_loss, _symbolic_build, _maybe_symbolic_build),
-        *(_distributed_dataset, _clip_gradients, _fn_kwargs, _value_specs),
+        *(_distributed_dataset, _eval_epoch_iterator, _clip_gradients, _fn_kwargs, _value_specs),
     )
 }
 
@@ -245,7 +262,9 @@ def test_a_weight_of_a_layer_may_change_its_class(precision: str) -> None:
     expected = x @ tf.cast(before, tf.float32)
     for call in (model, tf.function(model), tf.function(model, jit_compile=True)):
         np.testing.assert_allclose(call(x), expected, atol=0.05)
-    packed_model.assign(model, [0 * before, np.ones(64, "float32")], precision)
+    zeros = [0 * before, np.ones(64, "float32")]
+    arrays = packed_model.staged(model, zeros, "float32", precision)
+    weights.give(packed_model.stored(model), arrays)
     np.testing.assert_array_equal(model(x), np.ones([4, 64]))
     with pytest.raises(ValueError, match="is packed; only a snapshot can replace it"):
         held.assign(before)

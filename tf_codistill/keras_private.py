@@ -65,6 +65,7 @@ PRIVATE = (
         "_distributed_dataset",
         "what `fit` is about to read, for its specification",
     ),
+    Private("keras.Model", "_eval_epoch_iterator", "goes on where it was, so that validations would differ"),
     Private(
         "tensorflow.python.distribute.values.PerReplicaSpec",
         "_value_specs",
@@ -182,9 +183,21 @@ def clip(optimizer: Any, gradients: Sequence[Any]) -> list[Any]:
     return optimizer._clip_gradients(list(gradients))
 
 
+def dataset(epoch_iterator: Any) -> Any:
+    """What `fit` and `evaluate` read."""
+    return epoch_iterator._distributed_dataset
+
+
 def element_spec(epoch_iterator: Any) -> Any:
     """The specification of what `fit` and `evaluate` read."""
-    return epoch_iterator._distributed_dataset.element_spec
+    return dataset(epoch_iterator).element_spec
+
+
+def restart_validation(model: Any) -> None:
+    """Lets the next validation of a `fit` read its data from the beginning, as Keras's documents promise."""
+    iterator = getattr(model, "_eval_epoch_iterator", None)
+    if iterator is not None:
+        iterator.reset()
 
 
 def specs_by_replica(spec: Any) -> Sequence[Any]:

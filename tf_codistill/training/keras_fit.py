@@ -59,7 +59,6 @@ class MultiWorkerModel(keras.Model):
     predict_function: Any
     read_metrics: Results
     _compiled_gradients: StepFunction | None = None
-    _eval_epoch_iterator: Any = None
 
     def __init__(self, **kwargs: Any) -> None:
         """Makes the count of steps; call it in the scope of the strategy.
@@ -253,8 +252,7 @@ class MultiWorkerModel(keras.Model):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `evaluate`, from a copy of the recurrent state of the training lanes."""
-        if self._eval_epoch_iterator is not None:
-            self._eval_epoch_iterator.reset()  # So that each validation reads the same, as Keras promises.
+        keras_private.restart_validation(self)
         self._start_second_states()
         return super().evaluate(*args, **kwargs)
 

@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from tf_codistill import keras_private
 from tf_codistill.training.progress import fingerprint
 
 Check = Callable[[Any], None]
@@ -117,7 +118,7 @@ def to_epoch(feed: Any, epochs: int, check: Check) -> tuple[int, Check]:
     Returns:
         Batches to be read before those of the epoch; and what is to be called with the first of them.
     """
-    data, number, steps = feed._distributed_dataset, feed.data_adapter.num_batches, feed.steps_per_epoch
+    data, number, steps = keras_private.dataset(feed), feed.data_adapter.num_batches, feed.steps_per_epoch
     iterators, read = epochs if number is None else 2 * epochs, 0
     if steps is not None:
         iterators = 0

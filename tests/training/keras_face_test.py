@@ -115,7 +115,9 @@ def test_summary_shows_the_student(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unbuilt" in capsys.readouterr().out
     model(X)
     model.summary()
-    assert re.search(rf"Total params: {(NUM_FEATURES + 1) * NUM_CLASSES} ", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(rf"Trainable params: {(NUM_FEATURES + 1) * NUM_CLASSES} ", shown)
+    assert "Non-trainable params: 2 " in shown, "the counters of batches"
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,11 @@ def before_epoch(
 
 def fingerprint(batch: Any) -> tf.Tensor:
     """A number that tells batches apart, int64; of what this worker's replicas get."""
-    parts = [_hash(part) for part in tf.nest.flatten(batch, expand_composites=True)]
+    parts = [
+        _hash(tf.convert_to_tensor(part))
+        for part in tf.nest.flatten(batch, expand_composites=True)
+        if part is not None
+    ]
     return tf.reduce_sum(tf.stack(parts))
 
 

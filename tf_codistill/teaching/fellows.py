@@ -95,14 +95,7 @@ class FellowStudents(Teaching):
         return self.learners()
 
     def join(self, place: Place) -> None:
-        """Checks that there is one group.
-
-        Args:
-            place: The place.
-
-        Raises:
-            ValueError: There are several groups.
-        """
+        """Checks that there is one group."""
         if place.num_groups > 1:
             raise ValueError(
                 f"num_groups is {place.num_groups}, but the {self.num_students} students of one process have "
@@ -110,24 +103,11 @@ class FellowStudents(Teaching):
             )
 
     def parts(self, group: int, num_groups: int) -> list[tuple[int, int]]:
-        """The whole data, or a part for each student.
-
-        Args:
-            group: Not used.
-            num_groups: Not used.
-
-        Returns:
-            Index and number of each part.
-        """
+        """The whole data, or a part for each student."""
         return [(0, 1)] if self._share_batch else [(i, self.num_students) for i in range(self.num_students)]
 
     def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
-        """Makes the stale copies, if there are to be any; called in the scope of the strategy.
-
-        Args:
-            students: The students.
-            model_fns: What made each of them.
-        """
+        """Makes the stale copies, if there are to be any; called in the scope of the strategy."""
         self._students = list(students)
         teaching = {teacher for teachers in self.taught_by for teacher in teachers}
         if self._every_steps > 1:
@@ -148,18 +128,7 @@ class FellowStudents(Teaching):
             self._states = {one: recurrent_state.SecondState(self._model(one[0])) for one in self._askers()}
 
     def deal(self, batch: Batch) -> list[Batch]:
-        """Each student's part of a batch.
-
-        Args:
-            batch: One replica's batch.
-
-        Returns:
-            The batch for everybody, or every N-th row for each, so that a student gets the same rows however
-            many replicas share them.
-
-        Raises:
-            ValueError: The rows cannot be dealt out evenly.
-        """
+        """Each student's part of a batch."""
         number = self.num_students
         if self._share_batch:
             return [batch] * number
@@ -172,41 +141,20 @@ class FellowStudents(Teaching):
         return [every_nth(batch, learner, number) for learner in range(number)]
 
     def before_step(self, step: tf.Tensor) -> None:
-        """Copies the students if it is time to.
-
-        Args:
-            step: Number of steps done, integer scalar.
-        """
+        """Copies the students if it is time to."""
         if self.copies:
             step = tf.cast(step, tf.int64)
             is_first = weights.local_copies(self._copied_at)[0] == _NEVER
             tf.cond(is_first | (step % self._every_steps == 0), lambda: self._copy(step), lambda: None)
 
     def any_present(self, step: tf.Tensor) -> tf.Tensor:
-        """Whether anybody teaches anybody.
-
-        Args:
-            step: Not used.
-
-        Returns:
-            A boolean scalar.
-        """
+        """Whether anybody teaches anybody."""
         return tf.constant(any(self.taught_by))
 
     def teach(
         self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
     ) -> list[Taught]:
-        """Asks the teachers that are sampled for this step.
-
-        Args:
-            features: Each student's features.
-            keys: Not used.
-            step: Number of steps done, integer scalar.
-            predictions: Each student's prediction for its features.
-
-        Returns:
-            What each student is taught.
-        """
+        """Asks the teachers that are sampled for this step."""
         asked = [self.asked(learner, step) for learner in range(self.num_students)]
         said = self._predictions(features, predictions, asked)
         return [
@@ -218,50 +166,23 @@ class FellowStudents(Teaching):
         ]
 
     def wait(self, predictions: Sequence[Any]) -> list[Taught]:
-        """Lets the states of the teachers' own reading follow the students' lanes.
-
-        Args:
-            predictions: What each student predicts.
-
-        Returns:
-            Predictions of zeros, and nobody present.
-        """
+        """Lets the states of the teachers' own reading follow the students' lanes."""
         for (teacher, _), state in self._states.items():
             state.follow(self._students[teacher])
         return super().wait(predictions)
 
     def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
-        """How old the copies are.
-
-        Args:
-            step: Number of steps done, integer scalar.
-
-        Returns:
-            Steps since they were taken, float32 scalar; 0 for teachers that are up to date.
-        """
+        """How old the copies are."""
         if not self.copies:
             return tf.constant(0.0)
         return tf.cast(tf.cast(step, tf.int64) - self._copied_at.value, tf.float32)
 
     def state(self) -> tuple[Arrays, Arrays]:
-        """What a checkpoint keeps.
-
-        Returns:
-            The step of the copies and the weights of each; and the states in which teachers read rows that
-            are not their own.
-        """
+        """What a checkpoint keeps."""
         return weights.values([self._copied_at, *self._copied()]), recurrent_state.values(self._own_states())
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
-        """Takes back what `state` returned.
-
-        Args:
-            shared: The first of it.
-            own: The second.
-
-        Raises:
-            ValueError: It does not fit.
-        """
+        """Takes back what `state` returned."""
         weights.assign([self._copied_at, *self._copied()], shared)
         recurrent_state.assign(self._own_states(), own)
 

@@ -58,14 +58,7 @@ class SavedTeachers(FrozenTeachers):
         return list(self._sources)
 
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
-        """What makes each teacher.
-
-        Args:
-            model_fn: What made the student.
-
-        Returns:
-            One function for each.
-        """
+        """What makes each teacher."""
         return super().model_fns(model_fn) if self._model_fns is None else list(self._model_fns)
 
     def callbacks(self) -> list[keras.callbacks.Callback]:

@@ -129,17 +129,7 @@ class PeerExchange(FrozenTeachers):
         return [f"group {peer}" for peer in self.peers()]
 
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
-        """What makes each teacher: its peer's architecture.
-
-        Args:
-            model_fn: What made the student.
-
-        Returns:
-            One function for each teacher.
-
-        Raises:
-            ValueError: A teacher may stand for peers that train different models.
-        """
+        """What makes each teacher: its peer's architecture."""
         found = []
         for peers in self.candidates:
             makers = [self._peer_model_fns.get(peer, model_fn) for peer in peers]
@@ -152,14 +142,7 @@ class PeerExchange(FrozenTeachers):
         return found
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """What exchanges between the steps.
-
-        Returns:
-            One callback.
-
-        Raises:
-            ValueError: There is no directory.
-        """
+        """What exchanges between the steps."""
         if not self._directory:
             raise ValueError("PeerExchange has no directory; name the one through which groups exchange")
         self._exchanging = Exchanging(self)

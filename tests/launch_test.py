@@ -91,4 +91,5 @@ def test_workers_get_the_flags_and_their_failure_is_told(tmp_path):
     command = (tmp_path / "group_0" / "worker_0.log").read_text().splitlines()[0]
     assert f"-m tf_codistill.train --workdir={tmp_path} --group=0 --num_groups=1" in command
     assert f" --exchange_dir={tmp_path}/x " in command
+    assert f"--run_id={runs.run_id(str(tmp_path))}" in command
     assert command.count("--gin_bindings") == len(EXPERIMENT)

@@ -144,14 +144,7 @@ class PeerExchange(FrozenTeachers):
         return found
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """What exchanges between the steps.
-
-        Returns:
-            One callback.
-
-        Raises:
-            ValueError: There is no directory.
-        """
+        """What exchanges between the steps."""
         if not self._directory:
             raise ValueError("PeerExchange has no directory; name the one through which groups exchange")
         self._exchanging = Exchanging(self)

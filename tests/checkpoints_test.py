@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging as standard_logging
 import pathlib
-import re
 import signal
 import subprocess
 import sys
+import threading
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests import faults
-from tests.workers import run_workers
 from tf_codistill import checkpoints, files
 
 Arrays = dict[str, list[np.ndarray]]
@@ -40,36 +40,39 @@ def assert_same(found: Arrays, expected: Arrays) -> None:
             assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
 
 
-def assert_whole(saved: checkpoints.Checkpoints, step: int) -> None:
-    found_shared, found_own = saved.restore(step)
-    assert_same(found_shared, shared(step))
-    assert_same(found_own, own(step))
+def latest(directory: pathlib.Path | str) -> int:
+    """The step of the newest whole checkpoint, which holds what was saved."""
+    step, found, owns = checkpoints.read_latest(str(directory))
+    assert_same(found, shared(step))
+    assert len(owns) == 1
+    assert_same(owns[0], own(step))
+    return step
 
 
-def at(directory: pathlib.Path | str, keep: int = 2) -> checkpoints.Checkpoints:
-    return checkpoints.Checkpoints(str(directory), tf.distribute.get_strategy(), keep)
+def at(directory: pathlib.Path | str, **settings: Any) -> checkpoints.Checkpoints:
+    return checkpoints.Checkpoints(str(directory), **settings)
 
 
-def save(saved: checkpoints.Checkpoints, step: int) -> None:
-    saved.save(step, shared(step), own(step))
+def save(saved: checkpoints.Checkpoints, step: int, **metadata: Any) -> None:
+    saved.save(step, shared(step), own(step), metadata)
 
 
 @pytest.mark.parametrize("scheme", ["local", "ram"])
 def test_what_is_saved_comes_back_to_the_bit(tmp_path: pathlib.Path, scheme: str) -> None:
     directory = str(tmp_path / "new") if scheme == "local" else "ram://checkpoints_test"
     saved = at(directory)
-    assert saved.latest() is None
+    assert checkpoints.newest_whole(directory) is None
     assert checkpoints.committed_steps(directory) == []
     save(saved, 500)
-    save(saved, 1000)
-    assert saved.latest() == 1000
-    assert_whole(saved, 500)
-    assert_whole(saved, 1000)
-    step, found, owns = checkpoints.read_latest(directory)
-    assert step == 1000
-    assert_same(found, shared(1000))
-    assert len(owns) == 1
-    assert_same(owns[0], own(1000))
+    save(saved, 1000, position=[0, 1, 2])
+    found = checkpoints.newest_whole(directory)
+    assert found is not None
+    step, mark = found
+    assert (step, mark["metadata"], mark["num_workers"]) == (1000, {"position": [0, 1, 2]}, 1)
+    assert latest(directory) == 1000
+    path = checkpoints.path_of(directory, 500)
+    assert_same(checkpoints.read_shared(path, checkpoints.mark_of(directory, 500)), shared(500))
+    assert_same(checkpoints.read_own(path, 0), own(500))
 
 
 def test_the_newest_stay(tmp_path: pathlib.Path) -> None:
@@ -78,50 +81,69 @@ def test_the_newest_stay(tmp_path: pathlib.Path) -> None:
         save(saved, step)
     assert checkpoints.committed_steps(str(tmp_path)) == [99_999_950, 100_000_000]
     assert len(files.names(str(tmp_path))) == 2
-    with pytest.raises(ValueError, match="keep is 0; expected at least 1"):
-        at(tmp_path, keep=0)
+    for name in ("keep", "keep_every_steps"):
+        with pytest.raises(ValueError, match=f"{name} is 0; expected at least 1"):
+            at(tmp_path, **{name: 0})
+
+
+def test_the_best_and_some_for_ever_stay(tmp_path: pathlib.Path) -> None:
+    saved = at(tmp_path, keep=1, keep_every_steps=1000)
+    for step, rank in ((500, 3.0), (1000, 2.0), (1500, 1.5), (1600, None), (1700, 4.0)):
+        save(saved, step, **({} if rank is None else {"rank": rank}))
+    assert checkpoints.committed_steps(str(tmp_path)) == [1000, 1500, 1700]
+    assert checkpoints.best_step(str(tmp_path)) == 1500
+    saved.mark(1700, {"rank": 1.0, "position": [0, 3, 0]})
+    assert checkpoints.committed_steps(str(tmp_path)) == [1000, 1700]
+    assert checkpoints.mark_of(str(tmp_path), 1700)["metadata"] == {"rank": 1.0, "position": [0, 3, 0]}
+    step, found, owns = checkpoints.read_best(str(tmp_path))
+    assert step == latest(tmp_path) == 1700
+    assert_same(found, shared(1700))
+    assert_same(owns[0], own(1700))
+    saved.mark(9, {"rank": 0.0})
+    assert checkpoints.best_step(str(tmp_path)) == 1700, "what is not there cannot be marked"
 
 
 def test_a_step_may_be_saved_again(tmp_path: pathlib.Path) -> None:
     saved = at(tmp_path)
-    saved.save(500, {"weights": [np.zeros(9)], "more": [np.zeros(1)]}, {"lanes": []})
+    saved.save(500, {"weights": [np.zeros(9)], "more": [np.zeros(1)]}, {"lanes": []}, {})
     save(saved, 500)
-    assert_whole(saved, 500)
+    assert latest(tmp_path) == 500
 
 
 def test_a_save_that_dies_anywhere_leaves_the_checkpoint_before(tmp_path: pathlib.Path) -> None:
     for operation in itertools.count():
-        saved = at(tmp_path / str(operation), keep=1)
+        directory = tmp_path / str(operation)
+        saved = at(directory, keep=1)
         save(saved, 500)
         died = faults.dies_at(operation, lambda: save(saved, 1000))  # noqa: B023
-        latest = saved.latest()
-        assert latest in (500, 1000)
-        assert_whole(saved, latest)
+        assert latest(directory) in (500, 1000)
         if not died:
-            assert latest == 1000
+            assert latest(directory) == 1000
             break
+        saved = at(directory, keep=1)
+        saved.prepare()
+        assert len(files.names(str(directory))) == len(checkpoints.committed_steps(str(directory)))
         save(saved, 1000)
-        assert_whole(saved, 1000)
-        assert checkpoints.committed_steps(str(tmp_path / str(operation))) == [1000]
+        assert latest(directory) == 1000
+        assert checkpoints.committed_steps(str(directory)) == [1000]
     assert operation >= 5, "directory, shared, own, mark aside, mark in place"
 
 
 _KILLED_SAVER = """
 import os, signal, sys
 import numpy as np
-import tensorflow as tf
 from tf_codistill import checkpoints, weights
 
-saved = checkpoints.Checkpoints(sys.argv[1], tf.distribute.get_strategy())
+saved = checkpoints.Checkpoints(sys.argv[1])
 arrays = {"weights": [np.ones(3, "float32")]}
-saved.save(500, arrays, arrays)
+saved.save(500, arrays, arrays, {})
 write = weights.write
 def last_write(prefix, **arrays):
     write(prefix, **arrays)
     if prefix.endswith("worker_0"):
         os.kill(os.getpid(), signal.SIGKILL)
 weights.write = last_write
-saved.save(1000, arrays, arrays)
+saved.save(1000, arrays, arrays, {})
 """
 
 
@@ -130,25 +152,27 @@ def test_a_killed_process_leaves_the_checkpoint_before(tmp_path: pathlib.Path) -
     done = subprocess.run(command, timeout=120, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(files.names(str(tmp_path / "checkpoint_00001000"))) == 4, "all was written but the mark"
-    saved = at(tmp_path)
-    assert saved.latest() == 500
-    np.testing.assert_array_equal(saved.restore(500)[0]["weights"], [np.ones(3)])
-    with pytest.raises(ValueError, match="checkpoint_00001000' is not there or not committed"):
-        saved.restore(1000)
+    step, found, _ = checkpoints.read_latest(str(tmp_path))
+    assert step == 500
+    np.testing.assert_array_equal(found["weights"], [np.ones(3)])
+    at(tmp_path).prepare()
+    assert files.names(str(tmp_path)) == ["checkpoint_00000500"]
 
 
 DAMAGES = ("cut in the middle", "flipped bit", "missing")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_named_and_the_checkpoint_before_stays(tmp_path: pathlib.Path, damage: str) -> None:
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_file(
+    tmp_path: pathlib.Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     saved = at(tmp_path)
     save(saved, 500)
     save(saved, 1000)
     paths = sorted((tmp_path / "checkpoint_00001000").iterdir())
-    assert len(paths) == 5
+    assert len(paths) == 6
     for path in paths:
-        whole = path.read_bytes()
+        content = path.read_bytes()
         if damage == "cut in the middle":
             faults.halve(path)
         elif damage == "missing":
@@ -156,120 +180,125 @@ def test_a_damaged_file_is_named_and_the_checkpoint_before_stays(tmp_path: pathl
         elif path.name == files.MARK:
             faults.flip(path, 0)
         else:
-            faults.flip(path, len(whole) // 2)
-        name = "checkpoint_00001000" if (path.name, damage) == (files.MARK, "missing") else path.name
-        for read in (
-            lambda: saved.restore(1000),
-            lambda: checkpoints.read(str(tmp_path / "checkpoint_00001000")),
-        ):
-            with pytest.raises(ValueError, match=re.escape(name)):
-                read()
-        assert_whole(saved, 500)
-        path.write_bytes(whole)
-    assert_whole(saved, 1000)
+            faults.flip(path, len(content) // 2)
+        caplog.clear()
+        with caplog.at_level(standard_logging.WARNING, logger="absl"):
+            assert latest(tmp_path) == 500
+        if (path.name, damage) != (files.MARK, "missing"):
+            assert "checkpoint of step 1000 is passed over: " in caplog.text
+            assert path.name in caplog.text
+        path.write_bytes(content)
+    assert latest(tmp_path) == 1000
+
+
+def test_a_damaged_checkpoint_is_written_anew_when_its_step_comes(tmp_path: pathlib.Path) -> None:
+    """It is not committed while that goes on: what is damaged stays damaged, or is whole."""
+    for operation in itertools.count():
+        directory = tmp_path / str(operation)
+        saved = at(directory)
+        save(saved, 500)
+        save(saved, 1000)
+        faults.halve(directory / "checkpoint_00001000" / "worker_0.index")
+        died = faults.dies_at(operation, lambda: save(saved, 1000))  # noqa: B023
+        assert latest(directory) == (500 if died else 1000)
+        if not died:
+            break
+
+
+def test_a_part_of_an_earlier_start_is_not_taken_for_a_new_one(tmp_path: pathlib.Path) -> None:
+    parts = []
+    for worker in (1, 0):
+        saved = at(tmp_path, timeout_secs=0.2)
+        saved.worker, saved.num_workers, saved.start = worker, 2, 7
+        parts.append(saved)
+        saved.save(500, shared(500), own(500), {})
+    assert checkpoints.read_latest(str(tmp_path))[0] == 500
+    for saved in parts:
+        saved.start = 8
+    with pytest.raises(OSError, match="worker 1 has not written its part of checkpoint .*00500' in time"):
+        parts[1].save(500, shared(500), own(500), {})
+    assert checkpoints.newest_whole(str(tmp_path)) is None
 
 
 def test_no_flipped_bit_of_the_mark_gives_other_arrays(tmp_path: pathlib.Path) -> None:
-    saved = at(tmp_path)
-    save(saved, 500)
+    save(at(tmp_path), 500)
     path = tmp_path / "checkpoint_00000500" / files.MARK
-    whole = path.read_bytes()
+    content = path.read_bytes()
     source = np.random.default_rng(0)
-    for position in source.choice(len(whole), 100, replace=False):
+    for position in source.choice(len(content), 100, replace=False):
         faults.flip(path, position, 1 << int(source.integers(8)))
         try:
-            found, mine = saved.restore(500)
+            _, found, owns = checkpoints.read_latest(str(tmp_path))
             complaint = ""
         except ValueError as error:
             complaint = str(error)
         if complaint:
-            assert "checkpoint_00000500" in complaint
+            assert "checkpoint_00000500" in complaint or "no whole checkpoint" in complaint
         else:
             by_name = [arrays for name, arrays in sorted(found.items()) if arrays]
             for one, other in zip(by_name, (shared(500)["optimizer"], shared(500)["weights"]), strict=True):
                 assert_same({"": one}, {"": other})
-            assert_same({"": next(iter(mine.values()))}, {"": own(500)["lanes"]})
-        path.write_bytes(whole)
+            for mine in owns:
+                assert_same(mine, own(500))
+        path.write_bytes(content)
 
 
-def test_the_remedy_is_to_delete_the_damaged_one(tmp_path: pathlib.Path) -> None:
-    saved = at(tmp_path)
-    save(saved, 500)
-    save(saved, 1000)
-    damaged = tmp_path / "checkpoint_00001000"
-    faults.halve(damaged / "shared.index")
-    with pytest.raises(
-        ValueError, match=r"shared\.index' is damaged.*; delete '.*checkpoint_00001000' to go back"
-    ):
-        checkpoints.read_latest(str(tmp_path))
-    files.remove(str(damaged))
-    assert saved.latest() == 500
-    assert_whole(saved, 500)
-
-
-def test_another_number_of_workers_or_another_format_is_refused(tmp_path: pathlib.Path) -> None:
-    saved = at(tmp_path)
-    save(saved, 500)
+def test_another_format_is_refused(tmp_path: pathlib.Path) -> None:
+    """Passing it over would begin anew, and in the end delete it."""
+    save(at(tmp_path), 500)
     path = tmp_path / "checkpoint_00000500" / files.MARK
     mark = json.loads(path.read_text())
-    path.write_text(json.dumps({**mark, "format_version": 0}))
-    with pytest.raises(ValueError, match="checkpoint_00000500' has format version 0; expected 2"):
-        saved.restore(500)
-    path.write_text(json.dumps({**mark, "num_workers": 0}))
-    with pytest.raises(ValueError, match="was written by 0 workers, this group has 1; start as many, or use"):
-        saved.restore(500)
+    del mark["seal"]
+    path.write_text(json.dumps({**mark, "format_version": 1}))
+    with pytest.raises(ValueError, match="00500' has format version 1; expected 2: it is of another version"):
+        checkpoints.read_latest(str(tmp_path))
+
+
+def test_storage_that_cannot_be_read_is_no_damage(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(at(tmp_path), 500)
+
+    def failing(path: str) -> str:
+        raise OSError("try again")
+
+    monkeypatch.setattr(files, "checksum", failing)
+    with pytest.raises(OSError, match="try again"):
+        checkpoints.newest_whole(str(tmp_path))
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_of_storage(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written to"):
+        save(at(tmp_path / "file"), 500)
 
 
 def test_what_is_not_there(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"no committed checkpoint in '.*absent'; has the group been trained\?"
-    ):
+    with pytest.raises(ValueError, match=r"no whole checkpoint in '.*absent'; has the group been trained\?"):
         checkpoints.read_latest(str(tmp_path / "absent"))
-    with pytest.raises(ValueError, match="checkpoint_00000007' is not there"):
-        at(tmp_path).restore(7)
+    with pytest.raises(ValueError, match="has a monitored value"):
+        checkpoints.read_best(str(tmp_path / "absent"))
 
 
-_TWO_WORKERS = """
-import time
-from tf_codistill import checkpoints, distribution, files, weights
-strategy = distribution.create_strategy("auto")
-import numpy as np
-
-remove, write = files.remove, weights.write
-
-def late_remove(path):
-    time.sleep(0.8)
-    remove(path)
-
-def late_write(prefix, **arrays):
-    time.sleep(0.3 * prefix.endswith("worker_1"))
-    return write(prefix, **arrays)
-
-files.remove, weights.write = late_remove, late_write
-directory, index = {directory!r}, distribution.worker_index(strategy)
-saved = checkpoints.Checkpoints(directory, strategy, keep=1)
-none_yet = saved.latest()
-for step in (500, 1000):
-    saved.save(step, {{"weights": [np.full(3, step + index, "float32")]}}, {{"lanes": [np.full(2, index)]}})
-latest = saved.latest()
-shared, own = saved.restore(latest)
-print(none_yet, latest, shared["weights"][0].tolist(), own["lanes"][0].tolist())
-"""
-
-
-def test_two_workers_save_together_and_each_gets_its_own_lanes_back(tmp_path: pathlib.Path) -> None:
-    directory = str(tmp_path / "checkpoints")
-    outputs = run_workers(_TWO_WORKERS.format(directory=directory), 2)
-    assert [output.strip() for output in outputs] == [
-        "None 1000 [1000.0, 1000.0, 1000.0] [0, 0]",
-        "None 1000 [1000.0, 1000.0, 1000.0] [1, 1]",
-    ]
-    step, found, owns = checkpoints.read_latest(directory)
-    assert step == 1000
-    mark = files.read_mark(f"{directory}/checkpoint_00001000")
-    assert mark is not None
-    assert {name.split(".")[0] for name in mark["files"]} == {"shared", "worker_0", "worker_1"}
-    np.testing.assert_array_equal(found["weights"], [[1000.0] * 3])
-    np.testing.assert_array_equal([one["lanes"][0] for one in owns], [[0, 0], [1, 1]])
-    with pytest.raises(ValueError, match="was written by 2 workers, this group has 1"):
-        at(directory).restore(1000)
+def test_workers_wait_for_each_other_by_files(tmp_path: pathlib.Path) -> None:
+    """The chief commits when the part of the last is there; nobody else waits."""
+    workers = []
+    for worker in range(3):
+        saved = at(tmp_path, keep=1)
+        saved.worker, saved.num_workers, saved.start = worker, 3, 11
+        workers.append(saved)
+    lanes = [{"lanes": [np.full(2, worker)]} for worker in range(3)]
+    for step in (500, 1000):
+        chief = threading.Thread(target=workers[0].save, args=(step, shared(step), lanes[0], {}))
+        chief.start()
+        for worker in (2, 1):
+            assert step not in checkpoints.committed_steps(str(tmp_path))
+            workers[worker].save(step, {"weights": [np.zeros(1)]}, lanes[worker], {})
+        chief.join()
+    assert checkpoints.committed_steps(str(tmp_path)) == [1000]
+    _, found, owns = checkpoints.read_latest(str(tmp_path))
+    assert_same(found, shared(1000))
+    for mine, expected in zip(owns, lanes, strict=True):
+        assert_same(mine, expected)
+    mark = checkpoints.mark_of(str(tmp_path), 1000)
+    assert {name.split(".")[0] for name in mark["files"]} == {"shared", "worker_0", "worker_1", "worker_2"}

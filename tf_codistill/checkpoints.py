@@ -16,6 +16,8 @@ when training comes to its step once more.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,7 @@ FORMAT_VERSION = 2
 Arrays = Mapping[str, Sequence[np.ndarray]]
 
 _CHECKPOINT = re.compile(r"checkpoint_(\d{8,})")
+_SEAL = "seal"
 _POLL_SECS = 0.05
 
 
@@ -63,8 +66,8 @@ class Checkpoints:
         Raises:
             ValueError: A number is out of range.
         """
-        for name, value in (("keep", keep), ("keep_every_steps", keep_every_steps or 1)):
-            if value < 1:
+        for name, value in (("keep", keep), ("keep_every_steps", keep_every_steps)):
+            if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
         files.check_scheme(directory)
         self.directory = directory
@@ -109,7 +112,7 @@ class Checkpoints:
                 listing |= files.read_json(_part_of(path, worker))["files"]
             described = {"format_version": FORMAT_VERSION, "step": step, "num_workers": self.num_workers}
             described |= {"shared": _describe(shared), "metadata": dict(metadata)}
-            files.commit(path, described, listing)
+            files.commit(path, _sealed(described), listing)
             self._delete_superseded()
 
     def mark(self, step: int, metadata: Mapping[str, Any]) -> None:
@@ -126,7 +129,7 @@ class Checkpoints:
         mark = files.read_mark(path) if self.worker == 0 else None
         if mark is not None:
             mark["metadata"].update(metadata)
-            files.write_json(files.join(path, files.MARK), mark)
+            files.write_json(files.join(path, files.MARK), _sealed(mark))
             self._delete_superseded()
 
     def _wait_for_parts(self, path: str) -> None:
@@ -294,13 +297,22 @@ def _checked_mark(path: str) -> dict[str, Any]:
     mark = files.read_mark(path)
     if mark is None:
         raise files.CorruptError(f"checkpoint {path!r} is not committed")
-    if mark.get("format_version") != FORMAT_VERSION:
+    if _SEAL in mark and _sealed(mark) != mark:
+        raise files.CorruptError(f"file {files.join(path, files.MARK)!r} is damaged")
+    if mark.get("format_version") != FORMAT_VERSION or _SEAL not in mark:
         raise ValueError(
             f"checkpoint {path!r} has format version {mark.get('format_version')!r}; expected "
             f"{FORMAT_VERSION}: it is of another version of tf_codistill, name another directory"
         )
     files.verify(path, mark)
     return mark
+
+
+def _sealed(mark: dict[str, Any]) -> dict[str, Any]:
+    """A mark with a checksum of what it says, but for the files, which have their own."""
+    facts = {name: value for name, value in mark.items() if name not in (_SEAL, "files")}
+    text = json.dumps(facts, sort_keys=True)
+    return {**mark, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _describe(arrays: Arrays) -> dict[str, weights.Description]:

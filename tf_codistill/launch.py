@@ -1,7 +1,7 @@
 r"""Trains all groups of a run on this machine.
 
     python -m tf_codistill.launch --num_groups=2 --workers_per_group=2 --workdir=runs/two \
-        --gin_file=gin/quickstart.gin --gin_bindings="Experiment.num_steps = 500"
+        --gin_file=gin/quickstart.gin --gin_bindings="num_steps = 500"
 
 Each worker is a ``python -m tf_codistill.train`` of its own. One line per group shows its progress; what the
 workers print goes to ``<workdir>/group_<g>/worker_<w>.log``. Ctrl-C stops them all, one that fails stops the

@@ -53,6 +53,15 @@ def peer(tmp_path) -> str:
     return str(tmp_path)
 
 
+def link_peer(peer: str, workdir: str) -> None:
+    """Another workdir of the same run, in which the same snapshot has been published."""
+    os.makedirs(runs.exchange_dir(workdir))
+    for name in ("group_1", "run.json"):
+        os.symlink(
+            os.path.join(runs.exchange_dir(peer), name), os.path.join(runs.exchange_dir(workdir), name)
+        )
+
+
 def everything(model: CodistillationModel) -> list[np.ndarray]:
     states = [state for student in model.students for state in recurrent_state.variables(student)]
     shared, own = model.teachers.state()
@@ -65,7 +74,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(corpus, peer, tmp_
     assert straight.teachers.steps() == [3]
 
     workdir = tmp_path_factory.mktemp("resumed")
-    os.symlink(os.path.join(peer, "exchange", "group_1"), _made(workdir / "exchange") / "group_1")
+    link_peer(peer, str(workdir))
     toy_experiment(corpus, num_steps=10).train(str(workdir), 0, 2)
     resumed = toy_experiment(corpus).train(str(workdir), 0, 2)
     assert resumed.step() == straight.step() == 20
@@ -97,8 +106,7 @@ def test_two_replicas_equal_one(corpus, peer) -> None:
     weights_of = []
     for strategy in (tf.distribute.get_strategy(), two_replicas()):
         workdir = os.path.join(peer, f"replicas_{strategy.num_replicas_in_sync}")
-        os.makedirs(os.path.join(workdir, "exchange"))
-        os.symlink(os.path.join(peer, "exchange", "group_1"), os.path.join(workdir, "exchange", "group_1"))
+        link_peer(peer, workdir)
         experiment = toy_experiment(corpus, optimizer=lambda: keras.optimizers.SGD(0.01))
         model = experiment.train(workdir, 0, 2, strategy)
         assert model.teachers.steps() == [3]
@@ -151,8 +159,7 @@ def test_validation_changes_nothing_in_training(corpus, peer) -> None:
     results = []
     for every in (5, 20):
         workdir = os.path.join(peer, f"validated_every_{every}")
-        os.makedirs(os.path.join(workdir, "exchange"))
-        os.symlink(os.path.join(peer, "exchange", "group_1"), os.path.join(workdir, "exchange", "group_1"))
+        link_peer(peer, workdir)
         results.append(everything(toy_experiment(corpus, validate_every_steps=every).train(workdir, 0, 2)))
         assert len(runs.read_metrics(runs.metrics_path(workdir, 0), "validation")) == 20 // every
     for often, once in zip(*results, strict=True):
@@ -209,7 +216,7 @@ def test_an_experiment_trained_to_its_end_is_left_as_it_is(corpus, tmp_path) -> 
         ({"distillation_weight": float("nan")}, "nan"),
         (
             {"optimizer": lambda: keras.optimizers.SGD(gradient_accumulation_steps=2)},
-            "steps is 2, but an exp",
+            "steps is 2, but every step of an exp",
         ),
         ({"teaching": students(num_students=0)}, "num_students is 0; expected an integer >= 1"),
         ({"teaching": students(num_students=1.5)}, "num_students is 1.5"),
@@ -271,10 +278,6 @@ def test_another_model_in_the_workdir_is_refused(corpus, tmp_path) -> None:
     with pytest.raises(ValueError, match="checkpoint.*another model"):
         toy_experiment(toy_task(corpus, model_fn=wider)).train(str(tmp_path), 0, 1)
 
-
-def _made(path):
-    path.mkdir()
-    return path
 
 
 def _scalars(directory: str) -> set[str]:

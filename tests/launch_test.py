@@ -42,7 +42,7 @@ def test_unknown_binding_is_told_before_a_worker_starts(tmp_path):
 
 def test_a_missing_or_wrong_setting_is_told_before_a_worker_starts(tmp_path):
     for bindings, sentence in (
-        ((), "error: Experiment has no corpus_dir, num_steps, optimizer; bind what is missing"),
+        ((), "error: Experiment has no task, num_steps, optimizer; bind what is missing"),
         (
             (*EXPERIMENT, "--gin_bindings=Experiment.num_lanes = 'many'"),
             "num_lanes is 'many'; expected an integer",

@@ -101,9 +101,10 @@ class Checkpoints:
             raise OSError(str(error)) from error
         if self.worker == 0:
             files.remove(files.join(path, files.MARK))  # of a damaged one
-        listing = weights.write(files.join(path, f"worker_{self.worker}"), **own)
+        listing = {}
         if self.worker == 0:
-            listing |= weights.write(files.join(path, "shared"), **shared)
+            listing = weights.write(files.join(path, "shared"), **shared)
+        listing |= weights.write(files.join(path, f"worker_{self.worker}"), **own)
         described = {"start": self.start, "arrays": _describe(own), "files": listing}
         files.write_json(_part_of(path, self.worker), described)
         if self.worker == 0:

@@ -13,8 +13,8 @@ import tensorflow as tf
 from absl import logging
 
 from tests.training.codistillation_test import batches, compiled, examples, regression
-from tests.training.measures_test import trained
 from tests.training.distillation_test import xent
+from tests.training.measures_test import trained
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.teaching.saved import SavedTeachers

@@ -252,7 +252,7 @@ print(json.dumps([trained_by_xla(strategy, jit) for jit in (True, False)]))
 
 @pytest.mark.slow
 def test_xla_in_two_processes() -> None:
-    for output in run_workers(_BY_XLA, num_workers=2):
+    for output in run_workers(_BY_XLA, num_workers=2, timeout_secs=280):
         assert_equal_but_for_rounding(*json.loads(output.splitlines()[-1]))
 
 

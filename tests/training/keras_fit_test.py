@@ -159,11 +159,12 @@ def check(results: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("num_workers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_everything_of_keras_works_under_several_processes_and_stock_fit_does_not(num_workers: int) -> None:
-    outputs = [json.loads(output.splitlines()[-1]) for output in run_workers(_WORKER, num_workers)]
-    for _, building, reducing in outputs:
+    outputs = run_workers(_WORKER, num_workers, timeout_secs=280)
+    results = [json.loads(output.splitlines()[-1]) for output in outputs]
+    for _, building, reducing in results:
         assert building.startswith("Attempt to convert a value (PerReplica:")
         assert reducing.startswith("Invalid reduction dimension 0 for input with 0 dimensions")
-    check([ours for ours, _, _ in outputs])
+    check([ours for ours, _, _ in results])
 
 
 @pytest.mark.parametrize("run_eagerly", [False, True])

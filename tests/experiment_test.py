@@ -29,6 +29,7 @@ from tf_codistill.experiment import Experiment, configured
 from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.tasks.base import Part
+from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.training.codistillation import CodistillationModel
 
@@ -279,7 +280,6 @@ def test_another_model_in_the_workdir_is_refused(corpus, tmp_path) -> None:
         toy_experiment(toy_task(corpus, model_fn=wider)).train(str(tmp_path), 0, 1)
 
 
-
 def _scalars(directory: str) -> set[str]:
     names = set()
     for name in os.listdir(directory):
@@ -509,3 +509,49 @@ def test_weight_decay_and_the_period_of_comparisons_reach_the_model(corpus, teac
     assert len(model.students) == (2 if teaching == "FellowStudents" else 1)
     assert model.meters._measures.every_steps == 7
     assert float(model.weight_decay.factor(0)) == 0.25
+
+
+def forgetful(dtype: str | None, vocabulary_size: int, batch_size: int | None) -> keras.Model:
+    """What comes next, of the piece before alone."""
+    layers = [
+        keras.Input((None,), batch_size=batch_size),
+        keras.layers.Embedding(vocabulary_size, 8),
+        keras.layers.Dense(vocabulary_size, dtype=dtype),
+        keras.layers.Activation("linear", dtype="float32"),
+    ]
+    return keras.Sequential(layers)
+
+
+def test_every_validation_reads_the_same_windows_of_several_corpora(corpus, tmp_path) -> None:
+    """A model that does not learn has the same loss each time, also behind a stop in the middle."""
+    other = write_language_corpus(str(tmp_path / "other"), num_documents=90)
+    task = toy_task({corpus: 1, other: 1}, model_fn=functools.partial(forgetful, None))
+    changes = {"optimizer": lambda: keras.optimizers.SGD(0.0), "validate_every_steps": 5, "num_steps": 15}
+    for steps in (10, 15):
+        toy_experiment(task, teaching=Teaching, **{**changes, "num_steps": steps}).train(str(tmp_path))
+    losses = [r["loss"] for r in runs.read_metrics(runs.metrics_path(str(tmp_path), 0), "validation")]
+    assert losses == [losses[0]] * 3
+
+
+def test_a_part_in_float16_gets_a_scaled_loss_and_skipped_steps_count(corpus, tmp_path) -> None:
+    task = toy_task(corpus, model_fn=functools.partial(forgetful, "mixed_float16"))
+    settings = {"teaching": Teaching, "validate_every_steps": 20}
+    plain = toy_experiment(task, optimizer=lambda: keras.optimizers.SGD(0.1), num_steps=5, **settings)
+    model = plain.train(str(tmp_path / "plain"))
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert np.isfinite(model.student.get_weights()[0]).all()
+
+    def scaled() -> keras.optimizers.Optimizer:
+        return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=2.0**24)
+
+    ends = []
+    for name, stops in (("straight", (20,)), ("resumed", (10, 20))):
+        for num_steps in stops:
+            experiment = toy_experiment(task, optimizer=scaled, num_steps=num_steps, **settings)
+            model = experiment.train(str(tmp_path / name))
+        ends.append(everything(model))
+        assert int(model.optimizer.iterations) < model.step() == 20
+        train = runs.read_metrics(runs.metrics_path(str(tmp_path / name), 0), "train")
+        assert [record["step"] for record in train] == [5, 10, 15, 20]
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_array_equal(one, other)

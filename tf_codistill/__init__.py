@@ -24,7 +24,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tf_codistill import losses, metrics, recurrent_state, schedules
+    from tf_codistill import checkpoints, losses, metrics, recurrent_state, schedules
     from tf_codistill.exchange.topology import teachers_of
     from tf_codistill.experiment import Experiment
     from tf_codistill.models.language_model import LanguageModel
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from tf_codistill.teaching.fellows import FellowStudents
     from tf_codistill.teaching.saved import SavedTeachers
     from tf_codistill.teaching.snapshots import PeerExchange
+    from tf_codistill.training.checkpointing import Checkpointing
     from tf_codistill.training.codistillation import CodistillationModel
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checkpointing",
     "CodistillationModel",
     "Experiment",
     "FellowStudents",
@@ -44,6 +46,7 @@ __all__ = [
     "LanguageTask",
     "PeerExchange",
     "SavedTeachers",
+    "checkpoints",
     "losses",
     "metrics",
     "recurrent_state",
@@ -52,6 +55,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Checkpointing": "training.checkpointing",
     "CodistillationModel": "training.codistillation",
     "Experiment": "experiment",
     "FellowStudents": "teaching.fellows",

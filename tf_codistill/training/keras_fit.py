@@ -71,6 +71,20 @@ class MultiWorkerModel(keras.Model):
         self.when_built: Callable[[Any], None] | None = None
         self.pass_over: PassOver | None = None
 
+    def compile(self, *args: Any, auto_scale_loss: bool = True, **kwargs: Any) -> None:
+        """Keras's `compile`, which scales the loss also where only a part of the model computes in float16.
+
+        Args:
+            *args: As in Keras.
+            auto_scale_loss: Whether it does.
+            **kwargs: As in Keras.
+        """
+        super().compile(*args, auto_scale_loss=auto_scale_loss, **kwargs)
+        is_half = any(layer.compute_dtype == "float16" for layer in self._flatten_layers(include_self=False))
+        scaled = keras.optimizers.LossScaleOptimizer
+        if auto_scale_loss and is_half and self.optimizer and not isinstance(self.optimizer, scaled):
+            self.optimizer = scaled(self.optimizer)
+
     def gradients(self, data: Any) -> list[Any]:
         """Computes the gradients of one replica's batch, and measures what is logged; a subclass does it.
 

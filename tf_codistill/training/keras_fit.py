@@ -54,6 +54,7 @@ class MultiWorkerModel(keras.Model):
     """The part of `CodistillationModel` that has nothing to do with codistillation."""
 
     built: bool
+    optimizer: Any
     train_function: Any
     test_function: Any
     predict_function: Any
@@ -71,16 +72,18 @@ class MultiWorkerModel(keras.Model):
         self.when_built: Callable[[Any], None] | None = None
         self.pass_over: PassOver | None = None
 
-    def compile(self, *args: Any, auto_scale_loss: bool = True, **kwargs: Any) -> None:
-        """Keras's `compile`, which scales the loss also where only a part of the model computes in float16.
-
-        Args:
-            *args: As in Keras.
-            auto_scale_loss: Whether it does.
-            **kwargs: As in Keras.
-        """
-        super().compile(*args, auto_scale_loss=auto_scale_loss, **kwargs)
-        is_half = any(layer.compute_dtype == "float16" for layer in self._flatten_layers(include_self=False))
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *args: Any,
+        auto_scale_loss: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Keras's `compile`; a cross-entropy shares its softmax with psi, any float16 scales the loss."""
+        sharing = shared_softmax.sharing(loss)
+        super().compile(optimizer, sharing, *args, auto_scale_loss=auto_scale_loss, **kwargs)
+        is_half = any(layer.compute_dtype == "float16" for layer in keras_private.layers(self))
         scaled = keras.optimizers.LossScaleOptimizer
         if auto_scale_loss and is_half and self.optimizer and not isinstance(self.optimizer, scaled):
             self.optimizer = scaled(self.optimizer)
@@ -98,10 +101,6 @@ class MultiWorkerModel(keras.Model):
             TypeError: Always.
         """
         raise TypeError(f"{type(self).__name__} does not say how it computes gradients; override `gradients`")
-
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Keras's `compile`; a plain cross-entropy of logits will share its softmax with psi."""
-        super().compile(optimizer, shared_softmax.sharing(loss), *args, **kwargs)
 
     def train_step(self, data: Any) -> None:
         """One update with one replica's batch."""

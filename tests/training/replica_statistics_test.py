@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf_codistill.training.statistics import ReplicaStatistics
+from tf_codistill.training.replica_statistics import ReplicaStatistics
 
 from tests.replicas import two_replicas
 from tests.toy_models import BATCH, NUM_CLASSES, NUM_FEATURES, batches, examples

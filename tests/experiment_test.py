@@ -217,7 +217,7 @@ def test_an_experiment_trained_to_its_end_is_left_as_it_is(corpus, tmp_path) -> 
         ({"distillation_weight": float("nan")}, "nan"),
         (
             {"optimizer": lambda: keras.optimizers.SGD(gradient_accumulation_steps=2)},
-            "steps is 2, but every step of an exp",
+            "steps is 2, but every step of an experiment takes one batch",
         ),
         ({"teaching": students(num_students=0)}, "num_students is 0; expected an integer >= 1"),
         ({"teaching": students(num_students=1.5)}, "num_students is 1.5"),

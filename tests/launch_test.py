@@ -44,7 +44,7 @@ def test_a_missing_or_wrong_setting_is_told_before_a_worker_starts(tmp_path):
     for bindings, sentence in (
         ((), "error: Experiment has no task, num_steps, optimizer; bind what is missing"),
         (
-            (*EXPERIMENT, "--gin_bindings=Experiment.num_lanes = 'many'"),
+            (*EXPERIMENT, "--gin_bindings=LanguageTask.num_lanes = 'many'"),
             "num_lanes is 'many'; expected an integer",
         ),
     ):

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tf_codistill.training.replica_statistics import ReplicaStatistics
 
 from tests.replicas import two_replicas
 from tests.toy_models import BATCH, NUM_CLASSES, NUM_FEATURES, batches, examples
 from tf_codistill import checkpoints, weights
 from tf_codistill.training.checkpointing import Checkpointing
 from tf_codistill.training.codistillation import CodistillationModel
+from tf_codistill.training.replica_statistics import ReplicaStatistics
 
 
 def normalised(synchronized: bool = False) -> keras.Model:

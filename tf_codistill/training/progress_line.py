@@ -1,17 +1,18 @@
 """Keras's progress line, with the parts that matter.
 
-    40/40 - 3s - accuracy: 0.61 - distillation_loss: 1.02 - loss: 2.11 - task_loss: 1.09 - val_loss: 1.17
+    40/40 - 3s - accuracy: 0.61 - distillation_loss: 1.02 - distillation_weight: 1.0 - loss: 2.11 - ...
 
 All others are in the logs, for those who read them.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
 
-_MATTER = ("task_loss", "distillation_loss")
+_MATTERS = re.compile(r"task_loss|(?!student_\d).*distillation_(loss|weight)")
 
 
 class ProgressLine(keras.callbacks.ProgbarLogger):
@@ -40,6 +41,6 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         super().on_epoch_end(epoch, self._thinned(logs))
 
     def _thinned(self, logs: Any) -> dict[str, Any]:
-        hidden = {meter.name for meter in self.model.meters.metrics} - set(_MATTER)
+        hidden = {meter.name for meter in self.model.meters.metrics if not _MATTERS.fullmatch(meter.name)}
         self._known = self._known or self.model.get_metrics_result().keys() - hidden
         return {name: one for name, one in (logs or {}).items() if name.removeprefix("val_") in self._known}

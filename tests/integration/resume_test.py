@@ -89,7 +89,7 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_happened(
     programs.succeed("launch", f"--workdir={stopped}", *flags)
     after_kill, after_interrupt = resumed_from(stopped)
     assert 10 <= after_kill <= first
-    assert after_interrupt == interrupted, "Ctrl-C loses no steps"
+    assert interrupted <= after_interrupt < interrupted + 5, "Ctrl-C loses no steps, also of an interval"
 
     programs.succeed("launch", f"--workdir={whole}", *flags)
     for worker in range(num_workers):

@@ -179,11 +179,7 @@ class Courier:
                 self._read(number, seat)
 
     def close(self, finish: bool) -> None:
-        """Ends the thread.
-
-        Args:
-            finish: Whether to publish first what has been sent; otherwise only what is under way is ended.
-        """
+        """Ends the thread; `finish`: once it has published what has been sent, else what is under way."""
         with self._lock:
             self._outbox = self._outbox if finish else None
             self._closing = True

@@ -242,14 +242,7 @@ class Store:
         return found
 
     def announce_reader(self, peer: int) -> None:
-        """Says that this group learns from a peer.
-
-        Args:
-            peer: The peer, whether it has started or not.
-
-        Raises:
-            OSError: It cannot be said.
-        """
+        """Says that this group learns from a peer."""
         directory = files.ensure_directory(self._group_dir(peer))
         files.write(files.join(directory, f"{_READER}{self.group}"), b"")
 

@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from tests.replicas import two_replicas
 from tests.toy_experiments import toy_experiment, toy_model, toy_task, write_language_corpus
-from tests.toy_models import batches, compiled, examples, regression
+from tests.toy_models import batches, compiled, examples, publish, regression
 from tf_codistill import runs, weights
-from tf_codistill.exchange.store import Store
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.teaching.saved import SavedTeachers
@@ -38,9 +37,8 @@ def nobody(place: pathlib.Path) -> None:
 def peers(place: pathlib.Path) -> Teaching:
     other = keras.saving.load_model(place / "given.keras")
     other.set_weights(regression().get_weights())
-    store = Store(str(place / "exchange"), 1)
-    store.publish(3, weights.description(other), other.get_weights(), [])
-    return PeerExchange(str(place / "exchange"), 0, 2, every_steps=2)
+    publish(str(place / "exchange"), 1, 3, other)
+    return PeerExchange(str(place / "exchange"), 0, 2, every_steps=2, wait=True)
 
 
 def saved(place: pathlib.Path) -> Teaching:

@@ -174,9 +174,8 @@ def test_a_topology_that_needs_more_groups_waits_for_the_place(tmp_path) -> None
         PeerExchange(topology="pairs").join(place("", 0, 3, {}))
     with pytest.raises(ValueError, match="'pairs' needs an even number of groups; num_groups is 3"):
         waiting(tmp_path, 0, 3, topology="pairs")
-    for arguments in ({"group": 1}, {"topology": "pairs"}):
-        with pytest.raises(ValueError, match="group is 1; expected|num_groups is 1"):
-            compiled(PeerExchange(str(tmp_path), **arguments))
+    with pytest.raises(ValueError, match="group is 1; expected"):
+        compiled(PeerExchange(str(tmp_path), group=1))
 
 
 def test_a_peer_that_begins_anew_takes_its_teacher_back(tmp_path) -> None:
@@ -285,7 +284,7 @@ def test_random_peers_are_drawn_anew_at_every_exchange_as_the_step_says(tmp_path
     first = run(5, begun)
     resumed = group_0()
     resumed.build_for_data(batches(*examples(0, 1)).element_spec)
-    resumed.optimizer.iterations.assign(5)
+    resumed.batches_seen.number.assign(5)
     resumed.teachers.restore(*begun.teachers.state())
     assert [*first, *run(7, resumed)] == straight
     for held, teacher in zip(resumed.teachers.peers(), resumed.teachers.frozen, strict=True):

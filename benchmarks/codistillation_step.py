@@ -1,6 +1,6 @@
 """Codistillation is cheap: time of a training step with a teacher over that of a step without.
 
-    python -m benchmarks.codistillation_step            the quickstart's size; another one, for example:
+    python -m benchmarks.codistillation_step            2 x 192 units; another size, for example:
     python -m benchmarks.codistillation_step --num_teachers=3 --num_units=256
     python -m benchmarks.codistillation_step --teacher_precision=int8    also against teachers of float32
 
@@ -55,7 +55,7 @@ def training_step(num_teachers: int, precision: str = "float32") -> Callable[[],
     model.build_for_data(dataset.element_spec)
     for index, teacher in enumerate(teachers.frozen):
         states = recurrent_state.values(recurrent_state.variables(teacher))
-        teachers.refresh(index, Snapshot(1 + index, 0, 0.0, teacher.get_weights(), states, 0), False)
+        teachers.refresh(index, Snapshot(1 + index, 0, 0.0, teacher.get_weights(), states, 0))
     print(f"{num_teachers} teacher(s) of {precision}: {teachers.num_bytes() / 1e6:.2f} MB")
     model.make_train_function()
     step, batches = model.train_function, iter(dataset)

@@ -1,6 +1,6 @@
 """A layer-normalised LSTM trains as fast as a plain one: step time of ours over that of Keras's LSTM.
 
-    python -m benchmarks.layer_norm_lstm            the quickstart's size; another one, for example:
+    python -m benchmarks.layer_norm_lstm            2 x 192 units; another size, for example:
     python -m benchmarks.layer_norm_lstm --num_units=256 --vocabulary_size=4096 --num_lanes=32
 
 Both language models have the same sizes, carry their state and are timed in turns in one run, so that

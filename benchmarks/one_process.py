@@ -1,6 +1,6 @@
 """Copies in one process teach each other almost for free: time of their step over that of plain steps.
 
-    python -m benchmarks.one_process                    the quickstart's size; another one, for example:
+    python -m benchmarks.one_process                    2 x 192 units; another size, for example:
     python -m benchmarks.one_process --num_units=256 --num_students=3
 
 Each forward pass serves as prediction and as teaching (footnote 1 of Anil et al. 2018). The step of the

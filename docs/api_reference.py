@@ -42,6 +42,8 @@ def write(directory: pathlib.Path) -> None:
     pdoc.render.configure(docformat="google", show_source=False)
     # It finds modules below a package by itself, but only those in its __all__ where there is one.
     warnings.filterwarnings("ignore", "The module specification .* has already been added")
+    # It looks for the types of a named tuple's fields where Python makes it; then it shows them as written.
+    warnings.filterwarnings("ignore", r"Error parsing type annotation ForwardRef\(.*__init__\. Import of")
     pdoc.pdoc(*modules(), output_directory=directory)
 
 

@@ -43,4 +43,4 @@ model.fit(
     train_images[mine], train_labels[mine], epochs=flags.epochs, validation_data=validation_data, verbose=2
 )
 model.student.save(f"{flags.exchange}/student_{flags.group}.keras")
-print(f"group {flags.group}: {peers.read_bytes:,} bytes read from its peer")
+print(f"group {flags.group}: {peers.costs.read_bytes:,} bytes read from its peer")

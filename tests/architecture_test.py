@@ -12,7 +12,7 @@
     3  models/ corpus/ inputs/ recurrent_state groups.decisions status learning_curves
     2  tokenizer/ distribution
     1  losses schedules metrics tokens weights runs pictures batches bindings jobs/
-    0  shapes files/ gpus settings quiet_start
+    0  shapes files/ gpus settings quiet_start keras_private
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
 so that each is also tried on a small house that breaks it.
@@ -30,7 +30,7 @@ PACKAGE = "tf_codistill"
 ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = (
-    ("shapes", "files", "gpus", "settings", "quiet_start"),
+    ("shapes", "files", "gpus", "settings", "quiet_start", "keras_private"),
     (
         "losses",
         "schedules",

@@ -72,7 +72,7 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path: pathlib.Path, scheme: str
     assert latest(directory) == 1000
     path = checkpoints.path_of(directory, 500)
     assert_same(checkpoints.read_shared(path, checkpoints.mark_of(directory, 500)), shared(500))
-    assert_same(checkpoints.read_own(path, 0), own(500))
+    assert_same(checkpoints.read_own(path, checkpoints.mark_of(directory, 500), 0), own(500))
 
 
 def test_the_newest_stay(tmp_path: pathlib.Path) -> None:

@@ -121,8 +121,8 @@ with strategy.scope():
 weights.assign([variable], [np.full(2, index + 1.0, "float32")])
 with tempfile.TemporaryDirectory() as directory, strategy.scope():
     arrays = [np.full(3, index, "float32")]
-    weights.write(directory + "/own", own=arrays)
-    own = weights.read(directory + "/own", own=weights.describe_arrays(arrays))["own"][0].tolist()
+    listing = weights.write(directory + "/own", own=arrays)
+    own = weights.read(directory + "/own", listing, own=weights.describe_arrays(arrays))["own"][0].tolist()
 print(json.dumps({
     "workers": distribution.num_workers(strategy),
     "index": index,

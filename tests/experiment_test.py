@@ -22,8 +22,8 @@ from tests.toy_experiments import (
     toy_task,
     write_language_corpus,
 )
+from tests.toy_models import publish
 from tf_codistill import checkpoints, evaluation, recurrent_state, runs, weights
-from tf_codistill.exchange.store import Store
 from tf_codistill.exchange.topology import RandomPeers, teachers_of
 from tf_codistill.experiment import Experiment, configured
 from tf_codistill.groups.synchronous import SynchronousGroup
@@ -50,9 +50,17 @@ def peer(tmp_path) -> str:
     keras.utils.set_random_seed(77)
     model = toy_model(VOCABULARY_SIZE, batch_size=4)
     lanes = [np.full((4, 12), 0.1, "float32")] * 4
-    store = Store(runs.exchange_dir(str(tmp_path)), 1)
-    store.publish(3, weights.description(model), model.get_weights(), lanes)
+    publish(runs.exchange_dir(str(tmp_path)), 1, 3, model, lanes)
     return str(tmp_path)
+
+
+def link_peer(peer: str, workdir: str) -> None:
+    """Another workdir of the same run, in which the same snapshot has been published."""
+    os.makedirs(runs.exchange_dir(workdir))
+    for name in ("group_1", "run.json"):
+        os.symlink(
+            os.path.join(runs.exchange_dir(peer), name), os.path.join(runs.exchange_dir(workdir), name)
+        )
 
 
 def everything(model: CodistillationModel) -> list[np.ndarray]:
@@ -67,7 +75,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(corpus, peer, tmp_
     assert straight.teachers.steps() == [3]
 
     workdir = tmp_path_factory.mktemp("resumed")
-    os.symlink(os.path.join(peer, "exchange", "group_1"), _made(workdir / "exchange") / "group_1")
+    link_peer(peer, str(workdir))
     toy_experiment(corpus, num_steps=10).train(str(workdir), 0, 2)
     resumed = toy_experiment(corpus).train(str(workdir), 0, 2)
     assert resumed.step() == straight.step() == 20
@@ -99,8 +107,7 @@ def test_two_replicas_equal_one(corpus, peer) -> None:
     weights_of = []
     for strategy in (tf.distribute.get_strategy(), two_replicas()):
         workdir = os.path.join(peer, f"replicas_{strategy.num_replicas_in_sync}")
-        os.makedirs(os.path.join(workdir, "exchange"))
-        os.symlink(os.path.join(peer, "exchange", "group_1"), os.path.join(workdir, "exchange", "group_1"))
+        link_peer(peer, workdir)
         experiment = toy_experiment(corpus, optimizer=lambda: keras.optimizers.SGD(0.01))
         model = experiment.train(workdir, 0, 2, strategy)
         assert model.teachers.steps() == [3]
@@ -153,8 +160,7 @@ def test_validation_changes_nothing_in_training(corpus, peer) -> None:
     results = []
     for every in (5, 20):
         workdir = os.path.join(peer, f"validated_every_{every}")
-        os.makedirs(os.path.join(workdir, "exchange"))
-        os.symlink(os.path.join(peer, "exchange", "group_1"), os.path.join(workdir, "exchange", "group_1"))
+        link_peer(peer, workdir)
         results.append(everything(toy_experiment(corpus, validate_every_steps=every).train(workdir, 0, 2)))
         assert len(runs.read_metrics(runs.metrics_path(workdir, 0), "validation")) == 20 // every
     for often, once in zip(*results, strict=True):
@@ -211,7 +217,7 @@ def test_an_experiment_trained_to_its_end_is_left_as_it_is(corpus, tmp_path) -> 
         ({"distillation_weight": float("nan")}, "nan"),
         (
             {"optimizer": lambda: keras.optimizers.SGD(gradient_accumulation_steps=2)},
-            "steps is 2, but an exp",
+            "steps is 2, but every step of an experiment takes one batch",
         ),
         ({"teaching": students(num_students=0)}, "num_students is 0; expected an integer >= 1"),
         ({"teaching": students(num_students=1.5)}, "num_students is 1.5"),
@@ -274,11 +280,6 @@ def test_another_model_in_the_workdir_is_refused(corpus, tmp_path) -> None:
         toy_experiment(toy_task(corpus, model_fn=wider)).train(str(tmp_path), 0, 1)
 
 
-def _made(path):
-    path.mkdir()
-    return path
-
-
 def _scalars(directory: str) -> set[str]:
     names = set()
     for name in os.listdir(directory):
@@ -324,8 +325,7 @@ def test_random_peers_resume_with_the_peers_that_they_had(corpus, tmp_path_facto
         for group in (1, 2, 3):
             model = toy_model(VOCABULARY_SIZE, batch_size=4)
             lanes = [np.full((4, 12), 0.1 * group, "float32")] * 4
-            store = Store(runs.exchange_dir(workdir), group, clock=lambda: 7.0)
-            store.publish(3, weights.description(model), model.get_weights(), lanes)
+            publish(runs.exchange_dir(workdir), group, 3, model, lanes, clock=lambda: 7.0)
         for num_steps in stops:
             teaching = toy_peers(topology=RandomPeers(2, seed=1))
             experiment = toy_experiment(corpus, num_steps=num_steps, teaching=teaching)
@@ -375,6 +375,42 @@ def test_gin_says_topology_and_architectures(corpus, fresh_gin) -> None:
     assert [one.taught_by for one in teachers] == [((0, 1),)] * 2
     with pytest.raises(ValueError, match="RandomPeers needs 2 peers for each group; there are 1"):
         experiment.teachers("/nowhere", group=0, num_groups=2, rows=9)
+
+
+@pytest.mark.parametrize("topology", ["pairs", {0: [1], 1: [0]}, RandomPeers(2)], ids=str)
+def test_a_group_is_alone_in_any_topology(corpus, tmp_path, topology) -> None:
+    experiment = toy_experiment(corpus, teaching=toy_peers(topology=topology))
+    teaching = experiment.teachers(str(tmp_path), group=0, num_groups=1, rows=4)
+    model = experiment.build(teaching, group=0, rows=4)
+    assert (teaching.taught_by, teaching.names(), teaching.models()) == (((),), [], {})
+    assert len(model.students) == 1
+
+
+class Executions(keras.callbacks.Callback):
+    """Notes at which batch each execution ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[int] = []
+
+    def on_train_batch_end(self, batch, logs=None) -> None:
+        self.ends.append(batch)
+
+
+def test_gin_says_how_many_steps_are_made_at_a_time(corpus, tmp_path, fresh_gin, monkeypatch) -> None:
+    gin.parse_config("Experiment.steps_per_execution = 5")
+    executions = Executions()
+    monkeypatch.setattr(Experiment, "_logs", lambda *_: [executions])
+    pairs = toy_peers(topology="pairs")
+    model = toy_experiment(corpus, num_steps=10, teaching=pairs).train(str(tmp_path), 0, 1)
+    assert model.step() == 10
+    assert executions.ends == [4, 4]
+
+
+@pytest.mark.parametrize("number", [0, 2, 10])
+def test_executions_that_do_not_fit_a_log_interval_are_refused(corpus, number) -> None:
+    with pytest.raises(ValueError, match=f"steps_per_execution is {number}; expected a divisor of log_every"):
+        toy_experiment(corpus, steps_per_execution=number)
 
 
 def delayed(corpus, data: str = "disjoint", batches: str = "different", **changes) -> Experiment:

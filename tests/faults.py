@@ -1,15 +1,20 @@
-"""Faults for tests: a process that dies at any operation on files, and files that are damaged.
+"""Faults for tests: a process that dies at any operation on files, storage that fails, damaged files.
 
 for operation in itertools.count():
     if not dies_at(operation, lambda: exchange.publish(...)):
         break                       # it ran to its end: every operation has been tried
     ...                             # what did the dead process leave behind?
+
+with failing_storage(lambda call: call == 7) as calls:
+    ...                             # the seventh call, of any thread, finds that the storage is not there
 """
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -72,29 +77,92 @@ def dies_at(operation: int, act: Callable[[], Any]) -> bool:
 
         return MortalFile
 
-    write_checkpoint = tf.train.Checkpoint.write
+    save = tf.raw_ops.SaveV2
 
-    def mortal_write(checkpoint: tf.train.Checkpoint, prefix: str) -> str:
+    def mortal_save(**arguments: Any) -> None:
         whole = alive()
         if not whole and count > operation + 1:
             raise _Killed
-        path = write_checkpoint(checkpoint, prefix)
+        save(**arguments)
         if not whole:
-            halve(pathlib.Path(prefix + ".data-00000-of-00001"))
+            halve(pathlib.Path(arguments["prefix"] + ".data-00000-of-00001"))
             raise _Killed
-        return path
 
     with pytest.MonkeyPatch.context() as patch:
         for place in (tf.io.gfile, storage.Disk):
             for name in _OPERATIONS:
                 patch.setattr(place, name, mortal(getattr(place, name)))
             patch.setattr(place, "GFile", mortal_file(place.GFile))
-        patch.setattr(tf.train.Checkpoint, "write", mortal_write)
+        patch.setattr(tf.raw_ops, "SaveV2", mortal_save)
         try:
             act()
         except _Killed:
             return True
     return False
+
+
+_here = threading.local()
+
+
+@contextlib.contextmanager
+def spared() -> Iterator[None]:
+    """Within it `failing_storage` lets the calls of this thread alone, and does not count them."""
+    _here.is_spared = True
+    try:
+        yield
+    finally:
+        _here.is_spared = False
+
+
+_EVERY_CALL = ("exists", "glob", "isdir", "listdir", "makedirs", "remove", "rename", "rmtree", "stat")
+
+
+@contextlib.contextmanager
+def failing_storage(fails: Callable[[int], bool]) -> Iterator[list[str]]:
+    """Lets calls of ``tf.io.gfile``, and of what writes checkpoints, fail as a storage that is not there.
+
+    Args:
+        fails: Whether a call fails, by its number from 1.
+
+    Yields:
+        The names of all calls that have been made.
+    """
+    calls: list[str] = []
+    lock = threading.Lock()
+
+    def flaky(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if getattr(_here, "is_spared", False):
+                return function(*args, **kwargs)
+            with lock:
+                calls.append(name)
+                number = len(calls)
+            if fails(number):
+                raise tf.errors.UnavailableError(None, None, f"503 in call {number}, {name}")
+            return function(*args, **kwargs)
+
+        return call
+
+    make = tf.io.gfile.GFile
+
+    class FlakyFile:
+        def __init__(self, path: str, mode: str) -> None:
+            self._file = make(path, mode)
+            for name in ("read", "write", "seek", "close"):
+                setattr(self, name, flaky(name, getattr(self._file, name)))
+
+        def __enter__(self) -> FlakyFile:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self._file.close()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _EVERY_CALL:
+            patch.setattr(tf.io.gfile, name, flaky(name, getattr(tf.io.gfile, name)))
+        patch.setattr(tf.io.gfile, "GFile", FlakyFile)
+        patch.setattr(tf.raw_ops, "SaveV2", flaky("SaveV2", tf.raw_ops.SaveV2))
+        yield calls
 
 
 def halve(path: pathlib.Path) -> None:

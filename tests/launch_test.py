@@ -42,9 +42,9 @@ def test_unknown_binding_is_told_before_a_worker_starts(tmp_path):
 
 def test_a_missing_or_wrong_setting_is_told_before_a_worker_starts(tmp_path):
     for bindings, sentence in (
-        ((), "error: Experiment has no corpus_dir, num_steps, optimizer; bind what is missing"),
+        ((), "error: Experiment has no task, num_steps, optimizer; bind what is missing"),
         (
-            (*EXPERIMENT, "--gin_bindings=Experiment.num_lanes = 'many'"),
+            (*EXPERIMENT, "--gin_bindings=LanguageTask.num_lanes = 'many'"),
             "num_lanes is 'many'; expected an integer",
         ),
     ):
@@ -91,4 +91,5 @@ def test_workers_get_the_flags_and_their_failure_is_told(tmp_path):
     command = (tmp_path / "group_0" / "worker_0.log").read_text().splitlines()[0]
     assert f"-m tf_codistill.train --workdir={tmp_path} --group=0 --num_groups=1" in command
     assert f" --exchange_dir={tmp_path}/x " in command
+    assert f"--run_id={runs.run_id(str(tmp_path))}" in command
     assert command.count("--gin_bindings") == len(EXPERIMENT)

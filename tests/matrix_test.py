@@ -41,7 +41,14 @@ RATE, WEIGHT = 0.05, 2.0
 LOGS = {
     *("loss", "task_loss", "distillation_loss", "distillation_weight", "staleness_steps"),
     *("dropped_teachers", "teacher_agreement", "teacher_kl", "teacher_task_loss", "chance_task_loss"),
-    *("published_bytes", "read_bytes", "exchange_secs", "failed_publications", "failed_reads"),
+    *(
+        "published_bytes",
+        "read_bytes",
+        "exchange_secs",
+        "skipped_publications",
+        "failed_publications",
+        "failed_reads",
+    ),
     "staleness_secs",
 }
 
@@ -195,7 +202,9 @@ def psis(cell: Cell) -> Any:
 
 def exchange(cell: Cell, directory: str) -> PeerExchange:
     topology, num_groups = TOPOLOGIES[cell.topology]
-    return PeerExchange(directory, 0, num_groups, EXCHANGE_STEPS, topology, precision=cell.precision)
+    return PeerExchange(
+        directory, 0, num_groups, EXCHANGE_STEPS, topology, precision=cell.precision, wait=True
+    )
 
 
 def publish_peers(cell: Cell, model: CodistillationModel, directory: str) -> None:
@@ -296,13 +305,14 @@ def check_teachers(cell: Cell, model: CodistillationModel, directory: str) -> No
     exchanges = (model.step() - (NUM_STEPS - EXCHANGE_STEPS)) // EXCHANGE_STEPS
     peers = teachers_of(0, num_groups, topology, exchanges)
     assert sorted(model.teachers.peers()) == peers, (model.teachers.peers(), peers)
-    held = model.teachers.state()[0]
+    held = [array for teacher in model.teachers.frozen for array in teacher.get_weights()]
     for index, peer in enumerate(model.teachers.peers()):
         description = weights.description(model.teachers.frozen[index])
-        snapshot = Store(directory, 0).read(peer, PEER_STEP, description)
-        model.teachers.refresh(index, snapshot, carrying=True)
-    for before, after in zip(held, model.teachers.state()[0], strict=True):
-        np.testing.assert_array_equal(before, after, "training has changed a teacher")
+        (ref,) = Store(directory, 0)._refs(peer)
+        model.teachers.refresh(index, Store(directory, 0).read(ref, description))
+    after = [array for teacher in model.teachers.frozen for array in teacher.get_weights()]
+    for one, other in zip(held, after, strict=True):
+        np.testing.assert_array_equal(one, other, "training has changed a teacher")
     size = model.teachers.num_bytes() / sum(array.nbytes for array in weights.values(model.student.weights))
     assert (size < len(model.teachers.frozen)) == (cell.precision != "float32"), size
 

@@ -30,20 +30,23 @@ ALONE = _run("alone", [5.0, 4.0, 3.5, 3.0, 3.1])
     [
         (
             _run("codistillation", [5.0, 3.0, 2.9], [5.0, 4.0, 2.8]),
-            "codistillation reached the best loss of the model trained alone after 62 % of its steps",
+            "codistillation reached the best loss of the model trained alone after 62 % of its steps; in the "
+            "mean its groups ended 0.150 below it",
         ),
         (
             _run("late", [4.0] * 5 + [3.0]),
-            "late reached the best loss of the model trained alone after 150 % of its steps",
+            "late reached the best loss of the model trained alone after 150 % of its steps, and ended 0.000 "
+            "below it",
         ),
         (
             _run("half", [4.0, 3.0], [4.0, 3.9, 3.8], [4.0, 4.0]),
             "1 of 3 groups of half reached the best loss of the model trained alone after 50 % of its steps, "
-            "the rest did not within 300 steps",
+            "the rest did not within 300 steps; in the mean its groups ended 0.600 above it",
         ),
         (
             _run("bad", [4.0, 3.001]),
-            "bad did not reach the best loss of the model trained alone within 200 steps",
+            "bad did not reach the best loss of the model trained alone within 200 steps, and ended "
+            "0.001 above it",
         ),
     ],
 )
@@ -54,7 +57,7 @@ def test_conclusion(run, sentence):
 def test_conclusion_names_a_baseline_of_several_groups():
     pair = _run("independent pair", [4.0, 3.0], [4.0, 3.5])
     assert reporting.conclusion(pair, ALONE) == (
-        "alone reached the best loss of independent pair after 200 % of its steps"
+        "alone reached the best loss of independent pair after 200 % of its steps, and ended 0.100 above it"
     )
 
 

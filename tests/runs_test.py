@@ -35,6 +35,12 @@ def test_every_path_lies_in_the_workdir_and_none_is_used_twice() -> None:
     assert all(path.startswith("w/") for path in paths)
 
 
+def test_a_run_keeps_the_name_that_it_is_given_first(tmp_path: pathlib.Path) -> None:
+    names = [runs.run_id(str(tmp_path / workdir)) for workdir in ("new", "new", "other")]
+    assert names[0] == names[1] != names[2]
+    assert len(names[0]) == 32
+
+
 def test_groups_are_those_that_have_written_metrics(tmp_path: pathlib.Path) -> None:
     assert runs.groups(str(tmp_path / "absent")) == []
     for group in (10, 2, 0):

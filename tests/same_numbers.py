@@ -7,8 +7,8 @@
 Every experiment below ``gin/`` is run as one group alone and as two students of one process; group 0 of two
 is fed the snapshots that group 1 published, each at the step of which it is; with ``--corpus_dir`` the
 quickstart's lone model is trained for 300 steps. Operations are deterministic and threads fixed. What is
-compared is each number of each line of ``metrics.jsonl`` but times and rates. Two runs of one checkout are the
-control.
+compared is each number of each line of ``metrics.jsonl`` but times and rates. Two runs of one checkout are
+the control.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from absl import app, flags
 
 from tests.toy_experiments import write_language_corpus
 from tf_codistill import experiment, files, program, runs
+from tf_codistill.exchange.store import Store
 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the numbers of this checkout.")
 _CORPUS_DIR = flags.DEFINE_string("corpus_dir", None, "The quickstart's corpus.")
@@ -69,27 +70,34 @@ def train(workdir: str, name: str, bindings: list[str], group: int = 0, num_grou
 
 
 def fed(workdir: str, name: str, bindings: list[str]) -> list[Any]:
-    """Trains group 0 of two with recorded snapshots of group 1, each at its step."""
+    """Trains group 0 of two with recorded snapshots of group 1, each at its step, but the first at once."""
     recorded = os.path.join(workdir, "recorded")
+    bindings = [*bindings, "PeerExchange.wait = True", "PeerExchange.run_id = 'fed'"]
     train(recorded, name, bindings, 1, 2)
     theirs, ours = (os.path.join(runs.exchange_dir(one), "group_1") for one in (recorded, workdir))
     os.makedirs(ours)
     shutil.copy(os.path.join(theirs, "model.json"), ours)
-    shutil.copytree(os.path.join(theirs, "snapshot_00000005"), os.path.join(ours, "snapshot_00000005"))
-    commit = files.commit
+    publish = Store.publish
 
-    def publish(directory: str, facts: dict[str, Any]) -> dict[str, Any]:
-        mark = commit(directory, facts)
-        snapshot = os.path.basename(directory)
-        if "snapshot" in snapshot and "group_0" in directory and snapshot != "snapshot_00000005":
-            shutil.copytree(os.path.join(theirs, snapshot), os.path.join(ours, snapshot))
-        return mark
+    def bring(step: int) -> None:
+        for snapshot in files.names(theirs):
+            mark = files.read_mark(os.path.join(theirs, snapshot)) if "snapshot" in snapshot else None
+            if mark and mark["step"] == step:
+                shutil.copytree(
+                    os.path.join(theirs, snapshot), os.path.join(ours, snapshot), dirs_exist_ok=True
+                )
 
-    files.commit = publish
+    def publish_and_bring(store: Store, step: int, *arguments: Any) -> int:
+        num_bytes = publish(store, step, *arguments)
+        bring(step)
+        return num_bytes
+
+    bring(5)
+    Store.publish = publish_and_bring  # type: ignore[method-assign]
     try:
         return train(workdir, name, bindings, 0, 2)
     finally:
-        files.commit = commit
+        Store.publish = publish  # type: ignore[method-assign]
 
 
 def numbers(workdir: str, quickstart_corpus: str | None) -> dict[str, list[Any]]:

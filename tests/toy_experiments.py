@@ -42,8 +42,8 @@ def toy_task(corpus_dir: str, **changes: Any) -> LanguageTask:
 
 
 def toy_peers(**changes: Any) -> functools.partial[PeerExchange]:
-    """An exchange every 5 steps."""
-    return functools.partial(PeerExchange, **{"every_steps": 5, **changes})
+    """An exchange every 5 steps, which waits, so that its steps are known."""
+    return functools.partial(PeerExchange, **{"every_steps": 5, "wait": True, **changes})
 
 
 def toy_experiment(task: LanguageTask | str, **changes: Any) -> Experiment:

@@ -137,12 +137,19 @@ class Points(Task):
 
     def keep_beside_model(self, directory: str, is_writer: bool = True) -> None:
         """Notes which points the model knows."""
+        self.check_beside_model(directory)
+        if is_writer:
+            files.write_json(files.join(directory, "points.json"), {"num_points": self.num_points})
+
+    def check_beside_model(self, directory: str) -> None:
+        """Compares the points with those that the model knows."""
         path = files.join(directory, "points.json")
-        if files.exists(path):
-            if (found := files.read_json(path)["num_points"]) != self.num_points:
-                raise ValueError(f"{path!r} is of a model of {found} points, not of {self.num_points}")
-        elif is_writer:
-            files.write_json(path, {"num_points": self.num_points})
+        if files.exists(path) and (found := files.read_json(path)["num_points"]) != self.num_points:
+            raise ValueError(f"{path!r} is of a model of {found} points, not of {self.num_points}")
+
+
+KILLED_AFTER_STEP = "TOY_HOUSE_KILLED_AFTER_STEP"
+"""Names the variable that says when a process dies, as if the machine had."""
 
 
 @gin.configurable(module="toy_house")
@@ -151,16 +158,14 @@ class Recollection(Teaching):
 
     taught_by = ((0, 1),)
 
-    def __init__(self, num_examples: int, every_steps: int = 4, killed_after_step: int | None = None) -> None:
+    def __init__(self, num_examples: int, every_steps: int = 4) -> None:
         """Takes note of the arguments.
 
         Args:
             num_examples: Ids of examples are below that.
             every_steps: Steps from one refresh of the average to the next.
-            killed_after_step: When this process dies, as if the machine had.
         """
         self._num_examples, self._every_steps = num_examples, every_steps
-        self._killed_after_step = killed_after_step
 
     def names(self) -> list[str]:
         """Both teachers."""
@@ -218,7 +223,8 @@ class Recollection(Teaching):
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What kills the last worker, if it shall be."""
-        return [] if self._killed_after_step is None else [_Death(self._killed_after_step)]
+        step = os.environ.get(KILLED_AFTER_STEP)
+        return [] if step is None else [_Death(int(step))]
 
     def _shared(self) -> list[keras.Variable]:
         return [self._refreshed_at, *self._average.weights]

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_codistill import recurrent_state, weights
 from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.store import Store
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.training.codistillation import CodistillationModel
 
@@ -70,3 +71,20 @@ def snapshot_of(model: keras.Model, step: int = 50, group: int = 0) -> Snapshot:
     """What a peer would have published."""
     states = recurrent_state.values(recurrent_state.variables(model))
     return Snapshot(group, step, 0.0, weights.values(model.weights), states, num_bytes=0)
+
+
+def publish(
+    directory: str, group: int, step: int, model: keras.Model, states: Any = None, **settings: Any
+) -> Store:
+    """A peer starts at a step and publishes what it has."""
+    peer, described = Store(directory, group, **settings), weights.description(model)
+    peer.announce(described, step)
+    own = recurrent_state.values(recurrent_state.variables(model))
+    peer.publish(step, described, model.get_weights(), own if states is None else states)
+    return peer
+
+
+def snapshots_in(directory: str, group: int, model: keras.Model) -> list[Snapshot]:
+    """All snapshots of a group, in order."""
+    store = Store(directory, group)
+    return [store.read(ref, weights.description(model)) for ref in store._refs(group)]

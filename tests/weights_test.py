@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests import faults
-from tf_codistill import weights
+from tf_codistill import files, weights
 
 
 def classifier(units: int = 3) -> keras.Model:
@@ -89,28 +89,66 @@ def test_arrays_survive_the_disk_to_the_bit(tmp_path: pathlib.Path, in_scope: bo
         tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope() if in_scope else contextlib.nullcontext()
     )
     with scope:
-        weights.write(prefix, weights=arrays, states=[])
-        found = weights.read(prefix, weights=weights.describe_arrays(arrays), states=[])
+        listing = weights.write(prefix, weights=arrays, states=[])
+        found = weights.read(prefix, listing, weights=weights.describe_arrays(arrays), states=[])
     assert_same(found["weights"], arrays)
     assert found["states"] == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "weights.data-00000-of-00001",
-        "weights.index",
-    ]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted(listing) == ["weights.data-00000-of-00001", "weights.index"]
+    for name, facts in listing.items():
+        assert facts == files.facts_of(str(tmp_path / name)), (
+            "hashed as it was written, without a second read"
+        )
+
+
+def test_tensorflows_own_tools_can_inspect_what_is_written(tmp_path: pathlib.Path) -> None:
+    arrays = mixed_arrays()
+    weights.write(str(tmp_path / "weights"), weights=arrays, states=arrays[:1])
+    reader = tf.train.load_checkpoint(str(tmp_path / "weights"))
+    names = [name for name, _ in tf.train.list_variables(str(tmp_path / "weights"))]
+    assert names == ["states/000000", *(f"weights/{i:06d}" for i in range(len(arrays)))]
+    for name, array in zip(names, [arrays[0], *arrays], strict=True):
+        assert_same([reader.get_tensor(name)], [array])
+
+
+def test_files_are_written_and_read_without_a_variable(tmp_path: pathlib.Path, monkeypatch) -> None:
+    """A variable would be made on a GPU where there is one, another copy of the model at each exchange."""
+
+    def none(*_: object, **__: object) -> None:
+        raise AssertionError("a variable is made")
+
+    arrays = mixed_arrays()
+    monkeypatch.setattr(tf, "Variable", none)
+    monkeypatch.setattr(tf.train, "Checkpoint", none)
+    listing = weights.write(str(tmp_path / "weights"), weights=arrays)
+    weights.read(str(tmp_path / "weights"), listing, weights=weights.describe_arrays(arrays))
+
+
+def test_given_arrays_are_the_memory_of_variables_on_the_host() -> None:
+    variables = [keras.Variable(np.zeros(shape, "float32")) for shape in ((3, 4), (5,), ())]
+    arrays = weights.values([keras.Variable(np.full(v.shape, 7, "float32")) for v in variables])
+    weights.give(variables, arrays)
+    for variable, array in zip(variables, arrays, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), array)
+        assert np.shares_memory(np.asarray(weights.local_copies(variable)[0].read_value()), array)
+    weights.give(variables[:1], [np.asfortranarray(np.arange(12, dtype="float64").reshape(3, 4))])
+    np.testing.assert_array_equal(variables[0].numpy(), np.arange(12).reshape(3, 4))
+    with pytest.raises(ValueError, match=r"has shape \(5,\), array has \(3,\)"):
+        weights.give(variables[1:2], [np.zeros(3, "float32")])
 
 
 def test_arrays_survive_a_scheme_of_gfile() -> None:
     arrays = mixed_arrays()
     tf.io.gfile.makedirs("ram://weights_test")
-    weights.write("ram://weights_test/weights", weights=arrays)
-    found = weights.read("ram://weights_test/weights", weights=weights.describe_arrays(arrays))
+    listing = weights.write("ram://weights_test/weights", weights=arrays)
+    found = weights.read("ram://weights_test/weights", listing, weights=weights.describe_arrays(arrays))
     assert_same(found["weights"], arrays)
 
 
 def test_what_was_not_written_cannot_be_read(tmp_path: pathlib.Path) -> None:
     arrays = [np.zeros((2, 3), "float32"), np.ones(4, "float32")]
     prefix = str(tmp_path / "weights")
-    weights.write(prefix, weights=arrays, states=arrays[:1])
+    listing = weights.write(prefix, weights=arrays, states=arrays[:1])
     good = weights.describe_arrays(arrays)
     for wrong in (
         {"weights": [*good, good[0]], "states": good[:1]},
@@ -121,12 +159,13 @@ def test_what_was_not_written_cannot_be_read(tmp_path: pathlib.Path) -> None:
         {"weights": [{**good[0], "dtype": "float64"}, good[1]], "states": good[:1]},
     ):
         with pytest.raises(ValueError, match="arrays in '.*weights' cannot be read: ."):
-            weights.read(prefix, **wrong)
-    with pytest.raises(ValueError, match="absent' cannot be read"):
-        weights.read(str(tmp_path / "absent"), weights=good)
+            weights.read(prefix, listing, **wrong)
+    absent = {name.replace("weights", "absent"): facts for name, facts in listing.items()}
+    with pytest.raises(ValueError, match=r"absent\.index' is missing"):
+        weights.read(str(tmp_path / "absent"), absent, weights=good)
     faults.halve(tmp_path / "weights.data-00000-of-00001")
-    with pytest.raises(ValueError, match="weights' cannot be read"):
-        weights.read(prefix, weights=good, states=good[:1])
+    with pytest.raises(ValueError, match=r"weights\.data.* is damaged: bytes is 32, its mark says 64"):
+        weights.read(prefix, listing, weights=good, states=good[:1])
 
 
 def test_what_cannot_be_written_says_where(tmp_path: pathlib.Path) -> None:
@@ -156,6 +195,27 @@ def test_values_are_copies() -> None:
     (before,) = weights.values([variable])
     variable.assign(np.ones(3, "float32"))
     np.testing.assert_array_equal(before, np.zeros(3))
+
+
+def test_memory_is_used_again_once_nobody_holds_it() -> None:
+    pool, variable = weights.Pool(), keras.Variable(np.zeros((3, 4), "float32"))
+    first = pool.array((3, 4), "float32")
+    second = pool.array((3, 4), "float32")
+    assert not np.shares_memory(first, second)
+    addresses = [first.ctypes.data, second.ctypes.data]
+    assert not any(address % 64 for address in addresses)
+    first[...] = 7
+    weights.give([variable], [first])
+    alias = weights.local_copies(variable)[0].read_value()
+    del first, second
+    assert pool.array((12,), "int32").ctypes.data == addresses[1], "the variable has the other one"
+    variable.assign(np.ones((3, 4), "float32"))
+    third = pool.array((3, 4), "float32")
+    assert third.ctypes.data == addresses[1]
+    assert pool.array((3, 4), "float32").ctypes.data not in addresses, "somebody has read the variable"
+    np.testing.assert_array_equal(alias, np.full((3, 4), 7))
+    del alias
+    assert pool.array((3, 4), "float32").ctypes.data == addresses[0]
 
 
 def test_assign_casts_to_the_dtype_of_the_variable() -> None:

@@ -70,6 +70,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module(f"{__name__}.keras_private").check_backend()
     home = importlib.import_module(f"{__name__}.{_HOMES.get(name, name)}")
     return getattr(home, name) if name in _HOMES else home
 

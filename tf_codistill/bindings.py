@@ -7,6 +7,7 @@
 
     unused()                            # after everything has been called: what nothing asked for
     nearest_to(error)                   # what a name that gin does not know may have been meant for
+    changed(before, now, may_change)    # Experiment.seed was 1 and is 2
 
 The one module besides `program` that reads gin's private tables; gin has no public ones.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import gin
@@ -25,6 +26,7 @@ from tf_codistill import settings
 
 _MACRO, _CONSTANT = "gin.macro", "gin.constant"
 _UNKNOWN_PARAMETER = re.compile(r"Configurable '([^']+)' doesn't have a parameter named '([^']+)'")
+_COMMENT = re.compile(r"^# (\w+): (\S+)$", re.MULTILINE)
 _UNKNOWN_NAME = re.compile(r"No configurable matching (?:reference )?'@?(?:[^']*/)?([^'(]+)")
 
 
@@ -137,6 +139,46 @@ def nearest_to(error: str) -> str | None:
         known = {".".join(part[start:]) for part in parts for start in range(len(part))}
         return next(iter(_nearest(match[1], known)), None)
     return None
+
+
+def changed(before: str, now: str, may_change: Collection[str]) -> list[str]:
+    """What two gin texts bind to different values, where both bind it.
+
+    Args:
+        before: The text that was in force, with every value that was used.
+        now: The text that is in force now.
+        may_change: Names that do not count.
+
+    Returns:
+        A sentence for each: the name, the value that it had, and the one that it has now.
+    """
+    then, found = _statements(before), _statements(now)
+    return [
+        f"{name} was {then[name]!r} and is {found[name]!r}"
+        for name in sorted(then.keys() & found.keys() - set(may_change))
+        if then[name] != found[name]
+    ]
+
+
+def _statements(text: str) -> dict[str, Any]:
+    """The values that a text binds, references by their names, and those that comments name."""
+    return dict(_COMMENT.findall(text)) | {
+        f"{statement.scope}/{statement.selector.split('.')[-1]}.{statement.arg_name}".lstrip(
+            "/"
+        ): statement.value
+        for statement in gin.config_parser.ConfigParser(text, _References())
+        if isinstance(statement, gin.config_parser.BindingStatement)
+    }
+
+
+class _References(gin.config_parser.ParserDelegate):
+    def configurable_reference(self, scoped_name: str, evaluate: bool) -> str:
+        """A reference stands for its name."""
+        return f"@{scoped_name.split('.')[-1]}{'()' if evaluate else ''}"
+
+    def macro(self, scoped_name: str) -> str:
+        """So does a macro."""
+        return f"%{scoped_name}"
 
 
 def _followed(bound: Any) -> Any:

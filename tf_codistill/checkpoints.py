@@ -101,14 +101,19 @@ class Checkpoints:
             raise OSError(str(error)) from error
         if self.worker == 0:
             files.remove(files.join(path, files.MARK))  # of a damaged one
-            weights.write(files.join(path, "shared"), **shared)
-        weights.write(files.join(path, f"worker_{self.worker}"), **own)
-        files.write_json(_part_of(path, self.worker), {"start": self.start, "arrays": _describe(own)})
+        listing = {}
+        if self.worker == 0:
+            listing = weights.write(files.join(path, "shared"), **shared)
+        listing |= weights.write(files.join(path, f"worker_{self.worker}"), **own)
+        described = {"start": self.start, "arrays": _describe(own), "files": listing}
+        files.write_json(_part_of(path, self.worker), described)
         if self.worker == 0:
             self._wait_for_parts(path)
-            mark: dict[str, Any] = {"format_version": FORMAT_VERSION, "step": step}
-            mark |= {"num_workers": self.num_workers, "shared": _describe(shared), "metadata": dict(metadata)}
-            files.commit(path, _sealed(mark))
+            for worker in range(1, self.num_workers):
+                listing |= files.read_json(_part_of(path, worker))["files"]
+            described = {"format_version": FORMAT_VERSION, "step": step, "num_workers": self.num_workers}
+            described |= {"shared": _describe(shared), "metadata": dict(metadata)}
+            files.commit(path, _sealed(described), listing)
             self._delete_superseded()
 
     def mark(self, step: int, metadata: Mapping[str, Any]) -> None:
@@ -253,14 +258,15 @@ def read_shared(path: str, mark: Mapping[str, Any]) -> dict[str, list[np.ndarray
     Raises:
         ValueError: They cannot be read.
     """
-    return weights.read(files.join(path, "shared"), **mark["shared"])
+    return weights.read(files.join(path, "shared"), mark["files"], **mark["shared"])
 
 
-def read_own(path: str, worker: int) -> dict[str, list[np.ndarray]]:
+def read_own(path: str, mark: Mapping[str, Any], worker: int) -> dict[str, list[np.ndarray]]:
     """Reads what belongs to one worker.
 
     Args:
         path: Directory of the checkpoint.
+        mark: Its mark.
         worker: The worker.
 
     Returns:
@@ -269,15 +275,19 @@ def read_own(path: str, worker: int) -> dict[str, list[np.ndarray]]:
     Raises:
         ValueError: They cannot be read.
     """
-    described = files.read_json(_part_of(path, worker))["arrays"]
-    return weights.read(files.join(path, f"worker_{worker}"), **described)
+    arrays = files.read_json(_part_of(path, worker))["arrays"]
+    return weights.read(files.join(path, f"worker_{worker}"), mark["files"], **arrays)
 
 
 def _read(
     directory: str, step: int, mark: Mapping[str, Any]
 ) -> tuple[int, dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
     path = path_of(directory, step)
-    return step, read_shared(path, mark), [read_own(path, worker) for worker in range(mark["num_workers"])]
+    return (
+        step,
+        read_shared(path, mark),
+        [read_own(path, mark, worker) for worker in range(mark["num_workers"])],
+    )
 
 
 def _part_of(path: str, worker: int) -> str:

@@ -27,6 +27,15 @@ _LOSSES = (
 )
 _SCHEDULES = ("Constant", "BurnIn", "LinearRamp", "Cosine", "Piecewise", "ExponentialDecay", "WeightDecay")
 
+MAY_CHANGE = (
+    # not log_every_steps: a checkpoint tells its place in the data in intervals of that length
+    *("Experiment.num_steps", "Experiment.validate_every_steps", "Experiment.checkpoint_every_steps"),
+    *("Experiment.measure_every_steps", "Experiment.steps_per_execution", "Experiment.jit_compile"),
+    *("PeerExchange.directory", "PeerExchange.keep", "PeerExchange.min_age_secs", "PeerExchange.max_bytes"),
+    "LanguageTask.corpus_dir",  # it may have moved; that it holds the same documents is checked
+)
+"""What may be other than when a run began."""
+
 for _source, _module, _names in (
     (keras.optimizers, "keras.optimizers", _OPTIMIZERS),
     (keras.optimizers.schedules, "keras.optimizers.schedules", _LEARNING_RATES),

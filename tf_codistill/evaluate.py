@@ -40,7 +40,7 @@ def main() -> None:
     task = experiment.configured().task
     for workdir in workdirs:
         for group in runs.groups(workdir):
-            task.keep_beside_model(runs.group_dir(workdir, group), is_writer=False)
+            task.check_beside_model(runs.group_dir(workdir, group))
     rows: dict[str, evaluation.Row] = {}
     for name, workdir in named_runs:
         logging.info("evaluating %s", name)
@@ -65,7 +65,8 @@ def _bindings_of(workdirs: list[str]) -> str:
 
 def _print(rows: Mapping[str, Mapping[str, float | str]], title: str) -> None:
     columns = reporting.columns(rows)
-    table = Table("model", *(Column(name, justify="right") for name in columns.values()), title=title)
+    figures = (Column(name, justify="right") for name in columns.values())
+    table = Table(Column("model", no_wrap=True), *figures, title=title)
     for name, row in rows.items():
         table.add_row(name, *reporting.cells(row, columns))
     Console().print(table)

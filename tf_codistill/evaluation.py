@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import checkpoints, recurrent_state, runs, weights
+from tf_codistill import checkpoints, keras_private, recurrent_state, runs, weights
 from tf_codistill.batches import Batch, Keyed, batch_of
 from tf_codistill.tasks.base import Task
 
@@ -173,5 +173,6 @@ class _Measured(keras.Model):
 
     def note(self, batch: Batch, prediction: Any) -> None:
         loss = self.compute_loss(batch.features, batch.targets, prediction, batch.sample_weight)
-        self._loss_tracker.update_state(loss, sample_weight=tf.shape(tf.nest.flatten(prediction)[0])[0])
+        rows = tf.shape(tf.nest.flatten(prediction)[0])[0]
+        keras_private.loss_tracker(self).update_state(loss, sample_weight=rows)
         self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)

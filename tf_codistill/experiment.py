@@ -36,7 +36,7 @@ from tf_codistill import (
 from tf_codistill.batches import Stream
 from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.tasks.base import Part, Task
-from tf_codistill.teaching.base import ModelFn, Place, Teaching
+from tf_codistill.teaching.base import Place, Teaching
 from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.checkpointing import Checkpointing
 from tf_codistill.training.codistillation import CodistillationModel
@@ -63,6 +63,7 @@ class Experiment:
         validate_every_steps: Steps between two validations, a multiple of `log_every_steps`.
         checkpoint_every_steps: Steps between two checkpoints, a multiple of `log_every_steps`.
         seed: With the group it fixes the initialisation and the order of what is read.
+        steps_per_execution: Steps that are made at a time, a divisor of `log_every_steps`.
         jit_compile: Whether the training step is compiled by XLA.
     """
 
@@ -78,6 +79,7 @@ class Experiment:
     validate_every_steps: int = 100
     checkpoint_every_steps: int = 500
     seed: int = 0
+    steps_per_execution: int = 1
     jit_compile: bool = False
 
     def __post_init__(self) -> None:
@@ -89,6 +91,11 @@ class Experiment:
                     f"{name} is {value!r}; expected a positive multiple of log_every_steps, which is "
                     f"{self.log_every_steps}"
                 )
+        if self.steps_per_execution < 1 or self.log_every_steps % self.steps_per_execution:
+            raise ValueError(
+                f"steps_per_execution is {self.steps_per_execution}; expected a divisor of log_every_steps, "
+                f"which is {self.log_every_steps}"
+            )
 
     def train(
         self,
@@ -98,6 +105,7 @@ class Experiment:
         strategy: tf.distribute.Strategy | None = None,
         when_built: Callable[[], None] = lambda: None,
         exchange_dir: str | None = None,
+        run_id: str | None = None,
     ) -> CodistillationModel:
         """Trains one group to its last step, from the last checkpoint if there is one.
 
@@ -106,8 +114,9 @@ class Experiment:
             group: This group, from 0.
             num_groups: Number of groups; 1 trains a model alone, or several students in one process.
             strategy: The group's strategy; the default strategy if not given.
-            when_built: Called when everything has been built, before the first step.
+            when_built: Called when everything has been built, before a checkpoint is restored.
             exchange_dir: Directory through which the groups exchange; in the workdir if not given.
+            run_id: Names the run; without it the first group that exchanges does.
 
         Returns:
             The trained model.
@@ -117,7 +126,8 @@ class Experiment:
         """
         workers = SynchronousGroup(strategy)
         rows = workers.rows(self.task.batch_size)
-        teaching = self.teachers(exchange_dir or runs.exchange_dir(workdir), group, num_groups, rows)
+        exchange_dir = exchange_dir or runs.exchange_dir(workdir)
+        teaching = self.teachers(exchange_dir, group, num_groups, rows, run_id)
         training = [
             self.task.training(Part(index, number, self.seed))
             for index, number in teaching.parts(group, num_groups)
@@ -130,8 +140,8 @@ class Experiment:
             model = self.build(teaching, group, rows)
         model.build_for_data(workers.feed(training).element_spec)
         checkpointing = Checkpointing(runs.checkpoints_dir(workdir, group), self.checkpoint_every_steps)
-        position = checkpointing.restore(model) or Position()
         when_built()
+        position = checkpointing.restore(model) or Position()
         workers.fit(
             model,
             training,
@@ -143,97 +153,55 @@ class Experiment:
             callbacks=[*self._logs(workdir, group, workers, training), checkpointing],
         )
         logging.info("trained to step %d, weights %s", model.step(), weights.checksum(model))
-        if workers.is_chief:
-            self._save_students(model.students, workdir, group)
+        for number, student in enumerate(model.students if workers.is_chief else []):
+            path = runs.student_path(workdir, group, number if len(model.students) > 1 else None)
+            self.task.save(student, path, group + number)
         return model
 
-    def teachers(self, exchange_dir: str, group: int, num_groups: int, rows: int) -> Teaching:
-        """Where the teaching of a group comes from.
-
-        Args:
-            exchange_dir: The directory that all groups of the run share.
-            group: The group.
-            num_groups: Number of groups.
-            rows: Examples in a batch of one replica.
-
-        Returns:
-            The teaching, with no models yet.
-
-        Raises:
-            ValueError: The groups do not fit the teaching, or the task names groups that are not there.
-        """
+    def teachers(
+        self, exchange_dir: str, group: int, num_groups: int, rows: int, run_id: str | None = None
+    ) -> Teaching:
+        """Where the teaching of a group comes from, with no models yet; refuses groups that do not fit it."""
         teaching = self.teaching()
-        teaching.join(Place(exchange_dir, group, num_groups, functools.partial(self._model_fn, rows=rows)))
+        model_fn_of = functools.partial(self.task.maker, rows)
+        teaching.join(Place(exchange_dir, group, num_groups, model_fn_of, run_id))
         number = max(teaching.num_students, num_groups)
         if unknown := sorted(self.task.groups_of_their_own() - set(range(number))):
             raise ValueError(f"the task has models for groups {unknown}; expected some of 0 to {number - 1}")
         return teaching
 
     def build(self, teaching: Teaching, group: int, rows: int) -> CodistillationModel:
-        """The compiled model; call it in the scope of the strategy.
-
-        Args:
-            teaching: What `teachers` returned.
-            group: The group.
-            rows: Examples in a batch of one replica.
-
-        Returns:
-            Students and teachers.
-
-        Raises:
-            ValueError: The optimizer accumulates gradients.
-        """
+        """The compiled model of a group; call it in the scope of the strategy."""
         optimizer = self.optimizer()
-        if optimizer.gradient_accumulation_steps:
+        if number := optimizer.gradient_accumulation_steps:
             raise ValueError(
-                f"gradient_accumulation_steps is {optimizer.gradient_accumulation_steps}, but an experiment "
-                "finds its place in the data by the optimizer's steps; leave it out and use larger batches"
+                f"gradient_accumulation_steps is {number}, but every step of an experiment takes one batch; "
+                "leave it out and use larger batches"
             )
         model = CodistillationModel(
-            [self._model_fn(group + student, rows) for student in range(teaching.num_students)],
+            [self.task.maker(rows, group + student) for student in range(teaching.num_students)],
             teaching,
             self.distillation_loss,
             self.distillation_weight,
             self.weight_decay,
             self.measure_every_steps,
         )
-        model.compile(optimizer, self.task.loss(), metrics=self.task.metrics(), jit_compile=self.jit_compile)
+        model.compile(
+            optimizer,
+            self.task.loss(),
+            metrics=self.task.metrics(),
+            steps_per_execution=self.steps_per_execution,
+            jit_compile=self.jit_compile,
+        )
         return model
-
-    def _model_fn(self, group: int, rows: int) -> ModelFn:
-        own = group if group in self.task.groups_of_their_own() else None
-        return _Make(self.task, rows, own)
 
     def _logs(
         self, workdir: str, group: int, workers: SynchronousGroup, training: Sequence[Stream]
     ) -> list[keras.callbacks.Callback]:
         if not workers.is_chief:
             return []
-        units_per_step = sum(stream.units_per_step for stream in training)
-        return [
-            MetricsLog(workdir, group, self.num_steps, units_per_step, self.task.units, self.task.derived)
-        ]
-
-    def _save_students(self, students: Sequence[keras.Model], workdir: str, group: int) -> None:
-        for number, student in enumerate(students):
-            served = self.task.make_model(group=group + number)
-            served.set_weights(weights.values(student.weights))
-            path = runs.student_path(workdir, group, number if len(students) > 1 else None)
-            aside = path.removesuffix(".keras") + ".partial.keras"
-            served.save(aside)
-            files.move(aside, path)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Make:
-    """Makes a model of the task; equal for groups that train the same."""
-
-    task: Task
-    rows: int
-    group: int | None
-
-    def __call__(self) -> keras.Model:
-        return self.task.make_model(self.rows, self.group)
+        per_step = sum(stream.units_per_step for stream in training)
+        return [MetricsLog(workdir, group, self.num_steps, per_step, self.task.units, self.task.derived)]
 
 
 def configured() -> Experiment:

@@ -1,7 +1,7 @@
 r"""Trains all groups of a run on this machine.
 
     python -m tf_codistill.launch --num_groups=2 --workers_per_group=2 --workdir=runs/two \
-        --gin_file=gin/quickstart.gin --gin_bindings="Experiment.num_steps = 500"
+        --gin_file=gin/quickstart.gin --gin_bindings="num_steps = 500"
 
 Each worker is a ``python -m tf_codistill.train`` of its own. One line per group shows its progress; what the
 workers print goes to ``<workdir>/group_<g>/worker_<w>.log``. Ctrl-C stops them all, one that fails stops the
@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from tf_codistill import bindings, files, launching, program
+from tf_codistill import bindings, files, launching, program, runs
 
 _NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.")
 _WORKERS_PER_GROUP = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.")
@@ -35,6 +35,7 @@ def train_command(group: int) -> list[str]:
         *(sys.executable, "-m", "tf_codistill.train"),
         *(f"--workdir={program.WORKDIR.value}", f"--group={group}", f"--num_groups={_NUM_GROUPS.value}"),
         *([f"--exchange_dir={exchange_dir}"] if exchange_dir else []),
+        f"--run_id={runs.run_id(program.WORKDIR.value)}",
         *(f"--gin_file={path}" for path in program.GIN_FILE.value),
         *(f"--gin_bindings={binding}" for binding in program.GIN_BINDINGS.value),
     ]

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from tf_codistill import keras_private
+
 
 @keras.saving.register_keras_serializable(package="tf_codistill")
 class Perplexity(keras.metrics.Metric):
@@ -152,7 +154,7 @@ def _mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 def _weights(values: tf.Tensor, prediction: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:
     """Weights like the values: 1, by sample weight, and 0 where the Keras mask of the prediction hides."""
     weights = tf.ones_like(values)
-    for factor in (sample_weight, getattr(prediction, "_keras_mask", None)):
+    for factor in (sample_weight, keras_private.mask(prediction)):
         if factor is not None:
             weights *= _with_axes(tf.cast(factor, values.dtype), len(values.shape))
     return weights

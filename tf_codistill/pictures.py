@@ -10,6 +10,7 @@ with matplotlib.rc_context(STYLE):
 from __future__ import annotations
 
 import io
+import textwrap
 
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -33,12 +34,15 @@ STYLE = {
     "text.color": INK,
 }
 
+_TITLE_CHARACTERS = 95  # that fit the width
+
 
 def new_figure(title: str) -> Figure:
-    """A wide figure with its title at the left."""
+    """A wide figure with its title at the left, in several lines if it is long."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04)
     figure = Figure(figsize=(12, 5.2), dpi=150, layout=layout, facecolor="white")
-    figure.suptitle(title, x=0.012, ha="left", fontsize=14, fontweight="bold")
+    lines = textwrap.fill(title, _TITLE_CHARACTERS)
+    figure.suptitle(lines, x=0.012, ha="left", fontsize=14, fontweight="bold")
     return figure
 
 

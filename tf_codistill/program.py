@@ -23,13 +23,13 @@ import logging as python_logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import gin
 from absl import app, flags, logging
 
-from tf_codistill import bindings, quiet_start
+from tf_codistill import bindings, files, keras_private, quiet_start
 
 GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", [], "Gin file, named as gin/...; may be repeated, later files override earlier ones."
@@ -71,6 +71,7 @@ def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_argumen
         if len(argv) > 1 and not takes_arguments:
             _stop(f"argument {argv[1]!r} was not expected; values are given as --flag=value, see --help")
         try:
+            keras_private.check_backend()
             main(*arguments)
         except KeyboardInterrupt:
             sys.exit(130)
@@ -200,6 +201,26 @@ def named(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
         if number > 1:
             raise ValueError(f"--{flag.name} has the name {name!r} {number} times; give each another one")
     return [(pair[0], pair[1]) for pair in pairs]
+
+
+def check_unchanged(config: str, setting: str, may_change: Collection[str]) -> None:
+    """Checks that a run goes on with the settings that it began with, as far as they are known by now.
+
+    Args:
+        config: The gin file that the run has written; nothing is checked if there is none.
+        setting: Further settings, as comments: ``# name: value``.
+        may_change: Names of settings that may be others.
+
+    Raises:
+        ValueError: Some are others.
+    """
+    if files.exists(config):
+        before = files.read(config).decode("utf-8")
+        if found := bindings.changed(before, setting + bindings_in_force(), may_change):
+            raise ValueError(
+                f"{', '.join(found)}: the run in {os.path.dirname(config)!r} began otherwise; use the "
+                "settings that it began with, or another workdir"
+            )
 
 
 def bindings_in_force() -> str:

@@ -27,13 +27,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import weights
+from tf_codistill import keras_private, weights
 
 
 def variables(model: keras.Model) -> list[keras.Variable]:
     """The state variables of a built model, layer by layer; empty for a model without memory."""
     found: list[keras.Variable] = []
-    for layer in model._flatten_layers(include_self=False):
+    for layer in keras_private.layers(model):
         states = getattr(layer, "states", None)
         if states is not None:
             found += [state for state in tf.nest.flatten(states) if isinstance(state, keras.Variable)]
@@ -98,6 +98,26 @@ def values(states: Sequence[keras.Variable]) -> list[np.ndarray]:
     return [np.concatenate([copy.numpy() for copy in weights.local_copies(state)]) for state in states]
 
 
+def check(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray]) -> None:
+    """Checks what `assign` is to be given.
+
+    Args:
+        states: State variables.
+        lanes: The arrays.
+
+    Raises:
+        ValueError: The number of arrays, or their shape behind the first axis, does not fit, or an array has
+            no rows.
+    """
+    if len(states) != len(lanes):
+        raise ValueError(f"{len(lanes)} arrays of recurrent state do not fit {len(states)} state variables")
+    for state, rows in zip(states, lanes, strict=True):
+        if len(rows) == 0 or tuple(rows.shape[1:]) != tuple(state.shape[1:]):
+            raise ValueError(
+                f"recurrent state of shape {rows.shape} does not fit lanes of shape {tuple(state.shape)}"
+            )
+
+
 def assign(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray], worker: int = 0) -> None:
     """Gives each lane of this worker a state.
 
@@ -108,16 +128,9 @@ def assign(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray], worker
         worker: This worker, if `lanes` are those of all workers of a group in order.
 
     Raises:
-        ValueError: The number of arrays, or their shape behind the first axis, does not fit, or an array has
-            no rows; then no state has changed.
+        ValueError: As `check`; then no state has changed.
     """
-    if len(states) != len(lanes):
-        raise ValueError(f"{len(lanes)} arrays of recurrent state do not fit {len(states)} state variables")
-    for state, rows in zip(states, lanes, strict=True):
-        if len(rows) == 0 or tuple(rows.shape[1:]) != tuple(state.shape[1:]):
-            raise ValueError(
-                f"recurrent state of shape {rows.shape} does not fit lanes of shape {tuple(state.shape)}"
-            )
+    check(states, lanes)
     for state, rows in zip(states, lanes, strict=True):
         copies = weights.local_copies(state)
         for replica, replica_copy in enumerate(copies):

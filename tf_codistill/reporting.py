@@ -48,26 +48,35 @@ def cells(row: Mapping[str, Any], names: Iterable[str]) -> list[str]:
 
 
 def conclusion(baseline: Run, run: Run) -> str:
-    """Says in one sentence how much sooner a run reached the lowest validation loss of the baseline.
+    """Says in one sentence what a run adds: when it reached the baseline's lowest loss, and how far it came.
 
     Args:
         baseline: The run to compare with.
         run: The run to tell about.
 
     Returns:
-        A sentence without its full stop. The percentage is the mean over those groups that reached that loss.
+        A sentence without its full stop. The percentage is the mean over those groups that reached that loss,
+        the difference at the end that of the mean over all.
     """
     whose = "the model trained alone" if len(baseline.curves) == 1 else baseline.name
     target = f"the best loss of {whose}"
     reached = [step for curve in run.curves if (step := passing_step(curve, baseline)) is not None]
     num_steps = max(int(curve.steps[-1]) for curve in run.curves)
     if not reached:
-        return f"{run.name} did not reach {target} within {num_steps} steps"
+        return f"{run.name} did not reach {target} within {num_steps} steps{_ending(baseline, run)}"
     share = f"after {100 * statistics.mean(reached) / baseline.best_step:.0f} % of its steps"
     if len(reached) == len(run.curves):
-        return f"{run.name} reached {target} {share}"
+        return f"{run.name} reached {target} {share}{_ending(baseline, run)}"
     who = f"{len(reached)} of {len(run.curves)} groups of {run.name}"
-    return f"{who} reached {target} {share}, the rest did not within {num_steps} steps"
+    return (
+        f"{who} reached {target} {share}, the rest did not within {num_steps} steps{_ending(baseline, run)}"
+    )
+
+
+def _ending(baseline: Run, run: Run) -> str:
+    difference = statistics.mean(curve.final for curve in run.curves) - baseline.best
+    where = f"ended {abs(difference):.3f} {'below' if difference <= 0 else 'above'} it"
+    return f", and {where}" if len(run.curves) == 1 else f"; in the mean its groups {where}"
 
 
 def passing_step(curve: Curve, baseline: Run) -> int | None:

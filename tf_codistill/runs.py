@@ -1,7 +1,8 @@
 """A run on disk: where each group keeps what, and the metrics file that programs read.
 
     <workdir>/
-        exchange/group_0/snapshot_00000050/...   snapshots on their way to peers
+        run.json                                 the run's name, by which snapshots of others are told apart
+        exchange/group_0/snapshot_.../...        snapshots on their way to peers
         group_0/
             metrics.jsonl                        one JSON object per line, see below
             config.gin                           the bindings that were in force
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from typing import Any
 
 from tf_codistill import files
@@ -75,6 +77,16 @@ def config_path(workdir: str, group: int) -> str:
 def log_path(workdir: str, group: int, worker: int) -> str:
     """The log of one worker of one group."""
     return files.join(group_dir(workdir, group), f"worker_{worker}.log")
+
+
+def run_id(workdir: str) -> str:
+    """The name of a run; it is given one when it is first asked for."""
+    path = files.join(files.ensure_directory(workdir), "run.json")
+    try:
+        return str(files.read_json(path)["run_id"])
+    except FileNotFoundError:
+        files.write_json(path, {"run_id": uuid.uuid4().hex})
+        return run_id(workdir)
 
 
 def groups(workdir: str) -> list[int]:

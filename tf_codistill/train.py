@@ -17,6 +17,7 @@ _GROUP = flags.DEFINE_integer("group", 0, "This group, from 0.")
 _NUM_GROUPS = flags.DEFINE_integer(
     "num_groups", 1, "Groups that train together, 1 for a model trained alone."
 )
+_RUN_ID = flags.DEFINE_string("run_id", None, "Names the run; snapshots of another one are never taken.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
@@ -27,7 +28,7 @@ _STRATEGY = flags.DEFINE_enum(
 
 def main() -> None:
     """Builds the experiment and trains it."""
-    from tf_codistill import distribution, experiment
+    from tf_codistill import configurables, distribution, experiment
 
     workdir, group = program.WORKDIR.value, _GROUP.value
     if not workdir:
@@ -36,15 +37,19 @@ def main() -> None:
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     strategy = distribution.create_strategy(_STRATEGY.value)
     program.parse_gin()
+    config, setting = runs.config_path(workdir, group), f"# num_groups: {_NUM_GROUPS.value}\n"
 
     def when_built() -> None:
         program.check_bindings()
+        program.check_unchanged(config, setting, configurables.MAY_CHANGE)
         if distribution.is_chief(strategy):
-            files.write(runs.config_path(workdir, group), program.bindings_in_force().encode())
+            files.write(config, (setting + program.bindings_in_force()).encode())
 
-    experiment.configured().train(
-        workdir, group, _NUM_GROUPS.value, strategy, when_built, exchange_dir=program.EXCHANGE_DIR.value
-    )
+    settings = experiment.configured()
+    # Once before anything is made, so that a sentence of another kind does not come first, and once after.
+    program.check_unchanged(config, setting, configurables.MAY_CHANGE)
+    place = {"exchange_dir": program.EXCHANGE_DIR.value, "run_id": _RUN_ID.value}
+    settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, **place)
 
 
 if __name__ == "__main__":

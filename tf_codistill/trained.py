@@ -16,6 +16,7 @@ trained.next_logits(ids)
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,7 +52,10 @@ def keep_tokenizer(directory: str, corpora: Mapping[str, tokens.Corpus], is_writ
         ValueError: Another tokenizer is there, or a corpus's manifest does not fit its tokenizer.
     """
     corpus = next(iter(corpora.values()))
-    if check_tokenizer(directory, corpus) or not is_writer:
+    if check_tokenizer(directory, corpus):
+        _check_documents(directory, corpora)
+        return
+    if not is_writer:
         return
     files.make_directory(directory)
     path = files.join(directory, tokens.TOKENIZER)
@@ -67,6 +71,20 @@ def keep_tokenizer(directory: str, corpora: Mapping[str, tokens.Corpus], is_writ
         "corpora": {name: each.mark for name, each in corpora.items()},
     }
     files.commit(directory, facts)
+
+
+def _check_documents(directory: str, corpora: Mapping[str, tokens.Corpus]) -> None:
+    """Directories may have moved, but what is in them is what training began with."""
+    kept = (files.read_mark(directory) or {}).get("corpora", {})
+    before, now = (
+        sorted(json.dumps(mark["files"], sort_keys=True) for mark in marks)
+        for marks in (kept.values(), (corpus.mark for corpus in corpora.values()))
+    )
+    if kept and before != now:
+        raise ValueError(
+            f"the documents of {', '.join(map(repr, corpora))} are others than those that the run beside "
+            f"{directory!r} began with; use the corpora that it began with, or another workdir"
+        )
 
 
 def check_tokenizer(directory: str, corpus: tokens.Corpus) -> bool:

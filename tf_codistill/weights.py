@@ -1,10 +1,12 @@
 """A model's weights as a list of arrays: described, compared, written and read.
 
     description(model) ->  [{"name": "embedding/embeddings", "shape": [1006, 192], "dtype": "float32"}, ...]
-    write(prefix, weights=[...], states=[...])    <prefix>.index, <prefix>.data-00000-of-00001
-    read(prefix, weights=[...descriptions...])    {"weights": [array, ...]}
+    listing = write(prefix, weights=[...], states=[...])   <prefix>.index, <prefix>.data-00000-of-00001
+    read(prefix, listing, weights=[...descriptions...])    {"weights": [array, ...]}
 
-Files are written and read by ``tf.train.Checkpoint``, so that TensorFlow's own tools can inspect them.
+Files are TensorFlow's checkpoints, so that ``tf.train.list_variables`` and the like can inspect them, but no
+variable is made on the way: arrays lie one after another in the data file, as they are in memory, in the
+order of their names (``weights/000000``). So they are hashed when they are written, and read once.
 Position in the list identifies a weight: two instances of one model agree in order, but Keras numbers their
 names apart (``dense`` and ``dense_1``), so names are compared with these numbers taken off.
 """
@@ -13,17 +15,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-Description = list[dict[str, Any]]
-Result = TypeVar("Result")
+from tf_codistill import files, keras_private
+
+Description: TypeAlias = list[dict[str, Any]]
+
+_DATA, _INDEX = ".data-00000-of-00001", ".index"
+_ALIGNMENT = 64  # TensorFlow takes memory that begins at a multiple of it as it is
 
 
 def description(model: keras.Model) -> Description:
@@ -53,9 +60,33 @@ def first_difference(ours: Description, theirs: Description) -> str | None:
     return None
 
 
-def values(variables: Sequence[keras.Variable]) -> list[np.ndarray]:
+def values(variables: Sequence[keras.Variable], pool: Pool | None = None) -> list[np.ndarray]:
     """Copies variables to the host; of a mirrored variable this worker's copy, without communication."""
-    return [np.array(local_copies(variable)[0]) for variable in variables]
+    return [_copied(local_copies(variable)[0].read_value(), pool or Pool()) for variable in variables]
+
+
+class Pool:
+    """Arrays whose memory TensorFlow can use as it is; memory is used again once nobody holds it any more.
+
+    Memory that is new to a process may cost more time than what is copied into it. For one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        """Holds nothing yet."""
+        self._blocks: list[np.ndarray] = []
+
+    def array(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """An array that is not filled."""
+        num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        for memory in self._blocks:
+            # The list, this name, and the call: no array and no tensor.
+            if memory.nbytes == num_bytes + _ALIGNMENT and sys.getrefcount(memory) == 3:
+                break
+        else:
+            memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+            self._blocks.append(memory)
+        start = -memory.ctypes.data % _ALIGNMENT
+        return memory[start : start + num_bytes].view(dtype).reshape(shape)
 
 
 def checksum(model: keras.Model) -> str:
@@ -88,14 +119,25 @@ def assign(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) ->
             copy.assign(tf.cast(array, copy.dtype))
 
 
+def give(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:
+    """`assign` without a copy where variables are on the CPU: they go on to use the memory of the arrays.
+
+    Args:
+        variables: Variables of the default strategy or of one that mirrors them.
+        arrays: An array for each variable, of its shape, which nobody else uses any more.
+
+    Raises:
+        ValueError: The number of arrays or a shape does not fit; then no variable has changed.
+    """
+    assign(variables, [_tensor(array) for array in arrays])
+
+
 def replica_values(variable: keras.Variable) -> list[np.ndarray]:
     """Copies a variable to the host, as each replica of this worker holds it."""
     return [copy.numpy() for copy in local_copies(variable)]
 
 
-def assign_replicas(
-    variables: Sequence[keras.Variable], arrays: Sequence[Sequence[np.ndarray] | np.ndarray]
-) -> None:
+def assign_replicas(variables: Sequence[keras.Variable], arrays: Sequence[Any]) -> None:
     """Gives each replica of this worker its own value, without communication.
 
     Args:
@@ -109,57 +151,82 @@ def assign_replicas(
 
 def local_copies(variable: keras.Variable) -> tuple[tf.Variable, ...]:
     """The ``tf.Variable`` behind a Keras variable on each replica of this worker."""
-    stored = variable._value  # Keras offers no public way to the distributed variable itself
+    stored = keras_private.stored(variable)
     return tuple(getattr(stored, "values", (stored,)))
 
 
-def write(prefix: str, **arrays: Sequence[np.ndarray]) -> None:
+def write(prefix: str, **arrays: Sequence[np.ndarray]) -> files.Listing:
     """Writes named lists of arrays to the files ``<prefix>.index`` and ``<prefix>.data-...``.
 
     Args:
         prefix: Path of the files without their endings, local or of any scheme of ``tf.io.gfile``.
         **arrays: The lists by name.
 
+    Returns:
+        What a mark says of the files; nothing has been written where there is no array.
+
     Raises:
         OSError: The files cannot be written.
     """
+    flat = dict(sorted(_flat(arrays).items()))
+    if not flat:
+        return {}
+    try:
+        with tf.device("CPU:0"):
+            tf.raw_ops.SaveV2(
+                prefix=prefix,
+                tensor_names=list(flat),
+                shape_and_slices=[""] * len(flat),
+                tensors=[_tensor(array) for array in flat.values()],
+            )
+    except tf.errors.OpError as error:
+        raise OSError(f"arrays cannot be written to {prefix!r}: {_first_line(error)}") from error
+    digest, num_bytes = hashlib.sha256(), 0
+    for array in flat.values():
+        digest.update(_bytes_of(array))
+        num_bytes += array.nbytes
+    name = os.path.basename(prefix)
+    data = {"bytes": num_bytes, "sha256": digest.hexdigest()}
+    return {name + _DATA: data, name + _INDEX: files.facts_of(prefix + _INDEX)}
 
-    def act() -> None:
-        variables = {name: [tf.Variable(array) for array in group] for name, group in arrays.items()}
-        try:
-            tf.train.Checkpoint(**variables).write(prefix)
-        except tf.errors.OpError as error:
-            raise OSError(f"arrays cannot be written to {prefix!r}: {_first_line(error)}") from error
 
-    _outside_strategy(act)
-
-
-def read(prefix: str, **arrays: Description) -> dict[str, list[np.ndarray]]:
-    """Reads what `write` wrote.
+def read(
+    prefix: str, listing: files.Listing, pool: Pool | None = None, **arrays: Description
+) -> dict[str, list[np.ndarray]]:
+    """Reads what `write` wrote, once, and checks every byte of it.
 
     Args:
         prefix: The prefix given to `write`.
+        listing: What it returned, and maybe other files.
+        pool: Where arrays come from.
         **arrays: For each name the description (only shape and dtype count) of its arrays.
 
     Returns:
         The lists of arrays by name.
 
     Raises:
-        ValueError: The files do not hold arrays of these names, numbers, shapes and dtypes.
+        ValueError: The files do not hold arrays of these names, numbers, shapes and dtypes, or are damaged.
     """
-
-    def act() -> dict[str, list[np.ndarray]]:
-        variables = {
-            name: [tf.Variable(tf.zeros(row["shape"], row["dtype"])) for row in group]
-            for name, group in arrays.items()
-        }
-        try:
-            tf.train.Checkpoint(**variables).read(prefix).assert_consumed()
-        except Exception as error:  # TensorFlow has a type of its own for each way in which files can be bad
-            raise ValueError(f"arrays in {prefix!r} cannot be read: {_first_line(error)}") from error
-        return {name: [variable.numpy() for variable in group] for name, group in variables.items()}
-
-    return _outside_strategy(act)
+    array = (pool or Pool()).array
+    found = {
+        name: [array(row["shape"], _dtype(row["dtype"])) for row in rows] for name, rows in arrays.items()
+    }
+    flat = dict(sorted(_flat(found).items()))
+    if not flat:
+        return found
+    directory, name = os.path.split(prefix)
+    files.verify(directory, {"files": {name + _INDEX: listing.get(name + _INDEX, {})}})
+    try:
+        index = tf.compat.v1.train.NewCheckpointReader(prefix)
+        dtypes = index.get_variable_to_dtype_map()
+        there = {key: (shape, dtypes[key]) for key, shape in index.get_variable_to_shape_map().items()}
+    except Exception as error:  # TensorFlow has a type of its own for each way in which files can be bad
+        raise ValueError(f"arrays in {prefix!r} cannot be read: {_first_line(error)}") from error
+    if there != {key: (list(array.shape), tf.as_dtype(array.dtype)) for key, array in flat.items()}:
+        raise ValueError(f"arrays in {prefix!r} cannot be read: they are not those that are described")
+    buffers = [_bytes_of(array) for array in flat.values()]
+    files.read_into(prefix + _DATA, buffers, listing.get(name + _DATA, {}).get("sha256"))
+    return found
 
 
 def describe_arrays(arrays: Sequence[np.ndarray]) -> Description:
@@ -175,9 +242,33 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _outside_strategy(act: Callable[[], Result]) -> Result:
-    """Calls `act` where no ``strategy.scope()`` is active: variables made in one would be collectives."""
-    if not tf.distribute.has_strategy():
-        return act()
-    with ThreadPoolExecutor(1) as fresh_thread:
-        return fresh_thread.submit(act).result()
+def _flat(arrays: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+    return {
+        f"{name}/{i:06d}": np.asarray(array)
+        for name, group in arrays.items()
+        for i, array in enumerate(group)
+    }
+
+
+def _dtype(name: str) -> np.dtype:
+    return np.dtype(tf.as_dtype(name).as_numpy_dtype)
+
+
+def _copied(tensor: tf.Tensor, pool: Pool) -> np.ndarray:
+    alias = np.asarray(tensor)
+    copy = pool.array(alias.shape, alias.dtype)
+    np.copyto(copy, alias)
+    return copy
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+
+
+def _tensor(array: np.ndarray) -> tf.Tensor:
+    """A tensor in the memory of an array where that is possible, else a copy."""
+    if array.ctypes.data % _ALIGNMENT or not array.flags.c_contiguous or not array.flags.writeable:
+        return tf.constant(array)
+    if array.dtype == tf.bfloat16.as_numpy_dtype:
+        return tf.bitcast(_tensor(array.view(np.int16)), tf.bfloat16)
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())

@@ -33,6 +33,10 @@ from tf_codistill.exchange.topology import (
         ("star", 4, [[1, 2, 3], [0], [0], [0]]),
         ({0: [2, 1], 1: [0], 2: []}, 3, [[1, 2], [0], []]),
         ({0: ()}, 1, [[]]),
+        # alone, as the baseline of a run with more groups
+        ("pairs", 1, [[]]),
+        ({0: [1], 1: [0]}, 1, [[]]),
+        (RandomPeers(2), 1, [[]]),
     ],
 )
 def test_who_teaches_whom(topology: Topology, num_groups: int, expected: list[list[int]]) -> None:

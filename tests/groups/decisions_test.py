@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 
+import keras
 import pytest
 import tensorflow as tf
 
 from tests.replicas import two_replicas
+from tests.toy_models import batches, compiled, examples
 from tests.workers import run_workers
 from tf_codistill import distribution
 from tf_codistill.groups import decisions
@@ -31,6 +33,44 @@ def test_a_worker_counts_once_however_many_replicas_it_has(monkeypatch: pytest.M
     assert not decisions.all_agree(strategy, True), "the other worker has not agreed"
 
 
+def test_callbacks_meet_at_the_end_of_each_execution_and_some_in_validation() -> None:
+    said: list[str] = []
+
+    class Member(keras.callbacks.Callback):
+        def __init__(self, name: str, size: int, in_validation: bool) -> None:
+            super().__init__()
+            self._name, self._size, self._in_validation = name, size, in_validation
+
+        def on_train_begin(self, logs=None) -> None:
+            self.model.meeting.join(self._size, self.propose, self.decide, self._in_validation)
+
+        def propose(self) -> list[int]:
+            said.append(f"{self._name} proposes")
+            return list(range(self._size))
+
+        def decide(self, sums: list[int]) -> None:
+            assert sums == list(range(self._size))
+            said.append(f"{self._name} decides")
+
+    model = compiled(None, steps_per_execution=2)
+    first, second = Member("first", 3, False), Member("second", 1, True)
+    data = batches(*examples(0, 4))
+    model.fit(data, validation_data=data, verbose=0, shuffle=False, callbacks=[first, second])
+    both = ["first proposes", "second proposes", "first decides", "second decides"]
+    assert said == 2 * both + 2 * ["second proposes", "second decides"]
+    before = model.meeting
+    model.fit(data, verbose=0, shuffle=False)
+    assert model.meeting is not before, "nobody who took part in another `fit` does in this one"
+    assert len(said) == 12
+
+
+def test_who_proposes_more_than_was_said_is_told() -> None:
+    meeting = decisions.Meeting()
+    meeting.join(2, lambda: [1], lambda sums: None)
+    with pytest.raises(ValueError, match="1 integers are proposed; expected 2"):
+        meeting.on_train_batch_end(0)
+
+
 _TWO_WORKERS = """
 from tf_codistill import distribution
 strategy = distribution.create_strategy("auto")
@@ -47,12 +87,26 @@ print(json.dumps({
     "not any": decisions.any_worker(strategy, False),
     "other": decisions.all_agree(strategy, index == 1),
     "none": decisions.all_agree(strategy, False),
+    "total": decisions.total(strategy, [index + 1, 2**40]),
 }))
+
+meeting, heard, sent = decisions.Meeting(), [], []
+meeting.set_model(type("Model", (), {"distribute_strategy": strategy}))
+meeting.join(2, lambda: [index, 5], heard.append)
+meeting.join(0, list, heard.append)
+meeting.join(1, lambda: [10 + index], heard.append, in_validation=True)
+total = decisions.total
+decisions.total = lambda strategy, integers: sent.append(len(integers)) or total(strategy, integers)
+meeting.on_train_batch_end(0)
+meeting.on_test_batch_end(0)
+print(json.dumps([heard, sent]))
 """
 
 
 def test_two_workers_take_the_chiefs_decision() -> None:
-    for answer in map(json.loads, run_workers(_TWO_WORKERS, 2)):
+    for output in run_workers(_TWO_WORKERS, 2):
+        answer, met = map(json.loads, output.splitlines()[-2:])
+        assert met == [[[1, 10], [], [21], [21]], [3, 1]], "by one collective each"
         assert answer == {
             "broadcast": [7, -1, 2**40],
             "both": True,
@@ -61,4 +115,5 @@ def test_two_workers_take_the_chiefs_decision() -> None:
             "not any": False,
             "other": False,
             "none": False,
+            "total": [3, 2**41],
         }

@@ -68,7 +68,7 @@ def test_an_epoch_of_fit_is_a_log_interval(monkeypatch: pytest.MonkeyPatch) -> N
         model,
         [task.training(Part(0, 1, seed=3))],
         task.validation(),
-        first_step=6,
+        first_epoch=3,
         num_steps=24,
         log_every_steps=2,
         validate_every_steps=6,

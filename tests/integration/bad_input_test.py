@@ -52,8 +52,8 @@ def assert_nothing_trained(workdir: pathlib.Path, group: int = 0) -> None:
             r"gin binds num_step, .*BurnIn\.steps, but nothing uses it; .* you mean Experiment\.num_steps\?$",
         ),
         (
-            ["--gin_bindings=Experiment.num_lanes = 'many'"],
-            r"Experiment\.num_lanes is 'many'; expected an integer",
+            ["--gin_bindings=LanguageTask.num_lanes = 'many'"],
+            r"LanguageTask\.num_lanes is 'many'; expected an integer",
         ),
         (
             ["--gin_bindings=LanguageModel.num_units = 2.5"],
@@ -144,10 +144,11 @@ def test_two_groups_with_different_models(programs: Programs, corpus: str, tmp_p
     assert "start all groups with the same model" in sentence
     assert "[24, 64] here" in sentence
     assert "[24, 128] there" in sentence
-    assert_nothing_trained(workdir, group=1)
+    (record,) = runs.read_metrics(runs.metrics_path(str(workdir), 1))
+    assert (record["kind"], record["step"]) == ("start", 0)
 
     ended = programs.run("train", "--group=0", *flags, "--gin_bindings=LanguageModel.num_units = 16")
-    assert re.search("checkpoint of step 20 holds another model.*another workdir", ended.sentence())
+    assert re.search("LanguageModel.num_units was 32 and is 16.*another workdir", ended.sentence())
 
 
 def test_a_worker_whose_port_is_in_use(

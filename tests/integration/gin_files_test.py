@@ -42,9 +42,9 @@ def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(corpus: str, n
     if is_experiment:
         num_groups = NUM_GROUPS.get(name, 2)
         experiment = configured()
-        assert experiment.task.training(Part(0, num_groups, seed=0)).units_per_step == 64 * 32
-        teachers = experiment.teachers("/nowhere", 0, num_groups, rows=64)
-        model = experiment.build(teachers, 0, rows=64)
+        assert experiment.task.training(Part(0, num_groups, seed=0)).units_per_step == 32 * 32
+        teachers = experiment.teachers("/nowhere", 0, num_groups, rows=32)
+        model = experiment.build(teachers, 0, rows=32)
         assert len(model.teachers.names()) == (2 if num_groups == 1 else 1)
     elif "\nCorpusSettings." in text:
         assert isinstance(pipeline.CorpusSettings().filters[0], filters.English)
@@ -81,18 +81,22 @@ def bindings_written_down() -> list[tuple[str, str, list[str]]]:
     return [*found, ("--help", "gin/quickstart.gin", [example.group(1)])]
 
 
-def test_a_binding_that_is_written_down_can_be_used() -> None:
+def test_a_binding_that_is_written_down_can_be_used(corpus: str) -> None:
     found = bindings_written_down()
     assert {"--help", "README.md", "Makefile", "tf_codistill/launch.py"} <= {where for where, _, _ in found}
     for where, gin_file, bound in found:
         gin.clear_config()
         flags.FLAGS.gin_file = [gin_file]
         flags.FLAGS.gin_bindings = bound
+        if "/corpus/" not in gin_file:
+            flags.FLAGS.gin_bindings = [*bound, f"LanguageTask.corpus_dir = {corpus!r}"]
         program.parse_gin()
         if "/corpus/" in gin_file:
             pipeline.CorpusSettings()
         else:
-            configured().build(vocabulary_size=40, num_groups=2)
+            experiment = configured()
+            teachers = experiment.teachers("/nowhere", 0, NUM_GROUPS.get(gin_file, 2), rows=32)
+            experiment.build(teachers, 0, rows=32)
         try:
             program.check_bindings()
         except ValueError as error:

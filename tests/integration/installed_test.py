@@ -51,7 +51,7 @@ def test_launch_finds_gin_files_from_another_directory(
     bindings = [
         f"LanguageTask.corpus_dir = {corpus!r}",
         *("LanguageTask.num_lanes = 4", "LanguageTask.window_tokens = 4", "LanguageModel.num_units = 8"),
-        *("Experiment.num_steps = 4", "PeerExchange.every_steps = 2"),
+        *("Experiment.num_steps = 4", "PeerExchange.every_steps = 2", "PeerExchange.wait = True"),
         *(f"Experiment.{name}_every_steps = 2" for name in ("log", "validate", "checkpoint")),
     ]
     command = [

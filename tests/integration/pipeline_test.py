@@ -100,7 +100,7 @@ def test_groups_learn_from_each_other_and_a_lone_one_does_not(
     # Whichever group was started later has had something to learn from.
     taught = [metrics(place / "two", group, "train")[40]["distillation_loss"] for group in (0, 1)]
     assert max(taught) > 1
-    assert {path.name for path in (place / "exchange").iterdir()} == {"group_0", "group_1"}
+    assert {path.name for path in (place / "exchange").iterdir()} == {"group_0", "group_1", "run.json"}
     assert not (place / "two" / "exchange").exists()
     assert "done after" in outputs["alone"]
 

@@ -47,7 +47,7 @@ Experiment.checkpoint_every_steps = 10
 
 ADAM = ("Experiment.optimizer = @keras.optimizers.Adam", "keras.optimizers.Adam.learning_rate = 0.002")
 SGD = ("Experiment.optimizer = @keras.optimizers.SGD", "keras.optimizers.SGD.learning_rate = 0.5")
-PEERS = ("PeerExchange.every_steps = 5",)
+PEERS = ("PeerExchange.every_steps = 5", "PeerExchange.wait = True")
 
 _FORKS = """
 import json, os, runpy, signal, sys

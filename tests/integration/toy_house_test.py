@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from tests.integration.programs import Programs, final_weights, log_of, metrics
-from tests.toy_house import Points, Recollection
+from tests.toy_house import KILLED_AFTER_STEP, Points, Recollection
 from tf_codistill import checkpoints, runs
 from tf_codistill.tasks.base import Part
 from tf_codistill.training.codistillation import CodistillationModel
@@ -103,8 +103,7 @@ def test_a_run_of_both_that_was_killed_ends_as_one_that_was_not(
     if num_workers > 1:
         whole = tmp_path / "whole"
         programs.succeed("launch", f"--workdir={whole}", *flags)
-    death = "--gin_bindings=Recollection.killed_after_step = 15"
-    killed = programs.run("launch", f"--workdir={stopped}", *flags, death)
+    killed = programs.run("launch", f"--workdir={stopped}", *flags, environment={KILLED_AFTER_STEP: "15"})
     assert f"worker {num_workers - 1} of group 0 was killed by {signal.SIGKILL.name}" in killed.sentence()
     assert max(metrics(stopped, 0, "train")) in (12, 14)
     shown = programs.succeed("launch", f"--workdir={stopped}", *flags).output
@@ -197,7 +196,7 @@ def test_what_is_beside_a_model_is_checked_before_it_is_used(
     assert sentence in ended.sentence()
     flags = [gin_file(tmp_path, RECOLLECTION), other, "--gin_bindings=Recollection.num_examples = 40"]
     ended = programs.run("train", f"--workdir={trained / 'own'}", *flags)
-    assert sentence in ended.sentence()
+    assert "Points.num_points was 32 and is 40" in ended.sentence()
 
 
 def test_the_memory_speaks_of_examples_that_it_has_been_asked_about() -> None:

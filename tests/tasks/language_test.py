@@ -70,7 +70,7 @@ def test_validation_is_the_same_for_everybody_and_in_order(corpus: str) -> None:
 def test_a_group_may_have_a_model_of_its_own(corpus: str) -> None:
     task = toy_task(corpus, peer_model_fns={1: narrow})
     assert task.groups_of_their_own() == {1}
-    widths = [task.make_model(2, group).layers[-1].kernel.shape[0] for group in (None, 0, 1)]
+    widths = [task.make_model(2, group).weights[-2].shape[0] for group in (None, 0, 1)]
     assert widths == [12, 12, 5]
     served, trained = task.make_model(), task.make_model(rows=3)
     assert [weight.shape for weight in served.weights] == [weight.shape for weight in trained.weights]

@@ -40,7 +40,7 @@ def test_in_a_step_in_which_nobody_is_asked_nobody_is_present(rows: int | None) 
 
     @tf.function(input_signature=[specs, specs])
     def wait(*predictions):
-        return teaching.wait(predictions)
+        return teaching.wait(predictions, predictions)
 
     given = [{"class": tf.ones([3, 4]), "score": tf.ones([3, 2, 1], tf.float16)} for _ in range(2)]
     first, second = wait(*given)
@@ -57,8 +57,11 @@ def test_in_a_step_in_which_nobody_is_asked_nobody_is_present(rows: int | None) 
 def test_what_stands_for_a_prediction_is_a_constant_where_it_can_be() -> None:
     with tf.Graph().as_default():
         known, unknown = (tf.compat.v1.placeholder("float32", [rows, 4]) for rows in (3, None))
-        assert equal_logits(known).op.type == "Const", "teachers need not wait for the student"
-        assert equal_logits(unknown).op.type == "ZerosLike"
+        assert equal_logits(known, rows=3).op.type == "Const", "teachers need not wait for the student"
+        rows = tf.compat.v1.placeholder("int32", [])
+        zeros = equal_logits(unknown, rows=rows)
+        with tf.compat.v1.Session() as session:  # without the student's prediction
+            assert session.run(zeros, {rows: 2}).shape == (2, 4)
     assert rows_of({"a": tf.zeros([3, 4])}) == 3
 
 

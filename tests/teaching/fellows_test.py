@@ -321,7 +321,7 @@ def test_staleness_is_that_of_the_copies() -> None:
     model = compiled(refresh_every_steps=3)
     logs = model.fit(batches(*examples(6)), verbose=0).history
     assert logs["staleness_steps"] == [1.0]
-    assert len(model.weights) == 2 * N
+    assert len(model.trainable_weights) == 2 * N
 
 
 def test_evaluate_and_predict_tell_of_each_student_and_of_their_mean() -> None:

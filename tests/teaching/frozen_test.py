@@ -66,8 +66,8 @@ def test_without_a_snapshot_nobody_is_present() -> None:
 
 def test_staleness_is_the_mean_over_those_that_are_present() -> None:
     teachers = held(classifier, 3)
-    teachers.refresh(0, snapshot_of(classifier(), 50), carrying=True)
-    teachers.refresh(2, snapshot_of(classifier(), 80), carrying=True)
+    teachers.refresh(0, snapshot_of(classifier(), 50))
+    teachers.refresh(2, snapshot_of(classifier(), 80))
     assert teachers.steps() == [50, NO_SNAPSHOT, 80]
     np.testing.assert_array_equal(teachers.present(), [1.0, 0.0, 1.0])
     assert teachers.any_present(tf.constant(0))
@@ -98,8 +98,8 @@ def test_a_teacher_predicts_as_its_peer_and_passes_no_gradient() -> None:
         peer.set_weights([source.uniform(0.5, 1.5, weight.shape) for weight in peer.weights])
     teachers = held(classifier, 2)
     for index, peer in enumerate(peers):
-        teachers.refresh(index, snapshot_of(peer), carrying=False)
-    before = teachers.state()[0]
+        teachers.refresh(index, snapshot_of(peer))
+    before = [array for teacher in teachers.frozen for array in teacher.get_weights()]
     features = tf.random.stateless_normal([5, 4], [1, 2])
     with tf.GradientTape() as tape:
         tape.watch(features)
@@ -108,7 +108,8 @@ def test_a_teacher_predicts_as_its_peer_and_passes_no_gradient() -> None:
     for peer, prediction in zip(peers, predictions, strict=True):
         np.testing.assert_allclose(prediction, peer(features, training=False), rtol=1e-6)
     assert tape.gradient(total, features) is None
-    for one, other in zip(teachers.state()[0], before, strict=True):
+    after = [array for teacher in teachers.frozen for array in teacher.get_weights()]
+    for one, other in zip(after, before, strict=True):
         np.testing.assert_array_equal(one, other, "no moving average moves, no dropout")
 
 
@@ -126,30 +127,47 @@ def test_teachers_are_invisible_to_keras() -> None:
     assert not any(model.trainable_variables for model in owner.teachers.frozen)
 
 
-def test_a_new_teacher_starts_from_the_state_of_its_peer_and_keeps_its_own_later() -> None:
+def test_a_new_teacher_starts_from_the_state_of_its_peer_and_keeps_its_own_once_it_has_read() -> None:
     peer = language_model()
     peer(tokens(1))
     teachers = held(language_model, 1)
-    teachers.refresh(0, snapshot_of(peer, 50), carrying=False)
+    teachers.refresh(0, snapshot_of(peer, 50))
     np.testing.assert_array_equal(
         carried(teachers),
         recurrent_state.values(recurrent_state.variables(peer)),
     )
-    np.testing.assert_array_equal(predict(teachers, tokens(2))[0], peer(tokens(2)))
-
     peer(tokens(3))
-    teachers.refresh(0, snapshot_of(peer, 100), carrying=True)
-    at_first_use = carried(teachers)
-    np.testing.assert_array_equal(at_first_use, recurrent_state.values(recurrent_state.variables(peer)))
+    teachers.refresh(0, snapshot_of(peer, 100))
+    np.testing.assert_array_equal(carried(teachers), recurrent_state.values(recurrent_state.variables(peer)))
 
-    predict(teachers, tokens(4))
-    own = carried(teachers)
-    peer.set_weights([weight + 0.1 for weight in peer.get_weights()])
-    peer(tokens(5))
-    teachers.refresh(0, snapshot_of(peer, 150), carrying=True)
-    np.testing.assert_array_equal(carried(teachers), own, "its own lanes' state")
-    for one, other in zip(teachers.frozen[0].get_weights(), peer.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for step, restart in ((150, False), (200, True)):
+        predict(teachers, tokens(4))
+        own = carried(teachers)
+        if restart:
+            restarted = held(language_model, 1)
+            restarted.restore(*teachers.state())
+            teachers = restarted
+        peer.set_weights([weight + 0.1 for weight in peer.get_weights()])
+        peer(tokens(5))
+        teachers.refresh(0, snapshot_of(peer, step))
+        np.testing.assert_array_equal(carried(teachers), own, "its own lanes' state")
+        for one, other in zip(teachers.frozen[0].get_weights(), peer.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    peer(tokens(6))
+    teachers.refresh(0, snapshot_of(peer, 250))
+    np.testing.assert_array_equal(carried(teachers), recurrent_state.values(recurrent_state.variables(peer)))
+
+
+def test_a_snapshot_whose_recurrent_state_does_not_fit_changes_nothing() -> None:
+    teachers = held(language_model, 1)
+    wrong = dataclasses.replace(
+        snapshot_of(language_model()), states=[np.zeros((LANES, UNITS + 1), "float32")] * 2
+    )
+    for act in (teachers.stage, teachers.refresh):
+        with pytest.raises(ValueError, match="recurrent state of shape"):
+            act(0, wrong)
+    assert teachers.steps() == [NO_SNAPSHOT]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "int8"])
@@ -159,7 +177,7 @@ def test_teachers_hold_and_restore_the_precision_that_they_are_given(precision: 
 
     peer = wide()
     teachers = held(wide, 2, precision)
-    teachers.refresh(1, snapshot_of(peer, 50), carrying=False)
+    teachers.refresh(1, snapshot_of(peer, 50))
     features = tf.random.stateless_normal([5, 4], [1, 2])
     found = predict(teachers, features)[1]
     np.testing.assert_allclose(found, peer(features), atol=0 if precision == "float32" else 0.05)
@@ -177,11 +195,11 @@ def test_teachers_hold_and_restore_the_precision_that_they_are_given(precision: 
 
 def test_a_snapshot_that_does_not_fit_leaves_the_teacher_as_it_is() -> None:
     teachers = held(classifier, 1)
-    teachers.refresh(0, snapshot_of(classifier(), 50), carrying=True)
+    teachers.refresh(0, snapshot_of(classifier(), 50))
     before = teachers.state()[0]
     wrong = [*(array + 1 for array in snapshot_of(classifier()).weights[:-1]), np.zeros(9, "float32")]
     with pytest.raises(ValueError, match=r"array has \(9,\)"):
-        teachers.refresh(0, Snapshot(0, 100, 0.0, wrong, [], 0), carrying=True)
+        teachers.refresh(0, Snapshot(0, 100, 0.0, wrong, [], 0))
     for one, other in zip(teachers.state()[0], before, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -190,7 +208,7 @@ def test_arrays_restore_steps_weights_and_who_carries() -> None:
     peer = language_model()
     peer(tokens(1))
     teachers = held(language_model, 2)
-    teachers.refresh(1, snapshot_of(peer, 2**40), carrying=True)
+    teachers.refresh(1, snapshot_of(peer, 2**40))
     again = held(language_model, 2)
     again.restore(*teachers.state())
     assert again.steps() == [NO_SNAPSHOT, 2**40]
@@ -199,7 +217,7 @@ def test_arrays_restore_steps_weights_and_who_carries() -> None:
             np.testing.assert_array_equal(one, other)
     predict(again, tokens(2))
     own = carried(again)
-    again.refresh(1, snapshot_of(peer, 2**40 + 1), carrying=True)
+    again.refresh(1, snapshot_of(peer, 2**40 + 1))
     np.testing.assert_array_equal(carried(again), own)
 
 
@@ -213,7 +231,7 @@ def test_every_replica_has_the_snapshot_and_its_own_lanes() -> None:
     lanes = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
     with strategy.scope():
         teachers = held(language_model, 1)
-        teachers.refresh(0, Snapshot(0, 50, 0.0, peers[0].get_weights(), lanes, 0), carrying=False)
+        teachers.refresh(0, Snapshot(0, 50, 0.0, peers[0].get_weights(), lanes, 0))
 
     @tf.function
     def on_replicas() -> tf.Tensor:
@@ -236,9 +254,9 @@ def test_a_teacher_that_comes_to_stand_for_another_peer_takes_its_state_too() ->
     teachers = held(language_model, 1)
     assert teachers.peers() == [NO_PEER]
     for _ in range(2):
-        teachers.refresh(0, snapshot_of(first), carrying=True)
+        teachers.refresh(0, snapshot_of(first))
     predict(teachers, tokens(3))
-    teachers.refresh(0, of_second, carrying=True)
+    teachers.refresh(0, of_second)
     assert teachers.peers() == [2]
     np.testing.assert_array_equal(predict(teachers, tokens(4))[0], second(tokens(4)))
 
@@ -248,7 +266,7 @@ def test_age_is_the_mean_over_those_that_hold_a_snapshot_and_survives_a_restart(
     assert teachers.staleness_secs(1000.0) == 0.0
     for index, (peer, published_at) in enumerate([(4, 940.0), (7, 980.5)]):
         snapshot = dataclasses.replace(snapshot_of(classifier()), group=peer, published_at=published_at)
-        teachers.refresh(index, snapshot, carrying=False)
+        teachers.refresh(index, snapshot)
     assert teachers.staleness_secs(1000.0) == pytest.approx((60 + 19.5) / 2)
     again = held(classifier, 3)
     again.restore(*teachers.state())

@@ -21,7 +21,7 @@ REDUCED = ("bfloat16", "float16", "int8")
 LANES = 2
 
 
-def quickstart_model() -> keras.Model:
+def two_layers_of_192() -> keras.Model:
     return LanguageModel(1006, 192, 2, 192, batch_size=64)
 
 
@@ -64,6 +64,12 @@ MODELS = {
 }
 
 
+def assign(model: keras.Model, arrays: list[np.ndarray], precision: str) -> None:
+    """Replaces the weights of a model that has been packed, as a teacher's snapshot does."""
+    staged = packed_model.staged(model, arrays, "float32", precision)
+    weights.give(packed_model.stored(model), staged)
+
+
 def pair(make: Callable[[], keras.Model], precision: str) -> tuple[keras.Model, keras.Model]:
     """A packed model, and a plain one with the numbers that the first has left."""
     packed, plain = make(), make()
@@ -72,7 +78,7 @@ def pair(make: Callable[[], keras.Model], precision: str) -> tuple[keras.Model, 
     if any("moving_variance" in weight.path for weight in plain.weights):
         arrays = [np.abs(array) for array in arrays]
     packed_model.pack(packed, precision)
-    packed_model.assign(packed, arrays, precision)
+    assign(packed, arrays, precision)
     rows = weights.description(plain)
     plain.set_weights(precisions.unpack_all(precisions.pack_all(arrays, precision), rows, precision))
     return packed, plain
@@ -130,7 +136,7 @@ def test_tensorflow_and_numpy_unpack_the_same_bits(shape: tuple[int, ...], preci
     layer.kernel = layer.add_weight(shape=shape, trainable=False)
     model = keras.Sequential([layer])
     packed_model.pack(model, precision)
-    packed_model.assign(model, [array], precision)
+    assign(model, [array], precision)
     expected = precisions.unpack(precisions.pack(array, precision), "float32")
     for read in (tf.identity, tf.function(tf.identity), tf.function(tf.identity, jit_compile=True)):
         np.testing.assert_array_equal(read(layer.kernel), expected)
@@ -149,7 +155,7 @@ def test_mixed_precision_reads_half_of_what_is_unpacked() -> None:
 
 @pytest.mark.parametrize("precision", REDUCED)
 def test_the_memory_of_plain_weights_is_given_back(precision: str) -> None:
-    model = quickstart_model()
+    model = two_layers_of_192()
     before = packed_model.num_bytes(model)
     assert before == sum(weight.nbytes for weight in weights.values(model.weights))
     stored = [weakref.ref(weights.local_copies(weight)[0]) for weight in model.weights]
@@ -186,9 +192,35 @@ def test_only_a_snapshot_replaces_a_packed_weight() -> None:
     arrays = [array + 1 for array in before]
     for wrong in (arrays[:-1], [*arrays, arrays[0]], [*arrays[:-1], np.zeros(7, "float32")]):
         with pytest.raises(ValueError, match="do not fit|array has"):
-            packed_model.assign(model, wrong, "int8")
+            assign(model, wrong, "int8")
     for one, other in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "int8"])
+def test_a_snapshot_of_the_same_precision_is_never_unpacked(precision: str, monkeypatch) -> None:
+    packed, _ = pair(language_model, precision)
+    parts = precisions.pack_all([array + 1 for array in packed.get_weights()], precision)
+    expected = packed_model.staged(packed, parts, precision, precision)
+
+    def never(*_: object) -> None:
+        raise AssertionError("it is unpacked")
+
+    monkeypatch.setattr(precisions, "unpack", never)
+    arrays = packed_model.staged(packed, parts, precision, precision)
+    for one, other, variable in zip(arrays, expected, packed_model.stored(packed), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == variable.dtype
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_snapshot_of_another_precision_fits(precision: str) -> None:
+    packed, _ = pair(language_model, "int8")
+    arrays = packed.get_weights()
+    parts = precisions.pack_all(arrays, precision)
+    weights.give(packed_model.stored(packed), packed_model.staged(packed, parts, precision, "int8"))
+    for one, other in zip(packed.get_weights(), arrays, strict=True):
+        np.testing.assert_allclose(one, other, atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +233,7 @@ def test_every_replica_has_the_weights_and_its_own_lanes(precision: str) -> None
     with strategy.scope():
         packed = language_model()
         packed_model.pack(packed, precision)
-        packed_model.assign(packed, arrays, precision)
+        assign(packed, arrays, precision)
     features = strategy.experimental_distribute_values_from_function(
         lambda context: tokens(context.replica_id_in_sync_group)
     )

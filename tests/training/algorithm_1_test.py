@@ -13,7 +13,7 @@ from tf_codistill import losses, schedules
 from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.codistillation import CodistillationModel
 
-BURN_IN, EVERY, NUM_STEPS, RATE = 10, 5, 50, 0.3
+BURN_IN, EVERY, NUM_STEPS, RATE = 10, 5, 30, 0.3
 
 Gradient = Callable[[np.ndarray, list[np.ndarray]], np.ndarray]
 
@@ -137,7 +137,7 @@ def test_weights_equal_algorithm_1(num_groups: int, case: str, tmp_path) -> None
     psi, d_psi = CASES[case]
     models = []
     for group in range(num_groups):
-        exchange = PeerExchange(str(tmp_path), group, num_groups, every_steps=EVERY)
+        exchange = PeerExchange(str(tmp_path), group, num_groups, every_steps=EVERY, wait=True)
         model = CodistillationModel(regression, exchange, psi, schedules.BurnIn(BURN_IN))
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(RATE), loss, jit_compile=False)

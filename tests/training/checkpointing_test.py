@@ -529,9 +529,9 @@ def test_writing_does_not_hold_training_up(tmp_path: pathlib.Path, monkeypatch: 
     """Storage that is still busy when the next checkpoint is due gets the first one after it."""
     write, is_there = weights.write, threading.Event()
 
-    def slow_write(prefix: str, **arrays: Any) -> None:
+    def slow_write(prefix: str, **arrays: Any) -> Any:
         assert is_there.wait(timeout=60)
-        write(prefix, **arrays)
+        return write(prefix, **arrays)
 
     monkeypatch.setattr(weights, "write", slow_write)
     checkpointing = Checkpointing(str(tmp_path), every_steps=3, keep=9)
@@ -552,10 +552,10 @@ def test_storage_that_fails_once_is_told_of_and_training_goes_on(
 ) -> None:
     write = weights.write
 
-    def failing(prefix: str, **arrays: Any) -> None:
+    def failing(prefix: str, **arrays: Any) -> Any:
         if "checkpoint_00000003" in prefix:
             raise OSError("no space left")
-        write(prefix, **arrays)
+        return write(prefix, **arrays)
 
     monkeypatch.setattr(weights, "write", failing)
     with caplog.at_level(standard_logging.WARNING, logger="absl"):

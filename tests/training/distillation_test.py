@@ -58,7 +58,7 @@ def test_each_output_has_its_loss_and_weight() -> None:
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH)
     model.build_for_data(data.element_spec)
     teacher = two_headed()
-    model.teachers.refresh(0, snapshot_of(teacher), carrying=False)
+    model.teachers.refresh(0, snapshot_of(teacher))
     logs = {name: values[0] for name, values in model.fit(data, verbose=0).history.items()}
     own, said = ({k: np.array(v) for k, v in m(x).items()} for m in (model.student, teacher))
     kind = psi(said["kind"], own["kind"])[BATCH:].mean()  # burn-in leaves the first batch out
@@ -79,7 +79,7 @@ def test_an_output_without_a_loss_is_not_distilled(distilled: str) -> None:
     x, y = features_and_targets()
     data = tf.data.Dataset.from_tensors((x, y))
     model.build_for_data(data.element_spec)
-    model.teachers.refresh(0, snapshot_of(two_headed()), carrying=False)
+    model.teachers.refresh(0, snapshot_of(two_headed()))
     before = {w.path: np.array(w) for w in model.student.weights}
     model.fit(data, verbose=0)
     moved = {w.path.split("/")[0] for w in model.student.weights if np.abs(before[w.path] - w).max() > 1e-6}
@@ -121,7 +121,7 @@ def test_sample_weights_weigh_both_losses() -> None:
     data = tf.data.Dataset.from_tensors((x, y["kind"], sample_weight))
     model.build_for_data(data.element_spec)
     teacher = regression()
-    model.teachers.refresh(0, snapshot_of(teacher), carrying=False)
+    model.teachers.refresh(0, snapshot_of(teacher))
     logs = model.fit(data, verbose=0).history
     each = psi(np.array(teacher(x)), np.array(model.student(x)))
     assert logs["distillation_loss"][0] == pytest.approx((each * sample_weight).mean(), rel=1e-4)
@@ -143,7 +143,7 @@ def test_masked_positions_count_nowhere() -> None:
     data = tf.data.Dataset.from_tensors((ids, y))
     model.build_for_data(data.element_spec)
     teacher = sequence_model()
-    model.teachers.refresh(0, snapshot_of(teacher), carrying=False)
+    model.teachers.refresh(0, snapshot_of(teacher))
     logs = model.fit(data, verbose=0).history
     each = psi(np.array(teacher(ids)), np.array(model.student(ids)))
     assert logs["distillation_loss"][0] == pytest.approx(each[:, :4].mean(), rel=1e-4)
@@ -164,7 +164,7 @@ def test_mixed_precision_trains_close_to_float32(policy: str) -> None:
             keras.config.set_dtype_policy("float32")
         model.student.set_weights(start)
         model.build_for_data(data.element_spec)
-        model.teachers.refresh(0, snapshot_of(teacher), carrying=False)
+        model.teachers.refresh(0, snapshot_of(teacher))
         model.fit(data, verbose=0)
         results.append(model.student.get_weights()[0])
     assert np.abs(results[0] - start[0]).max() > 0.1
@@ -184,9 +184,7 @@ def test_a_teacher_that_yields_nan_is_dropped_counted_and_comes_back() -> None:
         model.student.set_weights(start)
         model.build_for_data(data.element_spec)
         for index, one in enumerate(held):
-            model.teachers.refresh(
-                index, one if isinstance(one, Snapshot) else snapshot_of(one), carrying=False
-            )
+            model.teachers.refresh(index, one if isinstance(one, Snapshot) else snapshot_of(one))
         logs = model.fit(data, verbose=0).history
         results[name] = model.student.get_weights()[0]
         assert logs["dropped_teachers"][0] == (1.0 if "broken" in name or "two" in name else 0.0)

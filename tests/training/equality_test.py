@@ -28,10 +28,14 @@ from tf_codistill.training.codistillation import CodistillationModel
 NUM_STEPS, ROWS, WINDOW, VOCABULARY, NUM_CLASSES = 20, 12, 5, 7, 3
 SCALARS = ("loss", "task_loss", "distillation_loss", "teacher_task_loss", "accuracy", "val_loss")
 
+# Adam divides by the size of a gradient. With an epsilon far above the rounding errors of gradients, 1e-8 to
+# 1e-7, those move a weight by at most rate / epsilon = 1 times as much in a step; with Keras's, by anything.
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "momentum": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
-    "adam": lambda: keras.optimizers.Adam(0.01),
-    "clipped_adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, global_clipnorm=0.1),
+    "adam": lambda: keras.optimizers.Adam(0.02, epsilon=0.02),
+    "clipped_adamw": lambda: keras.optimizers.AdamW(
+        0.02, weight_decay=0.1, epsilon=0.02, global_clipnorm=0.1
+    ),
 }
 
 
@@ -133,7 +137,7 @@ def train(
     before = [np.array(array) for array in weights.values(model.student.weights)]
     for number in range(2):
         said = [rng.normal(size=array.shape).astype("float32") for array in before]
-        model.teachers.refresh(number, Snapshot(1 + number, 0, 0.0, said, [], 0), carrying=False)
+        model.teachers.refresh(number, Snapshot(1 + number, 0, 0.0, said, [], 0))
     logs = model.fit(shared(strategy, arrays()), steps_per_epoch=NUM_STEPS, shuffle=False, verbose=0).history
     if (psi, optimizer) in SOME_CASES:
         logs["val_loss"] = [model.evaluate(shared(strategy, arrays(1)), steps=NUM_STEPS, verbose=0)[0]]

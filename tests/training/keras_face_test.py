@@ -67,17 +67,24 @@ FIRST = {
 }
 
 
+@pytest.fixture(scope="module")
+def untouched() -> keras.Model:
+    """A student that `fit` has built."""
+    model = compiled(Subclassed)
+    model.fit(X, Y, verbose=0)
+    return model.student
+
+
 @pytest.mark.parametrize("first", FIRST)
-def test_before_the_first_fit(first: str) -> None:
-    model, untouched = compiled(Subclassed), compiled(Subclassed)
+def test_before_the_first_fit(first: str, untouched: keras.Model) -> None:
+    model = compiled(Subclassed)
     FIRST[first](model)
     predicted = model.predict(X, verbose=0)
     np.testing.assert_allclose(predicted, model.student(X), atol=1e-6)
-    for one in (model, untouched):
-        one.fit(X, Y, verbose=0)
+    model.fit(X, Y, verbose=0)
     described = {
         weights.fingerprint(weights.description(one))
-        for one in (untouched.student, model.student, *model.teachers.frozen)
+        for one in (untouched, model.student, *model.teachers.frozen)
     }
     assert len(described) == 1, "a peer can read the snapshots of a model however it was built"
 
@@ -108,7 +115,9 @@ def test_summary_shows_the_student(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unbuilt" in capsys.readouterr().out
     model(X)
     model.summary()
-    assert re.search(rf"Total params: {(NUM_FEATURES + 1) * NUM_CLASSES} ", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(rf"Trainable params: {(NUM_FEATURES + 1) * NUM_CLASSES} ", shown)
+    assert "Non-trainable params: 0 " in shown
 
 
 @pytest.mark.parametrize(
@@ -188,23 +197,27 @@ def _interrupt_at_2(epoch: int, logs: object) -> None:
 def with_everything() -> keras.Model:
     pieces = keras.Input((NUM_FEATURES,), dtype="int32")
     hidden = keras.layers.Flatten()(keras.layers.Embedding(7, 3)(pieces))
-    hidden = keras.layers.BatchNormalization()(keras.layers.Dense(6, "relu", kernel_regularizer="l2")(hidden))
+    hidden = keras.layers.BatchNormalization()(keras.layers.Dense(6, "tanh", kernel_regularizer="l2")(hidden))
     return keras.Model(pieces, keras.layers.Dense(NUM_CLASSES)(hidden))
 
 
 def trained_by_xla(strategy: tf.distribute.Strategy, jit_compile: bool) -> list[list[float]]:
-    """Logs and weights after some steps with a teacher; also run in the processes of a group."""
+    """Logs and weights after some steps with a teacher; also run in the processes of a group.
+
+    Everything is smooth and no step is divided by a gradient, so that rounding stays rounding.
+    """
     keras.utils.set_random_seed(1)
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 7, (6 * BATCH, NUM_FEATURES)).astype("int32")
-    y = rng.integers(0, NUM_CLASSES, 6 * BATCH).astype("int32")
+    x = rng.integers(0, 7, (3 * BATCH, NUM_FEATURES)).astype("int32")
+    y = rng.integers(0, NUM_CLASSES, 3 * BATCH).astype("int32")
     with strategy.scope():
         model = CodistillationModel(with_everything, FrozenTeachers(1), measure_every_steps=2)
-        model.compile(keras.optimizers.Adam(0.01), xent(), metrics=["accuracy"], jit_compile=jit_compile)
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        model.compile(optimizer, xent(), metrics=["accuracy"], jit_compile=jit_compile)
     spec = (tf.TensorSpec([BATCH, NUM_FEATURES], tf.int32), tf.TensorSpec([BATCH], tf.int32))
     model.build_for_data(spec)
     taught = [rng.uniform(0.1, 1, weight.shape).astype("float32") for weight in model.student.weights]
-    model.teachers.refresh(0, Snapshot(1, 0, 0.0, taught, [], 0), carrying=False)
+    model.teachers.refresh(0, Snapshot(1, 0, 0.0, taught, [], 0))
     options = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
     logs = model.fit(x, y, epochs=2, validation_data=(x[: 2 * BATCH], y[: 2 * BATCH]), **options).history
     assert logs["teacher_kl"][0] > 0
@@ -239,7 +252,7 @@ print(json.dumps([trained_by_xla(strategy, jit) for jit in (True, False)]))
 
 @pytest.mark.slow
 def test_xla_in_two_processes() -> None:
-    for output in run_workers(_BY_XLA, num_workers=2):
+    for output in run_workers(_BY_XLA, num_workers=2, timeout_secs=280):
         assert_equal_but_for_rounding(*json.loads(output.splitlines()[-1]))
 
 
@@ -248,7 +261,8 @@ def test_students_in_one_process_by_xla() -> None:
     for jit_compile in (True, False):
         keras.utils.set_random_seed(1)
         model = CodistillationModel(regression, FellowStudents(), measure_every_steps=2)
-        model.compile(keras.optimizers.Adam(0.1), xent(), metrics=["accuracy"], jit_compile=jit_compile)
-        logs = model.fit(batches(X, Y), epochs=3, verbose=0, shuffle=False).history
+        optimizer = keras.optimizers.SGD(0.5, momentum=0.9)
+        model.compile(optimizer, xent(), metrics=["accuracy"], jit_compile=jit_compile)
+        logs = model.fit(batches(X, Y), epochs=2, verbose=0, shuffle=False).history
         found.append([*logs.values(), *(w.ravel() for s in model.students for w in s.get_weights())])
     assert_equal_but_for_rounding(*found)

@@ -48,7 +48,7 @@ def trained(
         model.compile(keras.optimizers.SGD(0.0), loss, jit_compile=jit_compile)
     model.build_for_data(data.element_spec)
     for index, teacher in enumerate(teachers):
-        model.teachers.refresh(index, snapshot_of(teacher), carrying=False)
+        model.teachers.refresh(index, snapshot_of(teacher))
     logs = model.fit(data, verbose=0, shuffle=False).history
     return model, {name: values[0] for name, values in logs.items()}
 
@@ -239,7 +239,7 @@ def test_comparing_leaves_the_training_as_it_is() -> None:
         model.compile(keras.optimizers.SGD(0.5), xent(), jit_compile=False)
         model.student.set_weights(start)
         model.build_for_data(batches(x, y).element_spec)
-        model.teachers.refresh(0, peer, carrying=False)
+        model.teachers.refresh(0, peer)
         model.fit(batches(x, y), verbose=0, shuffle=False)
         results.append(model.student.get_weights())
     for one, other in itertools.zip_longest(*results):

@@ -42,7 +42,8 @@ def student(
 ) -> tuple[Any, ...]:
     """What a student with one teacher for each row of `present` notes in a step."""
     taught = Taught([SAID] * len(present), tf.constant(present, shape=[len(present), 2]))
-    targets = distillation.soft_targets(taught, {"": tf.constant(weight)})
+    given = distillation.teacher_weights(taught)
+    targets = distillation.soft_targets(taught, given, {"": tf.constant(weight)})
     psis = {"": tf.constant(psi)} if present else {}
     return LOGITS, TaskLosses(None, None, None), tf.constant(task_loss), psis, targets
 
@@ -101,7 +102,8 @@ def test_a_broken_row_is_a_part_of_a_dropped_teacher() -> None:
     found, distillation = meters((0,))
     broken = tf.constant([[np.nan, 0.0], [3.0, 0.0]])
     taught = Taught([broken], tf.ones([1, 2]))
-    targets = distillation.soft_targets(taught, {"": tf.constant(1.0)})
+    given = distillation.teacher_weights(taught)
+    targets = distillation.soft_targets(taught, given, {"": tf.constant(1.0)})
     np.testing.assert_array_equal(targets.taught_B(), [0.0, 1.0])
     step = (LOGITS, TaskLosses(None, None, None), tf.constant(1.0), {"": tf.constant(1.0)}, targets)
     found.note(tf.constant(0), tf.constant(0.0), [step])

@@ -19,6 +19,7 @@ from tests.toy_experiments import (
     toy_task,
     write_language_corpus,
 )
+from tests.toy_models import publish, snapshots_in
 from tests.workers import run_workers
 from tf_codistill import recurrent_state, runs, weights
 from tf_codistill.exchange import precision as precisions
@@ -50,9 +51,7 @@ def taught(
     source = np.random.default_rng(2)
     arrays = [weight + 0.3 * source.normal(size=weight.shape) for weight in model.student.get_weights()]
     states = [source.normal(size=(LANES, 24)).astype("float32") for _ in range(2)]
-    model.teachers.refresh(
-        0, Snapshot(1, 3, 0.0, [array.astype("float32") for array in arrays], states, 0), False
-    )
+    model.teachers.refresh(0, Snapshot(1, 3, 0.0, [array.astype("float32") for array in arrays], states, 0))
     return model
 
 
@@ -142,22 +141,21 @@ def test_two_processes_train_as_one() -> None:
 def test_groups_may_differ_in_precision(tmp_path, published: str, held: str) -> None:
     peer = language_model()
     arrays = peer.get_weights()
-    Store(str(tmp_path), 1, precision=published).publish(
-        4, weights.description(peer), arrays, recurrent_state.values(recurrent_state.variables(peer))
-    )
-    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=4, precision=held)
+    publish(str(tmp_path), 1, 4, peer, precision=published)
+    exchange = PeerExchange(str(tmp_path), 0, 2, every_steps=4, precision=held, wait=True)
     model = taught(held, teachers=exchange)
     fit(model, lanes())
     assert exchange.steps() == [4]
-    assert (exchange.failed_reads, exchange.failed_publications) == (0, 0)
+    assert (exchange.costs.failed_reads, exchange.costs.failed_publications) == (0, 0)
     for found, array in zip(exchange.frozen[0].get_weights(), arrays, strict=True):
         np.testing.assert_array_equal(found, precisions.unpack(precisions.pack(array, "int8"), "float32"))
-    back = Store(str(tmp_path), 1).read(0, NUM_STEPS, weights.description(peer))
-    for found, array in zip(back.weights, model.student.get_weights(), strict=True):
-        np.testing.assert_array_equal(found, precisions.unpack(precisions.pack(array, held), "float32"))
+    *_, back = snapshots_in(str(tmp_path), 0, peer)
+    assert (back.step, back.precision) == (NUM_STEPS, held)
+    for found, part in zip(back.weights, precisions.pack_all(model.student.get_weights(), held), strict=True):
+        np.testing.assert_array_equal(found, part)
 
 
-def test_the_quickstarts_int8_is_a_quarter_in_files_and_in_memory(tmp_path) -> None:
+def test_a_language_models_int8_is_a_quarter_in_files_and_in_memory(tmp_path) -> None:
     sizes = {}
     for precision in ("float32", "int8"):
         teachers = FrozenTeachers(1, precision)
@@ -192,7 +190,7 @@ def test_a_model_that_is_built_by_its_first_batch_is_packed_then() -> None:
         model.fit(x, y, batch_size=4, verbose=0)
         assert model.teachers.num_bytes() == (16 * 32 + 4 * 32 + 4 * 32) + (32 * 3 + 16 + 4 * 3)
     arrays = [np.full(weight.shape, 0.5, "float32") for weight in model.student.weights]
-    model.teachers.refresh(0, Snapshot(1, 1, 0.0, arrays, [], 0), False)
+    model.teachers.refresh(0, Snapshot(1, 1, 0.0, arrays, [], 0))
     assert model.fit(x, y, batch_size=4, verbose=0).history["distillation_loss"][0] > 0
 
 
@@ -200,7 +198,7 @@ def test_a_broken_teacher_is_dropped_although_its_numbers_are_whole() -> None:
     model = taught("int8")
     arrays = model.student.get_weights()
     arrays[0][0, 0] = np.inf
-    model.teachers.refresh(0, Snapshot(1, 9, 0.0, arrays, [], 0), False)
+    model.teachers.refresh(0, Snapshot(1, 9, 0.0, arrays, [], 0))
     logs = fit(model, lanes())
     assert logs["dropped_teachers"] == 1.0
     assert np.isfinite(logs["loss"])
@@ -220,16 +218,16 @@ def test_an_experiment_resumes_with_packed_teachers_to_the_bit(corpus: str, tmp_
     keras.utils.set_random_seed(77)
     peer = language_model()
     states = [np.full((4, 24), 0.1, "float32")] * 2
-    writer = Store(runs.exchange_dir(str(tmp_path / "straight")), 1, precision="int8")
-    writer.publish(3, weights.description(peer), peer.get_weights(), states)
+    exchange = runs.exchange_dir(str(tmp_path / "straight"))
+    publish(exchange, 1, 3, peer, states, precision="int8")
     straight = experiment("straight")
     assert straight.teachers.steps() == [3]
     assert straight.teachers.num_bytes() < packed_model.num_bytes(straight.student) / 2
-    mine = Store(runs.exchange_dir(str(tmp_path / "straight")), 1)
-    assert mine.read(0, 20, weights.description(peer)).num_bytes > 0
+    assert snapshots_in(exchange, 0, peer)[-1].step == 20
 
     os.makedirs(tmp_path / "resumed" / "exchange")
-    os.symlink(tmp_path / "straight" / "exchange" / "group_1", tmp_path / "resumed" / "exchange" / "group_1")
+    for name in ("group_1", "run.json"):
+        os.symlink(tmp_path / "straight" / "exchange" / name, tmp_path / "resumed" / "exchange" / name)
     experiment("resumed", num_steps=10)
     with pytest.raises(ValueError, match="checkpoint of step 10 holds another model .* use the settings"):
         experiment("resumed", precision="float32")

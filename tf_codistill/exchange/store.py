@@ -1,49 +1,68 @@
 """Snapshots on their way: one directory that all groups see, one writer for each group's part of it.
 
     <exchange>/
+        run.json                                 the run that the groups are of
         group_0/
             model.json                           the weights that this group publishes: names, shapes, dtypes
-            snapshot_00000050/
-                weights.index                    written by tf.train.Checkpoint
+            reader_1                             group 1 learns from this group
+            snapshot_1700000000_000001/          the first one since the start at that time
+                weights.index                    readable by tf.train.load_checkpoint
                 weights.data-00000-of-00001
                 manifest.json                    the commit mark, written last
-            snapshot_00000100/...
+            snapshot_1700000000_000002/...
         group_1/...
 
-A snapshot's life: absent, being written, committed, superseded, deleted. Readers look only at committed ones.
-The writer keeps the newest `keep` and deletes an older one only when it is `min_age_secs` old, so that a slow
-reader is not robbed. Nothing here ever waits for a peer: late, dead or corrupt, it only leaves a teacher as
-it is.
+A snapshot's life: absent, being written, committed, superseded, deleted. Readers look only at committed ones
+of their own run. The writer keeps the newest `keep` and deletes an older one only when it is `min_age_secs`
+old, so that a slow reader is not robbed, or when there is no room for it. Nothing here ever waits for a peer:
+late, dead or corrupt, it only leaves a teacher as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tf_codistill import files, weights
 from tf_codistill.exchange import precision as precisions
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-_SNAPSHOT = re.compile(r"snapshot_(\d{8,})")
+_SNAPSHOT = re.compile(r"snapshot_(\d{10,})_(\d{6,})")
+_READER = "reader_"
+
+
+class _Published(NamedTuple):
+    ref: Ref
+    at: float
+    num_bytes: int
 
 
 class Store:
-    """One group's view of the directory: it writes its own part and reads the others'."""
+    """One group's view of the directory: it writes its own part and reads the others'.
+
+    Attributes:
+        group: This group.
+        min_age_secs: Age in seconds before a superseded snapshot is deleted.
+        incarnation: Number of this start of the group; 0 before `announce`.
+    """
 
     def __init__(
         self,
         directory: str,
         group: int,
         *,
+        run_id: str | None = None,
         keep: int = 3,
         min_age_secs: float = 600.0,
+        max_bytes: float = 4e9,
         precision: str = "float32",
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -52,51 +71,77 @@ class Store:
         Args:
             directory: The shared directory, local or of any scheme of ``tf.io.gfile``.
             group: This group.
+            run_id: Names the run; without it that of the first group in the directory holds.
             keep: How many of the newest snapshots of this group always stay, at least 1.
             min_age_secs: Age in seconds before a superseded snapshot is deleted.
+            max_bytes: Size of this group's snapshots from which on superseded ones go whatever their age.
             precision: How this group's snapshots hold weights, one of `precision.PRECISIONS`. Snapshots of
                 any precision are read.
             clock: Returns seconds since the epoch.
 
         Raises:
-            ValueError: `keep` or `min_age_secs` is out of range, or there is no such precision.
+            ValueError: A number is out of range, or there is no such precision.
         """
-        if keep < 1 or min_age_secs < 0:
-            raise ValueError(f"keep is {keep} and min_age_secs is {min_age_secs}; expected at least 1 and 0")
-        self.directory = directory
+        if keep < 1 or min_age_secs < 0 or max_bytes < 0:
+            raise ValueError(
+                f"keep is {keep}, min_age_secs is {min_age_secs} and max_bytes is {max_bytes}; expected at "
+                "least 1, 0 and 0"
+            )
+        self._directory = directory
         self.group = group
-        self._keep = keep
-        self._min_age_secs = min_age_secs
+        self.min_age_secs = min_age_secs
+        self.incarnation = 0
+        self._given_run_id, self._run_id = run_id, run_id
+        self._keep, self._max_bytes = keep, max_bytes
         self._precision = precisions.check(precision)
         self._clock = clock
+        self._serial = 0
+        self._published: list[_Published] = []
+        self._foreign: set[Ref] = set()
 
     def announce(self, model: weights.Description, step: int) -> None:
-        """Says which weights this group will publish, and withdraws its snapshots from after `step`.
+        """Begins an incarnation: says which weights this group will publish, and clears its part.
 
-        A group that resumes from an older checkpoint has not reached those steps yet.
+        What has not been committed goes, what is of another run, and what is from after `step`: a group that
+        resumes from an older checkpoint has not reached those steps yet.
 
         Args:
             model: What `weights.description` says of the model.
             step: The optimizer step that the group begins with.
 
         Raises:
-            ValueError: The directory cannot be written to, or holds another model's snapshots of this group.
+            ValueError: The directory holds another model's snapshots of this group.
+            OSError: The directory cannot be written to.
         """
-        directory = files.make_directory(self._group_dir(self.group))
-        difference = self.difference(self.group, model)
-        if difference is not None and self._steps(self.group):
+        directory = files.ensure_directory(self._group_dir(self.group))
+        if self._agreed_run_id() is None or self._given_run_id:
+            self._run_id = self._given_run_id or uuid.uuid4().hex
+            files.write_json(files.join(self._directory, "run.json"), {"run_id": self._run_id})
+        marks = {ref: _readable_mark(self._path(ref)) for ref in self._refs(self.group)}
+        before, difference = 0, None
+        with contextlib.suppress(files.CorruptError):  # of which nobody can make use any more
+            before = int((self._announcement(self.group) or {}).get("incarnation", 0))
+            difference = self.difference(self.group, model) if any(marks.values()) else None
+        kept = {
+            ref: mark
+            for ref, mark in marks.items()
+            if mark and mark.get("run_id") == self._run_id and mark["step"] <= step
+        }
+        if difference is not None:
             raise ValueError(
                 f"exchange directory {directory!r} belongs to another model ({difference}); use an empty one"
             )
-        for name in files.names(directory):
-            match = _SNAPSHOT.fullmatch(name)
-            if match and int(match.group(1)) > step:
-                files.remove(files.join(directory, name))
-        files.write_json(files.join(directory, "model.json"), model)
+        for ref in marks.keys() - kept.keys():
+            files.remove(self._path(ref))
+        self._published = [_Published(ref, m["published_at"], _num_bytes(m)) for ref, m in kept.items()]
+        incarnation = max(int(self._clock()), before + 1)
+        facts = {"format_version": FORMAT_VERSION, "run_id": self._run_id, "incarnation": incarnation}
+        files.write_json(files.join(directory, "model.json"), {**facts, "weights": model})
+        self.incarnation, self._serial = incarnation, 0
 
     def withdraw(self) -> None:
         """Takes back what `announce` said, unless snapshots of this group lie there already."""
-        if not self._steps(self.group):
+        if not self._refs(self.group):
             files.remove(files.join(self._group_dir(self.group), "model.json"))
 
     def difference(self, group: int, model: weights.Description) -> str | None:
@@ -107,20 +152,19 @@ class Store:
             model: What `weights.description` says of the model to compare with.
 
         Returns:
-            In words where they differ first; None if they do not, or if the group has announced none.
+            In words where they differ first; None if they do not, or if the group has announced none for this
+            run.
 
         Raises:
             CorruptError: The announcement cannot be read.
         """
-        path = files.join(self._group_dir(group), "model.json")
-        try:
-            return weights.first_difference(model, files.read_json(path))
-        except FileNotFoundError:
+        announced = self._announcement(group)
+        if announced is None or announced["run_id"] != self._agreed_run_id():
             return None
+        try:
+            return weights.first_difference(model, announced["weights"])
         except (KeyError, TypeError) as error:
-            raise files.CorruptError(
-                f"file {path!r} describes no model ({error!r}); delete it or write it again"
-            ) from error
+            raise self._no_announcement(group, error) from error
 
     def publish(
         self,
@@ -129,68 +173,124 @@ class Store:
         arrays: Sequence[np.ndarray],
         states: Sequence[np.ndarray] = (),
     ) -> int:
-        """Writes and commits this group's snapshot of a step, then deletes superseded ones.
+        """Makes room, then writes and commits a snapshot of this group.
 
         Args:
-            step: The optimizer step, which names the snapshot. One that is committed already stays as it is.
+            step: The optimizer step at which it was taken.
             model: What `weights.description` says of the model.
             arrays: The arrays of ``model.weights``.
             states: The recurrent state of this worker's lanes, if any.
 
         Returns:
-            The size of the snapshot in bytes; 0 if it was there already.
+            The size of the snapshot in bytes.
 
         Raises:
-            ValueError: The directory cannot be written to.
-            OSError: The snapshot cannot be written.
+            OSError: The snapshot cannot be written; then nothing is left of it, if the storage lets.
         """
-        directory = self._snapshot_dir(self.group, step)
-        if _readable_mark(directory) is not None:
-            return 0
-        files.remove(directory)
-        files.make_directory(directory)
-        weights.write(
-            files.join(directory, "weights"),
-            weights=precisions.pack_all(arrays, self._precision),
-            states=precisions.pack_all(states, precisions.of_states(self._precision)),
-        )
+        with contextlib.suppress(OSError):  # they go the next time
+            self._delete_superseded(self._keep, self.min_age_secs)
         facts = {
             "format_version": FORMAT_VERSION,
+            "run_id": self._run_id,
             "group": self.group,
             "step": step,
-            "published_at": self._clock(),
             "fingerprint": weights.fingerprint(model),
             "precision": self._precision,
             "weights": model,
             "states": weights.describe_arrays(states),
         }
-        mark = files.commit(directory, facts)
-        self._delete_superseded()
+        parts = {
+            "weights": precisions.pack_all(arrays, self._precision),
+            "states": precisions.pack_all(states, precisions.of_states(self._precision)),
+        }
+        try:
+            num_bytes = self._write(facts, parts)
+        except OSError:
+            # Perhaps there is no room: then the newest stay alone, and this one may be one of them.
+            if not self._delete_superseded(max(self._keep - 1, 1), 0.0):
+                raise
+            num_bytes = self._write(facts, parts)
+        with contextlib.suppress(OSError):
+            self._delete_superseded(self._keep, self.min_age_secs)
+        return num_bytes
+
+    def _write(self, facts: dict[str, Any], parts: dict[str, list[np.ndarray]]) -> int:
+        ref = Ref(self.group, self.incarnation, self._serial + 1)
+        directory = self._path(ref)
+        try:
+            files.remove(directory)  # of an attempt that could not be cleaned up
+            files.ensure_directory(directory)
+            listing = weights.write(files.join(directory, "weights"), **parts)
+            mark = files.commit(directory, {**facts, "published_at": self._clock()}, listing)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                files.remove(directory)
+            raise
+        self._serial = ref.serial
+        self._published.append(_Published(ref, mark["published_at"], _num_bytes(mark)))
         return _num_bytes(mark)
 
-    def latest(self, group: int) -> int | None:
-        """The step of a group's newest committed snapshot, or None if there is none."""
-        for step in reversed(self._steps(group)):
-            if files.exists(files.join(self._snapshot_dir(group, step), files.MARK)):
-                return step
-        return None
+    def _delete_superseded(self, keep: int, min_age_secs: float) -> bool:
+        """Deletes what is old enough, or too much; whether there was anything."""
+        found = False
+        for one in self._published[:-keep]:
+            is_too_much = sum(other.num_bytes for other in self._published) > self._max_bytes
+            if is_too_much or self._clock() - one.at >= min_age_secs:
+                files.remove(self._path(one.ref))
+                self._published.remove(one)
+                found = True
+        return found
 
-    def read(self, group: int, step: int, model: weights.Description) -> Snapshot:
-        """Reads a committed snapshot and checks it against its mark and the model.
+    def announce_reader(self, peer: int) -> None:
+        """Says that this group learns from a peer."""
+        directory = files.ensure_directory(self._group_dir(peer))
+        files.write(files.join(directory, f"{_READER}{self.group}"), b"")
+
+    def has_readers(self) -> bool:
+        """Whether anybody has said so of this group."""
+        return any(name.startswith(_READER) for name in files.names(self._group_dir(self.group)))
+
+    def newest(self, peer: int, held: Ref | None = None) -> Ref | None:
+        """A peer's newest committed snapshot.
 
         Args:
-            group: The group that published it.
-            step: Its step.
-            model: What `weights.description` says of the model that shall take it.
+            peer: The group that publishes.
+            held: One that is known, and so need not be looked into.
 
         Returns:
-            The snapshot, every byte of it as it was published, unpacked from the precision that its mark
-            names.
+            Which one it is; None if there is none of this run.
+
+        Raises:
+            OSError: The directory cannot be read.
+            CorruptError: The mark of the newest cannot be read.
+        """
+        for ref in reversed(self._refs(peer)):
+            if ref == held:
+                return held
+            mark = None if ref in self._foreign else files.read_mark(self._path(ref))
+            if mark is None:
+                continue
+            if mark.get("run_id") == self._run_id or mark.get("run_id") == self._agreed_run_id():
+                return ref
+            self._foreign.add(ref)
+        return None
+
+    def read(self, ref: Ref, model: weights.Description, pool: weights.Pool | None = None) -> Snapshot:
+        """Reads a committed snapshot, once, and checks it against its mark and the model.
+
+        Args:
+            ref: Which one.
+            model: What `weights.description` says of the model that shall take it.
+            pool: Where its arrays come from.
+
+        Returns:
+            The snapshot, every byte of it as it was published; weights in its own precision.
 
         Raises:
             ValueError: It has been deleted, is damaged, or holds another model's weights; says which one.
+            OSError: The storage fails.
         """
-        directory = self._snapshot_dir(group, step)
+        directory = self._path(ref)
         mark = files.read_mark(directory)
         if mark is None:
             raise ValueError(f"snapshot {directory!r} is not there any more")
@@ -199,7 +299,7 @@ class Store:
                 f"snapshot {directory!r} has format version {mark.get('format_version')!r}; "
                 f"expected {FORMAT_VERSION}"
             )
-        precision = mark.get("precision", "float32")
+        precision = mark.get("precision")
         if precision not in precisions.PRECISIONS:
             raise ValueError(
                 f"snapshot {directory!r} has precision {precision!r}; expected one of {precisions.PRECISIONS}"
@@ -207,44 +307,58 @@ class Store:
         try:
             if difference := weights.first_difference(model, mark["weights"]):
                 raise ValueError(f"snapshot {directory!r} holds another model: {difference}")
-            files.verify(directory, mark)
-            arrays = _read_packed(
+            of_states = precisions.of_states(precision)
+            parts = weights.read(
                 files.join(directory, "weights"),
-                precision,
-                weights=model,
-                states=mark["states"],
+                mark["files"],
+                pool,
+                weights=precisions.packed_description(model, precision),
+                states=precisions.packed_description(mark["states"], of_states),
             )
-            published_at = float(mark["published_at"])
-        except (KeyError, TypeError) as error:
+            return Snapshot(
+                group=ref.peer,
+                step=int(mark["step"]),
+                published_at=float(mark["published_at"]),
+                weights=parts["weights"],
+                states=precisions.unpack_all(parts["states"], mark["states"], of_states),
+                num_bytes=_num_bytes(mark),
+                incarnation=ref.incarnation,
+                serial=ref.serial,
+                precision=precision,
+            )
+        except (AttributeError, KeyError, TypeError) as error:
             raise files.CorruptError(f"mark of snapshot {directory!r} is damaged ({error!r})") from error
-        return Snapshot(
-            group=group, step=step, published_at=published_at, num_bytes=_num_bytes(mark), **arrays
-        )
 
-    def _delete_superseded(self) -> None:
-        for step in self._steps(self.group)[: -self._keep]:
-            directory = self._snapshot_dir(self.group, step)
-            mark = _readable_mark(directory)
-            if mark is None or self._clock() - mark["published_at"] >= self._min_age_secs:
-                files.remove(directory)
+    def _agreed_run_id(self) -> str | None:
+        """The run of this group; where none has been given that of the directory, None before the first."""
+        if self._given_run_id is None:
+            with contextlib.suppress(FileNotFoundError):
+                said = files.read_json(files.join(self._directory, "run.json"))
+                self._run_id = said.get("run_id") if isinstance(said, dict) else None
+        return self._run_id
 
-    def _steps(self, group: int) -> list[int]:
+    def _announcement(self, group: int) -> dict[str, Any] | None:
+        try:
+            said = files.read_json(files.join(self._group_dir(group), "model.json"))
+        except FileNotFoundError:
+            return None
+        if not isinstance(said, dict) or said.get("format_version") != FORMAT_VERSION or "run_id" not in said:
+            raise self._no_announcement(group, f"expected format version {FORMAT_VERSION}")
+        return said
+
+    def _no_announcement(self, group: int, reason: object) -> files.CorruptError:
+        path = files.join(self._group_dir(group), "model.json")
+        return files.CorruptError(f"file {path!r} describes no model ({reason}); delete it or write it again")
+
+    def _refs(self, group: int) -> list[Ref]:
         matches = (_SNAPSHOT.fullmatch(name) for name in files.names(self._group_dir(group)))
-        return sorted(int(match.group(1)) for match in matches if match)
+        return sorted(Ref(group, int(match.group(1)), int(match.group(2))) for match in matches if match)
 
     def _group_dir(self, group: int) -> str:
-        return files.join(self.directory, f"group_{group}")
+        return files.join(self._directory, f"group_{group}")
 
-    def _snapshot_dir(self, group: int, step: int) -> str:
-        return files.join(self._group_dir(group), f"snapshot_{step:08d}")
-
-
-def _read_packed(prefix: str, precision: str, **arrays: weights.Description) -> dict[str, list[np.ndarray]]:
-    """Reads what `publish` wrote in a precision, as it was before."""
-    kinds = {"weights": precision, "states": precisions.of_states(precision)}
-    packed = {name: precisions.packed_description(arrays[name], kind) for name, kind in kinds.items()}
-    parts = weights.read(prefix, **packed)
-    return {name: precisions.unpack_all(parts[name], arrays[name], kind) for name, kind in kinds.items()}
+    def _path(self, ref: Ref) -> str:
+        return files.join(self._group_dir(ref.peer), f"snapshot_{ref.incarnation:010d}_{ref.serial:06d}")
 
 
 def _readable_mark(directory: str) -> dict[str, Any] | None:
@@ -253,7 +367,8 @@ def _readable_mark(directory: str) -> dict[str, Any] | None:
         mark = files.read_mark(directory)
     except files.CorruptError:
         return None
-    return mark if mark and isinstance(mark.get("published_at"), float | int) else None
+    numbers = [mark.get("published_at"), mark.get("step")] if mark else [None]
+    return mark if all(isinstance(number, float | int) for number in numbers) else None
 
 
 def _num_bytes(mark: dict[str, Any]) -> int:

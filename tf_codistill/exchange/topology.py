@@ -58,22 +58,25 @@ def teachers_of(
         exchange: Number of the exchange, which random peers depend on.
 
     Returns:
-        Group numbers in ascending order, without `group` itself; empty for a group that is alone.
+        Group numbers in ascending order, without `group` itself; empty for a group that is alone, whatever
+        the topology is.
 
     Raises:
         ValueError: The group is out of range, the topology is unknown or does not fit `num_groups`.
     """
     if num_groups < 1 or not 0 <= group < num_groups:
         raise ValueError(f"group is {group}; expected 0 <= group < num_groups, which is {num_groups}")
+    if isinstance(topology, str) and topology not in TOPOLOGIES:
+        raise ValueError(
+            f"topology is {topology!r}; expected one of {', '.join(TOPOLOGIES)}, a table, or RandomPeers"
+        )
+    if num_groups == 1:  # the baseline of any topology
+        return []
     if isinstance(topology, Mapping):
         return _from_table(group, num_groups, topology)
     everybody = [peer for peer in range(num_groups) if peer != group]
     if isinstance(topology, RandomPeers):
         return _drawn(everybody, topology, [topology.seed, group, exchange])
-    if topology not in TOPOLOGIES:
-        raise ValueError(
-            f"topology is {topology!r}; expected one of {', '.join(TOPOLOGIES)}, a table, or RandomPeers"
-        )
     if topology == "pairs" and num_groups % 2:
         raise ValueError(f"topology 'pairs' needs an even number of groups; num_groups is {num_groups}")
     if topology == "fully_connected" or (topology == "star" and group == 0):

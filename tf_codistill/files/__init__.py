@@ -21,16 +21,19 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, cast
+from typing import IO, Any, TypeAlias, cast
 
 from tf_codistill.files import storage
 from tf_codistill.files.storage import is_remote as is_remote
 
 MARK = "manifest.json"
 
+Listing: TypeAlias = dict[str, dict[str, Any]]  # size in bytes and SHA-256 of files, by name
+
 _CHUNK_BYTES = 1 << 22
+_PIECE_BYTES = 1 << 20
 
 
 class CorruptError(ValueError):
@@ -49,20 +52,13 @@ def exists(path: str) -> bool:
 
 
 def check_scheme(*paths: str | None) -> None:
-    """Checks early that places can be read and written at all, where they are used much later.
-
-    Args:
-        *paths: Files or directories, there or not; None is passed over.
-
-    Raises:
-        ValueError: TensorFlow has no such scheme.
-    """
+    """Raises a `ValueError` early if TensorFlow has no scheme such as a path has; None is passed over."""
     for path in paths:
         storage.of(path or "")
 
 
 def make_directory(path: str) -> str:
-    """Creates a directory with its parents, or finds that it is there.
+    """Creates a directory with its parents, or finds that it is there, and tries to write to it.
 
     Args:
         path: The directory.
@@ -83,6 +79,23 @@ def make_directory(path: str) -> str:
             f"directory {path!r} cannot be written to ({_reason(error)}); "
             "name another one or change its permissions"
         ) from error
+    return path
+
+
+def ensure_directory(path: str) -> str:
+    """`make_directory` without the trial: for a storage that may fail now and be back later.
+
+    Args:
+        path: The directory.
+
+    Returns:
+        Its path, as given.
+
+    Raises:
+        OSError: The storage fails.
+    """
+    with _os_errors(path):
+        storage.of(path).makedirs(path)
     return path
 
 
@@ -168,14 +181,7 @@ class Piecewise:
         self._file = file
 
     def write(self, content: bytes) -> None:
-        """Appends bytes.
-
-        Args:
-            content: The bytes.
-
-        Raises:
-            OSError: They cannot be written.
-        """
+        """Appends bytes; an `OSError` if they cannot be written."""
         with _os_errors(self._path):
             self._file.write(content)
 
@@ -244,6 +250,40 @@ def write_json(path: str, content: Any) -> None:
     write(path, (text + "\n").encode("utf-8"))
 
 
+def read_into(path: str, buffers: Sequence[memoryview], sha256: str | None) -> None:
+    """Reads a file once, and checks it while it does.
+
+    Args:
+        path: The file.
+        buffers: What its bytes fill, one after another.
+        sha256: What the mark says of them.
+
+    Raises:
+        CorruptError: The file is missing, longer or shorter than all buffers, or has another checksum.
+    """
+    digest, total = hashlib.sha256(), 0
+    try:
+        with _os_errors(path), storage.of(path).GFile(path, "rb") as file:
+            for buffer in buffers:
+                filled = 0
+                while filled < len(buffer) and (chunk := file.read(min(_PIECE_BYTES, len(buffer) - filled))):
+                    digest.update(chunk)
+                    buffer[filled : filled + len(chunk)] = chunk
+                    filled += len(chunk)
+                total += filled
+            is_longer = bool(file.read(1))
+    except FileNotFoundError as error:
+        raise CorruptError(f"file {path!r} is missing although its mark lists it") from error
+    promised = sum(len(buffer) for buffer in buffers)
+    _compare(path, "bytes", promised, lambda _: total + is_longer)
+    _compare(path, "sha256", sha256, lambda _: digest.hexdigest())
+
+
+def facts_of(path: str) -> dict[str, Any]:
+    """What a mark says of a file: its size in bytes and SHA-256."""
+    return {"bytes": size_bytes(path), "sha256": checksum(path)}
+
+
 def checksum(path: str) -> str:
     """SHA-256 of a file as 64 hexadecimal digits, read in pieces."""
     digest = hashlib.sha256()
@@ -265,24 +305,22 @@ def remove(path: str) -> None:
             place.remove(path)
 
 
-def commit(directory: str, facts: dict[str, Any]) -> dict[str, Any]:
+def commit(directory: str, facts: dict[str, Any], known: Listing | None = None) -> dict[str, Any]:
     """Marks a directory as whole.
 
     Args:
         directory: A directory in which every file has been written.
         facts: What readers want to know without opening the files; becomes part of the mark.
+        known: What is known of files already, by name; the others are read.
 
     Returns:
         The mark: `facts` and, under ``files``, the size in bytes and SHA-256 of each file by name.
     """
-    there = [name for name in names(directory) if name != MARK and not name.endswith(".partial")]
-    paths = [join(directory, name) for name in there]
+    listing = dict(known or {})
+    left = [name for name in names(directory) if name != MARK and not name.endswith(".partial")]
+    left = [name for name in left if name not in listing]
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # a corpus has a thousand large files
-        checksums = list(threads.map(checksum, paths))
-    listing = {
-        name: {"bytes": size_bytes(path), "sha256": sha256}
-        for name, path, sha256 in zip(there, paths, checksums, strict=True)
-    }
+        listing |= zip(left, threads.map(facts_of, [join(directory, name) for name in left]), strict=True)
     mark = {**facts, "files": listing}
     write_json(join(directory, MARK), mark)
     return mark
@@ -345,6 +383,8 @@ def _os_errors(path: str) -> Iterator[None]:
         yield
     except storage.not_found() as error:
         raise FileNotFoundError(f"file {path!r} does not exist") from error
+    except storage.refusals() as error:
+        raise PermissionError(f"file {path!r} cannot be used: {_reason(error)}") from error
     except storage.failures() as error:
         raise OSError(f"file {path!r} cannot be used: {_reason(error)}") from error
 

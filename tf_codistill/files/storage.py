@@ -87,6 +87,15 @@ def not_found() -> tuple[type[Exception], ...]:
     return FileNotFoundError, *_errors_of_tensorflow("NotFoundError")
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What is raised where it is of no use to try again: a file for a directory, or no permission."""
+    of_tensorflow = [
+        *_errors_of_tensorflow("PermissionDeniedError"),
+        *_errors_of_tensorflow("FailedPreconditionError"),
+    ]
+    return PermissionError, NotADirectoryError, FileExistsError, *of_tensorflow
+
+
 def failures() -> tuple[type[Exception], ...]:
     """What is raised by anything that storage cannot do; TensorFlow's errors are none of the system."""
     return OSError, *_errors_of_tensorflow("OpError")

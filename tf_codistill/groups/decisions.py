@@ -2,6 +2,7 @@
 
     step, = broadcast(strategy, [step])     the chief decides, then every worker knows
     if all_agree(strategy, is_readable):    every worker, or none
+    meeting.join(size, propose, decide)     once an execution of `fit`, for all that has to be decided
 
 They are collectives: all workers make the same calls in the same order. While training goes on there is one
 of them at the end of each execution, the `Meeting`, whatever there is to decide.
@@ -18,72 +19,26 @@ import tensorflow as tf
 
 from tf_codistill import distribution
 
-_Item = tuple[int, Callable[[], Sequence[int]], Callable[[list[int]], None], bool]
-
-
-class Meeting(keras.callbacks.Callback):
-    """Where the workers of a group decide, once at the end of an execution; `fit` adds it first."""
-
-    def __init__(self) -> None:
-        """Has nothing to decide yet."""
-        super().__init__()
-        self._items: list[_Item] = []
-
-    def join(
-        self,
-        size: int,
-        propose: Callable[[], Sequence[int]],
-        decide: Callable[[list[int]], None],
-        in_validation: bool = False,
-    ) -> None:
-        """Puts something on the agenda, on all workers in the same order.
-
-        Args:
-            size: How many integers it takes.
-            propose: Gives this worker's integers.
-            decide: Called with their sums over all workers.
-            in_validation: Whether that is also done at the end of each execution of a validation.
-        """
-        self._items.append((size, propose, decide, in_validation))
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Decides."""
-        del batch, logs
-        self._meet(self._items)
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Decides what is decided in a validation, too."""
-        del batch, logs
-        self._meet([item for item in self._items if item[3]])
-
-    def _meet(self, items: Sequence[_Item]) -> None:
-        proposals = [integer for _, propose, _, _ in items for integer in propose()]
-        if not proposals:
-            return
-        sums = _sum_over_workers(self.model.distribute_strategy, proposals)
-        for size, _, decide, _ in items:
-            decide(sums[:size])
-            sums = sums[size:]
-
 
 def broadcast(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list[int]:
     """The chief's integers, on every worker. All workers must call it, with lists of one length."""
     mine = integers if distribution.is_chief(strategy) else [0] * len(integers)
-    return _sum_over_workers(strategy, mine)
+    return total(strategy, mine)
 
 
 def all_agree(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Whether the flag is true on every worker. All workers must call it; it is also a barrier."""
-    return _sum_over_workers(strategy, [int(flag)]) == [distribution.num_workers(strategy)]
+    return total(strategy, [int(flag)]) == [distribution.num_workers(strategy)]
 
 
 def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Whether the flag is true on at least one worker. All workers must call it."""
-    return _sum_over_workers(strategy, [int(flag)]) > [0]
+    return total(strategy, [int(flag)]) > [0]
 
 
-def _sum_over_workers(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list[int]:
-    if distribution.num_workers(strategy) == 1:
+def total(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list[int]:
+    """The sums of all workers' integers, on every worker. All must call it, with lists of one length."""
+    if distribution.num_workers(strategy) == 1 or not integers:
         return [int(i) for i in integers]
     # Only the first replica of each worker carries the values, so that a worker counts once.
     replicas = distribution.num_local_replicas(strategy)
@@ -94,5 +49,56 @@ def _sum_over_workers(strategy: tf.distribute.Strategy, integers: Sequence[int])
     values = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(rows[context.replica_id_in_sync_group % replicas])
     )
-    total = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
-    return [int(i) for i in total.numpy()]
+    sums = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
+    return [int(i) for i in sums.numpy()]
+
+
+class Meeting(keras.callbacks.Callback):
+    """Where the workers of a group decide, at the end of each execution of `fit`, by one collective.
+
+        self.model.meeting.join(2, propose, decide)      in a callback's `on_train_begin`, on every worker
+
+    `propose` returns so many integers, `decide` gets their sums over all workers.
+    """
+
+    def __init__(self) -> None:
+        """Begins with nobody."""
+        super().__init__()
+        self._members: list[tuple[int, Callable[[], Sequence[int]], Callable[[list[int]], None], bool]] = []
+
+    def join(
+        self,
+        size: int,
+        propose: Callable[[], Sequence[int]],
+        decide: Callable[[list[int]], None],
+        in_validation: bool = False,
+    ) -> None:
+        """Takes part from now on; all workers join in the same order.
+
+        Args:
+            size: How many integers are proposed, always.
+            propose: Returns them.
+            decide: Called with their sums, after all have proposed.
+            in_validation: Whether to meet at the end of test batches as well.
+        """
+        self._members.append((size, propose, decide, in_validation))
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """All meet."""
+        self._meet(only_in_validation=False)
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Those meet who joined for it."""
+        self._meet(only_in_validation=True)
+
+    def _meet(self, only_in_validation: bool) -> None:
+        members = [one for one in self._members if one[3] or not only_in_validation]
+        if not members:
+            return
+        proposals = [list(propose()) for _, propose, _, _ in members]
+        for (size, *_), proposal in zip(members, proposals, strict=True):
+            if len(proposal) != size:
+                raise ValueError(f"{len(proposal)} integers are proposed; expected {size}, as was said")
+        sums = iter(total(self.model.distribute_strategy, [i for one in proposals for i in one]))
+        for size, _, decide, _ in members:
+            decide([next(sums) for _ in range(size)])

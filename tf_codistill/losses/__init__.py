@@ -10,6 +10,7 @@
     Custom(loss)  get(loss)                       any Keras loss, any function of teacher and student
 
 Each knows what the mean over teachers is taken of, `mean_over`: probabilities, logits, or pairwise losses.
+`CodistillationModel` lets a task's cross-entropy and psi share their softmax, see `shared_softmax`.
 For a loss of your own, beyond what `Custom` does, subclass `Comparison`, `ProbabilityComparison` or, where
 nothing of them fits, `DistillationLoss`.
 """

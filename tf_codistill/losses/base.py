@@ -22,6 +22,8 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
+from tf_codistill import keras_private
+
 
 class DistillationLoss(keras.losses.Loss, abc.ABC):
     """psi of Algorithm 1: aggregates what the teachers predict, then compares the student with it.
@@ -75,12 +77,11 @@ class DistillationLoss(keras.losses.Loss, abc.ABC):
         Returns:
             A scalar, already divided by the number of replicas in sync; [...] if `reduction` is None.
         """
-        mask = getattr(student_logits, "_keras_mask", None)
+        mask = keras_private.mask(student_logits)
         num_axes = self._num_example_axes(student_logits)
         if mask is not None and len(mask.shape) < num_axes:
             # Keras lines masks and weights up with the last axes of the examples, not with the first.
-            student_logits = tf.identity(student_logits)
-            student_logits._keras_mask = _with_axes(mask, num_axes)
+            student_logits = keras_private.set_mask(tf.identity(student_logits), _with_axes(mask, num_axes))
         if sample_weight is not None:
             sample_weight = _with_axes(sample_weight, num_axes)
         return super().__call__(teacher if self.needs_teachers else (), student_logits, sample_weight)
@@ -173,11 +174,7 @@ class Comparison(DistillationLoss):
             check_shapes("the first teacher", teachers[0], "another", other)
         shares = _shares(weights, len(teachers), self.dtype)
         if weights is not None:
-            # 0 * NaN is NaN, so a share of 0 alone would not keep a broken teacher out.
-            teachers = [
-                tf.where(_like(share, logits) > 0, logits, tf.zeros_like(logits))
-                for share, logits in zip(shares, teachers, strict=True)
-            ]
+            teachers = [_kept(share, logits) for share, logits in zip(shares, teachers, strict=True)]
         if self.mean_over == "logits":
             return self.target(_mean(shares, teachers))
         targets = [self.target(logits) for logits in teachers]
@@ -262,7 +259,11 @@ class ProbabilityComparison(Comparison):
             A tensor of the same shape.
         """
         activation = tf.sigmoid if self.binary else tf.nn.softmax
-        return activation(logits / self.temperature)
+        return activation(self.at_temperature(logits))
+
+    def at_temperature(self, logits: tf.Tensor) -> tf.Tensor:
+        """Logits divided by the temperature; the very tensor, with what has been left at it, if that is 1."""
+        return logits if self.temperature == 1 else logits / self.temperature
 
     def target(self, teacher_logits: tf.Tensor) -> tf.Tensor:
         """The teacher's probabilities at this loss's temperature.
@@ -374,6 +375,17 @@ def _shares(weights: tf.Tensor | None, num_teachers: int, dtype: str) -> list[tf
         return [tf.constant(1 / num_teachers, dtype)] * num_teachers
     weights = tf.cast(weights, dtype)
     return tf.unstack(tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=0)), num=num_teachers)
+
+
+def _kept(share: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """A teacher's logits, zeros where it has no share: 0 * NaN is NaN, so that a share of 0 is not enough."""
+
+    def some() -> tf.Tensor:
+        return tf.where(_like(share, logits) > 0, logits, tf.zeros_like(logits))
+
+    return tf.cond(
+        tf.reduce_all(share > 0), lambda: logits, some
+    )  # mostly all rows do, and nothing is copied
 
 
 def _mean(shares: list[tf.Tensor], values: list[tf.Tensor]) -> tf.Tensor:

@@ -135,7 +135,7 @@ class Custom(ProbabilityComparison):
         return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
 
     def _form(self, form: str, logits: tf.Tensor) -> tf.Tensor:
-        return self.probabilities(logits) if form == "probabilities" else logits / self.temperature
+        return self.probabilities(logits) if form == "probabilities" else self.at_temperature(logits)
 
     def _examples(self, logits: tf.Tensor) -> tf.Tensor:
         uses_softmax = "probabilities" in (self.teacher, self.student)

@@ -25,6 +25,7 @@ import keras
 import tensorflow as tf
 
 from tf_codistill.losses.base import Comparison, ProbabilityComparison
+from tf_codistill.losses.shared_softmax import soft_cross_entropy
 
 _register = keras.saving.register_keras_serializable(package="tf_codistill")
 
@@ -46,7 +47,7 @@ class SoftCrossEntropy(ProbabilityComparison):
         Returns:
             The loss of each example in nats, [...].
         """
-        nats = tf.nn.softmax_cross_entropy_with_logits(target, student_logits / self.temperature)
+        nats = soft_cross_entropy(target, self.at_temperature(student_logits))
         return nats * self.temperature**2
 
 
@@ -64,7 +65,7 @@ class KLDivergence(ProbabilityComparison):
         Returns:
             The loss of each example in nats, [...].
         """
-        nats = tf.nn.softmax_cross_entropy_with_logits(target, student_logits / self.temperature)
+        nats = soft_cross_entropy(target, self.at_temperature(student_logits))
         return (nats + tf.reduce_sum(tf.math.xlogy(target, target), axis=-1)) * self.temperature**2
 
 
@@ -136,7 +137,7 @@ class BinarySoftCrossEntropy(ProbabilityComparison):
         Returns:
             The loss of each output in nats, [...].
         """
-        nats = tf.nn.sigmoid_cross_entropy_with_logits(target, student_logits / self.temperature)
+        nats = tf.nn.sigmoid_cross_entropy_with_logits(target, self.at_temperature(student_logits))
         return nats * self.temperature**2
 
 
@@ -156,7 +157,7 @@ class BinaryKLDivergence(ProbabilityComparison):
         Returns:
             The loss of each output in nats, [...].
         """
-        nats = tf.nn.sigmoid_cross_entropy_with_logits(target, student_logits / self.temperature)
+        nats = tf.nn.sigmoid_cross_entropy_with_logits(target, self.at_temperature(student_logits))
         negative_entropy = tf.math.xlogy(target, target) + tf.math.xlogy(1 - target, 1 - target)
         return (nats + negative_entropy) * self.temperature**2
 

@@ -1,6 +1,7 @@
 """The paper's language model: embedding, layer-normalised LSTM layers, softmax (Anil et al. 2018, 3.1).
 
     tokens_BT -> embedding_BTD -> LayerNormLSTM x num_layers -> logits_BTV (float32)
+                               ^ dropout, also between layers and before the logits (Zaremba et al. 2014)
 
 One class, two kinds: with a batch size the recurrent state is carried from call to call, lane by lane, for
 training on streams of documents; without, every call starts from a zero state and takes any batch, for
@@ -30,6 +31,7 @@ class LanguageModel(keras.Model):
         num_layers: int,
         num_units: int,
         batch_size: int | None = None,
+        dropout: float = 0.0,
         name: str = "language_model",
         dtype: Any = None,
     ) -> None:
@@ -42,12 +44,14 @@ class LanguageModel(keras.Model):
             num_units: Units of each of them.
             batch_size: Number of lanes per replica, whose state is carried from call to call; None for a
                 stateless model that takes any batch.
+            dropout: Share of the activations that training sets to 0 on their way up: behind the embedding,
+                between layers and before the logits, never from one token to the next.
             name: Name of the model.
             dtype: Keras dtype policy such as "mixed_bfloat16"; None for the global one. Logits are at least
                 float32.
 
         Raises:
-            ValueError: A size is not a positive integer.
+            ValueError: A size is not a positive integer, or dropout not a number from 0 to less than 1.
         """
         super().__init__(name=name, dtype=dtype)
         self._sizes = {
@@ -59,6 +63,8 @@ class LanguageModel(keras.Model):
         for size_name, size in {**self._sizes, "batch_size": 1 if batch_size is None else batch_size}.items():
             if size != int(size) or size < 1:
                 raise ValueError(f"{size_name} of a LanguageModel is {size!r}; expected an integer >= 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout of a LanguageModel is {dropout!r}; expected a number >= 0 and < 1")
         self.batch_size = batch_size
         policy = self.dtype_policy
         self.embedding = keras.layers.Embedding(
@@ -70,6 +76,7 @@ class LanguageModel(keras.Model):
         ]
         logits_dtype = "float64" if policy.compute_dtype == "float64" else "float32"
         self.head = keras.layers.Dense(vocabulary_size, name="logits", dtype=logits_dtype)
+        self._dropout_rate = dropout
         self.build((batch_size, None))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -85,6 +92,8 @@ class LanguageModel(keras.Model):
             layer.build((batch_size, num_tokens, width))
             width = self._sizes["num_units"]
         self.head.build((batch_size, num_tokens, width))
+        # Last, so that weights start alike with and without it: its seed is drawn behind theirs.
+        self.dropout = keras.layers.Dropout(self._dropout_rate, name="dropout", dtype=self.dtype_policy)
         self.built = True
 
     def call(self, tokens: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -92,17 +101,18 @@ class LanguageModel(keras.Model):
 
         Args:
             tokens: Ids of word pieces, integers [B, T].
-            training: False for predictions only, which are faster and the same.
+            training: False for predictions only, which are faster and, without dropout, the same.
 
         Returns:
             Logits, [B, T, V].
         """
-        activations = self.embedding(tokens)
+        activations = self.dropout(self.embedding(tokens), training=training)
         for layer in self.recurrent_layers:
-            activations = layer(activations, training=training)
+            activations = self.dropout(layer(activations, training=training), training=training)
         return self.head(activations)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for Keras's serialization."""
         policy = keras.dtype_policies.serialize(self.dtype_policy)
-        return {**self._sizes, "batch_size": self.batch_size, "name": self.name, "dtype": policy}
+        own = {"batch_size": self.batch_size, "dropout": self._dropout_rate}
+        return {**self._sizes, **own, "name": self.name, "dtype": policy}

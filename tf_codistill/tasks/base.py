@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
 
+from tf_codistill import files, weights
 from tf_codistill.batches import Stream
 
 
@@ -34,6 +35,16 @@ class Part:
     index: int
     number: int
     seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Make:
+    task: Task
+    rows: int
+    group: int | None
+
+    def __call__(self) -> keras.Model:
+        return self.task.make_model(self.rows, self.group)
 
 
 class Task(abc.ABC):
@@ -76,6 +87,32 @@ class Task(abc.ABC):
         Returns:
             The model, the same weights in the same order however many rows it takes.
         """
+
+    def maker(self, rows: int, group: int) -> Callable[[], keras.Model]:
+        """What makes the model of a group; equal for groups that train the same.
+
+        Args:
+            rows: Examples in a batch of one replica.
+            group: The group.
+
+        Returns:
+            A function without arguments.
+        """
+        return _Make(self, rows, group if group in self.groups_of_their_own() else None)
+
+    def save(self, student: keras.Model, path: str, group: int) -> None:
+        """Saves a trained model as it is served.
+
+        Args:
+            student: The trained model.
+            path: A ``.keras`` file, which is replaced at once.
+            group: Whose model it is.
+        """
+        served = self.make_model(group=group)
+        served.set_weights(weights.values(student.weights))
+        aside = path.removesuffix(".keras") + ".partial.keras"
+        served.save(aside)
+        files.move(aside, path)
 
     @abc.abstractmethod
     def loss(self) -> Any:
@@ -130,7 +167,7 @@ class Task(abc.ABC):
             raise ValueError(f"model {path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
 
     def keep_beside_model(self, directory: str, is_writer: bool = True) -> None:
-        """Keeps what serving needs beside a trained model, or checks that it is there already.
+        """Keeps what serving needs beside a model that is to be trained, or checks what is there already.
 
         Args:
             directory: Directory of a group of a run.
@@ -140,3 +177,14 @@ class Task(abc.ABC):
             ValueError: What is there belongs to another task or other data.
         """
         del directory, is_writer
+
+    def check_beside_model(self, directory: str) -> None:
+        """Checks that a trained model may be evaluated on this task, its data maybe others than it has seen.
+
+        Args:
+            directory: Directory of a group of a run.
+
+        Raises:
+            ValueError: It was trained for another task.
+        """
+        del directory

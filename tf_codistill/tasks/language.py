@@ -133,6 +133,10 @@ class LanguageTask(Task):
         """Keeps the tokenizer of the corpora, see `trained`."""
         trained.keep_tokenizer(trained.tokenizer_dir(directory), self.corpora.corpora, is_writer=is_writer)
 
+    def check_beside_model(self, directory: str) -> None:
+        """Checks that a model was trained with the vocabulary of the corpora."""
+        trained.check_tokenizer(trained.tokenizer_dir(directory), next(iter(self.corpora.corpora.values())))
+
     def _stream(self, split: str, **arguments: Any) -> Stream:
         lanes = {"num_lanes": self.num_lanes, "window_tokens": self.window_tokens}
         return TokenStream(self.corpora.stream(split, **lanes, **arguments))

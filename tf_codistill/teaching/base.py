@@ -9,7 +9,7 @@
     with weight > 0 and teachers.any_present(step):
         taught = teachers.teach(features, keys, step, predictions)       one `Taught` for each student
     otherwise:
-        taught = teachers.wait(predictions)                      nobody is asked
+        taught = teachers.wait(features, predictions)            nobody is asked
 
 `Teaching` is the protocol and its simplest kind: whoever asks it asks any other kind by the same names. In
 names P is the teachers of one student, B the rows that it learns from.
@@ -18,6 +18,7 @@ names P is the teachers of one student, B the rows that it learns from.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -40,12 +41,14 @@ class Place:
         group: This group, from 0.
         num_groups: Number of groups.
         model_fn_of: Gives what makes the model of a group, so that groups may train different ones.
+        run_id: Names the run, if it has a name.
     """
 
     exchange_dir: str
     group: int
     num_groups: int
     model_fn_of: Callable[[int], ModelFn]
+    run_id: str | None = None
 
 
 class Taught(NamedTuple):
@@ -163,24 +166,24 @@ class Teaching:
         Returns:
             What each student is taught.
         """
-        return self.wait(predictions)
+        return self.wait(features, predictions)
 
-    def wait(self, predictions: Sequence[Any]) -> list[Taught]:
+    def wait(self, features: Sequence[Any], predictions: Sequence[Any]) -> list[Taught]:
         """Takes the place of `teach` in a step in which nobody is asked.
 
         Args:
-            predictions: What each student predicts.
+            features: Each student's features.
+            predictions: What each student predicts; for its shapes alone, so that teachers can be computed
+                beside the students.
 
         Returns:
             Predictions of zeros, and nobody present.
         """
-        return [
-            Taught(
-                [keras.tree.map_structure(equal_logits, prediction) for _ in teachers],
-                tf.zeros([len(teachers), rows_of(prediction)]),
-            )
-            for teachers, prediction in zip(self.taught_by, predictions, strict=True)
-        ]
+        taught = []
+        for teachers, read, own in zip(self.taught_by, features, predictions, strict=True):
+            zeros = keras.tree.map_structure(functools.partial(equal_logits, rows=rows_of(read)), own)
+            taught.append(Taught([zeros for _ in teachers], tf.zeros([len(teachers), rows_of(read)])))
+        return taught
 
     def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
         """How old that is with which students are taught; called on a replica.
@@ -212,12 +215,22 @@ class Teaching:
         """What has to happen around the steps; `fit` calls them before those of the user."""
         return []
 
+    def end(self) -> None:
+        """Called when `fit` ends, however it does."""
 
-def equal_logits(like: tf.Tensor) -> tf.Tensor:
-    """What stands for the prediction of a teacher that is not asked: zeros, of the student's shape."""
-    if like.shape.is_fully_defined():
-        # A constant: teachers that waited for the student's prediction could not be computed beside it.
-        return tf.zeros(like.shape, like.dtype)
+
+def equal_logits(like: tf.Tensor, rows: tf.Tensor | int) -> tf.Tensor:
+    """What stands for the prediction of a teacher that is not asked: zeros.
+
+    Args:
+        like: The student's prediction, for its shape and type.
+        rows: How many rows it has.
+
+    Returns:
+        Zeros, which depend on the student's prediction only if more than the number of rows is unknown.
+    """
+    if like.shape[1:].is_fully_defined():
+        return tf.zeros([rows, *like.shape[1:]], like.dtype)
     return tf.zeros_like(like)
 
 

@@ -165,11 +165,11 @@ class FellowStudents(Teaching):
             for heard, asked_P, own in zip(said, asked, predictions, strict=True)
         ]
 
-    def wait(self, predictions: Sequence[Any]) -> list[Taught]:
+    def wait(self, features: Sequence[Any], predictions: Sequence[Any]) -> list[Taught]:
         """Lets the states of the teachers' own reading follow the students' lanes."""
         for (teacher, _), state in self._states.items():
             state.follow(self._students[teacher])
-        return super().wait(predictions)
+        return super().wait(features, predictions)
 
     def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
         """How old the copies are."""
@@ -222,7 +222,9 @@ class FellowStudents(Teaching):
                 said[one] = read()
                 continue
             is_asked = tf.reduce_max(tf.stack([asked[learner][position] for learner, position in askers])) > 0
-            said[one] = tf.cond(is_asked, read, functools.partial(self._skip, *one, own[one[1]]))
+            said[one] = tf.cond(
+                is_asked, read, functools.partial(self._skip, *one, features[one[1]], own[one[1]])
+            )
         return [
             [said[self._pass(teacher, learner)] for teacher in teachers]
             for learner, teachers in enumerate(self.taught_by)
@@ -264,9 +266,9 @@ class FellowStudents(Teaching):
         with self._states[teacher, reads].in_use():
             return self._model(teacher)(features, training=False)
 
-    def _skip(self, teacher: int, reads: int, like: Any) -> Any:
+    def _skip(self, teacher: int, reads: int, features: Any, like: Any) -> Any:
         self._states[teacher, reads].follow(self._students[teacher])
-        return keras.tree.map_structure(equal_logits, like)
+        return keras.tree.map_structure(functools.partial(equal_logits, rows=rows_of(features)), like)
 
     def _copy(self, step: tf.Tensor) -> None:
         for teacher, copy in self.copies.items():

@@ -1,7 +1,7 @@
 """Frozen models that hold snapshots, and teach one student: what `PeerExchange` and `SavedTeachers` share.
 
     teachers.make([student], [model_fn])              as many models as there are seats
-    teachers.refresh(0, snapshot, carrying=True)      weights of peer 0 at step 50
+    teachers.refresh(0, snapshot)                     weights of peer 0 at step 50
     teachers.teach(...)                               one prediction for each teacher, no gradient
     teachers.present()                                [1., 0.]: the second has no snapshot yet
 
@@ -9,11 +9,13 @@ Teachers are invisible to Keras: not among the student's layers, weights or file
 the same lanes as the student and carries its own hidden state over them. A model whose state has never been
 reset may not work from a zero state, so a new teacher starts from the state of its peer's lanes, which
 travels with the snapshot; when later snapshots of this peer replace the weights the state is kept, because it
-belongs to the text that this group has read. A teacher that comes to stand for another peer is a new one.
+belongs to the text that this group has read. A teacher that comes to stand for another peer is a new one, and
+so is one that has not read since its last snapshot.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +25,7 @@ import tensorflow as tf
 
 from tf_codistill import recurrent_state, weights
 from tf_codistill.exchange import precision as precisions
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.exchange.topology import NO_PEER
 from tf_codistill.teaching import packed_model
 from tf_codistill.teaching.base import Arrays, ModelFn, Taught, Teaching, rows_of
@@ -32,7 +34,12 @@ NO_SNAPSHOT = -1
 
 
 class FrozenTeachers(Teaching):
-    """The teachers of one student, in the order of those that they stand for."""
+    """The teachers of one student, in the order of those that they stand for.
+
+    Attributes:
+        frozen: Their models.
+        held: Which snapshot each holds, of `NO_PEER` before the first.
+    """
 
     def __init__(self, num_teachers: int, precision: str = "float32") -> None:
         """Takes note of how many there will be.
@@ -50,14 +57,13 @@ class FrozenTeachers(Teaching):
     def _seat(self, num_teachers: int) -> None:
         self.taught_by = (tuple(range(num_teachers)),)
         self.frozen: list[keras.Model] = []
-        self._steps: list[keras.Variable] = []
-        self._peers = [NO_PEER] * num_teachers
+        self.held = [Ref(NO_PEER)] * num_teachers
         self._published_at = [0.0] * num_teachers
-        self._carrying = [False] * num_teachers
+        self._facts: list[keras.Variable] = []  # step of the snapshot, and whether lanes have been read since
 
     def names(self) -> list[str]:
         """The teachers by number."""
-        return [f"teacher {number}" for number in range(len(self._peers))]
+        return [f"teacher {number}" for number in range(len(self.held))]
 
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
         """What makes each teacher.
@@ -68,7 +74,7 @@ class FrozenTeachers(Teaching):
         Returns:
             The same for each, unless a kind of teaching knows better.
         """
-        return [model_fn for _ in self._peers]
+        return [model_fn for _ in self.held]
 
     def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
         """Makes the teachers; called in the scope of the strategy."""
@@ -76,9 +82,18 @@ class FrozenTeachers(Teaching):
         for model in self.frozen:
             model.trainable = False
         self.prepare()
-        self._steps = [
-            keras.Variable(np.int64(NO_SNAPSHOT), dtype="int64", trainable=False, name=f"teacher_{i}_step")
-            for i in range(len(self.frozen))
+        if not self.frozen:
+            return
+        steps_P = np.full(len(self.frozen), NO_SNAPSHOT, np.int64)
+        self._facts = [
+            keras.Variable(steps_P, dtype="int64", trainable=False, name="teachers_steps"),
+            keras.Variable(
+                np.zeros(len(self.frozen), np.int64),
+                dtype="int64",
+                trainable=False,
+                synchronization="on_read",
+                name="teachers_have_read",
+            ),
         ]
 
     def models(self) -> dict[str, keras.Model]:
@@ -106,6 +121,8 @@ class FrozenTeachers(Teaching):
             keras.tree.map_structure(tf.stop_gradient, model(features[0], training=False))
             for model in self.frozen
         ]
+        if self.frozen:
+            self._facts[1].assign(tf.ones([len(self.frozen)], tf.int64))
         rows = rows_of(features[0])
         return [Taught(said, tf.repeat(self.present()[:, tf.newaxis], rows, axis=1))]
 
@@ -121,11 +138,11 @@ class FrozenTeachers(Teaching):
 
     def steps(self) -> list[int]:
         """The step of the snapshot that each teacher holds; `NO_SNAPSHOT` before the first."""
-        return [int(step) for step in weights.values(self._steps)]
+        return [int(step) for fact in weights.values(self._facts[:1]) for step in fact]
 
     def peers(self) -> list[int]:
         """The group whose snapshot each teacher holds; `NO_PEER` before the first."""
-        return list(self._peers)
+        return [ref.peer for ref in self.held]
 
     def staleness_secs(self, now: float) -> float:
         """Age of the snapshots, averaged over the teachers that hold one.
@@ -136,59 +153,79 @@ class FrozenTeachers(Teaching):
         Returns:
             Seconds; 0 if no teacher holds a snapshot.
         """
-        ages = [now - at for peer, at in zip(self._peers, self._published_at, strict=True) if peer != NO_PEER]
+        ages = [
+            now - at for peer, at in zip(self.peers(), self._published_at, strict=True) if peer != NO_PEER
+        ]
         return sum(ages) / len(ages) if ages else 0.0
 
-    def refresh(self, index: int, snapshot: Snapshot, carrying: bool, worker: int = 0) -> None:
+    def stage(self, index: int, snapshot: Snapshot) -> Snapshot:
+        """Makes of a snapshot what a teacher holds; touches no variable, so that any thread may do it.
+
+        Args:
+            index: Which teacher, from 0.
+            snapshot: The snapshot.
+
+        Returns:
+            The same, with weights that `refresh` gives to the teacher as they are.
+
+        Raises:
+            ValueError: The snapshot does not fit the model.
+        """
+        model = self.frozen[index]
+        if snapshot.is_staged:
+            return snapshot
+        if snapshot.states:
+            recurrent_state.check(recurrent_state.variables(model), snapshot.states)
+        arrays = packed_model.staged(model, snapshot.weights, snapshot.precision, self._precision)
+        return dataclasses.replace(snapshot, weights=arrays, precision=self._precision, is_staged=True)
+
+    def refresh(self, index: int, snapshot: Snapshot, worker: int = 0) -> None:
         """Replaces a teacher's weights.
 
         Args:
             index: Which teacher, from 0.
-            snapshot: The snapshot that it shall hold.
-            carrying: Whether the teacher has been reading the lanes, so that its recurrent state is worth
-                keeping; otherwise it takes the snapshot's.
+            snapshot: The snapshot that it shall hold; its arrays become the teacher's own.
             worker: Which worker of its group this one is, and so which lanes of the snapshot are its own.
 
         Raises:
             ValueError: The snapshot does not fit the model.
         """
         model = self.frozen[index]
+        weights.give(packed_model.stored(model), self.stage(index, snapshot).weights)
         states = recurrent_state.variables(model)
-        packed_model.assign(model, snapshot.weights, self._precision)
+        steps_P, has_read_P = weights.values(self._facts)
         keeps = (
-            carrying
-            and self._carrying[index]
-            and self._peers[index] == snapshot.group
+            has_read_P[index]
+            and self.held[index].peer == snapshot.ref.peer
             and recurrent_state.is_finite(states)
         )
         if states and snapshot.states and not keeps:
             recurrent_state.assign(states, snapshot.states, worker)
-        self._carrying[index] = carrying
-        self._peers[index] = snapshot.group
-        self._published_at[index] = snapshot.published_at
-        weights.assign(self._steps[index : index + 1], [np.array(snapshot.step)])
+        steps_P[index], has_read_P[index] = snapshot.step, 0
+        weights.assign(self._facts, [steps_P, has_read_P])
+        self.held[index], self._published_at[index] = snapshot.ref, snapshot.published_at
 
     def state(self) -> tuple[Arrays, Arrays]:
         """What a checkpoint keeps.
 
         Returns:
-            For each teacher the step of its snapshot, for each the peer, for each when it was published, for
-            each whether it has been reading the lanes, then the weights of each as it holds them; and the
-            recurrent state of each over this worker's lanes.
+            For all teachers the steps of their snapshots, whether they have read since, which snapshots, and
+            when they were published, then the weights of each as it holds them; and the recurrent state of
+            each over this worker's lanes.
         """
-        origins = [np.array(one) for one in (*self._peers, *self._published_at, *self._carrying)]
-        shared = [*weights.values(self._steps), *origins, *weights.values(self._weights())]
+        if not self.frozen:
+            return [], []
+        origins = [np.array(self.held, np.int64).reshape(-1, len(Ref._fields)), np.array(self._published_at)]
+        shared = [*origins, *weights.values([*self._facts, *self._weights()])]
         return shared, recurrent_state.values(self._recurrent_states())
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
-        number = len(self.frozen)
-        steps, peers, published_at, carrying = (shared[i * number : (i + 1) * number] for i in range(4))
-        weights.assign([*self._steps, *self._weights()], [*steps, *shared[4 * number :]])
+        weights.assign([*self._facts, *self._weights()], shared[2:])
         recurrent_state.assign(self._recurrent_states(), own)
-        self._peers = [int(peer) for peer in peers]
-        self._published_at = [float(at) for at in published_at]
-        self._carrying = [bool(one) for one in carrying]
+        if self.frozen:
+            self.held = [Ref(*(int(number) for number in ref)) for ref in shared[0]]
+            self._published_at = [float(at) for at in shared[1]]
 
     def _recurrent_states(self) -> list[keras.Variable]:
         return [state for model in self.frozen for state in recurrent_state.variables(model)]
@@ -197,6 +234,4 @@ class FrozenTeachers(Teaching):
         return [weight for model in self.frozen for weight in packed_model.stored(model)]
 
     def _steps_P(self) -> tf.Tensor:  # noqa: N802 - P is a shape letter
-        if not self._steps:
-            return tf.zeros([0], tf.int64)
-        return tf.stack([tf.convert_to_tensor(step.value) for step in self._steps])
+        return tf.convert_to_tensor(self._facts[0].value) if self._facts else tf.zeros([0], tf.int64)

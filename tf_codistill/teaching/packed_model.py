@@ -1,7 +1,7 @@
 """A frozen model that keeps its weights packed in memory and unpacks each when a layer reads it.
 
     pack(model, "int8")                      [192, 768] float32  ->  590 KB become 151 KB
-    assign(model, arrays, "int8")            weights of a snapshot
+    staged(model, parts, "int8", "int8")     weights of a snapshot, as `stored(model)` holds them
     model(features, training=False)          every layer reads float32 tensors that live for one step
 
 Layers know nothing of it: a packed weight is the Keras variable that it was, with another way to find its
@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import weights
+from tf_codistill import keras_private, weights
 from tf_codistill.exchange import precision as precisions
 
 _WORD = 8  # bytes
@@ -32,7 +32,7 @@ class PackedVariable(keras.Variable):
     """
 
     words: keras.Variable
-    _layout: list[tuple[tuple[int, ...], str]]
+    _parts: list[tuple[tuple[int, ...], str]]
 
     def keep(self, words: keras.Variable, layout: list[tuple[tuple[int, ...], str]]) -> None:
         """Takes its value from `words` from now on, and gives up the memory that it has had.
@@ -41,14 +41,13 @@ class PackedVariable(keras.Variable):
             words: The bits of its parts.
             layout: What `precision.layout` says of the parts.
         """
-        self.words, self._layout = words, layout
-        # To Keras it has not been initialised yet: whoever reads it gets what its initializer returns.
-        self._value, self._initializer = None, self._unpacked
+        self.words, self._parts = words, layout
+        keras_private.read_by(self, self._unpacked)
 
     def _unpacked(self, shape: Any, dtype: Any) -> tf.Tensor:
         words = tf.convert_to_tensor(self.words.value)
         parts = []
-        for part_shape, part_dtype in self._layout:
+        for part_shape, part_dtype in self._parts:
             parts.append(_from_words(words, part_shape, part_dtype))
             words = words[_num_words(part_shape, part_dtype) :]
         if len(parts) == 2:
@@ -73,34 +72,44 @@ def pack(model: keras.Model, precision: str) -> None:
         if isinstance(weight, PackedVariable) or layout == [(tuple(weight.shape), weight.dtype)]:
             continue
         (array,) = weights.values([weight])
-        words = keras.Variable(_words(array, precision), dtype="int64", trainable=False, name=weight.name)
+        words = keras.Variable(
+            _to_words(precisions.pack(array, precision)), dtype="int64", trainable=False, name=weight.name
+        )
         weight.__class__ = PackedVariable  # layers hold this very object, under names of their own
         weight.keep(words, layout)
 
 
-def assign(model: keras.Model, arrays: Sequence[np.ndarray], precision: str) -> None:
-    """Replaces the weights of a model that `pack` has packed.
+def staged(
+    model: keras.Model, parts: Sequence[np.ndarray], precision: str, to_precision: str
+) -> list[np.ndarray]:
+    """What `stored` variables shall hold, made on the host; touches no variable.
 
     Args:
         model: The model.
-        arrays: An array for each of ``model.weights``, not packed.
-        precision: The precision that `pack` was given.
+        parts: What `precision.pack_all` made of an array for each of ``model.weights``.
+        precision: The precision that it was given.
+        to_precision: The precision that `pack` was given. Where it is the same nothing is unpacked.
+
+    Returns:
+        An array for each of ``stored(model)``.
 
     Raises:
-        ValueError: The number of arrays or a shape does not fit; then no weight has changed.
+        ValueError: The number of arrays or a shape does not fit.
     """
-    for weight, array in zip(model.weights, arrays, strict=False):
-        if tuple(weight.shape) != array.shape:
-            raise ValueError(
-                f"variable {weight.path!r} has shape {tuple(weight.shape)}, array has {array.shape}"
-            )
-    packed = [
-        _words(array.astype(weight.dtype, copy=False), precision)
-        if isinstance(weight, PackedVariable)
-        else array
-        for weight, array in zip(model.weights, arrays, strict=False)
-    ]
-    weights.assign(stored(model), packed + list(arrays[len(packed) :]))
+    arrays, remaining = [], list(parts)
+    for weight in model.weights:
+        layout = precisions.layout(weight.shape, weight.dtype, precision)
+        number = len(layout)
+        own, remaining = remaining[:number], remaining[number:]
+        if len(own) < number or tuple(weight.shape) != own[0].shape:
+            shape = own[0].shape if own else "none"
+            raise ValueError(f"variable {weight.path!r} has shape {tuple(weight.shape)}, array has {shape}")
+        if precision != to_precision or str(own[0].dtype) != layout[0][1]:
+            own = precisions.pack(precisions.unpack(own, weight.dtype), to_precision)
+        arrays.append(_to_words(own) if isinstance(weight, PackedVariable) else own[0])
+    if remaining:
+        raise ValueError(f"{len(parts)} arrays do not fit {len(arrays)} variables")
+    return arrays
 
 
 def stored(model: keras.Model) -> list[keras.Variable]:
@@ -113,10 +122,15 @@ def num_bytes(model: keras.Model) -> int:
     return sum(int(np.prod(one.shape)) * tf.as_dtype(one.dtype).size for one in stored(model))
 
 
-def _words(array: np.ndarray, precision: str) -> np.ndarray:
-    strings = [part.tobytes() for part in precisions.pack(array, precision)]
-    padded = b"".join(string + bytes(-len(string) % _WORD) for string in strings)
-    return np.frombuffer(padded, np.int64)
+def _to_words(parts: Sequence[np.ndarray]) -> np.ndarray:
+    sizes = [_WORD * _num_words(part.shape, str(part.dtype)) for part in parts]
+    words = weights.Pool().array([sum(sizes)], np.uint8)
+    start = 0
+    for part, size in zip(parts, sizes, strict=True):
+        words[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+        words[start + part.nbytes : start + size] = 0
+        start += size
+    return words.view(np.int64)
 
 
 def _from_words(words: tf.Tensor, shape: tuple[int, ...], dtype: str) -> tf.Tensor:

@@ -78,7 +78,7 @@ class SavedTeachers(FrozenTeachers):
             if held == NO_SNAPSHOT:
                 snapshot = _read(self._sources[index], index)
                 try:
-                    self.refresh(index, snapshot, carrying=False, worker=worker)
+                    self.refresh(index, snapshot, worker)
                 except ValueError as error:
                     raise ValueError(f"{self._sources[index]!r} does not fit the teacher: {error}") from error
 

@@ -1,49 +1,45 @@
 """PeerExchange: groups that learn of each other by snapshots in a shared directory.
 
-    every `every_steps` optimizer steps, and when training begins and ends:
-        publish     the chief writes this group's snapshot
-        poll        the chief looks for each teacher's peer and its freshest committed snapshot; nobody waits
-        agree       the chief's choice is broadcast, every worker reads the same snapshots
-        refresh     if all workers could read it, the teacher takes it, else all keep the one they have
-
 Groups need nothing else of each other. A peer that is late, dead or writes rubbish leaves its teacher as it
-is. At the end of each epoch what this has cost is added to the logs.
+is, and storage that is slow or fails only makes snapshots older. At the end of each epoch what this has cost
+is added to the logs. How it happens around the steps is in `teaching.exchanging`, who does it meanwhile in
+`exchange.courier`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
 import keras
-from absl import logging
 
-from tf_codistill import distribution, files, recurrent_state, weights
+from tf_codistill import files
+from tf_codistill.exchange.courier import Costs
+from tf_codistill.exchange.snapshot import Swap
 from tf_codistill.exchange.store import Store
-from tf_codistill.exchange.topology import NO_PEER, RandomPeers, Topology, candidates_of, seats, teachers_of
-from tf_codistill.groups import decisions
+from tf_codistill.exchange.topology import RandomPeers, Topology, candidates_of, seats, teachers_of
 from tf_codistill.teaching.base import ModelFn, Place
-from tf_codistill.teaching.frozen import NO_SNAPSHOT, FrozenTeachers
+from tf_codistill.teaching.exchanging import Exchanging
+from tf_codistill.teaching.frozen import FrozenTeachers
 
-_COSTS = ("published_bytes", "read_bytes", "exchange_secs", "failed_publications", "failed_reads")
+PUBLISH = ("when_read", "always")
+
+_GRACE_SECS = 600.0
 
 
 @gin.configurable(module="tf_codistill")
 class PeerExchange(FrozenTeachers):
     """Publishes this group's snapshots, and holds teachers that are kept fresh with those of its peers.
 
-    `fit` adds to the logs of each epoch what the exchange has cost, the numbers below, and
+    `fit` adds to the logs of each epoch what the exchange has cost, see `exchange.courier.Costs`, and
     ``staleness_secs``, the mean age of the teachers' snapshots.
 
     Attributes:
-        published_bytes: Bytes written so far by this worker.
-        read_bytes: Bytes of peers' snapshots read so far by this worker.
-        exchange_secs: Seconds that training has stood still for exchanging.
-        failed_publications: How many snapshots of this group could not be written.
-        failed_reads: How many snapshots were passed over because they could not be read.
+        costs: What exchanging has cost this worker.
+        swaps: Which snapshots the teachers took, and when; each is logged, too.
+        candidates: The groups that each teacher may come to stand for.
     """
 
     def __init__(
@@ -56,7 +52,12 @@ class PeerExchange(FrozenTeachers):
         precision: str = "float32",
         peer_model_fns: Mapping[int, ModelFn] | None = None,
         keep: int = 3,
-        min_age_secs: float = 600.0,
+        min_age_secs: float | None = None,
+        max_bytes: float = 4e9,
+        publish: str = "when_read",
+        run_id: str | None = None,
+        wait: bool = False,
+        replay: Sequence[Swap] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Takes note of the arguments; touches no file.
@@ -68,13 +69,16 @@ class PeerExchange(FrozenTeachers):
             num_groups: Number of groups.
             every_steps: Optimizer steps between two exchanges, at least 1.
             topology: Who teaches whom, see `exchange.topology.teachers_of`.
-            precision: How this group's snapshots and teachers hold weights, one of
-                `exchange.precision.PRECISIONS`; int8 takes about a quarter of float32. Groups may differ in
-                it.
-            peer_model_fns: Makes the models of groups that train another architecture than this one, by
-                group; with outputs of the same shapes.
+            precision: How snapshots and teachers hold weights, one of `exchange.precision.PRECISIONS`; int8
+                takes about a quarter of float32. Groups may differ in it.
+            peer_model_fns: Makes the models of groups with another architecture, by group; outputs are alike.
             keep: How many of this group's newest snapshots stay.
-            min_age_secs: Age in seconds before an older one is deleted.
+            min_age_secs: Age in seconds before an older one goes; if not given, three intervals.
+            max_bytes: Size of all of them from which on older ones go whatever their age.
+            publish: ``"when_read"``: by the topology, or because another has said so; or ``"always"``.
+            run_id: Names the run: others' snapshots are never taken. If not given, `launch` or a group does.
+            wait: Whether training stands still at an exchange until all is written and read.
+            replay: Takes these snapshots at these steps, and no others; all have to be there still.
             clock: Returns seconds since the epoch.
 
         Raises:
@@ -82,60 +86,45 @@ class PeerExchange(FrozenTeachers):
         """
         if every_steps < 1:
             raise ValueError(f"every_steps is {every_steps}; expected at least 1")
+        if publish not in PUBLISH:
+            raise ValueError(f"publish is {publish!r}; expected one of {', '.join(PUBLISH)}")
         files.check_scheme(directory)
         super().__init__(0, precision)
-        self._every_steps = every_steps
-        self._topology = topology
+        self.every_steps, self.topology, self.replay = every_steps, topology, replay
+        self.waits, self.min_age_secs = wait or replay is not None, min_age_secs
+        self._publish, self._run_id, self._clock = publish, run_id, clock
         self._peer_model_fns = dict(peer_model_fns or {})
-        self._keep, self._min_age_secs = keep, min_age_secs
-        self._clock = clock
-        self.published_bytes = 0
-        self.read_bytes = 0
-        self.exchange_secs = 0.0
-        self.failed_reads = 0
-        self.failed_publications = 0
+        self._settings: dict[str, Any] = {"keep": keep, "max_bytes": max_bytes, "precision": precision}
+        self.costs, self.swaps = Costs(), list[Swap]()
+        self._exchanging: Exchanging | None = None
         self._stand(directory or "", group, num_groups)
+        self.store()
         if num_groups > 1:  # otherwise it may be said by `join`
             self._take_seats()
 
     def _stand(self, directory: str, group: int, num_groups: int) -> None:
-        self._group, self._num_groups = group, num_groups
-        self._store = Store(
-            directory,
-            group,
-            keep=self._keep,
-            min_age_secs=self._min_age_secs,
-            precision=self._precision,
-            clock=self._clock,
-        )
+        self._directory, self.group, self._num_groups = directory, group, num_groups
 
     def _take_seats(self) -> None:
-        self._candidates = candidates_of(self._group, self._num_groups, self._topology)
-        self._seat(len(self._candidates))
+        self.candidates = candidates_of(self.group, self._num_groups, self.topology)
+        self._seat(len(self.candidates))
 
     def join(self, place: Place) -> None:
-        """Takes the directory of the run, unless it has been given another one, and this group's number."""
+        """Takes directory and name of the run, unless it has been given others, and this group's number."""
         if not self._peer_model_fns:
             self._peer_model_fns = {peer: place.model_fn_of(peer) for peer in range(place.num_groups)}
-        self._stand(self._store.directory or place.exchange_dir, place.group, place.num_groups)
+        self._run_id = self._run_id or place.run_id
+        self._stand(self._directory or place.exchange_dir, place.group, place.num_groups)
         self._take_seats()
 
     def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
-        """Makes as many teachers as the topology says; called in the scope of the strategy.
-
-        Args:
-            students: The student.
-            model_fns: What made it.
-
-        Raises:
-            ValueError: The topology does not fit, or lets a teacher stand for peers with different models.
-        """
+        """Makes as many teachers as the topology says."""
         self._take_seats()
         super().make(students, model_fns)
 
     def learners(self) -> list[str]:
         """This group."""
-        return [f"group {self._group}"]
+        return [f"group {self.group}"]
 
     def names(self) -> list[str]:
         """The groups whose snapshots the teachers hold."""
@@ -144,7 +133,7 @@ class PeerExchange(FrozenTeachers):
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
         """What makes each teacher: its peer's architecture."""
         found = []
-        for peers in self._candidates:
+        for peers in self.candidates:
             makers = [self._peer_model_fns.get(peer, model_fn) for peer in peers]
             if any(maker != makers[0] for maker in makers):
                 raise ValueError(
@@ -156,174 +145,49 @@ class PeerExchange(FrozenTeachers):
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What exchanges between the steps."""
-        return [_Exchanging(self)]
-
-    def begin(self, model: Any) -> None:
-        """Announces this group's model, compares it with the peers', and takes what they have published.
-
-        Args:
-            model: The `CodistillationModel`, built.
-
-        Raises:
-            ValueError: There is no directory, or the model differs from a peer's.
-        """
-        if not self._store.directory:
+        if not self._directory:
             raise ValueError("PeerExchange has no directory; name the one through which groups exchange")
-        with self._timed():
-            if distribution.is_chief(model.distribute_strategy):
-                self._announce(model)
-            self._take_from_peers(model)
+        self._exchanging = Exchanging(self)
+        return [self._exchanging]
 
-    def exchange(self, model: Any) -> None:
-        """Publishes, then takes what the peers have published.
-
-        Args:
-            model: The model.
-        """
-        with self._timed():
-            self.publish(model)
-            self._take_from_peers(model)
-
-    def publish(self, model: Any) -> None:
-        """Publishes this group's weights; all workers must call it.
-
-        Args:
-            model: The model.
-        """
-        (student,), (arrays,) = model.students, model.served()
-        if not distribution.is_chief(model.distribute_strategy):
-            return
-        states = recurrent_state.values(recurrent_state.variables(student))
-        try:
-            self.published_bytes += self._store.publish(
-                model.step(), weights.description(student), arrays, states
-            )
-        except OSError as error:
-            self.failed_publications += 1
-            logging.warning("group %d published no snapshot: %s", self._group, error)
-
-    def _announce(self, model: Any) -> None:
-        (student,) = model.students
-        self._check_peers()
-        self._store.announce(weights.description(student), model.step())
-        try:
-            self._check_peers()  # of two groups that begin at the same time one at least sees the other
-        except ValueError:
-            self._store.withdraw()
-            raise
-
-    def _check_peers(self) -> None:
-        for seat, teacher in enumerate(self.frozen):
-            for peer in self._candidates[seat]:
-                difference = self._store.difference(peer, weights.description(teacher))
-                if difference is None:
-                    continue
-                raise ValueError(
-                    f"group {self._group} and group {peer} train different models: {difference}; "
-                    "start all groups with the same model, give PeerExchange the peer's in "
-                    "peer_model_fns, or start this group with an empty exchange directory"
-                )
-
-    def _take_from_peers(self, model: Any) -> None:
-        strategy = model.distribute_strategy
-        choice = [(NO_PEER, NO_SNAPSHOT)] * len(self._candidates)
-        if distribution.is_chief(strategy):
-            choice = self._choose(model.step())
-        flat = [number for pair in choice for number in pair]
-        flat = decisions.broadcast(strategy, flat) if flat else []
-        for index, (peer, step) in enumerate(zip(flat[::2], flat[1::2], strict=True)):
-            if step != NO_SNAPSHOT:
-                self._take(model, index, peer, step)
-
-    def _choose(self, step: int) -> list[tuple[int, int]]:
-        """For each teacher the peer and the step of the snapshot to read, `NO_SNAPSHOT` to read none."""
-        held, steps = self.peers(), self.steps()
-        # A function of the step, so that a group that resumes draws the same.
-        peers = teachers_of(self._group, self._num_groups, self._topology, step // self._every_steps)
-        wanted = seats(held, peers) if isinstance(self._topology, RandomPeers) else peers
-        return [
-            (peer, self._latest(peer, held=step if peer == before else NO_SNAPSHOT))
-            for peer, before, step in zip(wanted, held, steps, strict=True)
-        ]
-
-    def _latest(self, peer: int, held: int) -> int:
-        """The step to read, below `held` if the peer began anew; `NO_SNAPSHOT` if there is no other."""
-        try:
-            found = self._store.latest(peer)
-        except (ValueError, OSError) as error:
-            self._pass_over(error)
-            return NO_SNAPSHOT
-        return NO_SNAPSHOT if found in (None, held) else found
-
-    def _take(self, model: Any, index: int, peer: int, step: int) -> None:
-        snapshot = None
-        try:
-            snapshot = self._store.read(peer, step, weights.description(self.frozen[index]))
-        except (ValueError, OSError) as error:
-            self._pass_over(error)
-        if decisions.all_agree(model.distribute_strategy, snapshot is not None) and snapshot is not None:
-            carrying = model.distillation.is_on(model.step())
-            self.refresh(index, snapshot, carrying, distribution.worker_index(model.distribute_strategy))
-            self.read_bytes += snapshot.num_bytes
-
-    def _pass_over(self, error: Exception) -> None:
-        self.failed_reads += 1
-        logging.warning("group %d keeps its teacher: %s", self._group, error)
-
-    @contextlib.contextmanager
-    def _timed(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.exchange_secs += time.perf_counter() - began
-
-    @property
-    def every_steps(self) -> int:
-        """Optimizer steps between two exchanges."""
-        return self._every_steps
-
-    def costs(self) -> dict[str, float]:
-        """What exchanging has cost so far."""
-        return {name: float(getattr(self, name)) for name in _COSTS}
+    def end(self) -> None:
+        """Stops the courier, if training has not come to its end."""
+        if self._exchanging is not None:
+            self._exchanging.stop()
 
     def age_secs(self) -> float:
         """Age of the teachers' snapshots in seconds, see `staleness_secs`."""
         return self.staleness_secs(self._clock())
 
+    def store(self) -> Store:
+        """The exchange, as one `fit` sees it."""
+        min_age_secs = _GRACE_SECS if self.min_age_secs is None else self.min_age_secs
+        return Store(
+            self._directory,
+            self.group,
+            run_id=self._run_id,
+            min_age_secs=min_age_secs,
+            clock=self._clock,
+            **self._settings,
+        )
 
-class _Exchanging(keras.callbacks.Callback):
-    """Exchanges every so many steps, when training begins and when it ends."""
+    def is_read(self) -> bool:
+        """Whether the topology, or what has been asked for, lets anybody learn from this group."""
+        others = (group for group in range(self._num_groups) if group != self.group)
+        return self._publish == "always" or any(
+            self.group in peers
+            for other in others
+            for peers in candidates_of(other, self._num_groups, self.topology)
+        )
 
-    def __init__(self, exchange: PeerExchange) -> None:
-        super().__init__()
-        self._exchange = exchange
-        self._steps_since = 0
-        self._steps_of_batch = 0
-        self._logged = exchange.costs()
+    def peers_at(self, step: int) -> list[int]:
+        """The group that each teacher shall stand for.
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        del logs
-        self._steps_since = self.model.step() % self._exchange.every_steps
-        self._exchange.begin(self.model)
+        Args:
+            step: Steps done; a function of it, so that a group that resumes draws the same.
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        del logs
-        self._steps_of_batch = batch
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        del logs
-        self._steps_since += batch - self._steps_of_batch + 1
-        if self._steps_since >= self._exchange.every_steps:
-            self._steps_since %= self._exchange.every_steps
-            self._exchange.exchange(self.model)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        del epoch
-        if logs is not None:
-            costs = self._exchange.costs()
-            logs.update({name: cost - self._logged[name] for name, cost in costs.items()})
-            self._logged = costs
-            logs["staleness_secs"] = self._exchange.age_secs()
-
-    def on_train_end(self, logs: Any = None) -> None:
-        del logs
-        self._exchange.publish(self.model)
+        Returns:
+            Groups; of random peers those who teach already keep their seats.
+        """
+        peers = teachers_of(self.group, self._num_groups, self.topology, step // self.every_steps)
+        return seats(self.peers(), peers) if isinstance(self.topology, RandomPeers) else peers

@@ -148,7 +148,7 @@ class Checkpointing(keras.callbacks.Callback):
                 f"checkpoint {path!r} was written by {mark['num_workers']} workers, this group has "
                 f"{self._store.num_workers}; start as many, or use another directory"
             )
-        own = checkpoints.read_own(path, self._store.worker)
+        own = checkpoints.read_own(path, mark, self._store.worker)
         try:
             state.assign(model, checkpoints.read_shared(path, mark), own)
         except ValueError as error:

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import recurrent_state, schedules, weights
+from tf_codistill import keras_private, recurrent_state, schedules, weights
 from tf_codistill.batches import Batch, batch_of
 from tf_codistill.groups import decisions
 from tf_codistill.teaching.base import ModelFn, Teaching
@@ -29,6 +29,7 @@ from tf_codistill.training.keras_fit import MultiWorkerModel, on_one_replica
 from tf_codistill.training.measures import TaskLosses
 from tf_codistill.training.meters import Meters
 from tf_codistill.training.outputs import Outputs
+from tf_codistill.training.progress_line import ProgressLine
 from tf_codistill.training.replica_statistics import Averaging, ReplicaStatistics
 from tf_codistill.training.resuming import resuming
 from tf_codistill.training.watch import Watch
@@ -58,7 +59,10 @@ class CodistillationModel(MultiWorkerModel):
     Attributes:
         students: What is trained: plain models, to be saved and served one by one.
         teachers: Where teaching comes from.
+        meeting: Where the workers of this group decide during `fit`.
     """
+
+    meeting: decisions.Meeting
 
     def __init__(
         self,
@@ -91,6 +95,7 @@ class CodistillationModel(MultiWorkerModel):
             ValueError: A constant weight is negative or not finite, losses and weights name different
                 outputs, there are not as many `model_fn` as students, or a number is out of range.
         """
+        keras_private.check_backend()
         super().__init__(name=name)
         self.teachers = Teaching() if teachers is None else teachers
         number = self.teachers.num_students
@@ -171,7 +176,7 @@ class CodistillationModel(MultiWorkerModel):
         taught = tf.cond(
             is_due,
             lambda: [(one, weigh(one)) for one in self.teachers.teach(features, keys, step, predictions)],
-            lambda: [(one, one.present_PB) for one in self.teachers.wait(predictions)],
+            lambda: [(one, one.present_PB) for one in self.teachers.wait(features, predictions)],
         )
         return [self.distillation.soft_targets(one, given, weights) for one, given in taught]
 
@@ -215,7 +220,7 @@ class CodistillationModel(MultiWorkerModel):
 
     def _task(self, batch: Batch, prediction: Any, shares: Shares) -> TaskLosses:
         weights = self.task_weights(batch.sample_weight, prediction, shares)
-        return TaskLosses(self._compile_loss, batch.targets, weights)
+        return TaskLosses(keras_private.compile_loss(self), batch.targets, weights)
 
     def test_step(self, data: Any) -> None:
         """Measures the students' task loss and metrics on one replica's batch."""
@@ -225,7 +230,7 @@ class CodistillationModel(MultiWorkerModel):
         losses = [self.task_loss(batch, *one) for one in zip(predictions, added, shares, strict=True)]
         self._count_loss(total(losses) / len(losses), batch.features)
         ensemble = None
-        if len(self.students) > 1 and self._compile_loss is not None:
+        if len(self.students) > 1 and keras_private.compile_loss(self) is not None:
             ensemble = self._task(batch, predictions[0], shares[0]).loss(_mean(predictions))
         self.meters.note_validation(losses, ensemble)
         for prediction in predictions:
@@ -250,12 +255,16 @@ class CodistillationModel(MultiWorkerModel):
                 return keras.callbacks.History()
             self.meeting = decisions.Meeting()
             callbacks = [self.meeting, *self.teachers.callbacks(), Watch(), Averaging(), *users]
-            if (
-                is_list
-            ):  # Another one: the user's shall not keep ours, and Keras sees which may run in a thread.
+            if not is_list and (verbose := call.arguments.get("verbose", "auto")):
+                callbacks.append(ProgressLine(verbose))
+                call.arguments["verbose"] = 0
+            if is_list:  # Another one: the user's shall not keep ours; Keras sees which may run in a thread.
                 callbacks = keras.callbacks.CallbackList(callbacks, model=self, **given.params)
             call.arguments["callbacks"] = callbacks
-            history = super().fit(*call.args, **call.kwargs)
+            try:
+                history = super().fit(*call.args, **call.kwargs)
+            finally:
+                self.teachers.end()
         self.statistics.settle()
         return history
 
@@ -371,7 +380,5 @@ def _mean(predictions: Sequence[Any]) -> Any:
 
 def _mean_of_outputs(*outputs: tf.Tensor) -> tf.Tensor:
     mean = keras.ops.mean(keras.ops.stack(outputs), axis=0)
-    mask = getattr(outputs[0], "_keras_mask", None)
-    if mask is not None:
-        mean._keras_mask = mask
-    return mean
+    mask = keras_private.mask(outputs[0])
+    return mean if mask is None else keras_private.set_mask(mean, mask)

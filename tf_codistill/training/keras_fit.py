@@ -30,8 +30,9 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from tf_codistill import recurrent_state, weights
+from tf_codistill import keras_private, recurrent_state, weights
 from tf_codistill.batches import Batch, batch_of
+from tf_codistill.losses import shared_softmax
 from tf_codistill.training import whole_batch
 from tf_codistill.training.outputs import weighed
 from tf_codistill.training.pass_over import PassOver
@@ -71,16 +72,18 @@ class MultiWorkerModel(keras.Model):
         self.when_built: Callable[[Any], None] | None = None
         self.pass_over: PassOver | None = None
 
-    def compile(self, *args: Any, auto_scale_loss: bool = True, **kwargs: Any) -> None:
-        """Keras's `compile`, which scales the loss also where only a part of the model computes in float16.
-
-        Args:
-            *args: As in Keras.
-            auto_scale_loss: Whether it does.
-            **kwargs: As in Keras.
-        """
-        super().compile(*args, auto_scale_loss=auto_scale_loss, **kwargs)
-        is_half = any(layer.compute_dtype == "float16" for layer in self._flatten_layers(include_self=False))
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        *args: Any,
+        auto_scale_loss: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Keras's `compile`; a cross-entropy shares its softmax with psi, any float16 scales the loss."""
+        sharing = shared_softmax.sharing(loss)
+        super().compile(optimizer, sharing, *args, auto_scale_loss=auto_scale_loss, **kwargs)
+        is_half = any(layer.compute_dtype == "float16" for layer in keras_private.layers(self))
         scaled = keras.optimizers.LossScaleOptimizer
         if auto_scale_loss and is_half and self.optimizer and not isinstance(self.optimizer, scaled):
             self.optimizer = scaled(self.optimizer)
@@ -219,10 +222,11 @@ class MultiWorkerModel(keras.Model):
         Raises:
             ValueError: There is no loss.
         """
-        values = [self._aggregate_additional_loss(loss) for loss in added]
-        if self._compile_loss is not None:
+        values = [keras_private.added_loss(self, loss) for loss in added]
+        compile_loss = keras_private.compile_loss(self)
+        if compile_loss is not None:
             weights_of_examples = self.task_weights(batch.sample_weight, prediction, shares)
-            values.append(self._compile_loss(batch.targets, prediction, weights_of_examples))
+            values.append(compile_loss(batch.targets, prediction, weights_of_examples))
         if not values:
             raise ValueError("there is no task loss; give compile a loss, or a layer of the model add_loss")
         return total(values)
@@ -238,8 +242,8 @@ class MultiWorkerModel(keras.Model):
         Returns:
             Sample weights, or None.
         """
-        every = getattr(self._compile_loss, "_flat_losses", None) or []
-        others = {"/".join(map(str, path)) for path, loss, _, _ in every if not whole_batch.is_mean(loss)}
+        every = keras_private.losses(keras_private.compile_loss(self))
+        others = {name for name, loss in every.items() if not whole_batch.is_mean(loss)}
         factors = {name: factor for name, factor in shares.items() if name not in others}
         return weighed(sample_weight, prediction, factors)
 
@@ -261,6 +265,7 @@ class MultiWorkerModel(keras.Model):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `evaluate`, from a copy of the recurrent state of the training lanes."""
+        keras_private.restart_validation(self)
         self._start_second_states()
         return super().evaluate(*args, **kwargs)
 
@@ -296,7 +301,7 @@ class MultiWorkerModel(keras.Model):
 
     def _count_loss(self, loss: tf.Tensor, features: Any) -> None:
         batch_size = tf.shape(keras.tree.flatten(features)[0])[0]
-        self._loss_tracker.update_state(of_whole_batch(loss), sample_weight=batch_size)
+        keras_private.loss_tracker(self).update_state(of_whole_batch(loss), sample_weight=batch_size)
 
     def _by_xla(self, function: StepFunction) -> StepFunction:
         return tf.function(function, jit_compile=True) if self._uses_xla() else function
@@ -362,7 +367,7 @@ class MultiWorkerModel(keras.Model):
             batch = batch_of(data)
             # First, so that all models are built alike: Keras puts its own name before weights it builds.
             self.build_for(batch.features)
-            self._symbolic_build(data_batch=tuple(batch)[:3])
+            keras_private.build(self, tuple(batch)[:3])
 
     def _build_for_use(self, features: Any) -> None:
         # Within a call Keras would name weights otherwise than where `build_for_data` builds them, so that
@@ -373,7 +378,7 @@ class MultiWorkerModel(keras.Model):
             self.built = True
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        self.build_for_data(data_batch if iterator is None else iterator._distributed_dataset.element_spec)
+        self.build_for_data(data_batch if iterator is None else keras_private.element_spec(iterator))
         restore, self.when_built = self.when_built, None
         if restore is not None:
             restore(iterator)
@@ -386,5 +391,5 @@ def _spec_on_one_replica(value: Any) -> tf.TensorSpec:
 
 def on_one_replica(spec: Any) -> Any:
     """The specification of the values on one replica, whether distributed or not."""
-    components = getattr(spec, "_value_specs", None)
+    components = keras_private.specs_by_replica(spec)
     return components[0] if components else spec

@@ -22,7 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_codistill import losses, metrics
+from tf_codistill import keras_private, losses, metrics
 from tf_codistill.training.distillation import Distillation, SoftTargets
 from tf_codistill.training.outputs import Outputs, aligned, by_name, structured, weighed, weight_of
 from tf_codistill.training.whole_batch import of_whole_batch
@@ -37,7 +37,7 @@ class TaskLosses:
     """The losses given to `compile`, for predictions that are not the student's.
 
     Attributes:
-        losses: What Keras made of them, ``model._compile_loss``; None if none were given.
+        losses: What Keras made of them, `keras_private.compile_loss`; None if none were given.
         targets: The targets of one replica's batch.
         sample_weight: Weights of its examples, or None.
     """
@@ -88,9 +88,7 @@ class TaskLosses:
             Keras's losses that take logits or probabilities of classes, which those have in common that ask
             which of both they get.
         """
-        if self.losses is None:
-            return {}
-        every = {"/".join(map(str, path)): loss for path, loss, _, _ in self.losses._flat_losses}
+        every = keras_private.losses(self.losses)
         return {name: loss for name, loss in every.items() if _takes_logits(loss) is not None}
 
 
@@ -250,9 +248,7 @@ def _equal(loss: keras.losses.Loss, prediction: tf.Tensor) -> tf.Tensor:
 
 def _masked_like(student: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     """A prediction with the student's Keras mask, so that its loss is taken of the same positions."""
-    masked = tf.identity(prediction)
-    masked._keras_mask = getattr(student, "_keras_mask", None)
-    return masked
+    return keras_private.set_mask(tf.identity(prediction), keras_private.mask(student))
 
 
 def _where_taught(taught_B: tf.Tensor, student: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:

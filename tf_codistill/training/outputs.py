@@ -14,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_codistill import keras_private
+
 Outputs = dict[str, tf.Tensor]
 
 
@@ -104,7 +106,7 @@ def aligned(factor: tf.Tensor, num_axes: int) -> tf.Tensor:
 
 def _num_axes(output: tf.Tensor) -> int:
     """How many axes weights need to fit the losses of an output: it has one more, or as many."""
-    mask = getattr(output, "_keras_mask", None)
+    mask = keras_private.mask(output)
     if mask is not None:
         return len(mask.shape)
     return max(2, len(output.shape) - 1)  # Keras fits [B, 1] to losses [B] as well as to [B, C]

@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
+from tf_codistill import keras_private
 from tf_codistill.training.progress import fingerprint
 
 Check = Callable[[Any], None]
@@ -118,7 +119,11 @@ def to_epoch(feed: Any, epochs: int, check: Check) -> tuple[int, Check]:
     Returns:
         Batches to be read before those of the epoch; and what is to be called with the first of them.
     """
-    data, number, at_once = feed._distributed_dataset, feed.data_adapter.num_batches, feed.steps_per_execution
+    data, number, at_once = (
+        keras_private.dataset(feed),
+        feed.data_adapter.num_batches,
+        feed.steps_per_execution,
+    )
     iterators, read = epochs if number is None else 2 * epochs, 0
     if feed.steps_per_epoch is not None:
         iterators = 0

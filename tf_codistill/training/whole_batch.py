@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
+from tf_codistill import keras_private
 from tf_codistill.training.outputs import by_name
 
 Shares: TypeAlias = dict[str, tf.Tensor]
@@ -41,10 +42,10 @@ def shares(predictions: Sequence[Any]) -> list[Shares]:
     """
     strategy = tf.distribute.get_strategy()
     masks = [
-        (number, name, part._keras_mask)
+        (number, name, keras_private.mask(part))
         for number, prediction in enumerate(predictions)
         for name, part in by_name(prediction).items()
-        if getattr(part, "_keras_mask", None) is not None
+        if keras_private.mask(part) is not None
     ]
     found: list[Shares] = [{} for _ in predictions]
     if not masks or strategy.num_replicas_in_sync == 1:
@@ -65,7 +66,7 @@ def is_mean(loss: keras.losses.Loss) -> bool:
 def is_masked(predictions: Sequence[Any]) -> bool:
     """Whether any output has a Keras mask."""
     parts = [part for prediction in predictions for part in by_name(prediction).values()]
-    return any(getattr(part, "_keras_mask", None) is not None for part in parts)
+    return any(keras_private.mask(part) is not None for part in parts)
 
 
 def check_optimizer(optimizer: keras.optimizers.Optimizer | None, num_replicas: int) -> None:
@@ -110,7 +111,7 @@ def clipped(gradients: list[Any], optimizer: keras.optimizers.Optimizer) -> list
     summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, present)
     scale = optimizer.scale_loss(tf.constant(1.0))
     # The optimizer clips these parts again, which leaves them as they are: they are smaller by num_replicas.
-    clipped_ones = clipping._clip_gradients([_times(gradient, 1 / scale) for gradient in summed])
+    clipped_ones = keras_private.clip(clipping, [_times(gradient, 1 / scale) for gradient in summed])
     parts = iter([_times(gradient, scale / num_replicas) for gradient in clipped_ones])
     return [None if gradient is None else next(parts) for gradient in gradients]
 

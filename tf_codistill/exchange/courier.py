@@ -1,0 +1,265 @@
+"""The courier: a thread between training and the exchange, which touches files and host arrays only.
+
+    training thread                          courier thread
+        send(step, arrays, states)   ---->   make room, write and hash, commit        publishing
+        seats[0].peer = 1            ---->   poll, read once and check, stage         reading
+        seats[0].staged              <----
+
+It knows no model, no variable and no other worker, and never waits for anybody. If it is still writing when
+the next snapshot is due, the newest wins. What fails is counted, told once, and tried again. Under several
+workers the chief's couriers choose what to read, and the others read what they are told to, `Seat.wanted`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from absl import logging
+
+from tf_codistill import weights
+from tf_codistill.exchange.snapshot import Ref, Snapshot
+from tf_codistill.exchange.store import Store
+
+Sent = tuple[int, weights.Description, list[np.ndarray], list[np.ndarray]]
+
+# Shares of the interval between two exchanges, and their bounds in seconds.
+_POLLS_PER_INTERVAL, _SHORTEST_PERIOD, _LONGEST_PERIOD = 10, 0.05, 30.0
+_INTERVALS_OF_GRACE, _LONGEST_GRACE = 3, 600.0
+_TRIES = 3
+_MOST_WORK_SECS = 60.0
+
+
+@dataclasses.dataclass
+class Costs:
+    """What exchanging has cost this worker so far.
+
+    Attributes:
+        published_bytes: Bytes written.
+        read_bytes: Bytes of peers' snapshots read.
+        exchange_secs: Seconds that training has stood still for exchanging.
+        skipped_publications: Snapshots for which the next one was due before they could be written.
+        failed_publications: Attempts to publish that failed.
+        failed_reads: Attempts to find or read a peer's snapshot that failed.
+    """
+
+    published_bytes: int = 0
+    read_bytes: int = 0
+    exchange_secs: float = 0.0
+    skipped_publications: int = 0
+    failed_publications: int = 0
+    failed_reads: int = 0
+
+
+@dataclasses.dataclass
+class Seat:
+    """One teacher, as its courier sees it.
+
+    Attributes:
+        model: Describes the weights of its model.
+        peer: The group whose newest snapshot it shall have; None where only `wanted` counts.
+        held: The snapshot that it has.
+        wanted: The one to be read.
+        staged: The one that has been, if it is `wanted`.
+        failures: How often that has failed.
+        not_before: When to try again, by a clock that never goes back.
+    """
+
+    model: weights.Description
+    peer: int | None = None
+    held: Ref | None = None
+    wanted: Ref | None = None
+    staged: Snapshot | None = None
+    failures: int = 0
+    not_before: float = 0.0
+
+    def want(self, ref: Ref | None) -> None:
+        """Changes what is to be read."""
+        if ref != self.wanted:
+            self.wanted, self.staged, self.failures = ref, None, 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether what is wanted has been read."""
+        staged = self.staged
+        return staged is not None and staged.ref == self.wanted
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has been tried often enough."""
+        return self.failures >= _TRIES
+
+
+class Courier:
+    """Publishes and reads for one worker in one `fit`.
+
+    Attributes:
+        seats: The teachers.
+        has_readers: Whether somebody has said to learn from this group.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        seats: Sequence[Seat],
+        stage: Callable[[int, Snapshot], Snapshot],
+        announce: Callable[[], None] | None,
+        costs: Costs,
+        grace: bool = True,
+    ) -> None:
+        """Takes note of the arguments; starts nothing.
+
+        Args:
+            store: The exchange.
+            seats: The teachers.
+            stage: Makes of a snapshot what the teacher of a seat holds, on the host.
+            announce: Tells others of this group, on the chief alone; called until it succeeds.
+            costs: Counts.
+            grace: Whether the age of superseded snapshots follows the interval between exchanges.
+        """
+        self.seats = list(seats)
+        self.has_readers = False
+        self._store, self._stage, self._announce, self._costs = store, stage, announce, costs
+        self._grace = grace
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._outbox: Sent | None = None
+        self._period = 0.0
+        self._sent_at: float | None = None
+        self._memory = weights.Pool()
+        self._told: dict[str, str] = {}
+        self._readers_of: set[int] = set()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the thread; without it `work` is called by whoever waits for it."""
+        self._period = 1.0
+        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._thread.start()
+
+    def send(
+        self, step: int, model: weights.Description, arrays: list[np.ndarray], states: list[np.ndarray]
+    ) -> None:
+        """Hands over a snapshot of this group; returns at once.
+
+        Args:
+            step: The step at which it was taken.
+            model: Describes its weights.
+            arrays: Its weights, which nobody else uses.
+            states: The recurrent state of this worker's lanes.
+        """
+        with self._lock:
+            self._costs.skipped_publications += self._outbox is not None
+            self._outbox = (step, model, arrays, states)
+        self._wake.set()
+
+    def is_time(self) -> None:
+        """Says that an exchange is due, by whose interval everything else is measured."""
+        now = time.monotonic()
+        if self._sent_at is not None and self._thread is not None:
+            interval = now - self._sent_at
+            self._period = min(max(interval / _POLLS_PER_INTERVAL, _SHORTEST_PERIOD), _LONGEST_PERIOD)
+            if self._grace:
+                self._store.min_age_secs = min(_INTERVALS_OF_GRACE * interval, _LONGEST_GRACE)
+        self._sent_at = now
+        self._wake.set()
+
+    def work(self) -> None:
+        """Publishes what has been sent, and reads what is wanted."""
+        with self._counting("failed_publications"):
+            self._publish()
+        for number, seat in enumerate(self.seats):
+            with self._counting("failed_reads"):
+                self._read(number, seat)
+
+    def close(self, finish: bool) -> None:
+        """Ends the thread; `finish`: once it has published what has been sent, else what is under way."""
+        with self._lock:
+            self._outbox = self._outbox if finish else None
+            self._closing = True
+        if self._thread is None:
+            self._deliver()
+            return
+        self._wake.set()
+        self._thread.join(_MOST_WORK_SECS if finish else _MOST_WORK_SECS / 10)
+        if self._thread.is_alive():
+            logging.warning("group %d leaves a snapshot behind: the storage is slow", self._store.group)
+
+    def _run(self) -> None:
+        while not self._closing:
+            self.work()
+            self._wake.wait(self._period)
+            self._wake.clear()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        if self._outbox is not None:
+            with self._counting("failed_publications"):
+                self._publish()
+
+    def _publish(self) -> None:
+        if self._announce is None:
+            return
+        if not self._store.incarnation:
+            self._announce()
+        self.has_readers = self.has_readers or self._store.has_readers()
+        with self._lock:
+            sent, self._outbox = self._outbox, None
+        if sent is None:
+            return
+        try:
+            num_bytes = self._store.publish(*sent)
+        except Exception:
+            self._put_back(sent)
+            raise
+        self._costs.published_bytes += num_bytes
+
+    def _put_back(self, sent: Sent) -> None:
+        """What could not be written is tried again, unless there is a newer one."""
+        with self._lock:
+            if self._outbox is None:
+                self._outbox = sent
+            else:
+                self._costs.skipped_publications += 1
+
+    def _read(self, number: int, seat: Seat) -> None:
+        if seat.peer is not None:
+            self._look(seat, seat.peer)
+        wanted = seat.wanted
+        if wanted is None or seat.is_ready or time.monotonic() < seat.not_before:
+            return
+        try:
+            staged = self._stage(number, self._store.read(wanted, seat.model, self._memory))
+        except Exception:
+            seat.failures += 1
+            seat.not_before = time.monotonic() + self._period * 2 ** min(seat.failures, 4)
+            raise
+        self._costs.read_bytes += staged.num_bytes
+        if seat.wanted == wanted:
+            seat.staged = staged
+
+    def _look(self, seat: Seat, peer: int) -> None:
+        """Chooses what the chief wants: the newest, as long as nothing else is on its way."""
+        if peer not in self._readers_of:
+            self._store.announce_reader(peer)
+            self._readers_of.add(peer)
+        if seat.wanted is None or seat.failures:
+            newest = self._store.newest(peer, seat.held)
+            seat.want(newest if newest != seat.held else None)
+
+    @contextlib.contextmanager
+    def _counting(self, failures: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever it is, training goes on
+            setattr(self._costs, failures, getattr(self._costs, failures) + 1)
+            about = re.sub(r"[0-9a-f]*\d[0-9a-f]*", "", str(error))
+            if self._told.get(failures) != about:  # the same sentence at each try would tell nothing new
+                logging.warning("group %d, %s: %s", self._store.group, failures.replace("_", " "), error)
+            self._told[failures] = about

@@ -1,0 +1,205 @@
+"""What the package takes of Keras that Keras does not promise; nobody else spells its private names.
+
+    keras_private.mask(logits)                   the mask that travels with a tensor
+    keras_private.layers(model)                  all layers, those inside of others, too
+    keras_private.losses(compile_loss)           what was given to `compile`, by output
+    PRIVATE                                      each name, whose it is, and what for
+
+That each is there and does what is said here is tested; ``make test-newest-keras`` tries another release.
+Two methods of these names are overridden where they belong, see `OVERRIDDEN`. Nothing is imported here:
+`check_backend` is also for before Keras is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+
+class Private(NamedTuple):
+    """A name that Keras or TensorFlow may change without a word.
+
+    Attributes:
+        owner: Whose it is, by its public name where it has one.
+        name: The name.
+        why: What for, and why nothing public will do.
+    """
+
+    owner: str
+    name: str
+    why: str
+
+
+PRIVATE = (
+    Private(
+        "tf.Tensor", "_keras_mask", "masks travel as an attribute that only Keras's losses and layers read"
+    ),
+    Private("keras.Variable", "_value", "the tf.Variable behind it, which has the copy of each replica"),
+    Private("keras.Variable", "_initializer", "read in place of a value that is not there, each time anew"),
+    Private("keras.Variable", "_direct_assign", "all that changes a value goes through it"),
+    Private("keras.Layer", "_flatten_layers", "`Model.layers` has only the outermost"),
+    Private("keras.Model", "_compile_loss", "`compute_loss` has no place for a replica's share of the batch"),
+    Private(
+        "keras.Model", "_loss_tracker", "the meter named ``loss``; `metrics` may hold another of that name"
+    ),
+    Private(
+        "keras.Model", "_aggregate_additional_loss", "its scale of what `add_loss` was given, by replicas"
+    ),
+    Private("keras.Model", "_symbolic_build", "builds loss, metrics and optimizer without a batch"),
+    Private(
+        "keras.Model",
+        "_maybe_symbolic_build",
+        "where `fit` and `evaluate` build, wrongly for several workers",
+    ),
+    Private("keras.optimizers.Optimizer", "_clip_gradients", "clips as `apply` does, before replicas add up"),
+    Private(
+        "keras.src.trainers.compile_utils.CompileLoss", "_flat_losses", "losses with the paths of outputs"
+    ),
+    Private(
+        "keras.losses.SparseCategoricalCrossentropy", "_fn_kwargs", "the axis, which no configuration has"
+    ),
+    Private(
+        "keras.src.backend.tensorflow.trainer.TFEpochIterator",
+        "_distributed_dataset",
+        "what `fit` is about to read, for its specification",
+    ),
+    Private("keras.Model", "_eval_epoch_iterator", "goes on where it was, so that validations would differ"),
+    Private(
+        "tensorflow.python.distribute.values.PerReplicaSpec",
+        "_value_specs",
+        "the specification on each replica, which a public method would not tell from that of a composite",
+    ),
+)
+
+OVERRIDDEN = {
+    "_maybe_symbolic_build": "training.keras_fit",
+    "_direct_assign": "teaching.packed_model",
+}
+"""Which of these names a class of ours defines anew, by module."""
+
+
+def check_backend() -> None:
+    """Checks that Keras computes with TensorFlow, or is going to.
+
+    Raises:
+        ValueError: It has, or is going to have, another backend.
+    """
+    backend = getattr(sys.modules.get("keras"), "backend", None)
+    name = os.environ.get("KERAS_BACKEND") or "tensorflow" if backend is None else backend.backend()
+    if name != "tensorflow":
+        raise ValueError(
+            f"the backend of Keras is {name!r}, and tf_codistill trains with TensorFlow; set "
+            "KERAS_BACKEND=tensorflow before Keras is imported"
+        )
+
+
+def mask(tensor: Any) -> Any:
+    """The mask that Keras made travel with a tensor, or None."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def set_mask(tensor: Any, value: Any) -> Any:
+    """Makes a mask travel with a tensor.
+
+    Args:
+        tensor: A tensor that nobody else holds, as its mask would change for them, too.
+        value: The mask, or None.
+
+    Returns:
+        The tensor.
+    """
+    tensor._keras_mask = value
+    return tensor
+
+
+def stored(variable: Any) -> Any:
+    """The ``tf.Variable`` behind a Keras variable, or what a strategy has made of it."""
+    return variable._value
+
+
+def read_by(variable: Any, read: Callable[[Any, Any], Any]) -> None:
+    """Makes a variable give up its value, and tell another one whenever it is read.
+
+    Args:
+        variable: A Keras variable.
+        read: Is called with shape and type; returns the value. To Keras it is an initializer, and the
+            variable not initialised yet.
+    """
+    variable._value, variable._initializer = None, read
+
+
+def layers(model: Any) -> Iterable[Any]:
+    """All layers of a model, those inside of others, too, without the model itself."""
+    return model._flatten_layers(include_self=False)
+
+
+def compile_loss(model: Any) -> Any:
+    """What Keras made of the losses given to `compile`; None if none were given."""
+    return model._compile_loss
+
+
+def losses(compile_loss: Any) -> dict[str, Any]:
+    """The losses given to `compile`, by the name of their output.
+
+    Args:
+        compile_loss: What the function of this name returned.
+
+    Returns:
+        Keras losses; none before they are built.
+    """
+    every = getattr(compile_loss, "_flat_losses", None) or []
+    return {"/".join(map(str, path)): loss for path, loss, _, _ in every}
+
+
+def arguments(loss: Any) -> dict[str, Any]:
+    """With what a loss calls the function that it was made of."""
+    return loss._fn_kwargs
+
+
+def loss_tracker(model: Any) -> Any:
+    """The metric called ``loss``."""
+    return model._loss_tracker
+
+
+def added_loss(model: Any, loss: Any) -> Any:
+    """One of ``model.losses`` as this replica's part of the total loss."""
+    return model._aggregate_additional_loss(loss)
+
+
+def build(model: Any, data: tuple[Any, ...]) -> None:
+    """Builds a compiled model with its loss, metrics and optimizer.
+
+    Args:
+        model: The model.
+        data: Specifications of features, targets and sample weights.
+    """
+    model._symbolic_build(data_batch=data)
+
+
+def clip(optimizer: Any, gradients: Sequence[Any]) -> list[Any]:
+    """Gradients clipped as the optimizer is told to."""
+    return optimizer._clip_gradients(list(gradients))
+
+
+def dataset(epoch_iterator: Any) -> Any:
+    """What `fit` and `evaluate` read."""
+    return epoch_iterator._distributed_dataset
+
+
+def element_spec(epoch_iterator: Any) -> Any:
+    """The specification of what `fit` and `evaluate` read."""
+    return dataset(epoch_iterator).element_spec
+
+
+def restart_validation(model: Any) -> None:
+    """Lets the next validation of a `fit` read its data from the beginning, as Keras's documents promise."""
+    iterator = getattr(model, "_eval_epoch_iterator", None)
+    if iterator is not None:
+        iterator.reset()
+
+
+def specs_by_replica(spec: Any) -> Sequence[Any]:
+    """The specification on each local replica of what is distributed; empty for anything else."""
+    return getattr(spec, "_value_specs", ())

@@ -1,0 +1,255 @@
+"""What a group that exchanges snapshots does around the steps of one `fit`.
+
+    training, at the end of each execution                    courier, meanwhile (see `exchange.courier`)
+        every `every_steps` steps: copy weights to the host --->  write the snapshot of this group
+        propose  what the chief wants, what this worker has       look for peers' newest, read, stage
+        decide   where every worker has it, the teacher takes it: an assignment
+
+Under several workers the chief says in one meeting what it wants; every worker's courier reads just that; in
+the first meeting in which all have it, all take it. If one cannot read it, the chief looks for another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+from absl import logging
+
+from tf_codistill import distribution, recurrent_state, weights
+from tf_codistill.exchange.courier import Courier, Seat
+from tf_codistill.exchange.snapshot import Ref, Snapshot, Swap
+from tf_codistill.exchange.store import Store
+from tf_codistill.groups import decisions
+
+_NUMBERS = 5  # of a seat in a meeting: workers that are ready, that have failed, and the chief's Ref
+
+
+class Exchanging(keras.callbacks.Callback):
+    """Meets at the end of each execution; begins with the first step, when everything has been restored."""
+
+    def __init__(self, teachers: Any) -> None:
+        """Takes note of whom it serves.
+
+        Args:
+            teachers: The `PeerExchange`.
+        """
+        super().__init__()
+        self._teachers = teachers
+        self._logged = dataclasses.asdict(teachers.costs)
+        self._courier: Courier | None = None
+        self._has_begun = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Takes part in the meetings."""
+        self.model.meeting.join(_NUMBERS * len(self._teachers.frozen), self._propose, self._decide)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Begins with the first step."""
+        if not self._has_begun:
+            self._has_begun = True
+            with self._timed():
+                self._begin()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Adds to the logs what exchanging has cost in this epoch."""
+        if logs is not None and self._has_begun:
+            costs = dataclasses.asdict(self._teachers.costs)
+            logs.update({name: float(cost - self._logged[name]) for name, cost in costs.items()})
+            self._logged = costs
+            logs["staleness_secs"] = self._teachers.age_secs()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Publishes what training ended with, and waits until it has been written."""
+        if self._courier is not None:
+            with self._timed():
+                self._publish(self._courier, self.model.step())
+                self._courier.close(finish=True)
+                self._courier = None
+
+    def stop(self) -> None:
+        """Stops the courier, if training has not come to its end."""
+        if self._courier is not None:
+            self._courier.close(finish=False)
+            self._courier = None
+
+    def _begin(self) -> None:
+        """Announces this group's model and sends for what the peers have published."""
+        teachers, strategy = self._teachers, self.model.distribute_strategy
+        self._worker, self._num_workers = (
+            distribution.worker_index(strategy),
+            distribution.num_workers(strategy),
+        )
+        (self._student,) = self.model.students
+        self._step, self._is_due, self._sent_step = self.model.step(), True, -1
+        store, step, self._memory = teachers.store(), self._step, weights.Pool()
+        is_chief = self._worker == 0
+        if is_chief:
+            self._announce_at_start(store, step)
+        self._courier = courier = Courier(
+            store,
+            [
+                Seat(weights.description(teacher), held=held)
+                for teacher, held in zip(teachers.frozen, teachers.held, strict=True)
+            ],
+            teachers.stage,
+            (lambda: self._announce(store, step)) if is_chief else None,
+            teachers.costs,
+            grace=teachers.min_age_secs is None,
+        )
+        self._agreed: list[Ref | None] = [None] * len(courier.seats)
+        self._offered: list[Snapshot | None] = [None] * len(courier.seats)
+        self._choose_peers(courier)
+        if teachers.waits:
+            self._exchange_now(courier, decisions.total(strategy, self._proposals(courier)))
+        else:
+            courier.start()
+
+    def _propose(self) -> list[int]:
+        """For each seat whether it has been read here, whether that has failed, and what the chief wants."""
+        courier, every = self._courier, self._teachers.every_steps
+        if courier is None:
+            raise ValueError("there has been no step in which an exchange could begin")
+        with self._timed():
+            before, self._step = self._step, self.model.step()
+            self._is_due = self._step // every > before // every
+            if self._is_due:
+                courier.is_time()
+                self._publish(courier, self._step)
+                self._choose_peers(courier)
+            return self._proposals(courier)
+
+    def _decide(self, sums: list[int]) -> None:
+        """Takes what every worker has."""
+        if self._courier is not None:
+            with self._timed():
+                exchange = self._exchange_now if self._teachers.waits else self._exchange
+                exchange(self._courier, sums)
+
+    def _publish(self, courier: Courier, step: int) -> None:
+        """Sends the courier off with a copy of this group's weights, if anybody wants them."""
+        means = self.model.statistics.average()  # here all workers are
+        is_wanted = self._teachers.is_read() or courier.has_readers
+        if self._worker == 0 and is_wanted and step != self._sent_step:
+            states = recurrent_state.values(recurrent_state.variables(self._student))
+            copies = weights.values(self._student.weights, self._memory)
+            arrays = [
+                means.get(id(one), copy) for one, copy in zip(self._student.weights, copies, strict=True)
+            ]
+            courier.send(step, weights.description(self._student), arrays, states)
+            self._sent_step = step
+
+    def _announce_at_start(self, store: Store, step: int) -> None:
+        try:
+            self._announce(store, step)
+        except PermissionError as error:
+            raise ValueError(
+                f"the exchange directory cannot be written to ({error}); name another one or change its "
+                "permissions"
+            ) from error
+        except OSError as error:  # the courier tries again
+            self._teachers.costs.failed_publications += 1
+            logging.warning("group %d cannot announce itself yet: %s", store.group, error)
+
+    def _announce(self, store: Store, step: int) -> None:
+        self._check_peers(store)
+        store.announce(weights.description(self._student), step)
+        try:
+            self._check_peers(store)  # of two groups that begin at the same time one at least sees the other
+        except ValueError:
+            store.withdraw()
+            raise
+
+    def _check_peers(self, store: Store) -> None:
+        for teacher, peers in zip(self._teachers.frozen, self._teachers.candidates, strict=True):
+            for peer in peers:
+                if difference := store.difference(peer, weights.description(teacher)):
+                    raise ValueError(
+                        f"group {store.group} and group {peer} train different models: {difference}; "
+                        "start all groups with the same model, give PeerExchange the peer's in "
+                        "peer_model_fns, or start this group with an empty exchange directory"
+                    )
+
+    def _choose_peers(self, courier: Courier) -> None:
+        """Says which peer to look at for each teacher; the chief's courier alone looks."""
+        if self._worker == 0 and self._teachers.replay is None:
+            for seat, peer in zip(courier.seats, self._teachers.peers_at(self._step), strict=True):
+                seat.peer = peer
+
+    def _proposals(self, courier: Courier) -> list[int]:
+        numbers: list[int] = []
+        if self._teachers.waits and self._is_due and self._worker == 0:
+            courier.work()
+        for index, seat in enumerate(courier.seats):
+            if seat.wanted is not None and seat.peer not in (None, seat.wanted.peer):
+                seat.want(None)
+            wanted = seat.wanted
+            if self._num_workers == 1:
+                self._agreed[index] = wanted
+            is_ready = seat.is_ready and wanted == self._agreed[index]
+            self._offered[index] = seat.staged if is_ready else None
+            of_chief = [wanted.peer + 1, *wanted[1:]] if wanted is not None and self._worker == 0 else [0] * 3
+            numbers += [int(is_ready), int(seat.has_failed), *of_chief]
+        return numbers
+
+    def _exchange(self, courier: Courier, sums: Sequence[int]) -> None:
+        for index, seat in enumerate(courier.seats):
+            num_ready, num_failed = sums[_NUMBERS * index : _NUMBERS * index + 2]
+            wanted, offered = _wanted(sums, index), self._offered[index]
+            if offered is not None and wanted == self._agreed[index] and num_ready == self._num_workers:
+                self._swap(index, seat, offered)
+                continue
+            self._agreed[index] = wanted
+            if self._worker:
+                seat.want(wanted)
+            elif num_failed:
+                seat.failures += 1  # so that it looks for another one
+
+    def _exchange_now(self, courier: Courier, sums: Sequence[int]) -> None:
+        """Reads what the chief wants, or what is to be taken again, and does not go on before."""
+        seats, replay = range(len(courier.seats)), self._teachers.replay
+        if replay is None and self._is_due:
+            self._read_and_swap(courier, [_wanted(sums, index) for index in seats])
+        for swap in replay or ():
+            ref = Ref(*swap[2:])
+            if swap.step == self._step and self._teachers.held[swap.seat] != ref:
+                self._read_and_swap(courier, [ref if index == swap.seat else None for index in seats])
+                if self._teachers.held[swap.seat] != ref:
+                    raise ValueError(f"{swap} cannot be taken again: the snapshot is not there or damaged")
+        if replay is not None and self._is_due:
+            courier.work()
+
+    def _read_and_swap(self, courier: Courier, wanted: Sequence[Ref | None]) -> None:
+        for seat, ref in zip(courier.seats, wanted, strict=True):
+            seat.want(ref)
+        if self._worker or self._teachers.replay is not None:
+            courier.work()
+        ready = [int(seat.is_ready) for seat in courier.seats]
+        sums = decisions.total(self.model.distribute_strategy, ready)
+        for index, (seat, num_ready) in enumerate(zip(courier.seats, sums, strict=True)):
+            if num_ready == self._num_workers and seat.staged is not None:
+                self._swap(index, seat, seat.staged)
+            seat.want(None)
+
+    def _swap(self, index: int, seat: Seat, staged: Snapshot) -> None:
+        self._teachers.refresh(index, staged, self._worker)
+        swap = Swap(self._step, index, *staged.ref)
+        self._teachers.swaps.append(swap)
+        logging.info("swap at step %d, seat %d, peer %d, incarnation %d, serial %d", *swap)
+        seat.held, self._agreed[index] = staged.ref, None
+        seat.want(None)
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._teachers.costs.exchange_secs += time.perf_counter() - began
+
+
+def _wanted(sums: Sequence[int], index: int) -> Ref | None:
+    peer, *rest = sums[_NUMBERS * index + 2 : _NUMBERS * (index + 1)]
+    return Ref(peer - 1, *rest) if peer else None

@@ -32,6 +32,7 @@ def test_blocks_of_the_how_to_run(tmp_path: pathlib.Path) -> None:
         "features": np.zeros((32, 4), "float32"),
         "targets": np.zeros(32, "int32"),
         "exchange": str(tmp_path / "exchange"),
+        "checkpoints": str(tmp_path / "checkpoints"),
         "student_path": str(tmp_path / "student.keras"),
     }
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

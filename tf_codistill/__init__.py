@@ -11,7 +11,7 @@ that pulls it towards the average prediction of stale copies of the others:
             distillation_weight=tf_codistill.schedules.BurnIn(steps=3000, weight=1.0),
         )
         model.compile(optimizer="adam", loss=..., metrics=[...])
-    model.fit(dataset, epochs=...)
+    model.fit(dataset, epochs=..., callbacks=[tf_codistill.Checkpointing("/shared/group_0", every_steps=500)])
     model.student.save("model.keras")                   # the servable model
 
 Importing this package parses no flags, touches no device and does not import TensorFlow; its names are loaded

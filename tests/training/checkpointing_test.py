@@ -197,6 +197,10 @@ def sequences() -> tf.data.Dataset:
 
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "executions of two steps": ({"steps_per_execution": 2}, {}),
+    "executions of two steps of endless data": (
+        {"steps_per_execution": 2},
+        {"x": lambda: finite().repeat(), "steps_per_epoch": STEPS},
+    ),
     "gradients of two batches": (
         {"optimizer": lambda: keras.optimizers.SGD(0.3, gradient_accumulation_steps=2)},
         {},
@@ -425,7 +429,7 @@ def test_in_validation_a_signal_stops_at_the_next_batch_of_it(
 
 
 def test_every_validation_reads_the_same(tmp_path: pathlib.Path) -> None:
-    """Keras says so of ``validation_steps``, and does not do it."""
+    """As Keras says of ``validation_steps``: otherwise what is resumed would go on with other values."""
     validation = {"validation_data": batches(*examples(9, 7)).repeat(), "validation_steps": 3}
     still = lambda: compiled(optimizer=lambda: keras.optimizers.SGD(0.0))  # noqa: E731
     losses = fit(still(), tmp_path, **validation)["val_loss"]

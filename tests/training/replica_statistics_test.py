@@ -13,6 +13,9 @@ import tensorflow as tf
 from tests.replicas import two_replicas
 from tests.toy_models import BATCH, NUM_CLASSES, NUM_FEATURES, batches, examples
 from tf_codistill import checkpoints, weights
+from tf_codistill.exchange.store import Store
+from tf_codistill.teaching.base import Teaching
+from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.checkpointing import Checkpointing
 from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.replica_statistics import ReplicaStatistics
@@ -28,10 +31,10 @@ def normalised(synchronized: bool = False) -> keras.Model:
     )
 
 
-def compiled(synchronized: bool = False) -> CodistillationModel:
+def compiled(synchronized: bool = False, teachers: Teaching | None = None) -> CodistillationModel:
     keras.utils.set_random_seed(3)
     with two_replicas().scope():
-        model = CodistillationModel(lambda: normalised(synchronized))
+        model = CodistillationModel(lambda: normalised(synchronized), teachers)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(0.1), loss, jit_compile=False)
     return model
@@ -112,6 +115,18 @@ def test_a_synchronized_layer_is_left_as_it_is(tmp_path: pathlib.Path) -> None:
         np.testing.assert_array_equal(one, other)
         for found in (*looks.seen["validation"][part], *last, looks.seen["saved"][part]):
             np.testing.assert_array_equal(found, one)
+
+
+def test_snapshots_have_the_means(tmp_path: pathlib.Path) -> None:
+    exchange = PeerExchange(str(tmp_path), group=0, num_groups=2, publish="always")
+    model = compiled(teachers=exchange)
+    model.fit(batches(*examples(0, 4)), verbose=0)
+    store = Store(str(tmp_path), group=1)
+    ref = store.newest(0)
+    assert ref is not None
+    snapshot = store.read(ref, weights.description(model.student))
+    for found, left in zip(snapshot.weights, weights.values(model.student.weights), strict=True):
+        np.testing.assert_array_equal(found, left, err_msg="each replica has the means in the end")
 
 
 def variables() -> list[keras.Variable]:

@@ -132,10 +132,14 @@ class Exchanging(keras.callbacks.Callback):
 
     def _publish(self, courier: Courier, step: int) -> None:
         """Sends the courier off with a copy of this group's weights, if anybody wants them."""
+        means = self.model.statistics.average()  # here all workers are
         is_wanted = self._teachers.is_read() or courier.has_readers
         if self._worker == 0 and is_wanted and step != self._sent_step:
             states = recurrent_state.values(recurrent_state.variables(self._student))
-            arrays = weights.values(self._student.weights, self._memory)
+            copies = weights.values(self._student.weights, self._memory)
+            arrays = [
+                means.get(id(one), copy) for one, copy in zip(self._student.weights, copies, strict=True)
+            ]
             courier.send(step, weights.description(self._student), arrays, states)
             self._sent_step = step
 

@@ -7,6 +7,7 @@ epoch 0, 1, 2                       epoch 3: 40 batches done          goes on wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -118,12 +119,16 @@ def to_epoch(feed: Any, epochs: int, check: Check) -> tuple[int, Check]:
     Returns:
         Batches to be read before those of the epoch; and what is to be called with the first of them.
     """
-    data, number, steps = keras_private.dataset(feed), feed.data_adapter.num_batches, feed.steps_per_epoch
+    data, number, at_once = (
+        keras_private.dataset(feed),
+        feed.data_adapter.num_batches,
+        feed.steps_per_execution,
+    )
     iterators, read = epochs if number is None else 2 * epochs, 0
-    if steps is not None:
+    if feed.steps_per_epoch is not None:
         iterators = 0
         for _ in range(epochs):
-            read += steps
+            read += math.ceil(feed.steps_per_epoch / at_once) * at_once
             if number is not None and read >= number:
                 iterators, read = iterators + 1, 0
     for index in range(iterators):

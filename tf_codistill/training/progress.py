@@ -108,9 +108,8 @@ class BatchesSeen:
 
 def fingerprint(batch: Any) -> tf.Tensor:
     """A number that tells batches apart, int64; of what this worker's replicas get."""
-    flat = tf.nest.flatten(batch, expand_composites=True)
-    parts = [_hash(part) for part in flat if part is not None]  # as `train_on_batch` leaves weights out
-    return tf.reduce_sum(tf.stack(parts))
+    parts = [part for part in tf.nest.flatten(batch, expand_composites=True) if part is not None]
+    return tf.reduce_sum(tf.stack([_hash(tf.convert_to_tensor(part)) for part in parts]))
 
 
 def _hash(part: tf.Tensor) -> tf.Tensor:

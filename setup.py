@@ -41,6 +41,7 @@ EXTRAS = {
         "hypothesis>=6.130,<7",
         "pytest>=9.0,<10",
         "pytest-timeout>=2.3,<3",
+        "pytest-xdist>=3.6,<4",
     ],
     "docs": ["pdoc>=16,<17"],
     "dev": ["mypy>=2.4,<2.5", "pydoclint>=0.12,<0.13", "ruff>=0.17,<0.18", "warcio>=1.8,<2"],

@@ -74,14 +74,10 @@ def open_source(source: str, retry_policy: RetryPolicy | None = None) -> io.Buff
         return stream(source, retry_policy)
     try:
         files.size_bytes(source)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if "not implemented" not in str(error):
-            raise
+    except ValueError as error:
         raise OSError(
-            f"{error}; TensorFlow lacks this scheme here: install tensorflow-io, or name the file by its "
-            "https:// address (s3://commoncrawl/ is https://data.commoncrawl.org/)"
+            f"{error}; or install tensorflow-io, or name the file by its https:// address "
+            "(s3://commoncrawl/ is https://data.commoncrawl.org/)"
         ) from error
     if "://" not in source:
         return open(source, "rb")

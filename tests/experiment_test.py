@@ -177,7 +177,7 @@ def test_what_a_run_leaves(corpus, tmp_path) -> None:
     train = runs.read_metrics(path, "train")
     parts = {
         "loss",
-        "task_loss",
+        "total_loss",
         "distillation_loss",
         "distillation_weight",
         "staleness_steps",
@@ -191,7 +191,7 @@ def test_what_a_run_leaves(corpus, tmp_path) -> None:
     assert served(np.ones((3, 5), "int32")).shape == (3, 5, VOCABULARY_SIZE)
     assert _scalars(runs.tensorboard_dir(workdir, 0)) >= {
         "train/tokens_per_sec",
-        "train/task_loss",
+        "train/total_loss",
         "validation/loss",
     }
 

@@ -39,7 +39,7 @@ NUM_STEPS, BURN_IN_STEPS, EXCHANGE_STEPS, PEER_STEP = 8, 2, 5, 3
 RATE, WEIGHT = 0.05, 2.0
 
 LOGS = {
-    *("loss", "task_loss", "distillation_loss", "distillation_weight", "staleness_steps"),
+    *("loss", "total_loss", "distillation_loss", "distillation_weight", "staleness_steps"),
     *("dropped_teachers", "teacher_agreement", "teacher_kl", "teacher_task_loss", "chance_task_loss"),
     *(
         "published_bytes",
@@ -291,8 +291,8 @@ def check_logs(cell: Cell, logs: dict[str, float], num_steps: int) -> None:
     for name in ["distillation_weight", *(part for part in parts if part.endswith("weight"))]:
         assert math.isclose(logs[name], WEIGHT * on_share, rel_tol=1e-6), (name, logs)
     assert logs["distillation_loss"] > 1e-3, logs
-    total = logs["task_loss"] + logs["distillation_weight"] * logs["distillation_loss"]
-    assert math.isclose(logs["loss"], total, rel_tol=1e-3), logs
+    total = logs["loss"] + logs["distillation_weight"] * logs["distillation_loss"]
+    assert math.isclose(logs["total_loss"], total, rel_tol=1e-3), logs
     steps_behind = np.mean(np.arange(BURN_IN_STEPS + 1, NUM_STEPS + 1) - PEER_STEP)
     assert abs(logs["staleness_steps"] - steps_behind) <= 1e-5, logs
     assert logs["failed_reads"] == logs["failed_publications"] == logs["dropped_teachers"] == 0

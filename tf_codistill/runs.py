@@ -17,7 +17,7 @@ A line of the metrics file has ``kind`` and ``step``, then numbers by name:
 
     {"kind": "start", "step": 0, "num_steps": 2000, "time": 1700000000.0, ...}
     {"kind": "train", "step": 50, "elapsed_secs": 7.1, "tokens_per_sec": 14411.0, "loss": 5.9,
-     "task_loss": 5.9, "distillation_loss": 0.0, "distillation_weight": 0.0, "teacher_agreement": 0.0,
+     "total_loss": 5.9, "distillation_loss": 0.0, "distillation_weight": 0.0, "teacher_agreement": 0.0,
      "staleness_steps": 0.0}
     {"kind": "validation", "step": 100, "elapsed_secs": 15.0, "loss": 5.4, "perplexity": 221.4}
     {"kind": "end", "step": 2000, "elapsed_secs": 280.0}

@@ -63,9 +63,8 @@ class Status:
             "step": f"{self.step}/{self.num_steps}" if known else "starting",
             f"{self.units}/s": _number(self.train.get(f"{self.units}_per_sec"), ",.0f"),
             "loss": _number(self.train.get("loss"), ".3f"),
-            "task": _number(self.train.get("task_loss"), ".3f"),
-            "distillation": _number(self.train.get("distillation_loss"), ".3f"),
             "validation": _number(self.validation_loss, ".3f"),
+            "distillation": _number(self.train.get("distillation_loss"), ".3f"),
             "staleness": _number(self.train.get("staleness_steps"), ".0f"),
             "ETA": duration(self.eta_secs),
         }

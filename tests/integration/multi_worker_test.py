@@ -75,7 +75,7 @@ def test_two_workers_lose_as_much_as_one_with_the_whole_batch(trained: dict[int,
 def test_two_workers_log_as_much_as_one_with_the_whole_batch(trained: dict[int, Trained]) -> None:
     one, two = (metrics(trained[number].workdir, 0, "train") for number in (1, 2))
     for step, values in one.items():
-        for name in ("loss", "task_loss", "distillation_loss", "distillation_weight", "staleness_steps"):
+        for name in ("loss", "total_loss", "distillation_loss", "distillation_weight", "staleness_steps"):
             assert two[step][name] == pytest.approx(values[name], abs=1e-4), name
         assert values["distillation_weight"] == 0.5
         assert values["distillation_loss"] > 1

@@ -91,8 +91,8 @@ def test_groups_learn_from_each_other_and_a_lone_one_does_not(
     for group in (0, 1):
         train = metrics(place / "two", group, "train")
         assert list(train) == list(alone)
-        assert train[40]["loss"] == pytest.approx(
-            train[40]["task_loss"] + 0.5 * train[40]["distillation_loss"], abs=1e-3
+        assert train[40]["total_loss"] == pytest.approx(
+            train[40]["loss"] + 0.5 * train[40]["distillation_loss"], abs=1e-3
         )
         assert re.search(rf"group {group}  step 40/40", outputs["two"])
         for name in ("config.gin", "student.keras", "tensorboard", "checkpoints"):

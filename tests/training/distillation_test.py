@@ -67,8 +67,8 @@ def test_each_output_has_its_loss_and_weight() -> None:
     assert logs["place_distillation_loss"] == pytest.approx(place.mean(), rel=1e-4)
     assert logs["kind_distillation_weight"] == pytest.approx(0.25)
     assert logs["place_distillation_weight"] == pytest.approx(2.0)
-    expected = logs["task_loss"] + 0.25 * kind + 2.0 * place.mean()
-    assert logs["loss"] == pytest.approx(expected, rel=1e-4)
+    expected = logs["loss"] + 0.25 * kind + 2.0 * place.mean()
+    assert logs["total_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("distilled", ["kind", "place"])

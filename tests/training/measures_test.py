@@ -82,7 +82,7 @@ def test_numbers_of_two_teachers(options) -> None:
     assert logs["teacher_1_task_loss"] == pytest.approx(each[1], rel=1e-5)
     assert logs["teacher_task_loss"] == pytest.approx(np.mean(each), rel=1e-5)
     assert logs["chance_task_loss"] == pytest.approx(math.log(NUM_CLASSES), rel=1e-5)
-    assert logs["task_loss"] == pytest.approx(nll(own, y).mean(), rel=1e-5)
+    assert logs["loss"] == pytest.approx(nll(own, y).mean(), rel=1e-5)
 
 
 def test_sample_weights_and_masks_count_as_in_the_tasks_loss() -> None:

@@ -15,7 +15,7 @@ from tf_codistill.training.distillation import Distillation
 from tf_codistill.training.measures import TaskLosses
 from tf_codistill.training.meters import Meters
 
-OF_METHOD = {"task_loss", "distillation_loss", "distillation_weight", "staleness_steps", "dropped_teachers"}
+OF_METHOD = {"total_loss", "distillation_loss", "distillation_weight", "staleness_steps", "dropped_teachers"}
 MEASURED = {"teacher_agreement", "teacher_kl", "teacher_task_loss", "chance_task_loss"}
 OF_EACH = ("task_loss", "distillation_loss", "teacher_agreement", "teacher_kl")
 LOGITS = tf.constant([[0.0, 1.0], [2.0, 0.0]])
@@ -55,8 +55,8 @@ def results(found: Meters) -> dict[str, float]:
 def test_a_lone_model_has_the_parts_of_the_method_alone() -> None:
     found, distillation = meters(())
     assert {metric.name for metric in found.metrics} == OF_METHOD | MEASURED
-    found.note(tf.constant(0), tf.constant(0.0), [student(distillation, 2.0, 0.0, 1.0, [])])
-    expected = dict.fromkeys(OF_METHOD | MEASURED, 0.0) | {"task_loss": 2.0}
+    found.note(tf.constant(0), tf.constant(0.0), tf.constant(2.0), [student(distillation, 2.0, 0.0, 1.0, [])])
+    expected = dict.fromkeys(OF_METHOD | MEASURED, 0.0) | {"total_loss": 2.0}
     assert results(found) == expected
 
 
@@ -89,9 +89,10 @@ def test_what_is_taught_counts_in_steps_in_which_it_is_taught() -> None:
         (6.0, 3.0, 1.0, [[1.0, 0.0]]),  # of one row
     ]
     for number, step in enumerate(steps):
-        found.note(tf.constant(number), tf.constant(10.0 * number), [student(distillation, *step)])
+        loss = tf.constant(step[0] + step[1] * step[2])
+        found.note(tf.constant(number), tf.constant(10.0 * number), loss, [student(distillation, *step)])
     logs = results(found)
-    assert logs["task_loss"] == 3.0
+    assert logs["total_loss"] == (1.0 + 2.0 + 6.5 + 9.0) / 4
     assert logs["distillation_loss"] == 5.0
     assert logs["distillation_weight"] == pytest.approx((0 + 0 + 0.5 + 1.0) / 4)
     assert logs["staleness_steps"] == pytest.approx((0 + 20 + 30) / 3)
@@ -106,7 +107,7 @@ def test_a_broken_row_is_a_part_of_a_dropped_teacher() -> None:
     targets = distillation.soft_targets(taught, given, {"": tf.constant(1.0)})
     np.testing.assert_array_equal(targets.taught_B(), [0.0, 1.0])
     step = (LOGITS, TaskLosses(None, None, None), tf.constant(1.0), {"": tf.constant(1.0)}, targets)
-    found.note(tf.constant(0), tf.constant(0.0), [step])
+    found.note(tf.constant(0), tf.constant(0.0), tf.constant(2.0), [step])
     assert results(found)["dropped_teachers"] == 0.5
     assert results(found)["teacher_agreement"] == 1.0
 
@@ -115,9 +116,9 @@ def test_means_over_students_and_each_by_itself() -> None:
     found, distillation = meters((1,), (0,))
     present = [[1.0, 1.0]]
     students = [student(distillation, 2.0, 1.0, 0.5, present), student(distillation, 4.0, 5.0, 0.5, present)]
-    found.note(tf.constant(0), tf.constant(0.0), students)
+    found.note(tf.constant(0), tf.constant(0.0), tf.constant(9.0), students)
     logs = results(found)
-    assert (logs["task_loss"], logs["student_0_task_loss"], logs["student_1_task_loss"]) == (3.0, 2.0, 4.0)
+    assert (logs["total_loss"], logs["student_0_task_loss"], logs["student_1_task_loss"]) == (4.5, 2.0, 4.0)
     assert [logs[f"{who}distillation_loss"] for who in ("", "student_0_", "student_1_")] == [3.0, 1.0, 5.0]
 
 

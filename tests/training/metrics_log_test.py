@@ -55,7 +55,7 @@ def test_what_it_writes(tmp_path: pathlib.Path) -> None:
     assert kinds == [("start", 0), ("train", 3), ("train", 6), ("validation", 6), ("end", 6)]
     start, first, _, validation, _ = records(tmp_path)
     assert (start["num_steps"], start["units"]) == (6, "images")
-    assert {"loss", "task_loss", "accuracy", "perplexity"} <= first.keys()
+    assert {"loss", "total_loss", "accuracy", "perplexity"} <= first.keys()
     assert {"loss", "accuracy"} <= validation.keys()
     assert not any(name.startswith("val_") for record in records(tmp_path) for name in record)
     (events,) = os.listdir(runs.tensorboard_dir(str(tmp_path), 0))

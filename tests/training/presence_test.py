@@ -140,7 +140,9 @@ def test_a_step_is_algorithm_1_over_the_rows_that_are_taught(case: str) -> None:
     assert logs["dropped_teachers"] == pytest.approx(dropped, abs=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"jit_compile": True}, {"strategy": two_replicas}], ids=["XLA", "two replicas"])
+@pytest.mark.parametrize(
+    "options", [{"jit_compile": True}, {"strategy": two_replicas}], ids=["XLA", "two replicas"]
+)
 def test_xla_and_replicas_that_are_taught_unequally(options: dict[str, Any]) -> None:
     options = {name: value() if callable(value) else value for name, value in options.items()}
     said_PBC, scale_B = broken(SAID_PBC, (0, 0), (1, 1)), np.linspace(0.0, 2.0, BATCH).astype("float32")

@@ -74,7 +74,7 @@ def test_it_starts_as_given(
         for value, array in zip(weights.values(student.weights), expected.get_weights(), strict=True):
             np.testing.assert_array_equal(value, array)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    assert logs["task_loss"][0] == pytest.approx(float(loss(y, expected(x))), rel=1e-5)
+    assert logs["loss"][0] == pytest.approx(float(loss(y, expected(x))), rel=1e-5)
     if isinstance(teachers, PeerExchange | SavedTeachers):
         taught = weights.values(teachers.frozen[0].weights)[0]
         assert np.abs(taught - expected.get_weights()[0]).max() > 0.1, "the teacher is another one"

@@ -14,7 +14,7 @@ from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
 
-OF_METHOD = {"task_loss", "distillation_loss", "distillation_weight"}
+OF_METHOD = {"distillation_loss", "distillation_weight"}
 SHOWN = {"accuracy", "loss", "val_loss", "val_accuracy", *OF_METHOD}
 
 

@@ -39,11 +39,11 @@ from tf_codistill.training.whole_batch import Shares, total
 class CodistillationModel(MultiWorkerModel):
     """Trains students on their task and towards the mean prediction of their teachers.
 
-    `compile`, `fit`, `evaluate` and `predict` are those of Keras. The logs keep the parts apart: ``loss``
-    (total), ``task_loss``, ``distillation_loss`` (before its weight, over all outputs), and what else
-    `training.meters` names; all but the first two are 0 as long as nothing is learned from a teacher. Without
-    teaching a student trains on its task alone. Where a teacher's prediction is not finite it is dropped for
-    that step and counted.
+    `compile`, `fit`, `evaluate` and `predict` are those of Keras. The logs keep the parts apart: ``loss``,
+    the task loss in training as in validation; ``total_loss``, which is minimised; ``distillation_loss``
+    (before its weight, over all outputs), and what else `training.meters` names. Without teaching a student
+    trains on its task alone. Where a teacher's prediction is not finite it is dropped for that step and
+    counted.
 
     With several students (`FellowStudents`) one optimizer updates all of them by the sum of their losses. The
     gradient of one is not touched by the others, because teaching is cut off; only an optimizer that looks at
@@ -136,34 +136,29 @@ class CodistillationModel(MultiWorkerModel):
                 student(batch.features, training=True)
                 for student, batch in zip(self.students, batches, strict=True)
             ]
-            task_losses, shares = self._phi(batches, predictions, step)
+            task_losses, shares = self._phi(batches, predictions)
             targets = self._soft_targets(batches, predictions, step)
             distillation_losses, distilled = self._psi(batches, predictions, targets, shares)
-            loss = total([*task_losses, *distilled])
+            loss = total([*task_losses, *self._penalties(step), *distilled])
             scaled_loss = self.optimizer.scale_loss(loss)
-        self._count_loss(loss / len(self.students), batches[0].features)
-        self._measure(step, batches, predictions, shares, task_losses, distillation_losses, targets)
+        self._measure(step, batches, predictions, shares, loss, task_losses, distillation_losses, targets)
         return tape.gradient(scaled_loss, self.trainable_variables)
 
     def _phi(
-        self, batches: Sequence[Batch], predictions: Sequence[Any], step: tf.Tensor
+        self, batches: Sequence[Batch], predictions: Sequence[Any]
     ) -> tuple[list[tf.Tensor], list[Shares]]:
         """The task loss of each student, and its replica's shares in that of the whole batch."""
         # Before a student is asked as a teacher, which would make Keras forget what its layers added.
         added = [student.losses for student in self.students]
         shares = self.shares(predictions)
-        losses = [
-            self.task_loss(batch, prediction, its, share) + self._penalty(student, step)
-            for student, batch, prediction, its, share in zip(
-                self.students, batches, predictions, added, shares, strict=True
-            )
-        ]
+        losses = [self.task_loss(*one) for one in zip(batches, predictions, added, shares, strict=True)]
         return losses, shares
 
-    def _penalty(self, student: keras.Model, step: tf.Tensor) -> tf.Tensor | float:
-        if self.weight_decay is None:
-            return 0.0
-        return self.weight_decay.penalty(student.trainable_variables, step)
+    def _penalties(self, step: tf.Tensor) -> list[tf.Tensor]:
+        decay = self.weight_decay
+        return (
+            [] if decay is None else [decay.penalty(one.trainable_variables, step) for one in self.students]
+        )
 
     def _soft_targets(
         self, batches: Sequence[Batch], predictions: Sequence[Any], step: tf.Tensor
@@ -205,6 +200,7 @@ class CodistillationModel(MultiWorkerModel):
         batches: Sequence[Batch],
         predictions: Sequence[Any],
         shares: Sequence[Shares],
+        loss: tf.Tensor,
         task_losses: Sequence[tf.Tensor],
         distillation_losses: Sequence[Outputs],
         targets: Sequence[SoftTargets],
@@ -214,7 +210,8 @@ class CodistillationModel(MultiWorkerModel):
             for batch, prediction, share in zip(batches, predictions, shares, strict=True)
         ]
         students = zip(predictions, tasks, task_losses, distillation_losses, targets, strict=True)
-        self.meters.note(step, self.teachers.staleness_steps(step), list(students))
+        self._count_loss(task_losses, batches[0].features)
+        self.meters.note(step, self.teachers.staleness_steps(step), loss, list(students))
         for batch, prediction in zip(batches, predictions, strict=True):
             self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)
 
@@ -228,7 +225,7 @@ class CodistillationModel(MultiWorkerModel):
         predictions = self._predictions(batch.features)
         added, shares = [student.losses for student in self.students], self.shares(predictions)
         losses = [self.task_loss(batch, *one) for one in zip(predictions, added, shares, strict=True)]
-        self._count_loss(total(losses) / len(losses), batch.features)
+        self._count_loss(losses, batch.features)
         ensemble = None
         if len(self.students) > 1 and keras_private.compile_loss(self) is not None:
             ensemble = self._task(batch, predictions[0], shares[0]).loss(_mean(predictions))

@@ -299,9 +299,10 @@ class MultiWorkerModel(keras.Model):
         del others["batches_seen"]
         super().load_own_variables(others)
 
-    def _count_loss(self, loss: tf.Tensor, features: Any) -> None:
-        batch_size = tf.shape(keras.tree.flatten(features)[0])[0]
-        keras_private.loss_tracker(self).update_state(of_whole_batch(loss), sample_weight=batch_size)
+    def _count_loss(self, losses: Sequence[tf.Tensor], features: Any) -> None:
+        """Counts the mean of task losses as what Keras logs as ``loss``."""
+        batch_size, mean = tf.shape(keras.tree.flatten(features)[0])[0], total(losses) / len(losses)
+        keras_private.loss_tracker(self).update_state(of_whole_batch(mean), sample_weight=batch_size)
 
     def _by_xla(self, function: StepFunction) -> StepFunction:
         return tf.function(function, jit_compile=True) if self._uses_xla() else function

@@ -1,12 +1,13 @@
-"""All that a codistillation step logs beside Keras's own loss and metrics: averages over an epoch.
+"""All that a codistillation step logs beside the task's loss and metrics: averages over an epoch.
 
-    task_loss  distillation_loss  distillation_weight  staleness_steps  dropped_teachers     of the method
+    total_loss  distillation_loss  distillation_weight  staleness_steps  dropped_teachers    of the method
     kind_distillation_loss ...                                                   of each output that was named
     teacher_agreement  teacher_kl  teacher_task_loss  chance_task_loss                 see `training.measures`
     student_0_task_loss ...                                   of several students also each by itself
     ensemble_task_loss                                 of the mean of their predictions; only in validation
 
-Of several students the first ones are means over them.
+``total_loss`` is what is minimised: task losses, the penalty of `weight_decay`, psi times its weight. Of
+several students the first ones are means over them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from tf_codistill.training.measures import TaskLosses, TeacherMeasures
 from tf_codistill.training.outputs import Outputs
 from tf_codistill.training.whole_batch import of_whole_batch
 
-_PARTS = ("task_loss", "distillation_loss", "distillation_weight", "staleness_steps", "dropped_teachers")
-_PARTS_OF_EACH = ("task_loss", "distillation_loss", "teacher_agreement", "teacher_kl")
+_PARTS = ("total_loss", "distillation_loss", "distillation_weight", "staleness_steps", "dropped_teachers")
+_PARTS_OF_EACH = ("distillation_loss", "teacher_agreement", "teacher_kl")
 _ENSEMBLE = "ensemble_task_loss"
 
 _Part = tuple[str, tf.Tensor, tf.Tensor]
@@ -52,7 +53,7 @@ class Meters:
         self._taught_by = teachers.taught_by
         self._measures = TeacherMeasures(distillation, len(teachers.names()), every_steps)
         several = range(len(self._taught_by)) if len(self._taught_by) > 1 else ()
-        of_each = [f"student_{number}_{part}" for number in several for part in _PARTS_OF_EACH]
+        of_each = [f"student_{one}_{part}" for one in several for part in ("task_loss", *_PARTS_OF_EACH)]
         names = [*_PARTS, *distillation.part_names(), *self._measures.part_names(), *of_each]
         self._meters = {name: keras.metrics.Mean(name=name) for name in names}
         self._task_losses = [f"student_{number}_task_loss" for number in several]
@@ -63,6 +64,7 @@ class Meters:
         self,
         step: tf.Tensor,
         staleness_steps: tf.Tensor,
+        loss: tf.Tensor,
         students: Sequence[tuple[Any, TaskLosses, tf.Tensor, Outputs, SoftTargets]],
     ) -> None:
         """Notes a training step of one replica.
@@ -70,13 +72,15 @@ class Meters:
         Args:
             step: Number of steps done before it.
             staleness_steps: How old teaching was.
+            loss: The sum of all that is minimised.
             students: Of each student its prediction, the losses of its batch, its task loss, psi by output,
                 and what it learned from.
         """
-        for number, (prediction, task, task_loss, psis, targets) in enumerate(students):
+        self._meters["total_loss"].update_state(of_whole_batch(loss / len(students)))
+        self._note_task_losses([student[2] for student in students])
+        for number, (prediction, task, _, psis, targets) in enumerate(students):
             losses = {name: of_whole_batch(psi) for name, psi in psis.items()}
             parts = [
-                ("task_loss", of_whole_batch(task_loss), tf.constant(1.0)),
                 ("staleness_steps", staleness_steps, targets.is_taught()),
                 ("dropped_teachers", targets.num_dropped(), tf.constant(1.0)),
                 *self._distillation.parts(losses, targets),
@@ -94,10 +98,13 @@ class Meters:
             task_losses: The task loss of each student.
             ensemble: That of the mean of their predictions, or None.
         """
-        for name, loss in zip(self._task_losses, task_losses, strict=False):
-            self._meters[name].update_state(of_whole_batch(loss))
+        self._note_task_losses(task_losses)
         if self._ensemble is not None and ensemble is not None:
             self._ensemble.update_state(ensemble)
+
+    def _note_task_losses(self, task_losses: Sequence[tf.Tensor]) -> None:
+        for name, loss in zip(self._task_losses, task_losses, strict=False):
+            self._meters[name].update_state(of_whole_batch(loss))
 
     def hidden(self, validation: bool) -> set[str]:
         """Names of what is not logged, because it has not been noted.

@@ -2,7 +2,7 @@
 
 An epoch of `fit` is one log interval, so that the averages in Keras's logs are those of the interval:
 
-    on_epoch_end    logs {"loss": 4.1, "task_loss": ..., "val_loss": ...}
+    on_epoch_end    logs {"loss": 4.1, "total_loss": ..., "val_loss": ...}
         MetricsLog  -> a line in metrics.jsonl, the same numbers as TensorBoard scalars, a line in the log
 """
 

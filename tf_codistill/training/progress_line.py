@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-_MATTERS = re.compile(r"task_loss|(?!student_\d).*distillation_(loss|weight)")
+_MATTERS = re.compile(r"(?!student_\d).*distillation_(loss|weight)")
 
 
 class ProgressLine(keras.callbacks.ProgbarLogger):

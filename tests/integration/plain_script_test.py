@@ -1,43 +1,34 @@
-"""A plain Keras script of two worker processes that is killed whenever it pleases, and asked to stop.
+"""Plain Keras scripts of two groups of two workers, killed whenever it pleases, and asked to stop.
 
-A convolutional model with batch normalisation and dropout, and two teachers.
+A convolutional model with batch normalisation and dropout; two teachers, a peer that trains beside it and one
+that has left a snapshot behind. The run that is compared with takes the same snapshots at the same steps.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import json
 import pathlib
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import keras
 import pytest
 
 from tests.workers import run_workers
-from tf_codistill import checkpoints
+from tf_codistill import checkpoints, weights
+from tf_codistill.exchange.snapshot import Swap
+from tf_codistill.exchange.store import Store
 
 STEPS = 8  # of an epoch
 
-SCRIPT = """
-from tf_codistill import distribution, weights
-strategy = distribution.create_strategy()
-import hashlib, os, signal, sys
-import keras, numpy as np, tensorflow as tf
-import tf_codistill
-from tf_codistill.training import state
-
-directory, dies_at, num_validation = {directory!r}, {dies_at}, {num_validation}
-
-class Dies(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.batches() == dies_at[1] and distribution.worker_index(strategy) == dies_at[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def on_test_begin(self, logs=None):
-        print("validates", flush=True)
-
+STUDENT = """
+import keras
 def model_fn():
     return keras.Sequential([
         keras.Input((8, 8, 1)),
@@ -48,29 +39,76 @@ def model_fn():
         keras.layers.Dropout(0.2),
         keras.layers.Dense(4),
     ])
+"""
 
-def teacher_fn():
-    return keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4)])
+SCRIPT = f"""
+from tf_codistill import distribution, weights
+strategy = distribution.create_strategy()
+import hashlib, json, os, signal, sys, threading, time
+import numpy as np, tensorflow as tf
+import tf_codistill
+from tf_codistill.exchange.snapshot import Swap
+from tf_codistill.training import state
+{STUDENT}
+settings = json.loads(sys.argv[1])
+directory, group, replay = settings["directory"], settings["group"], settings["replay"]
+worker = distribution.worker_index(strategy)
 
-keras.utils.set_random_seed(1)
+def leave():
+    while not os.path.exists(settings["leaves_at"]):
+        time.sleep(0.1)
+    os._exit(0)
+
+class Watched(keras.callbacks.Callback):
+    "Notes swaps, waits for what is on its way from the peers, and dies."
+    def on_train_begin(self, logs=None):
+        self.note(self.model.batches())
+    def note(self, *lines):
+        if worker == 0:
+            with open(settings["notes"], "a") as file:
+                file.writelines(json.dumps(line) + "\\n" for line in lines)
+    def on_train_batch_end(self, batch, logs=None):
+        step, swaps = self.model.batches(), self.model.teachers.swaps
+        self.note(*swaps)
+        swaps.clear()
+        if [worker, step] == settings["dies_at"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        def is_coming(seat):
+            is_sought = worker == 0 and not (seat.wanted or seat.held.incarnation)
+            return is_sought or (seat.wanted and not seat.is_ready)
+        seats = exchange._exchanging._courier.seats
+        while replay is None and step < settings["waits_until"] and any(map(is_coming, seats)):
+            time.sleep(0.01)
+        time.sleep(settings["secs_per_step"])
+    def on_test_begin(self, logs=None):
+        print("validates", flush=True)
+
+keras.utils.set_random_seed(1 + group)
 rng = np.random.default_rng(0)
-x, y = rng.normal(size=({steps} * 8, 8, 8, 1)).astype("float32"), rng.integers(0, 4, {steps} * 8)
+x, y = rng.normal(size=({STEPS} * 8, 8, 8, 1)).astype("float32"), rng.integers(0, 4, {STEPS} * 8)
 images = tf.data.Dataset.from_tensor_slices((x, y))
 with strategy.scope():
-    teachers = tf_codistill.SavedTeachers({teachers!r}, model_fns=2 * [teacher_fn])
-    model = tf_codistill.CodistillationModel(model_fn, teachers)
-    model.compile(
-        keras.optimizers.Adam(0.01),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+    exchange = tf_codistill.PeerExchange(
+        settings["exchange"],
+        group,
+        num_groups=3,
+        every_steps=2,
+        topology={{0: [1, 2], 1: [0, 2], 2: []}},
+        keep=1000,
+        run_id="script",
+        replay=replay and [Swap(*swap) for swap in replay],
     )
-callbacks = [tf_codistill.Checkpointing(directory, every_steps=2), Dies()]
+    model = tf_codistill.CodistillationModel(model_fn, exchange)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+callbacks = [Watched(), tf_codistill.Checkpointing(directory, every_steps=2)]
 if distribution.is_chief(strategy):  # alone: saving must not wait for others
     callbacks.append(keras.callbacks.ModelCheckpoint(directory + ".keras"))
+threading.Thread(target=leave, daemon=True).start()
 model.fit(
     images.shuffle(64, seed=2).batch(8, drop_remainder=True),
-    epochs={epochs},
-    validation_data=images.take(16).batch(8, drop_remainder=True).repeat(num_validation),
+    epochs=settings["epochs"],
+    validation_data=images.take(16).batch(8, drop_remainder=True).repeat(settings["num_validation"]),
     verbose=0,
     callbacks=callbacks,
 )
@@ -83,42 +121,77 @@ print(model.batches(), weights.checksum(model.student), digest.hexdigest())
 """
 
 
-@pytest.fixture(scope="module")
-def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Two models of another architecture than the student."""
-    directory, paths = tmp_path_factory.mktemp("teachers"), []
-    for seed in (1, 2):
-        keras.utils.set_random_seed(seed)
-        layers = keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4)
-        paths.append(str(directory / f"{seed}.keras"))
-        keras.Sequential(list(layers)).save(paths[-1])
-    return paths
+def settings(place: pathlib.Path, name: str, **others: object) -> str:
+    """What a script is told: where it keeps what, and what becomes of it."""
+    told = {
+        "directory": str(place / name),
+        "exchange": str(place / "exchange"),
+        "notes": str(place / f"{name}.notes"),
+        "leaves_at": str(place / "everybody_leaves"),
+        "group": 0,
+        "epochs": 2,
+        "dies_at": None,
+        "replay": None,
+        "num_validation": 1,
+        "secs_per_step": 0.0,
+        "waits_until": 0,
+    }
+    return json.dumps(told | others)
 
 
-def script(
-    directory: pathlib.Path,
-    teachers: list[str],
-    dies_at: tuple[int, int] = (0, -1),
-    num_validation: int = 1,
-    epochs: int = 2,
-) -> str:
-    settings = {"teachers": teachers, "dies_at": dies_at, "num_validation": num_validation, "epochs": epochs}
-    return SCRIPT.format(directory=str(directory), steps=STEPS, **settings)
+def run(told: str, num_workers: int = 2, timeout_secs: float = 120) -> list[str]:
+    return run_workers(f"import sys\nsys.argv[1:] = [{told!r}]\n{SCRIPT}", num_workers, timeout_secs)
+
+
+@contextlib.contextmanager
+def peers(place: pathlib.Path, num_workers: int) -> Iterator[None]:
+    """Group 1, which trains until the others have ended, and a snapshot of group 2."""
+    made: dict[str, keras.Model] = {}
+    exec(STUDENT + "model = model_fn()", made)
+    model, exchange = made["model"], str(place / "exchange")
+    old = Store(exchange, group=2, run_id="script")
+    old.announce(weights.description(model), step=0)
+    old.publish(0, weights.description(model), weights.values(model.weights))
+    told = settings(place, "peer", group=1, epochs=10**6, secs_per_step=0.2)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        peer = pool.submit(run, told, num_workers, timeout_secs=3000)
+        while old.newest(1) is None and not peer.done():
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            (place / "everybody_leaves").touch()
+            peer.result()
+    (place / "everybody_leaves").unlink()
+
+
+def swaps_that_count(notes: pathlib.Path) -> list[Swap]:
+    """Those of a run that was killed and went on, without those that a later start has forgotten."""
+    found: list[Swap] = []
+    for line in map(json.loads, notes.read_text().splitlines()):
+        if isinstance(line, int):
+            found = [swap for swap in found if swap.step <= line]
+        else:
+            found.append(Swap(*line))
+    return found
 
 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("num_deaths", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_steps_it_ends_with_the_same_bits(
-    tmp_path: pathlib.Path, teachers: list[str], num_deaths: int
-) -> None:
+def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path: pathlib.Path, num_deaths: int) -> None:
     rng, epochs = random.Random(num_deaths), 2 + num_deaths // 3
-    for step in sorted(rng.sample(range(3, STEPS * epochs), num_deaths)):
-        who = rng.randrange(2)
-        with pytest.raises(RuntimeError, match=f"worker {who} exited with -9"):
-            run_workers(script(tmp_path / "killed", teachers, (who, step), epochs=epochs), 2)
-    killed, whole = (
-        run_workers(script(tmp_path / name, teachers, epochs=epochs), 2) for name in ("killed", "whole")
-    )
+    with peers(tmp_path, num_workers=2 if num_deaths > 1 else 1):
+        for step in sorted(rng.sample(range(5, STEPS * epochs), num_deaths)):
+            who = rng.randrange(2)
+            told = settings(tmp_path, "killed", epochs=epochs, dies_at=(who, step), waits_until=STEPS)
+            with pytest.raises(RuntimeError, match=f"worker {who} exited with -9"):
+                run(told)
+        killed = run(settings(tmp_path, "killed", epochs=epochs))
+    swaps = swaps_that_count(tmp_path / "killed.notes")
+    assert {swap.peer for swap in swaps} == {1, 2}
+    assert len(swaps) > (2 if num_deaths == 1 else num_deaths), "the peer's were taken again and again"
+    whole = run(settings(tmp_path, "whole", epochs=epochs, replay=swaps))
+    assert swaps_that_count(tmp_path / "whole.notes") == swaps
     ends = [[output.split()[-3:] for output in outputs] for outputs in (killed, whole)]
     assert ends[0] == ends[1]
     for steps, checksum, _ in ends[0]:
@@ -130,10 +203,9 @@ def test_killed_at_random_steps_it_ends_with_the_same_bits(
 
 
 @pytest.mark.slow
-def test_sigterm_in_a_long_validation_ends_within_seconds(
-    tmp_path: pathlib.Path, teachers: list[str]
-) -> None:
-    arguments = [sys.executable, "-c", script(tmp_path / "asked", teachers, num_validation=10**6)]
+def test_sigterm_in_a_long_validation_ends_within_seconds(tmp_path: pathlib.Path) -> None:
+    told = settings(tmp_path, "asked", num_validation=10**6)
+    arguments = [sys.executable, "-c", SCRIPT, told]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "validates\n"

@@ -235,3 +235,15 @@ def test_arrays_that_do_not_fit_change_nothing() -> None:
     with pytest.raises(ValueError, match=r"variable '.*dense_?\d*/bias' has shape \(2,\), array has \(99,\)"):
         weights.assign(model.weights, arrays)
     assert_same(weights.values(model.weights), before)
+
+
+def test_reserved_memory_is_what_copies_go_to() -> None:
+    pool, variables = weights.Pool(), [keras.Variable(np.full(5, i, "float32")) for i in range(2)]
+    model = [{"name": str(i), "shape": [5], "dtype": "float32"} for i in range(2)]
+    for copies in (1, 2, 2):
+        pool.reserve(model, copies)
+    reserved = {block.ctypes.data for block in pool._blocks}
+    first, second = (weights.values(variables, pool) for _ in range(2))
+    assert len(reserved) == len(pool._blocks) == 4
+    assert len({array.ctypes.data for array in first + second}) == 4
+    np.testing.assert_array_equal(second[1], np.ones(5))

@@ -68,7 +68,7 @@ def values(variables: Sequence[keras.Variable], pool: Pool | None = None) -> lis
 class Pool:
     """Arrays whose memory TensorFlow can use as it is; memory is used again once nobody holds it any more.
 
-    Memory that is new to a process may cost more time than what is copied into it. For one thread at a time.
+    Memory that is new to a process may cost ten times what is copied into it; a thread may `reserve` it.
     """
 
     def __init__(self) -> None:
@@ -83,10 +83,18 @@ class Pool:
             if memory.nbytes == num_bytes + _ALIGNMENT and sys.getrefcount(memory) == 3:
                 break
         else:
-            memory = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-            self._blocks.append(memory)
+            memory = self._new(num_bytes)
         start = -memory.ctypes.data % _ALIGNMENT
         return memory[start : start + num_bytes].view(dtype).reshape(shape)
+
+    def reserve(self, model: Description, copies: int) -> None:
+        """Makes memory for so many copies of a model's weights in all, and touches it."""
+        for weight in (copies * model)[len(self._blocks) :]:
+            self._new(int(np.prod(weight["shape"])) * tf.as_dtype(weight["dtype"]).size).fill(0)
+
+    def _new(self, num_bytes: int) -> np.ndarray:
+        self._blocks.append(np.empty(num_bytes + _ALIGNMENT, np.uint8))
+        return self._blocks[-1]
 
 
 def checksum(model: keras.Model) -> str:

@@ -68,6 +68,30 @@ def test_what_is_sent_is_published_and_reaches_a_peers_seat(tmp_path: pathlib.Pa
     assert writer._costs.published_bytes == reader._costs.read_bytes > 0
 
 
+def test_memory_is_reserved_beside_training_and_twice_where_storage_is_slow(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserved: list[tuple[str, int]] = []
+    store = Store(str(tmp_path), 0, run_id="run")
+    courier = Courier(
+        store,
+        [],
+        lambda _, snapshot: snapshot,
+        lambda: store.announce(MODEL, 0),
+        Costs(),
+        reserve=lambda copies: reserved.append((threading.current_thread().name, copies)),
+    )
+    write = weights.write
+    monkeypatch.setattr(weights, "write", lambda *args, **kwargs: time.sleep(0.5) or write(*args, **kwargs))
+    courier.start()
+    courier.is_time()
+    courier.is_time()  # an interval of next to nothing
+    courier.send(5, MODEL, arrays(5), [])
+    eventually(lambda: ("courier", 2) in reserved)
+    courier.close(finish=True)
+    assert reserved[0] == ("courier", 1)
+
+
 def test_sending_never_waits_and_the_newest_wins(tmp_path: pathlib.Path, monkeypatch) -> None:
     may_write, write = threading.Event(), weights.write
 

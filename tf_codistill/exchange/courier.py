@@ -111,6 +111,8 @@ class Courier:
         announce: Callable[[], None] | None,
         costs: Costs,
         grace: bool = True,
+        reserve: Callable[[int], None] | None = None,
+        memory: weights.Pool | None = None,
     ) -> None:
         """Takes note of the arguments; starts nothing.
 
@@ -121,18 +123,20 @@ class Courier:
             announce: Tells others of this group, on the chief alone; called until it succeeds.
             costs: Counts.
             grace: Whether the age of superseded snapshots follows the interval between exchanges.
+            reserve: Makes memory for so many copies of what is sent, so that `send` need not wait for it.
+            memory: For snapshots that are read.
         """
         self.seats = list(seats)
         self.has_readers = False
         self._store, self._stage, self._announce, self._costs = store, stage, announce, costs
-        self._grace = grace
+        self._grace, self._reserve = grace, reserve or (lambda copies: None)
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closing = False
         self._outbox: Sent | None = None
         self._period = 0.0
         self._sent_at: float | None = None
-        self._memory = weights.Pool()
+        self._memory = memory or weights.Pool()
         self._told: dict[str, str] = {}
         self._readers_of: set[int] = set()
         self._thread: threading.Thread | None = None
@@ -154,10 +158,16 @@ class Courier:
             arrays: Its weights, which nobody else uses.
             states: The recurrent state of this worker's lanes.
         """
+        self.take_back()
         with self._lock:
-            self._costs.skipped_publications += self._outbox is not None
             self._outbox = (step, model, arrays, states)
         self._wake.set()
+
+    def take_back(self) -> None:
+        """Frees the memory of what has been sent, if it is to be superseded and its writing has not begun."""
+        with self._lock:
+            self._costs.skipped_publications += self._outbox is not None
+            self._outbox = None
 
     def is_time(self) -> None:
         """Says that an exchange is due, by whose interval everything else is measured."""
@@ -192,8 +202,12 @@ class Courier:
             logging.warning("group %d leaves a snapshot behind: the storage is slow", self._store.group)
 
     def _run(self) -> None:
+        self._reserve(1)
         while not self._closing:
+            began = time.monotonic()
             self.work()
+            if time.monotonic() - began > _POLLS_PER_INTERVAL * self._period / 2:
+                self._reserve(2)  # one may be sent while the one before is being written
             self._wake.wait(self._period)
             self._wake.clear()
         self._deliver()

@@ -86,8 +86,9 @@ class Exchanging(keras.callbacks.Callback):
         )
         (self._student,) = self.model.students
         self._step, self._is_due, self._sent_step = self.model.step(), True, -1
-        store, step, self._memory = teachers.store(), self._step, weights.Pool()
+        store, step, memory = teachers.store(), self._step, teachers.own_memory
         is_chief = self._worker == 0
+        own = weights.description(self._student) if is_chief and teachers.is_read() else []
         if is_chief:
             self._announce_at_start(store, step)
         self._courier = courier = Courier(
@@ -100,6 +101,8 @@ class Exchanging(keras.callbacks.Callback):
             (lambda: self._announce(store, step)) if is_chief else None,
             teachers.costs,
             grace=teachers.min_age_secs is None,
+            reserve=lambda copies: memory.reserve(own, copies),
+            memory=teachers.peers_memory,
         )
         self._agreed: list[Ref | None] = [None] * len(courier.seats)
         self._offered: list[Snapshot | None] = [None] * len(courier.seats)
@@ -135,8 +138,9 @@ class Exchanging(keras.callbacks.Callback):
         means = self.model.statistics.average()  # here all workers are
         is_wanted = self._teachers.is_read() or courier.has_readers
         if self._worker == 0 and is_wanted and step != self._sent_step:
+            courier.take_back()
             states = recurrent_state.values(recurrent_state.variables(self._student))
-            copies = weights.values(self._student.weights, self._memory)
+            copies = weights.values(self._student.weights, self._teachers.own_memory)
             arrays = [
                 means.get(id(one), copy) for one, copy in zip(self._student.weights, copies, strict=True)
             ]

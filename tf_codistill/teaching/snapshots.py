@@ -15,7 +15,7 @@ from typing import Any
 import gin
 import keras
 
-from tf_codistill import files
+from tf_codistill import files, weights
 from tf_codistill.exchange.courier import Costs
 from tf_codistill.exchange.snapshot import Swap
 from tf_codistill.exchange.store import Store
@@ -96,6 +96,7 @@ class PeerExchange(FrozenTeachers):
         self._peer_model_fns = dict(peer_model_fns or {})
         self._settings: dict[str, Any] = {"keep": keep, "max_bytes": max_bytes, "precision": precision}
         self.costs, self.swaps = Costs(), list[Swap]()
+        self.own_memory, self.peers_memory = weights.Pool(), weights.Pool()  # of copies on the host
         self._exchanging: Exchanging | None = None
         self._stand(directory or "", group, num_groups)
         self.store()

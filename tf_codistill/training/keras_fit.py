@@ -253,7 +253,7 @@ class MultiWorkerModel(keras.Model):
 
     def batches(self) -> int:
         """Number of batches that have been learned from."""
-        return int(weights.values([self.batches_seen.number])[0])
+        return int(weights.local_copies(self.batches_seen.number)[0].numpy())
 
     def second_states(self) -> list[recurrent_state.SecondState]:
         """Recurrent states that validation uses in place of the training lanes'; a subclass names its own.

@@ -19,6 +19,7 @@ so that each is also tried on a small house that breaks it.
 """
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -89,7 +90,7 @@ HOUSE = read_house(ROOT / PACKAGE)
 
 def imports(house: House, module: str) -> Iterator[tuple[int, str]]:
     """Line and name below the package of what a module imports of the house, at its top or in a function."""
-    for node in ast.walk(ast.parse(house[module])):
+    for node in ast.walk(parsed(house[module])):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -153,8 +154,13 @@ def cycles(house: House) -> list[str]:
     return found
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
 def functions(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -185,7 +191,7 @@ def share_of_usual_functions(house: House) -> float:
 
 def public_definitions(source: str) -> Iterator[tuple[str, ast.AST]]:
     """Name and node of the module, its public classes and functions, and their public methods."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     yield "module", tree
     kinds = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in tree.body:
@@ -235,7 +241,7 @@ def asserts(house: House) -> list[str]:
     return [
         f"{module}, line {node.lineno}: assert in library code; raise ValueError"
         for module, source in house.items()
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.Assert)
     ]
 
@@ -246,7 +252,7 @@ def configurable_programs(house: House) -> list[str]:
         f"{module}, line {node.lineno}: {node.attr} in a program"
         for module, source in house.items()
         if module in PROGRAMS
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.Attribute) and node.attr in ("configurable", "register")
     ]
 
@@ -259,7 +265,7 @@ def asks_for_kinds(house: House) -> list[str]:
         kinds, members = defined.keys() - {base}, set(_members(defined.get(base)))
         for module, source in house.items():
             if FLOOR_OF[room_of(module)] > FLOOR_OF[room] and module != "configurables":
-                asks = _asks(ast.parse(source), kinds, variables, members)
+                asks = _asks(parsed(source), kinds, variables, members)
                 found += [f"{module}, line {line}: {what}" for line, what in asks]
     return found
 
@@ -283,7 +289,7 @@ def _asks(
 
 def _classes(house: House, room: str) -> Iterator[ast.ClassDef]:
     for module, source in house.items():
-        for node in ast.parse(source).body if room_of(module) == room else ():
+        for node in parsed(source).body if room_of(module) == room else ():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 yield node
 

@@ -19,7 +19,7 @@ from examples import images
 from tf_codistill import runs
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-_TIMEOUT_SECS = 120
+_TIMEOUT_SECS = 300
 _REAL_DATA = os.environ.get("TF_CODISTILL_REAL_DATA", "")
 
 

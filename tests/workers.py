@@ -18,7 +18,7 @@ import time
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
-def run_workers(script: str, num_workers: int, timeout_secs: float = 120) -> list[str]:
+def run_workers(script: str, num_workers: int, timeout_secs: float = 300) -> list[str]:
     """Runs a Python script in each of several processes that TF_CONFIG makes the workers of one group.
 
     Args:

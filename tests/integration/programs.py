@@ -26,7 +26,7 @@ from types import TracebackType
 from tf_codistill import runs
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-TIMEOUT_SECS = 120
+TIMEOUT_SECS = 300
 
 # The recurrent state of an untrained layer-normalised LSTM is chaotic: noise of one part in 10 million grows
 # ten thousandfold within some 100 tokens. Lanes that move on by 4 tokens a step keep it small.

@@ -18,7 +18,7 @@ from tf_codistill import program
 _GROUP = flags.DEFINE_integer("group", 0, "Which group's model.")
 _MODEL = flags.DEFINE_string("model", None, "A saved model, in place of --workdir and --group.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Its word_pieces.model; by default what travels with it.")
-_WARM_UP_FILE = flags.DEFINE_string("warm_up_file", None, "Document to read before the text begins.")
+_CONTEXT_FILE = flags.DEFINE_string("context_file", None, "Document to read before the text begins.")
 _PROMPT = flags.DEFINE_string("prompt", "", "How the text begins.")
 _NUM_TOKENS = flags.DEFINE_integer("num_tokens", 200, "Tokens to draw at most, marks included.")
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 takes the likeliest token.")
@@ -34,8 +34,8 @@ def main() -> None:
     program.require("without --model", not _MODEL.value, program.WORKDIR, _GROUP)
     model = trained.open_trained(program.WORKDIR.value, _GROUP.value, _MODEL.value, _TOKENIZER.value)
     model.reset()
-    if _WARM_UP_FILE.value:
-        scoring.score_file(model, _WARM_UP_FILE.value)
+    if _CONTEXT_FILE.value:
+        scoring.score_file(model, _CONTEXT_FILE.value)
     stream = generation.generate(
         model,
         _PROMPT.value,

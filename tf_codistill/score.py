@@ -22,7 +22,7 @@ from tf_codistill import program
 _GROUP = flags.DEFINE_integer("group", 0, "Which group's model.")
 _MODEL = flags.DEFINE_string("model", None, "A saved model, in place of --workdir and --group.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Its word_pieces.model; default: what travels with it.")
-_WARM_UP_FILE = flags.DEFINE_string("warm_up_file", None, "Text to read before each file, not scored.")
+_CONTEXT_FILE = flags.DEFINE_string("context_file", None, "Text to read before each file, not scored.")
 _WRAPPED = flags.DEFINE_bool("wrapped", False, "Whether a paragraph goes on until a blank line.")
 _JSON = flags.DEFINE_bool("json", False, "Whether to print JSON in place of a table.")
 
@@ -46,8 +46,8 @@ def main(*names: str) -> None:
     program.require("without --model", not _MODEL.value, program.WORKDIR, _GROUP)
     model = trained.open_trained(program.WORKDIR.value, _GROUP.value, _MODEL.value, _TOKENIZER.value)
     model.reset()
-    if _WARM_UP_FILE.value:
-        scoring.score_file(model, _WARM_UP_FILE.value, _WRAPPED.value)
+    if _CONTEXT_FILE.value:
+        scoring.score_file(model, _CONTEXT_FILE.value, _WRAPPED.value)
     state = model.state()
     scores = {}
     for name in names:

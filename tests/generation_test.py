@@ -60,7 +60,8 @@ def test_what_is_shown_is_what_the_tokens_decode_to(model: Trained) -> None:
     text = toy_texts.DOCUMENTS[0] + "\nAnd so on. It goes (on)."
     ids = model.pieces.encode_document(text).tolist()
     assert say(model, ids) == text.replace("\n", "\n\n")
-    assert say(model, ids + ids, goes_on=True) == (text.replace("\n", "\n\n") + "\n\n* * *\n\n") * 2
+    twice = say(model, ids + ids, continue_after_end=True)
+    assert twice == (text.replace("\n", "\n\n") + "\n\n* * *\n\n") * 2
     assert say(model, ids + ids) == text.replace("\n", "\n\n")
 
 
@@ -123,7 +124,7 @@ def test_documents_of_the_corpus_follow_the_rule(model: Trained) -> None:
 
 def test_generated_text_is_well_formed_and_fixed_by_the_seed(model: Trained) -> None:
     def text(**arguments: object) -> str:
-        settings = {"num_tokens": 80, "seed": 3, "goes_on": True, **arguments}
+        settings = {"num_tokens": 80, "seed": 3, "continue_after_end": True, **arguments}
         model.reset()
         return "".join(generate(model, "Anna", **settings))
 

@@ -88,7 +88,7 @@ def test_lines_are_paragraphs_and_blank_ones_are_none() -> None:
     assert texts(b"") == texts(b"\n \n") == []
 
 
-def test_wrapped_paragraphs_go_on_until_a_blank_line() -> None:
+def test_wrapped_paragraphs_continue_until_a_blank_line() -> None:
     content = b"One\r\n  goes on.\n\n\n \nTwo.\nIt\ntoo.\n"
     assert texts(content, are_wrapped=True) == ["One goes on.", "Two. It too."]
 

@@ -24,7 +24,7 @@ _NUM_TOKENS = flags.DEFINE_integer("num_tokens", 200, "Tokens to draw at most, m
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 takes the likeliest token.")
 _TOP_K = flags.DEFINE_integer("top_k", 0, "How many of the likeliest tokens to draw from; 0 for all.")
 _SEED = flags.DEFINE_integer("seed", 0, "What to draw.")
-_GO_ON = flags.DEFINE_bool("go_on", False, "Whether to begin another document when one has ended.")
+_CONTINUE = flags.DEFINE_bool("continue_after_end", False, "Whether another document follows the first.")
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         temperature=_TEMPERATURE.value,
         top_k=_TOP_K.value,
         seed=_SEED.value,
-        goes_on=_GO_ON.value,
+        continue_after_end=_CONTINUE.value,
     )
     print(next(stream), end="", flush=True)
     num_tokens, start = 0, None

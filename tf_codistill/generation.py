@@ -48,7 +48,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     seed: int = 0,
-    goes_on: bool = False,
+    continue_after_end: bool = False,
 ) -> Iterator[str]:
     """Continues a text.
 
@@ -60,7 +60,7 @@ def generate(
         temperature: Divides the logits; at 0 the likeliest token is taken.
         top_k: How many of the likeliest tokens to draw from; 0 for all.
         seed: Together with the model and the other arguments it fixes the text.
-        goes_on: Whether another document follows when one has ended.
+        continue_after_end: Whether another document follows when one has ended.
 
     Yields:
         The prompt as it was understood, then what each token adds to the text, often nothing.
@@ -93,7 +93,7 @@ def generate(
             begins_paragraph = False
         else:
             begins_paragraph |= drawn == tokens.PARAGRAPH_START
-            if drawn == tokens.END_OF_DOCUMENT and not goes_on:
+            if drawn == tokens.END_OF_DOCUMENT and not continue_after_end:
                 return
             yield _between(last, drawn)
         last = drawn

@@ -204,7 +204,7 @@ def named(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
 
 
 def check_unchanged(config: str, setting: str, may_change: Collection[str]) -> None:
-    """Checks that a run goes on with the settings that it began with, as far as they are known by now.
+    """Checks that a run continues with the settings that it began with, as far as they are known by now.
 
     Args:
         config: The gin file that the run has written; nothing is checked if there is none.

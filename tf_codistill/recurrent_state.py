@@ -15,7 +15,7 @@ lends it another state for that time, and to the bit the lanes know nothing of i
     second.start()                            # a copy of the lanes' state
     with second.in_use():
         model(validation_batch)               # reads and writes the second state
-    model(next_training_batch)                # goes on from the lanes' own
+    model(next_training_batch)                # continues from the lanes' own
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _GROUP = flags.DEFINE_integer("group", 0, "Which group's model.")
 _MODEL = flags.DEFINE_string("model", None, "A saved model, in place of --workdir and --group.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Its word_pieces.model; default: what travels with it.")
 _CONTEXT_FILE = flags.DEFINE_string("context_file", None, "Text to read before each file, not scored.")
-_WRAPPED = flags.DEFINE_bool("wrapped", False, "Whether a paragraph goes on until a blank line.")
+_WRAPPED = flags.DEFINE_bool("wrapped", False, "Whether a paragraph continues until a blank line.")
 _JSON = flags.DEFINE_bool("json", False, "Whether to print JSON in place of a table.")
 
 _COLUMNS = {

@@ -127,7 +127,7 @@ def paragraphs(file: IO[bytes], are_wrapped: bool = False) -> Iterator[Paragraph
 
     Args:
         file: Bytes of any kind; line ends are ``\n`` or ``\r\n``.
-        are_wrapped: Whether a paragraph goes on until a blank line; otherwise each line is one.
+        are_wrapped: Whether a paragraph continues until a blank line; otherwise each line is one.
 
     Yields:
         The paragraphs, none of them blank.

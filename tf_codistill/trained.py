@@ -10,7 +10,7 @@
 keep_tokenizer(tokenizer_dir(group_dir), corpora)               by training
 trained = open_trained(workdir, group=0)                       later, without any corpus
 trained.reset()
-trained.log_likelihoods(inputs, targets)                       goes on from the state of the call before
+trained.log_likelihoods(inputs, targets)                       continues from the state of the call before
 trained.next_logits(ids)
 """
 

@@ -101,8 +101,8 @@ def test_generate_needs_the_workdir_alone(programs: Programs, place: pathlib.Pat
 
 
 def test_generate_is_stopped_quietly(programs: Programs, place: pathlib.Path) -> None:
-    arguments = [f"--workdir={place / 'run'}", "--prompt=Anna", "--num_tokens=100000000", "--go_on"]
-    with programs.started("generate", *arguments) as running:
+    endless = ["--num_tokens=100000000", "--continue_after_end"]
+    with programs.started("generate", f"--workdir={place / 'run'}", "--prompt=Anna", *endless) as running:
         running.wait_until(lambda: len(running.output_so_far()) > 20)
         os.kill(running.pid, signal.SIGINT)
         ended = running.wait()

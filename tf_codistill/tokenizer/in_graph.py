@@ -102,7 +102,7 @@ class GraphWordPieces(tf.Module):
         ids = self.encode(texts)
         flat = ids.flat_values
         is_byte = flat >= self.vocabulary_size
-        # A row begins with a mark, so that no run of bytes goes on from one row to the next.
+        # A row begins with a mark, so that no run of bytes continues from one row to the next.
         continues = is_byte & tf.concat([[False], is_byte[:-1]], axis=0)
         marked = ids.with_flat_values(tf.where(is_byte, tokens.OUT_OF_VOCABULARY, flat))
         return _append(

@@ -324,7 +324,7 @@ def with_reference(case: object, t: float) -> tuple[losses.DistillationLoss, obj
 
 @st.composite
 def masked_batches(draw, classes: int | None) -> dict[str, object]:
-    """Logits of a drawn shape and type, a mask, weights of examples and of teachers, a temperature."""
+    """Logits of a sampled shape and type, a mask, weights of examples and of teachers, a temperature."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     leading = draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
     shape = (*leading, classes or draw(st.integers(2, 6)))
@@ -350,24 +350,24 @@ def test_masked_value_and_gradient_in_every_precision(case):
 
     @hypothesis.settings(SETTINGS, max_examples=8)
     @hypothesis.given(masked_batches(classes))
-    def check(drawn):
-        mask, weighting, t = drawn["mask"], drawn["weighting"], drawn["temperature"]
-        teachers, student = (tf.cast(drawn[name], tf.float64).numpy() for name in ("teachers", "student"))
-        keras.config.set_dtype_policy(drawn["policy"])
+    def check(example):
+        mask, weighting, t = example["mask"], example["weighting"], example["temperature"]
+        teachers, student = (tf.cast(example[name], tf.float64).numpy() for name in ("teachers", "student"))
+        keras.config.set_dtype_policy(example["policy"])
         try:
             loss, examples = with_reference(case, t)
             with tf.GradientTape() as tape:
-                tape.watch(drawn["student"])
-                predicted = tf.identity(drawn["student"])
+                tape.watch(example["student"])
+                predicted = tf.identity(example["student"])
                 predicted._keras_mask = tf.constant(mask)
-                target = loss.aggregate(drawn["teachers"], tf.constant(drawn["shares"]))
+                target = loss.aggregate(example["teachers"], tf.constant(example["shares"]))
                 value = loss(target, predicted, weighting)
-            gradient = tape.gradient(value, drawn["student"])
+            gradient = tape.gradient(value, example["student"])
         finally:
             keras.config.set_dtype_policy("float32")
 
         def expected(at):
-            each = examples(teachers, at, drawn["shares"])
+            each = examples(teachers, at, example["shares"])
             return (each * weighting * mask).sum() / max(mask.sum(), 1)
 
         assert value.dtype == tf.float32

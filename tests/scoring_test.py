@@ -132,17 +132,17 @@ def test_a_paragraph_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_memory_is_bounded_however_large_the_file_is(model: Trained) -> None:
-    drawn = 0
+    num_read = 0
 
     def endless() -> list[Paragraph]:
-        nonlocal drawn
-        for drawn in range(1, 10**9):  # noqa: B007
+        nonlocal num_read
+        for num_read in range(1, 10**9):  # noqa: B007
             yield Paragraph("Anna went to the river.")
 
     windows = scoring._windows(scoring._ids(model, endless(), Score()), 64)
     for _ in range(5):
         assert len(next(windows)) == 64
-    assert drawn < 64
+    assert num_read < 64
 
 
 def test_files_standard_input_and_what_is_missing(

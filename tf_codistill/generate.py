@@ -20,10 +20,10 @@ _MODEL = flags.DEFINE_string("model", None, "A saved model, in place of --workdi
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Its word_pieces.model; by default what travels with it.")
 _CONTEXT_FILE = flags.DEFINE_string("context_file", None, "Document to read before the text begins.")
 _PROMPT = flags.DEFINE_string("prompt", "", "How the text begins.")
-_NUM_TOKENS = flags.DEFINE_integer("num_tokens", 200, "Tokens to draw at most, marks included.")
+_NUM_TOKENS = flags.DEFINE_integer("num_tokens", 200, "Tokens to sample at most, marks included.")
 _TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "Divides the logits; 0 takes the likeliest token.")
-_TOP_K = flags.DEFINE_integer("top_k", 0, "How many of the likeliest tokens to draw from; 0 for all.")
-_SEED = flags.DEFINE_integer("seed", 0, "What to draw.")
+_TOP_K = flags.DEFINE_integer("top_k", 0, "How many of the likeliest tokens to sample from; 0 for all.")
+_SEED = flags.DEFINE_integer("seed", 0, "Equal seeds give equal text.")
 _CONTINUE = flags.DEFINE_bool("continue_after_end", False, "Whether another document follows the first.")
 
 

@@ -6,10 +6,10 @@ r"""Text that a trained model makes up, token by token.
     token    <s> _best _of </s> </p> <p> <s> _The ...        what may follow which is fixed, see `_FOLLOWERS`
     text         " best" " of"       "\n\n"    "The"
 
-The model reads each token once: its recurrent state remembers the text so far. Three things are never drawn,
-because nobody could read them: the mark for what is out of vocabulary, a mark where no training document has
-one (the end of a sentence that has not begun), and a second end of document in a row. Word pieces are whole
-characters, so every piece can be shown at once.
+The model reads each token once: its recurrent state remembers the text so far. Three things are never
+sampled, because nobody could read them: the mark for what is out of vocabulary, a mark where no training
+document has one (the end of a sentence that has not begun), and a second end of document in a row. Word
+pieces are whole characters, so every piece can be shown at once.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def generate(
         trained: The model; the text begins in the state that it is in.
         prompt: How the text begins, a paragraph per line; one that ends with a line end is followed by a new
             paragraph. White space at its very end is left out: it belongs to the word that comes.
-        num_tokens: How many tokens to draw at most, marks included.
+        num_tokens: How many tokens to sample at most, marks included.
         temperature: Divides the logits; at 0 the likeliest token is taken.
-        top_k: How many of the likeliest tokens to draw from; 0 for all.
+        top_k: How many of the likeliest tokens to sample from; 0 for all.
         seed: Together with the model and the other arguments it fixes the text.
         continue_after_end: Whether another document follows when one has ended.
 
@@ -86,17 +86,17 @@ def generate(
     begins_paragraph = last in _FOLLOWERS
     for _ in range(num_tokens):
         logits = trained.next_logits(np.array([last], np.int32))
-        drawn = choose(logits, candidates(last, size), temperature, top_k, rng)
-        if drawn >= tokens.NUM_SPECIAL:
-            text = visible(trained.pieces.surfaces[drawn - tokens.NUM_SPECIAL].decode("utf-8", "replace"))
+        index = sample(logits, candidates(last, size), temperature, top_k, rng)
+        if index >= tokens.NUM_SPECIAL:
+            text = visible(trained.pieces.surfaces[index - tokens.NUM_SPECIAL].decode("utf-8", "replace"))
             yield text.removeprefix(" ") if begins_paragraph else text
             begins_paragraph = False
         else:
-            begins_paragraph |= drawn == tokens.PARAGRAPH_START
-            if drawn == tokens.END_OF_DOCUMENT and not continue_after_end:
+            begins_paragraph |= index == tokens.PARAGRAPH_START
+            if index == tokens.END_OF_DOCUMENT and not continue_after_end:
                 return
-            yield _between(last, drawn)
-        last = drawn
+            yield _between(last, index)
+        last = index
 
 
 def candidates(last: int, vocabulary_size: int) -> npt.NDArray[np.int64]:
@@ -115,20 +115,20 @@ def candidates(last: int, vocabulary_size: int) -> npt.NDArray[np.int64]:
     return np.concatenate([np.array(sorted(marks), np.int64), pieces])
 
 
-def choose(
+def sample(
     logits: npt.NDArray[np.float32],
     among: npt.NDArray[np.int64],
     temperature: float,
     top_k: int,
     rng: np.random.Generator,
 ) -> int:
-    """Draws an id.
+    """Samples an id.
 
     Args:
         logits: A number for each id, [V].
-        among: Ids to draw from.
+        among: Ids to sample from.
         temperature: Divides the logits; at 0 the likeliest id is taken, the first of several.
-        top_k: How many of the likeliest to draw from; 0 for all.
+        top_k: How many of the likeliest to sample from; 0 for all.
         rng: Source of chance; asked for one number, unless the temperature is 0.
 
     Returns:
@@ -140,8 +140,8 @@ def choose(
     if 0 < top_k < len(among):
         likeliest = np.sort(np.argsort(-scores, kind="stable")[:top_k])
         among, scores = among[likeliest], scores[likeliest]
-    weights = np.cumsum(np.exp((scores - scores.max()) / temperature))
-    index = np.searchsorted(weights, rng.random() * weights[-1], side="right")
+    cumulative = np.cumsum(np.exp((scores - scores.max()) / temperature))
+    index = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
     return int(among[min(index, len(among) - 1)])
 
 

@@ -73,7 +73,7 @@ def test_the_lanes_of_a_toy_corpus_token_by_token(tmp_path: pathlib.Path) -> Non
         "g.hi>.hi.   .jkl>jklm",  # "n." is left out
     ]
 
-    # The drawing pins the order too: a resumed run must find the lanes it left, under any NumPy.
+    # The picture pins the order too: a resumed run must find the lanes it left, under any NumPy.
     shuffled = language.LaneStream(stored, seed=1, num_lanes=3, window_tokens=3)
     assert shuffled.steps_per_epoch == 2
     assert draw(shuffled) == [

@@ -1,6 +1,6 @@
 """Batches of a language model: lanes of text, each a pure function of the step.
 
-The documents of a group's part, in an order drawn for the epoch, make one virtual row of N tokens. Each of
+The documents of a group's part, shuffled anew for each epoch, make one virtual row of N tokens. Each of
 L lanes reads a stretch of M of them, T tokens at a time, the recurrent state carried along (section 3.1):
 
     virtual row  d3 d3 d3 d3 d3 d0 d0 d0 d2 d2 d2 d2 d2 d1 d1 d1 d1 d1     N = 18, L = 4, T = 2
@@ -72,7 +72,7 @@ class LaneStream:
         data: ``disjoint`` or ``same``, see `partition.part_of`.
         num_lanes: Rows of the batch of the whole group, all workers and replicas together.
         window_tokens: Tokens of each lane in one batch.
-        shuffle: Whether each epoch draws an order; otherwise documents come as stored (validation).
+        shuffle: Whether each epoch shuffles the documents; otherwise they come as stored (validation).
 
     Attributes:
         num_lanes: As given.

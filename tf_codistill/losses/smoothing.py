@@ -21,7 +21,7 @@ from tf_codistill.losses.base import DistillationLoss, check_classes
 
 
 class Smoothing(DistillationLoss):
-    """A loss that draws the student towards one distribution, the same for every example."""
+    """A loss that pulls the student towards one distribution, the same for every example."""
 
     needs_teachers: ClassVar[bool] = False
 
@@ -66,7 +66,7 @@ class Smoothing(DistillationLoss):
 
 @keras.saving.register_keras_serializable(package="tf_codistill")
 class UniformSmoothing(Smoothing):
-    """Draws the student towards equal probabilities."""
+    """Pulls the student towards equal probabilities."""
 
     def mean_over_classes(self, values: tf.Tensor) -> tf.Tensor:
         """The plain mean.
@@ -82,7 +82,7 @@ class UniformSmoothing(Smoothing):
 
 @keras.saving.register_keras_serializable(package="tf_codistill")
 class UnigramSmoothing(Smoothing):
-    """Draws the student towards the frequencies of the classes, in text those of the word pieces."""
+    """Pulls the student towards the frequencies of the classes, in text those of the word pieces."""
 
     def __init__(
         self,

@@ -92,7 +92,7 @@ class LanguageModel(keras.Model):
             layer.build((batch_size, num_tokens, width))
             width = self._sizes["num_units"]
         self.head.build((batch_size, num_tokens, width))
-        # Last, so that weights start alike with and without it: its seed is drawn behind theirs.
+        # Last, so that weights start alike with and without it: its seed is generated after theirs.
         self.dropout = keras.layers.Dropout(self._dropout_rate, name="dropout", dtype=self.dtype_policy)
         self.built = True
 

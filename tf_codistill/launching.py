@@ -2,7 +2,7 @@ r"""Starts the groups of a run on this machine, watches over them, and stops the
 
     launch(workdir, num_groups=2, workers_per_group=2, command=...)
 
-                  each worker gets the TF_CONFIG of its group and its share of cores and GPUs
+                  each worker gets the TF_CONFIG of its group, and cores and GPUs of its own
                  /
     launch ----+---- group 0: worker 0, worker 1  ->  group_0/worker_0.log, worker_1.log
                +---- group 1: worker 0, worker 1  ->  group_1/worker_0.log, worker_1.log
@@ -83,10 +83,10 @@ def launch(
         )
         return
     logs_dir = tempfile.mkdtemp(prefix="tf_codistill_") if files.is_remote(workdir) else workdir
-    shares = gpus.share_out(gpus.visible(), num_groups, workers_per_group)
-    workers = _plan(workdir, num_groups, workers_per_group, command, base_port, shares, logs_dir)
+    allocated = gpus.allocate(gpus.visible(), num_groups, workers_per_group)
+    workers = _plan(workdir, num_groups, workers_per_group, command, base_port, allocated, logs_dir)
     size = f"{_counted(num_groups, 'group')} of {_counted(workers_per_group, 'worker')}"
-    size += f", {gpus.told(shares)}" if any(shares) else ""
+    size += f", {gpus.description(allocated)}" if any(allocated) else ""
     place = "" if logs_dir == workdir else f"{logs_dir}/"
     console.print(f"{workdir}: {size}, logs in {place}group_*/worker_*.log", markup=False)
     started = time.monotonic()
@@ -143,7 +143,7 @@ def _plan(
     workers_per_group: int,
     command: Callable[[int], Sequence[str]],
     base_port: int | None,
-    shares: Sequence[Sequence[str]],
+    gpus_by_worker: Sequence[Sequence[str]],
     logs_dir: str,
 ) -> list[_Worker]:
     num_processes = num_groups * workers_per_group
@@ -155,7 +155,7 @@ def _plan(
         group_ports = ports[group * workers_per_group :][:workers_per_group]
         for index in range(workers_per_group):
             environment = _environment(group_ports, index, num_processes)
-            environment |= gpus.environment(shares, len(workers))
+            environment |= gpus.environment(gpus_by_worker, len(workers))
             log_path = runs.log_path(logs_dir, group, index)
             workers.append(_Worker(group, index, list(command(group)), environment, log_path))
     return workers

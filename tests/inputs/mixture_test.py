@@ -37,19 +37,20 @@ def directories(tmp_path) -> list[str]:
         (4, [2], [4]),
     ],
 )
-def test_lanes_are_shared_out_by_largest_remainders(num_lanes, weights, expected) -> None:
+def test_lanes_are_allocated_by_largest_remainders(num_lanes, weights, expected) -> None:
     named = {str(index): weight for index, weight in enumerate(weights)}
-    assert list(mixture.share_out(num_lanes, named).values()) == expected
+    assert list(mixture.allocate_lanes(num_lanes, named).values()) == expected
 
 
 @settings(deadline=None)
 @given(weights=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6), more=st.integers(0, 200))
-def test_shares_add_up_and_follow_the_weights(weights: list[float], more: int) -> None:
+def test_allocated_lanes_add_up_and_follow_the_weights(weights: list[float], more: int) -> None:
     num_lanes = len(weights) + more
-    shares = mixture.share_out(num_lanes, {str(index): weight for index, weight in enumerate(weights)})
-    assert sum(shares.values()) == num_lanes
-    assert min(shares.values()) >= 1
-    by_weight = [lanes for _, lanes in sorted(zip(weights, shares.values(), strict=True))]
+    named = {str(index): weight for index, weight in enumerate(weights)}
+    allocated = mixture.allocate_lanes(num_lanes, named)
+    assert sum(allocated.values()) == num_lanes
+    assert min(allocated.values()) >= 1
+    by_weight = [lanes for _, lanes in sorted(zip(weights, allocated.values(), strict=True))]
     assert all(left <= right + 1 for left, right in zip(by_weight, by_weight[1:], strict=False))
 
 

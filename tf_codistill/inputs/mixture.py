@@ -1,4 +1,4 @@
-"""Several corpora as one: each lane reads one of them, and they share out the lanes by weight.
+"""Several corpora as one: each lane reads one of them, and lanes are allocated by weight.
 
     corpus_dir                       a path, or {"corpora/crawl": 3, "corpora/books": 1}
     64 lanes   | crawl: 48 lanes ........................................ | books: 16 lanes ........ |
@@ -26,7 +26,7 @@ from tf_codistill.inputs import language
 _STREAM_BITS = 48  # of an id; those above tell the streams apart
 
 
-def share_out(num_lanes: int, weights: Mapping[str, float]) -> dict[str, int]:
+def allocate_lanes(num_lanes: int, weights: Mapping[str, float]) -> dict[str, int]:
     """How many lanes each corpus gets.
 
     Args:
@@ -148,7 +148,7 @@ class Corpora:
 
         Args:
             split: Name of the split.
-            num_lanes: Lanes of the group, shared out among the corpora.
+            num_lanes: Lanes of the group, allocated to the corpora.
             **arguments: What else `language.LaneStream` takes.
 
         Returns:
@@ -158,7 +158,7 @@ class Corpora:
             ValueError: A corpus has no such split, its part is too small for its lanes, or there are fewer
                 lanes than corpora.
         """
-        lanes = share_out(num_lanes, self.weights)
+        lanes = allocate_lanes(num_lanes, self.weights)
         streams = [
             language.LaneStream(corpus.split(split), num_lanes=lanes[name], **arguments)
             for name, corpus in self.corpora.items()
@@ -181,7 +181,7 @@ def open_corpora(corpus_dir: str | Mapping[str, float]) -> Corpora:
     weights = {corpus_dir: 1.0} if isinstance(corpus_dir, str) else dict(corpus_dir)
     if not weights:
         raise ValueError("corpus_dir names no corpus; give a directory, or a weight for each of several")
-    share_out(len(weights), weights)
+    allocate_lanes(len(weights), weights)
     corpora = {name: tokens.open_corpus(name) for name in weights}
     first, *others = corpora
     for other in others:

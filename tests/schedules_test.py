@@ -70,11 +70,11 @@ def test_all_compile_to_one_xla_program():
     st.floats(0, 10, width=32),
     st.floats(0, 1),
 )
-def test_ramps_meet_their_ends_and_stay_between(kind, start, length, weight, initial, share):
+def test_ramps_meet_their_ends_and_stay_between(kind, start, length, weight, initial, fraction):
     ramp = kind(start, start + length, weight, initial=initial)
     assert float(ramp(0)) == float(ramp(start)) == initial
     assert float(ramp(start + length)) == float(ramp(2**42)) == weight
-    inside = float(ramp(start + int(share * length)))
+    inside = float(ramp(start + int(fraction * length)))
     assert min(weight, initial) * (1 - 1e-6) <= inside <= max(weight, initial) * (1 + 1e-6)
 
 

@@ -72,7 +72,7 @@ def test_figures_are_per_word_in_nats_and_in_bits() -> None:
     assert row["log_likelihood_per_word"] == -8
     assert row["log2_likelihood_per_word"] == pytest.approx(-8 / math.log(2))
     assert row["perplexity_per_word"] == pytest.approx(math.exp(8))
-    assert (row["loss"], row["out_of_vocabulary_share"], row["num_invalid"]) == (2, 0.1, 1)
+    assert (row["loss"], row["out_of_vocabulary_fraction"], row["num_invalid"]) == (2, 0.1, 1)
     total = Score(40, 30, 3, 10, 1, -80.0) + Score(10, 10, 0, 10, 0, -20.0)
     assert total == Score(50, 40, 3, 20, 1, -100.0)
     assert Score(1, 0, 0, 0, 0, -2.0).row()["perplexity_per_word"] is None

@@ -142,9 +142,9 @@ class _Ramp(_Saveable):
         done = tf.clip_by_value(_steps_since(self.start_step, step), 0, length)
         return tf.cast(done, tf.float32) / tf.constant(length, tf.float32)
 
-    def _between(self, share: tf.Tensor) -> tf.Tensor:
-        # Exactly the initial weight for a share of 0 and the final one for 1.
-        return (1.0 - share) * self.initial + share * self.weight
+    def _between(self, fraction: tf.Tensor) -> tf.Tensor:
+        # Exactly the initial weight for a fraction of 0 and the final one for 1.
+        return (1.0 - fraction) * self.initial + fraction * self.weight
 
 
 @_register
@@ -296,8 +296,8 @@ class WeightDecay:
         squares = [tf.nn.l2_loss(tf.cast(variable.value, tf.float32)) for variable in self.decayed(variables)]
         if not squares:
             return tf.constant(0.0)
-        share = 1 / tf.distribute.get_strategy().num_replicas_in_sync
-        return tf.cast(self.factor(step), tf.float32) * tf.add_n(squares) * share
+        replica_fraction = 1 / tf.distribute.get_strategy().num_replicas_in_sync
+        return tf.cast(self.factor(step), tf.float32) * tf.add_n(squares) * replica_fraction
 
     def decayed(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
         """Those of the variables that are not exempt.

@@ -29,7 +29,7 @@ _JSON = flags.DEFINE_bool("json", False, "Whether to print JSON in place of a ta
 _COLUMNS = {
     "tokens": ("num_tokens", ","),
     "words": ("num_words", ","),
-    "unknown": ("out_of_vocabulary_share", ".2%"),
+    "unknown": ("out_of_vocabulary_fraction", ".2%"),
     "nats\n/word": ("log_likelihood_per_word", ".2f"),
     "bits\n/word": ("log2_likelihood_per_word", ".2f"),
     "loss\n/token": ("loss", ".3f"),
@@ -63,7 +63,7 @@ def main(*names: str) -> None:
 
 
 def _print(rows: list[tuple[str, dict[str, float | int | None]]]) -> None:
-    title = "Log-likelihood per word; unknown: share out of vocabulary"
+    title = "Log-likelihood per word; unknown: fraction out of vocabulary"
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("file", overflow="fold")
     for column in _COLUMNS:

@@ -10,8 +10,8 @@
 
 The sum runs over all targets, marks of sentences and paragraphs included, because the model has to predict
 those too; a run of characters outside the vocabulary counts as one target, as in section 3.1 of Anil et al.
-2018, so that scores of texts with many such runs look better than they are: their share is told. A file may
-be of any size: a block of it and a window are held in memory.
+2018, so that scores of texts with many such runs look better than they are: their fraction is told. A file
+may be of any size: a block of it and a window are held in memory.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ class Score:
         """All figures by name.
 
         Returns:
-            The attributes, then ``out_of_vocabulary_share`` of the pieces, ``log_likelihood_per_word`` in
+            The attributes, then ``out_of_vocabulary_fraction`` of the pieces, ``log_likelihood_per_word`` in
             nats and ``log2_likelihood_per_word`` in bits, ``loss`` in nats per token and
             ``perplexity_per_word``; None where there is nothing to divide by.
         """
         per_word = self.log_likelihood / self.num_words if self.num_words else None
         return {
             **dataclasses.asdict(self),
-            "out_of_vocabulary_share": self.num_out_of_vocabulary / self.num_pieces
+            "out_of_vocabulary_fraction": self.num_out_of_vocabulary / self.num_pieces
             if self.num_pieces
             else None,
             "log_likelihood_per_word": per_word,

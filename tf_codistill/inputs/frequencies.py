@@ -24,8 +24,8 @@ def unigram_frequencies(corpus_dir: str, split: str = "train") -> npt.NDArray[np
         split: Name of the split.
 
     Returns:
-        The share of each word piece, float64 [V]; a piece that does not occur counts as one occurrence, so
-        that no share is 0.
+        The frequency of each word piece, float64 [V]; a piece that does not occur counts as one occurrence,
+        so that no frequency is 0.
 
     Raises:
         ValueError: There is no such corpus or split, or it is damaged.

@@ -310,7 +310,7 @@ def _learn(texts: Iterable[str], num_pieces: int, coverage: float) -> bytes:
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
-            num_threads=1,  # the order in which threads add up their shares would show in the scores
+            num_threads=1,  # the order in which threads add up their sums would show in the scores
             minloglevel=2,
         )
     except (RuntimeError, StopIteration) as error:

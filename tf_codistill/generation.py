@@ -7,9 +7,9 @@ r"""Text that a trained model makes up, token by token.
     text         " best" " of"       "\n\n"    "The"
 
 The model reads each token once: its recurrent state remembers the text so far. Three things are never
-sampled, because nobody could read them: the mark for what is out of vocabulary, a mark where no training
-document has one (the end of a sentence that has not begun), and a second end of document in a row. Word
-pieces are whole characters, so every piece can be shown at once.
+sampled, because nobody could read them: OUT_OF_VOCABULARY, a special token where no training document has it
+(the end of a sentence that has not begun), and a second end of document in a row. Word pieces are whole
+characters, so every piece can be shown at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DOCUMENT_BREAK = "\n\n* * *\n\n"
 
 _PROMPT_WINDOW = 256
 
-# Which marks may follow a mark. Word pieces follow SENTENCE_START and other pieces, SENTENCE_END pieces only.
+# Which special tokens may follow one. Word pieces follow SENTENCE_START and pieces, SENTENCE_END pieces only.
 _FOLLOWERS = {
     tokens.END_OF_DOCUMENT: (tokens.PARAGRAPH_START,),
     tokens.PARAGRAPH_START: (tokens.SENTENCE_START,),
@@ -56,7 +56,7 @@ def generate(
         trained: The model; the text begins in the state that it is in.
         prompt: How the text begins, a paragraph per line; one that ends with a line end is followed by a new
             paragraph. White space at its very end is left out: it belongs to the word that comes.
-        num_tokens: How many tokens to sample at most, marks included.
+        num_tokens: How many tokens to sample at most, special ones included.
         temperature: Divides the logits; at 0 the likeliest token is taken.
         top_k: How many of the likeliest tokens to sample from; 0 for all.
         seed: Together with the model and the other arguments it fixes the text.
@@ -109,10 +109,10 @@ def candidates(last: int, vocabulary_size: int) -> npt.NDArray[np.int64]:
     Returns:
         Ids in ascending order.
     """
-    marks = _FOLLOWERS.get(last, (tokens.SENTENCE_END,))
+    special = _FOLLOWERS.get(last, (tokens.SENTENCE_END,))
     in_sentence = last not in _FOLLOWERS or last == tokens.SENTENCE_START
     pieces = np.arange(tokens.NUM_SPECIAL, vocabulary_size if in_sentence else tokens.NUM_SPECIAL)
-    return np.concatenate([np.array(sorted(marks), np.int64), pieces])
+    return np.concatenate([np.array(sorted(special), np.int64), pieces])
 
 
 def sample(
@@ -157,8 +157,8 @@ def _understood(trained: Trained, prompt: str) -> tuple[Ids, str]:
     return np.concatenate([np.array([tokens.END_OF_DOCUMENT], np.int32), ids]), shown
 
 
-def _between(last: int, mark: int) -> str:
-    """What a mark adds to the text."""
-    if mark == tokens.END_OF_DOCUMENT:
+def _between(last: int, special: int) -> str:
+    """What a special token adds to the text."""
+    if special == tokens.END_OF_DOCUMENT:
         return DOCUMENT_BREAK
-    return PARAGRAPH_BREAK if (last, mark) == (tokens.PARAGRAPH_END, tokens.PARAGRAPH_START) else ""
+    return PARAGRAPH_BREAK if (last, special) == (tokens.PARAGRAPH_END, tokens.PARAGRAPH_START) else ""

@@ -8,10 +8,10 @@
     score = score_file(trained, "novel.txt")
     score.row()["log_likelihood_per_word"]                       -7.9, in nats
 
-The sum runs over all targets, marks of sentences and paragraphs included, because the model has to predict
-those too; a run of characters outside the vocabulary counts as one target, as in section 3.1 of Anil et al.
-2018, so that scores of texts with many such runs look better than they are: their fraction is told. A file
-may be of any size: a block of it and a window are held in memory.
+The sum runs over all targets, special tokens included, because the model has to predict those too; a run of
+characters outside the vocabulary counts as one target, as in section 3.1 of Anil et al. 2018, so that scores
+of texts with many such runs look better than they are: their fraction is reported. A file may be of any size:
+a block of it and a window are held in memory.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Score:
     """What a model makes of a text, or of several together.
 
     Attributes:
-        num_tokens: Targets, marks included.
-        num_pieces: Those of them that are no marks of structure.
+        num_tokens: Targets, special tokens included.
+        num_pieces: Those of them that are word pieces or out of vocabulary.
         num_out_of_vocabulary: Runs of characters that no word piece covers.
         num_words: Words, separated by white space.
         num_invalid: Stretches of bytes that are no UTF-8.
@@ -172,7 +172,7 @@ def score_text(trained: Trained, text: Iterable[Paragraph], window_tokens: int =
     """Scores a document, from the state that the model is in.
 
     Args:
-        trained: The model; afterwards it has read all but the mark at the document's end.
+        trained: The model; afterwards it has read all but END_OF_DOCUMENT.
         text: The document's paragraphs.
         window_tokens: How many tokens the model reads at once; the score does not depend on it.
 
@@ -198,7 +198,7 @@ def score_text(trained: Trained, text: Iterable[Paragraph], window_tokens: int =
 
 
 def _ids(trained: Trained, text: Iterable[Paragraph], score: Score) -> Iterator[Ids]:
-    """The ids of each paragraph, then the mark at the end; counts what is in the text only."""
+    """The ids of each paragraph, then END_OF_DOCUMENT; counts what is in the text only."""
     for paragraph in text:
         score.num_words += len(paragraph.text.split())
         score.num_invalid += paragraph.num_invalid

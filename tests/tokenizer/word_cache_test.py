@@ -34,8 +34,8 @@ def expected(texts: Sequence[str]) -> list[list[int]]:
     for text in texts:
         words = [(sentences.to_words(word)[3:-3], is_end) for word, is_end in words_of(text)]
         # Foreign characters are written in another way.
-        marked = [("\n(", False), *words, ("\n)", False)] if text else [("\n|", False)]
-        rows.append([index for word, is_end in marked for index in [*ids_of(" " + word), *[END] * is_end]])
+        signed = [("\n(", False), *words, ("\n)", False)] if text else [("\n|", False)]
+        rows.append([index for word, is_end in signed for index in [*ids_of(" " + word), *[END] * is_end]])
     return rows
 
 

@@ -140,7 +140,7 @@ class Corpora:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of ids, marks included; the same in all corpora."""
+        """Number of ids, special tokens included; the same in all corpora."""
         return next(iter(self.corpora.values())).vocabulary_size
 
     def stream(self, split: str, *, num_lanes: int, **arguments: Any) -> language.Stream:

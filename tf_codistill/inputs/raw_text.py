@@ -80,7 +80,7 @@ def tokenized(
         texts: string, one text after another; what is no UTF-8 in them becomes U+FFFD.
         encode_document: Turns texts ``[N]`` to ids ``[N, None]``, each row with END_OF_DOCUMENT last, such as
             `GraphTokenizer.encode_document`; becomes part of a `tf.data` graph.
-        vocabulary_size: Number of ids, marks included.
+        vocabulary_size: Number of ids, special tokens included.
         name: Name of the split.
 
     Returns:

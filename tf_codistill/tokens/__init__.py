@@ -21,7 +21,8 @@ A split is read as one row of tokens, its shards one after another, at any posit
     ids = split.gather(np.arange(split.starts[3], split.starts[4]))       the fourth document
 """
 
-from tf_codistill.tokens.marks import (
+from tf_codistill.tokens.reading import Corpus, Split, open_corpus, split_in_memory
+from tf_codistill.tokens.special_tokens import (
     END_OF_DOCUMENT,
     FORMAT_VERSION,
     NUM_SPECIAL,
@@ -32,7 +33,6 @@ from tf_codistill.tokens.marks import (
     SENTENCE_START,
     TOKENIZER,
 )
-from tf_codistill.tokens.reading import Corpus, Split, open_corpus, split_in_memory
 from tf_codistill.tokens.writing import ShardWriter, commit_corpus
 
 __all__ = [

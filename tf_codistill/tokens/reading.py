@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tf_codistill import files
 from tf_codistill.tokens import blocks
-from tf_codistill.tokens.marks import END_OF_DOCUMENT, FORMAT_VERSION, STARTS_DTYPE, token_dtype
+from tf_codistill.tokens.special_tokens import END_OF_DOCUMENT, FORMAT_VERSION, STARTS_DTYPE, token_dtype
 
 _CHUNK_TOKENS = 1 << 20
 _REMEDY = "prepare the corpus again"
@@ -48,7 +48,7 @@ class Split:
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens, marks included."""
+        """Number of tokens, special ones included."""
         return int(self.starts[-1])
 
     def gather(self, positions: Int64Array) -> Int32Array:
@@ -136,7 +136,7 @@ class Corpus:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of ids, marks included."""
+        """Number of ids, special tokens included."""
         return int(self.mark["vocabulary_size"])
 
     @property

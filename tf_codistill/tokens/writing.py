@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import files
-from tf_codistill.tokens.marks import (
+from tf_codistill.tokens.special_tokens import (
     END_OF_DOCUMENT,
     FORMAT_VERSION,
     NUM_SPECIAL,
@@ -44,7 +44,7 @@ class ShardWriter:
         vocabulary_size: Every id is below this.
 
     Raises:
-        ValueError: `index` is not below `num_shards`, or the vocabulary has no room beside the marks.
+        ValueError: `index` is not below `num_shards`, or the vocabulary has nothing but special tokens.
     """
 
     def __init__(self, directory: str, split: str, index: int, num_shards: int, vocabulary_size: int) -> None:
@@ -52,7 +52,7 @@ class ShardWriter:
             raise ValueError(f"index of a {split!r} shard is {index}; expected 0 to {num_shards - 1}")
         if vocabulary_size <= NUM_SPECIAL:
             raise ValueError(
-                f"vocabulary_size is {vocabulary_size}; {NUM_SPECIAL} ids are marks, so it must be larger"
+                f"vocabulary_size is {vocabulary_size}; expected more than {NUM_SPECIAL}, the special tokens"
             )
         self.name = f"{split}-{index:05d}-of-{num_shards:05d}"
         self._path = files.join(directory, self.name)
@@ -171,7 +171,7 @@ def commit_corpus(
 
     Args:
         directory: Directory in which the tokenizer and all shards have been written.
-        vocabulary_size: Number of ids, marks included.
+        vocabulary_size: Number of ids, special tokens included.
         splits: For each split by name what `ShardWriter.close` returned for each of its shards, in order.
         counts: Documents read, kept, and dropped by reason; stored as given.
         tokenizer: Name of the tokenizer's file in `directory`.

@@ -3,7 +3,7 @@
     BurnIn(200, 1.0)                        0, from step 200 on 1 (Algorithm 1 of Anil et al. 2018)
     LinearRamp(200, 400, 1.0)               0, a straight line from step 200 to 400, then 1
     Cosine(0, 400, 0.0, initial=1.0)        the same from 1 to 0, along half a wave
-    Piecewise([200, 400], [1e-4, 1e-5, 0])  in three stretches (Sodhani et al. 2020: their weight decay)
+    Piecewise([200, 400], [1e-4, 1e-5, 0])  in three segments (Sodhani et al. 2020: their weight decay)
     ExponentialDecay(1.0, 100, 0.5)         1, halved every 100 steps
     Constant(1.0)                           1
 
@@ -181,14 +181,14 @@ class Cosine(_Ramp):
 
 @_register
 class Piecewise(_Saveable):
-    """A constant weight for each stretch of training."""
+    """A constant weight for each segment of training."""
 
     def __init__(self, boundaries: Sequence[int], values: Sequence[float]) -> None:
         """Makes the schedule.
 
         Args:
-            boundaries: The first step of each stretch but the first, increasing and above 0.
-            values: The weight in each stretch, one more than boundaries, finite and at least 0.
+            boundaries: The first step of each segment but the first, increasing and above 0.
+            values: The weight in each segment, one more than boundaries, finite and at least 0.
 
         Raises:
             ValueError: An argument is out of its range, or the lengths do not go together.

@@ -47,7 +47,7 @@ class Paragraph:
 
     Attributes:
         text: Its text in one line, without surrounding white space.
-        num_invalid: Stretches of bytes in it that are no UTF-8; in the text each is U+FFFD.
+        num_invalid: Byte sequences in it that are no UTF-8; in the text each is U+FFFD.
     """
 
     text: str
@@ -63,7 +63,7 @@ class Score:
         num_pieces: Those of them that are word pieces or out of vocabulary.
         num_out_of_vocabulary: Runs of characters that no word piece covers.
         num_words: Words, separated by white space.
-        num_invalid: Stretches of bytes that are no UTF-8.
+        num_invalid: Byte sequences that are no UTF-8.
         log_likelihood: Sum over all targets, in nats.
     """
 

@@ -108,8 +108,8 @@ def test_an_epoch_is_whole_documents_each_token_once(
     shuffle: bool,
 ) -> None:
     documents = toy_corpora.numbered_documents(lengths)
-    part = documents[group::2] if data == "disjoint" else documents
-    num_tokens = sum(map(len, part)) + len(part)
+    partition = documents[group::2] if data == "disjoint" else documents
+    num_tokens = sum(map(len, partition)) + len(partition)
     with tempfile.TemporaryDirectory() as directory:
         stored = tokens.open_corpus(toy_corpora.write_corpus(directory, documents, 3)).split("train")
 
@@ -134,12 +134,12 @@ def test_an_epoch_is_whole_documents_each_token_once(
             inputs, targets = epoch_row(stream, epoch)
             assert_same(inputs, [tokens.END_OF_DOCUMENT, *targets[:-1]])
             assert 0 <= num_tokens - len(targets) < num_lanes * window_tokens
-            check_whole_documents(targets.tolist(), part, in_order=not shuffle)
+            check_whole_documents(targets.tolist(), partition, in_order=not shuffle)
 
 
-def check_whole_documents(targets: list[int], part: list[list[int]], in_order: bool) -> None:
-    """The row is documents of the part, none twice; only the last one may be cut off."""
-    waiting = [[*document, tokens.END_OF_DOCUMENT] for document in part]
+def check_whole_documents(targets: list[int], partition: list[list[int]], in_order: bool) -> None:
+    """The row is documents of the partition, none twice; only the last one may be cut off."""
+    waiting = [[*document, tokens.END_OF_DOCUMENT] for document in partition]
     while targets:
         end = targets.index(tokens.END_OF_DOCUMENT) + 1 if tokens.END_OF_DOCUMENT in targets else len(targets)
         found, targets = targets[:end], targets[end:]

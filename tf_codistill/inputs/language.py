@@ -1,7 +1,7 @@
 """Batches of a language model: lanes of text, each a pure function of the step.
 
-The documents of a group's part, shuffled anew for each epoch, make one virtual row of N tokens. Each of
-L lanes reads a stretch of M of them, T tokens at a time, the recurrent state carried along (section 3.1):
+The documents of a group's partition, shuffled anew for each epoch, make one virtual row of N tokens. Each of
+L lanes reads a segment of M of them, T tokens at a time, the recurrent state carried along (section 3.1):
 
     virtual row  d3 d3 d3 d3 d3 d0 d0 d0 d2 d2 d2 d2 d2 d1 d1 d1 d1 d1     N = 18, L = 4, T = 2
     lane 0      [s0 s0|s1 s1]                                              M = T * floor(N / (L * T)) = 4
@@ -69,7 +69,7 @@ class LaneStream:
         seed: At least 0; with `group` and the epoch it fixes the order of the documents.
         group: Index of the group, from 0.
         num_groups: Number of groups that train together.
-        data: ``disjoint`` or ``same``, see `partition.part_of`.
+        data: ``disjoint`` or ``same``, see `partition.documents_of`.
         num_lanes: Rows of the batch of the whole group, all workers and replicas together.
         window_tokens: Tokens of each lane in one batch.
         shuffle: Whether each epoch shuffles the documents; otherwise they come as stored (validation).
@@ -77,10 +77,10 @@ class LaneStream:
     Attributes:
         num_lanes: As given.
         window_tokens: As given.
-        steps_per_epoch: Steps until the part is exhausted.
+        steps_per_epoch: Steps until the partition is exhausted.
 
     Raises:
-        ValueError: A number is out of range, or the part is too small for the lanes.
+        ValueError: A number is out of range, or the partition is too small for the lanes.
     """
 
     def __init__(
@@ -108,13 +108,13 @@ class LaneStream:
         self._seed = seed
         self._group = group
         self._shuffle = shuffle
-        self._part = partition.part_of(split.num_documents, group, num_groups, data)
-        num_tokens = int(np.diff(split.starts)[self._part].sum())
+        self._partition = partition.documents_of(split.num_documents, group, num_groups, data)
+        num_tokens = int(np.diff(split.starts)[self._partition].sum())
         self.steps_per_epoch = num_tokens // (num_lanes * window_tokens)
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"num_lanes is {num_lanes} with window_tokens={window_tokens}, but the part of group {group} "
-                f"of split {split.name!r} has {num_tokens} tokens; use at most "
+                f"num_lanes is {num_lanes} with window_tokens={window_tokens}, but the partition of group "
+                f"{group} of split {split.name!r} has {num_tokens} tokens; use at most "
                 f"{num_tokens // window_tokens} lanes or a larger corpus"
             )
         # Replicas at both sides of an epoch's end ask for two epochs in turn, and reading ahead for a third.
@@ -180,7 +180,7 @@ class LaneStream:
 
     def _lay_out(self, epoch: int) -> tuple[Int64Array, Int64Array]:
         """Virtual end of each document of the epoch, and its stored minus its virtual position."""
-        order = self._part
+        order = self._partition
         if self._shuffle:
             # NumPy promises the same raw bits in every version, but not the same permutation.
             source = np.random.PCG64(np.random.SeedSequence((self._seed, self._group, epoch)))

@@ -155,8 +155,8 @@ class Corpora:
             Batches by step; those of a `LaneStream` if there is one corpus.
 
         Raises:
-            ValueError: A corpus has no such split, its part is too small for its lanes, or there are fewer
-                lanes than corpora.
+            ValueError: A corpus has no such split, its partition is too small for its lanes, or there are
+                fewer lanes than corpora.
         """
         lanes = allocate_lanes(num_lanes, self.weights)
         streams = [

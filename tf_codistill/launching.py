@@ -9,9 +9,9 @@ r"""Starts the groups of a run on this machine, watches over them, and stops the
                 \
                   reads group_*/metrics.jsonl and shows one line per group
 
-Groups know nothing of each other but the exchange. When a worker fails, or on Ctrl-C, every worker is asked
-to stop (SIGINT, so that it can finish its checkpoint), then told (SIGTERM), then killed. Logs are written as
-they come, which remote storage cannot do: for a workdir there they are in a new directory of this machine.
+Groups know nothing of each other but the exchange. When a worker fails, or on Ctrl-C, every worker gets
+SIGINT, so that it can finish its checkpoint, then SIGTERM, then SIGKILL. Logs are written as they come, which
+remote storage cannot do: for a workdir there they are in a new directory of this machine.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def launch(
         base_port: First of ``num_groups * workers_per_group`` ports, when groups have several workers; None
             picks free ones.
         num_steps: Steps that the run is to have; None takes what the run itself wrote down when it started.
-        grace_secs: How long workers may take to stop after SIGINT before they are told more firmly.
+        grace_secs: Timeout between SIGINT and SIGTERM, for workers to stop.
         stream: Where the status goes; None is standard output.
 
     Raises:
@@ -232,10 +232,10 @@ def _watch(workers: Sequence[_Worker], display: status.Display) -> None:
 
 def _stop(workers: Sequence[_Worker], grace_secs: float) -> None:
     try:
-        for number, patience_secs in ((signal.SIGINT, grace_secs), (signal.SIGTERM, grace_secs / 3)):
+        for number, timeout_secs in ((signal.SIGINT, grace_secs), (signal.SIGTERM, grace_secs / 3)):
             for worker in workers:
                 worker.send(number)
-            deadline = time.monotonic() + patience_secs
+            deadline = time.monotonic() + timeout_secs
             while any(worker.exit_status() is None for worker in workers) and time.monotonic() < deadline:
                 time.sleep(POLL_SECS / 4)
     finally:  # also when Ctrl-C is pressed once more

@@ -3,7 +3,7 @@ r"""Continues a text with a trained model, word piece by word piece.
     python -m tf_codistill.generate --workdir=runs/two --prompt="The file is" --temperature=0.8 --top_k=50
 
 The same seed gives the same text. It ends with the document that the model makes up, or after as many tokens
-as are asked for.
+as are requested.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def sample(
         among: Ids to sample from.
         temperature: Divides the logits; at 0 the likeliest id is taken, the first of several.
         top_k: How many of the likeliest to sample from; 0 for all.
-        rng: Source of chance; asked for one number, unless the temperature is 0.
+        rng: Random number generator; gives one number, unless the temperature is 0.
 
     Returns:
         The id.

@@ -87,8 +87,8 @@ def launch(
     workers = _plan(workdir, num_groups, workers_per_group, command, base_port, allocated, logs_dir)
     size = f"{_counted(num_groups, 'group')} of {_counted(workers_per_group, 'worker')}"
     size += f", {gpus.description(allocated)}" if any(allocated) else ""
-    place = "" if logs_dir == workdir else f"{logs_dir}/"
-    console.print(f"{workdir}: {size}, logs in {place}group_*/worker_*.log", markup=False)
+    prefix = "" if logs_dir == workdir else f"{logs_dir}/"
+    console.print(f"{workdir}: {size}, logs in {prefix}group_*/worker_*.log", markup=False)
     started = time.monotonic()
     with _running(workers, grace_secs, console), status.Display(workdir, num_groups, console) as display:
         _watch(workers, display)
@@ -180,23 +180,23 @@ def _ports(count: int, base_port: int | None) -> list[int]:
         raise ValueError(
             f"base_port is {base_port}; expected 1024 to {65536 - count}, as {count} ports are needed"
         )
-    wanted = [0] * count if base_port is None else range(base_port, base_port + count)
-    with contextlib.ExitStack() as stack:  # all are held at once, so that no port is picked twice
-        sockets = [stack.enter_context(_bound_socket(port)) for port in wanted]
-        return [held.getsockname()[1] for held in sockets]
+    requested = [0] * count if base_port is None else range(base_port, base_port + count)
+    with contextlib.ExitStack() as stack:  # all are bound at once, so that no port is picked twice
+        sockets = [stack.enter_context(_bound_socket(port)) for port in requested]
+        return [bound.getsockname()[1] for bound in sockets]
 
 
 def _bound_socket(port: int) -> socket.socket:
-    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        held.bind(("", port))
+        bound.bind(("", port))
     except OSError as error:
-        held.close()
+        bound.close()
         raise ValueError(
             f"port {port} is in use ({error.strerror}); choose another --base_port, or none for free ones"
         ) from error
-    return held
+    return bound
 
 
 @contextlib.contextmanager

@@ -134,5 +134,5 @@ def assign(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray], worker
     for state, rows in zip(states, lanes, strict=True):
         copies = weights.local_copies(state)
         for replica, replica_copy in enumerate(copies):
-            wanted = np.arange(state.shape[0]) + (worker * len(copies) + replica) * state.shape[0]
-            replica_copy.assign(tf.cast(rows[wanted % len(rows)], replica_copy.dtype))
+            indices = np.arange(state.shape[0]) + (worker * len(copies) + replica) * state.shape[0]
+            replica_copy.assign(tf.cast(rows[indices % len(rows)], replica_copy.dtype))

@@ -117,7 +117,7 @@ def opened(name: str) -> Iterator[IO[bytes]]:
         yield sys.stdin.buffer
         return
     if files.is_remote(name):
-        files.size_bytes(name)  # tells in its own words when there is none
+        files.size_bytes(name)  # raises when there is none
     with tf.io.gfile.GFile(name, "rb") if files.is_remote(name) else open(name, "rb") as file:
         yield file
 
@@ -216,10 +216,10 @@ def _windows(parts: Iterable[Ids], window_tokens: int) -> Iterator[Ids]:
         if num_waiting < window_tokens:
             continue
         row = np.concatenate(waiting)
-        whole = num_waiting // window_tokens * window_tokens
-        for start in range(0, whole, window_tokens):
+        complete = num_waiting // window_tokens * window_tokens
+        for start in range(0, complete, window_tokens):
             yield row[start : start + window_tokens]
-        waiting, num_waiting = [row[whole:]], num_waiting - whole
+        waiting, num_waiting = [row[complete:]], num_waiting - complete
     if num_waiting:
         yield np.concatenate(waiting)
 
@@ -235,11 +235,11 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
     """Lines, without their ends; too long ones in parts."""
     rest = b""
     while block := file.read(_BLOCK_BYTES):
-        *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
+        *complete, rest = (rest + block).split(b"\n")
+        for line in complete:
             yield from _parts(line)
-        *whole, rest = _parts(rest)
-        yield from whole
+        *complete, rest = _parts(rest)
+        yield from complete
     yield rest
 
 

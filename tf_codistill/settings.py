@@ -1,4 +1,4 @@
-"""Whether settings are of the type that their annotation says; told by name, value and what was expected.
+"""Whether settings are of the type that their annotation says; errors give name, value and expectation.
 
     @dataclasses.dataclass
     class Experiment:

@@ -64,13 +64,13 @@ def keep_tokenizer(directory: str, corpora: Mapping[str, tokens.Corpus], is_writ
         raise files.CorruptError(
             f"tokenizer {corpus.tokenizer_path!r} has changed since the corpus was opened; prepare it again"
         )
-    facts = {
+    metadata = {
         "tokenizer": tokens.TOKENIZER,
         "vocabulary_size": corpus.vocabulary_size,
         "vocabulary_fingerprint": corpus.fingerprint,
         "corpora": {name: each.mark for name, each in corpora.items()},
     }
-    files.commit(directory, facts)
+    files.commit(directory, metadata)
 
 
 def _check_documents(directory: str, corpora: Mapping[str, tokens.Corpus]) -> None:

@@ -12,7 +12,7 @@ L lanes reads a segment of M of them, T tokens at a time, the recurrent state ca
 The targets of step 1 are the tokens above s1, its inputs the tokens one before each of them (END_OF_DOCUMENT
 before the first token of all). So in an epoch no token is a target twice and fewer than L * T are left out;
 then the next epoch begins in another order. Nothing is remembered from step to step: to resume at a step is
-to ask for it.
+to request it.
 
 Where shards are not local, the blocks that the lanes will come to are read in the background meanwhile.
 
@@ -55,7 +55,7 @@ class Stream(Protocol):
     steps_per_epoch: int
 
     def batch(self, step: int, lanes: range | slice | None = None) -> tuple[Int32Array, Int32Array]:
-        """Inputs and targets of a step, each int32 ``[B, T]`` with a row for each lane asked for."""
+        """Inputs and targets of a step, each int32 ``[B, T]`` with a row for each requested lane."""
 
     def keys(self, step: int, lanes: range) -> Int64Array:
         """Id and visit of each row of a step, int64 ``[B, 2]``."""
@@ -117,7 +117,7 @@ class LaneStream:
                 f"{group} of split {split.name!r} has {num_tokens} tokens; use at most "
                 f"{num_tokens // window_tokens} lanes or a larger corpus"
             )
-        # Replicas at both sides of an epoch's end ask for two epochs in turn, and reading ahead for a third.
+        # Replicas at both sides of an epoch's end read two epochs in turn, and reading ahead a third.
         self._epoch = functools.lru_cache(maxsize=3)(self._lay_out)
         self._read_ahead: dict[range, int] = {}  # the first step that has not been, for each row of lanes
 
@@ -129,7 +129,7 @@ class LaneStream:
             lanes: Which lanes; all of them by default.
 
         Returns:
-            Inputs and targets, each int32 ``[B, T]`` with a row for each lane asked for.
+            Inputs and targets, each int32 ``[B, T]`` with a row for each requested lane.
 
         Raises:
             ValueError: The step is negative, or a lane is out of range.

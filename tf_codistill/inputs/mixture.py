@@ -86,7 +86,7 @@ class MixedLanes:
             lanes: Which lanes; all of them by default.
 
         Returns:
-            Inputs and targets, each int32 ``[B, T]`` with a row for each lane asked for.
+            Inputs and targets, each int32 ``[B, T]`` with a row for each requested lane.
 
         Raises:
             ValueError: The step is negative, or a lane is out of range.

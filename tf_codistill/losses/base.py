@@ -7,7 +7,7 @@
 
 The first two are Algorithm 1 of Anil et al. 2018: psi({1 / (N - 1) sum_j F(theta_j, f)}, F(theta_i, f)), a
 loss against the mean prediction. The third is that of Sodhani et al. 2020: the mean over peers of pairwise
-losses. A teacher of weight 0 is left out whatever it says, NaN included. No gradient flows into a teacher.
+losses. A teacher of weight 0 is left out whatever it predicts, even NaN. No gradient flows into a teacher.
 
 What is left is Keras: a loss for every example, and their mean over the positions that a mask does not hide.
 """

@@ -5,8 +5,8 @@
     Custom(my_function, mean_over="losses")                               my_function(probs, student_logits)
     get(keras.losses.CategoricalCrossentropy(from_logits=True))           the same as Custom(...)
 
-The loss is called with what of the teacher it asks for and what of the student it asks for, and returns a
-value for each example. Its own reduction is not used: that of `Custom` is.
+The loss is called with what it takes of teacher and student, and returns a value for each example. Its own
+reduction is not used: that of `Custom` is.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Custom(ProbabilityComparison):
         self.binary = binary
 
     def target(self, teacher_logits: tf.Tensor) -> tf.Tensor:
-        """What the loss asks for of a teacher.
+        """What the loss takes of a teacher.
 
         Args:
             teacher_logits: Logits of one teacher, or the mean of those of several, [..., C].

@@ -28,7 +28,7 @@ class Smoothing(DistillationLoss):
     def aggregate(
         self, teacher_logits: tf.Tensor | Sequence[tf.Tensor], weights: tf.Tensor | None = None
     ) -> Any:
-        """Nothing: no teacher is listened to.
+        """Nothing: no teacher is used.
 
         Args:
             teacher_logits: Not used.

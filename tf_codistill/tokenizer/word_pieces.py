@@ -321,12 +321,12 @@ def _learn(texts: Iterable[str], num_pieces: int, coverage: float) -> bytes:
     return model.getvalue()
 
 
-def _reason(said: str) -> str:
-    """What SentencePiece says, in numbers of pieces as we count them."""
-    most = re.search(r"set it to a value <= (\d+)", said)
+def _reason(message: str) -> str:
+    """The message of SentencePiece, in numbers of pieces as we count them."""
+    most = re.search(r"set it to a value <= (\d+)", message)
     if most:
         return f"it has text for {int(most[1]) - _FIRST_PIECE:,} at most"
-    return said.strip().splitlines()[-1] if said.strip() else "it is empty"
+    return message.strip().splitlines()[-1] if message.strip() else "it is empty"
 
 
 def _has_space(model: bytes) -> bool:

@@ -72,8 +72,8 @@ class Split:
         if len(self.shards) == 1:
             return self.shards[0].take(positions)
         ids = np.empty(positions.shape, np.int32)
-        for shard, held, places in self._holders(positions):
-            ids[held] = shard.take(places)
+        for shard, is_in_shard, indices in self._by_shard(positions):
+            ids[is_in_shard] = shard.take(indices)
         return ids
 
     @property
@@ -82,22 +82,22 @@ class Split:
         return any(isinstance(shard, blocks.BlockIds) for shard in self.shards)
 
     def prefetch(self, positions: Int64Array) -> None:
-        """Begins to read what `gather` will want; what fails is told by `gather`.
+        """Begins to read what `gather` will take; what fails is raised by `gather`.
 
         Args:
             positions: As for `gather`.
         """
-        for shard, _, places in self._holders(positions):
-            shard.prefetch(places)
+        for shard, _, indices in self._by_shard(positions):
+            shard.prefetch(indices)
 
-    def _holders(
+    def _by_shard(
         self, positions: Int64Array
     ) -> Iterator[tuple[blocks.ShardIds, npt.NDArray[np.bool_], Int64Array]]:
-        """Each shard that holds some of the positions, which ones, and where they are in the shard."""
-        holders = np.searchsorted(self.offsets, positions, side="right") - 1
-        for shard in np.unique(holders):
-            held = holders == shard
-            yield self.shards[shard], held, positions[held] - self.offsets[shard]
+        """Each shard that has some of the positions, which ones, and their indices in the shard."""
+        shards = np.searchsorted(self.offsets, positions, side="right") - 1
+        for shard in np.unique(shards):
+            is_in_shard = shards == shard
+            yield self.shards[shard], is_in_shard, positions[is_in_shard] - self.offsets[shard]
 
 
 def split_in_memory(
@@ -126,7 +126,7 @@ class Corpus:
 
     Attributes:
         directory: Where it is.
-        mark: Its mark: the facts of `commit_corpus`, and the files.
+        mark: Its mark: the metadata of `commit_corpus`, and the files.
         splits: Its splits by name.
     """
 
@@ -222,17 +222,17 @@ def _check_vocabulary(directory: str, mark: dict[str, Any]) -> None:
 
 def _open_split(directory: str, mark: dict[str, Any], name: str) -> Split:
     dtype = token_dtype(mark["vocabulary_size"])
-    facts = mark["splits"][name]
+    metadata = mark["splits"][name]
     cache = blocks.BlockCache()
-    shards = [_open_shard(files.join(directory, shard), dtype, cache) for shard in facts["shards"]]
+    shards = [_open_shard(files.join(directory, shard), dtype, cache) for shard in metadata["shards"]]
     offsets = np.cumsum([0, *(len(ids) for ids, _ in shards)], dtype=np.int64)
     starts = [starts + offset for (_, starts), offset in zip(shards, offsets[:-1], strict=True)]
     split = Split(name, np.concatenate([*starts, offsets[-1:]]), tuple(ids for ids, _ in shards), offsets)
     for count, found in (("num_documents", split.num_documents), ("num_tokens", split.num_tokens)):
-        if found != facts[count]:
+        if found != metadata[count]:
             raise files.CorruptError(
                 f"split {name!r} of corpus {directory!r} has {count} {found}, "
-                f"its manifest says {facts[count]}"
+                f"its manifest says {metadata[count]}"
             )
     return split
 

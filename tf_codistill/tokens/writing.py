@@ -64,7 +64,7 @@ class ShardWriter:
         self._starts = array("q")
         self._num_tokens = 0
         self._is_open = True
-        self._facts: dict[str, Any] | None = None
+        self._metadata: dict[str, Any] | None = None
 
     def add(self, document: Sequence[int] | npt.NDArray[np.integer[Any]]) -> None:
         """Appends a document.
@@ -104,10 +104,10 @@ class ShardWriter:
         self._num_tokens += ids.size
 
     def close(self) -> dict[str, Any]:
-        """Puts the shard under its own names; a second call only returns the facts again.
+        """Puts the shard under its own names; a second call only returns the metadata again.
 
         Returns:
-            ``name`` (without suffix), ``num_documents`` and ``num_tokens``, as `commit_corpus` wants them.
+            ``name`` (without suffix), ``num_documents`` and ``num_tokens``, as `commit_corpus` takes them.
 
         Raises:
             OSError: The shard cannot be written; it is discarded.
@@ -123,9 +123,9 @@ class ShardWriter:
                     undo.callback(files.remove, f"{self._path}.starts")
                 undo.pop_all()
             counts = {"num_documents": len(self._starts), "num_tokens": self._num_tokens}
-            self._facts = {"name": self.name, **counts}
+            self._metadata = {"name": self.name, **counts}
         self._check_not_discarded()
-        return dict(self._facts or {})
+        return dict(self._metadata or {})
 
     def _write(self) -> None:
         try:
@@ -136,7 +136,7 @@ class ShardWriter:
         self._waiting.clear()
 
     def _check_not_discarded(self) -> None:
-        if not self._is_open and self._facts is None:
+        if not self._is_open and self._metadata is None:
             raise ValueError(f"token shard {self.name!r} was discarded after an error; write it anew")
 
     def _discard(
@@ -179,7 +179,7 @@ def commit_corpus(
     Returns:
         The mark, as `Corpus.mark` has it later.
     """
-    facts = {
+    metadata = {
         "format_version": FORMAT_VERSION,
         "vocabulary_size": vocabulary_size,
         "vocabulary_fingerprint": files.checksum(files.join(directory, tokenizer)),
@@ -194,4 +194,4 @@ def commit_corpus(
         },
         "counts": dict(counts),
     }
-    return files.commit(directory, facts)
+    return files.commit(directory, metadata)

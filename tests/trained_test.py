@@ -31,12 +31,12 @@ def other_corpus(tmp_path: pathlib.Path) -> str:
 
 
 def test_the_tokenizer_and_the_manifest_travel_with_the_model(group: GroupDir) -> None:
-    mark = files.read_manifest(group.corpus_dir)
+    manifest = files.read_manifest(group.corpus_dir)
     keep(group)
     shutil.rmtree(group.corpus_dir)
     kept = json.loads((group.path / "tokenizer" / "manifest.json").read_text())
     assert kept["vocabulary_fingerprint"] == group.pieces.fingerprint
-    assert kept["corpora"] == {"name": mark}
+    assert kept["corpora"] == {"name": manifest}
     assert kept["files"][tokens.TOKENIZER]["sha256"] == group.pieces.fingerprint
     for opened in (
         trained.open_trained(str(group.workdir)),
@@ -119,7 +119,7 @@ def test_a_tokenizer_of_another_corpus_is_refused(group: GroupDir, tmp_path: pat
     other = str(tmp_path / "other.model")
     given = WordPieces.train([text.upper() for text in toy_texts.DOCUMENTS], 105, other)
     assert given.vocabulary_size == group.pieces.vocabulary_size
-    assert trained.open_trained(str(group.workdir), tokenizer=other), "no mark tells what it was trained with"
+    assert trained.open_trained(str(group.workdir), tokenizer=other), "there is no manifest"
     keep(group)
     expected = rf"has fingerprint {given.fingerprint}, that of .* has {group.pieces.fingerprint}; leave --tok"
     with pytest.raises(ValueError, match=expected):
@@ -128,7 +128,7 @@ def test_a_tokenizer_of_another_corpus_is_refused(group: GroupDir, tmp_path: pat
     assert trained.open_trained(str(group.workdir), tokenizer=own).pieces.fingerprint
     facts = {"tokenizer": tokens.TOKENIZER}
     files.commit(str(group.path / "tokenizer"), facts)
-    assert trained.open_trained(str(group.workdir), tokenizer=other), "nor does a mark without fingerprint"
+    assert trained.open_trained(str(group.workdir), tokenizer=other), "it has no fingerprint"
 
 
 def test_the_state_can_be_put_back(group: GroupDir) -> None:

@@ -5,7 +5,7 @@
     config.gin               the bindings that were in force
     tokenizer/               committed when training starts
         word_pieces.model    what the token shards were written with
-        manifest.json        the mark: its fingerprint, the mark of each corpus, checksums
+        manifest.json        its fingerprint, the manifest of each corpus, checksums
 
 keep_tokenizer(tokenizer_dir(group_dir), corpora)               by training
 trained = open_trained(workdir, group=0)                       later, without any corpus
@@ -68,7 +68,7 @@ def keep_tokenizer(directory: str, corpora: Mapping[str, tokens.Corpus], is_writ
         "tokenizer": tokens.TOKENIZER,
         "vocabulary_size": corpus.vocabulary_size,
         "vocabulary_fingerprint": corpus.fingerprint,
-        "corpora": {name: each.mark for name, each in corpora.items()},
+        "corpora": {name: each.manifest for name, each in corpora.items()},
     }
     files.commit(directory, metadata)
 
@@ -77,8 +77,8 @@ def _check_documents(directory: str, corpora: Mapping[str, tokens.Corpus]) -> No
     """Directories may have moved, but what is in them is what training began with."""
     kept = (files.read_manifest(directory) or {}).get("corpora", {})
     before, now = (
-        sorted(json.dumps(mark["files"], sort_keys=True) for mark in marks)
-        for marks in (kept.values(), (corpus.mark for corpus in corpora.values()))
+        sorted(json.dumps(manifest["files"], sort_keys=True) for manifest in manifests)
+        for manifests in (kept.values(), (corpus.manifest for corpus in corpora.values()))
     )
     if kept and before != now:
         raise ValueError(
@@ -100,14 +100,14 @@ def check_tokenizer(directory: str, corpus: tokens.Corpus) -> bool:
     Raises:
         ValueError: The group has another one.
     """
-    mark = files.read_manifest(directory)
-    if mark is None:
+    manifest = files.read_manifest(directory)
+    if manifest is None:
         return False
-    if mark.get("vocabulary_fingerprint") != corpus.fingerprint:
+    if manifest.get("vocabulary_fingerprint") != corpus.fingerprint:
         raise ValueError(
             f"corpus {corpus.directory!r} has another vocabulary (fingerprint {corpus.fingerprint}) than the "
-            f"model beside {directory!r} (fingerprint {mark.get('vocabulary_fingerprint')}); use the corpus "
-            "that the model was trained on, or another workdir"
+            f"model beside {directory!r} (fingerprint {manifest.get('vocabulary_fingerprint')}); use the "
+            "corpus that the model was trained on, or another workdir"
         )
     return True
 
@@ -249,8 +249,8 @@ def open_trained(
 
 def _check_given_tokenizer(tokenizer: str, fingerprint: str, model: str) -> None:
     """Equal sizes do not make equal vocabularies: the ids of another one mean other pieces."""
-    mark = files.read_manifest(tokenizer_dir(os.path.dirname(model))) or {}
-    expected = mark.get("vocabulary_fingerprint", fingerprint)
+    manifest = files.read_manifest(tokenizer_dir(os.path.dirname(model))) or {}
+    expected = manifest.get("vocabulary_fingerprint", fingerprint)
     if fingerprint != expected:
         raise ValueError(
             f"tokenizer {tokenizer!r} has fingerprint {fingerprint}, that of model {model!r} has {expected}; "
@@ -263,10 +263,10 @@ def _tokenizer_beside(model: str) -> str:
         tokenizer_dir(os.path.dirname(model)),
         files.join(os.path.dirname(model), "config.gin"),
     )
-    mark = files.read_manifest(directory)
-    if mark is not None:
-        files.verify(directory, mark)
-        return files.join(directory, str(mark["tokenizer"]))
+    manifest = files.read_manifest(directory)
+    if manifest is not None:
+        files.verify(directory, manifest)
+        return files.join(directory, str(manifest["tokenizer"]))
     sentence = f"no tokenizer travels with model {model!r}"
     remedy = "name its word_pieces.model by --tokenizer"
     if not files.exists(config):

@@ -5,9 +5,9 @@
     inspection.windows["train"]     decoded stretches, from anywhere
     inspection.lengths["train"]     tokens of each document
 
-Counts of the manifest and lengths of documents are exact. Pieces, words and marks are counted on a sample of
-at most `MAX_SAMPLED_TOKENS` of each split, stretches of it from places that the seed fixes, so that a corpus
-of any size takes seconds; whether it is a sample is told.
+Counts of the manifest and lengths of documents are exact. Pieces, words and special tokens are counted on a
+sample of at most `MAX_SAMPLED_TOKENS` of each split, windows of it at positions that the seed fixes, so that
+a corpus of any size takes seconds; whether it is a sample is told.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def inspect(corpus: tokens.Corpus, seed: int = 0, max_sampled_tokens: int = MAX_
         if name == "train":
             sections.append(("Commonest word pieces of train", _top_rows(sample, pieces)))
     lengths = {name: np.diff(split.starts) for name, split in splits.items()}
-    return Inspection(corpus.directory, _outcomes(corpus.mark), lengths, tuple(sections), windows)
+    return Inspection(corpus.directory, _outcomes(corpus.manifest), lengths, tuple(sections), windows)
 
 
 def visible(text: str) -> str:
@@ -104,27 +104,27 @@ def visible(text: str) -> str:
 
 
 def _manifest_rows(corpus: tokens.Corpus) -> Rows:
-    mark = corpus.mark
-    num_bytes = sum(entry["bytes"] for entry in mark["files"].values())
+    manifest = corpus.manifest
+    num_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
     splits = [
         (
             name,
             f"{split['num_documents']:,} documents, {split['num_tokens']:,} tokens, "
             f"{len(split['shards'])} shard{'s' if len(split['shards']) != 1 else ''}",
         )
-        for name, split in sorted(mark["splits"].items())
+        for name, split in sorted(manifest["splits"].items())
     ]
     return (
         ("directory", visible(corpus.directory)),
-        ("size", f"{num_bytes:,} bytes in {len(mark['files'])} files"),
-        ("vocabulary", f"{corpus.vocabulary_size:,} ids, {tokens.NUM_SPECIAL} of them marks"),
+        ("size", f"{num_bytes:,} bytes in {len(manifest['files'])} files"),
+        ("vocabulary", f"{corpus.vocabulary_size:,} ids, {tokens.NUM_SPECIAL} of them special tokens"),
         ("fingerprint", corpus.fingerprint),
         *splits,
     )
 
 
-def _outcomes(mark: Mapping[str, Any]) -> dict[str, int]:
-    counts = mark["counts"]
+def _outcomes(manifest: Mapping[str, Any]) -> dict[str, int]:
+    counts = manifest["counts"]
     reasons = {**counts.get("dropped", {})}
     reasons |= {f"unreadable: {kind}": number for kind, number in counts.get("unreadable", {}).items()}
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
@@ -132,10 +132,10 @@ def _outcomes(mark: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _outcome_rows(corpus: tokens.Corpus) -> Rows:
-    counts = corpus.mark["counts"]
+    counts = corpus.manifest["counts"]
     num_read = counts.get("read", 0)
     rows = [("read", f"{num_read:,}")]
-    for name, number in _outcomes(corpus.mark).items():
+    for name, number in _outcomes(corpus.manifest).items():
         rows.append((visible(name), f"{number:,}" + (f"  {number / num_read:7.2%}" if num_read else "")))
     for name, value in sorted(counts.items()):
         if name not in ("read", "kept", "dropped", "unreadable") and value:

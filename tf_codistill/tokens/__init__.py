@@ -9,7 +9,7 @@ A corpus is a committed directory:
         ...
         validation-00000-of-00001.tokens   held-out documents
         validation-00000-of-00001.starts
-        manifest.json                      the mark: metadata, and every file with size and SHA-256
+        manifest.json                      metadata, and every file with size and SHA-256; written last
 
     tokens   | 2 0 57 9 1 3 5 | 2 0 88 1 3 5 | 2 0 ...      each document ends with END_OF_DOCUMENT
     starts     0                7              13

@@ -1,4 +1,4 @@
-"""A corpus as it is read: checked against its mark, then ids at any positions of a split.
+"""A corpus as it is read: checked against its manifest, then ids at any positions of a split.
 
 split = open_corpus("gs://bucket/corpus").split("train")
 split.prefetch(positions_of_the_next_batches)          only matters where shards are not local
@@ -126,28 +126,28 @@ class Corpus:
 
     Attributes:
         directory: Where it is.
-        mark: Its mark: the metadata of `commit_corpus`, and the files.
+        manifest: Its manifest, the metadata of `commit_corpus` and the files.
         splits: Its splits by name.
     """
 
     directory: str
-    mark: dict[str, Any]
+    manifest: dict[str, Any]
     splits: Mapping[str, Split]
 
     @property
     def vocabulary_size(self) -> int:
         """Number of ids, special tokens included."""
-        return int(self.mark["vocabulary_size"])
+        return int(self.manifest["vocabulary_size"])
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the tokenizer's file, 64 hexadecimal digits."""
-        return str(self.mark["vocabulary_fingerprint"])
+        return str(self.manifest["vocabulary_fingerprint"])
 
     @property
     def tokenizer_path(self) -> str:
         """Path of the tokenizer's file."""
-        return files.join(self.directory, self.mark["tokenizer"])
+        return files.join(self.directory, self.manifest["tokenizer"])
 
     def split(self, name: str) -> Split:
         """The split of that name.
@@ -169,7 +169,7 @@ class Corpus:
 
 
 def open_corpus(directory: str, verify_contents: bool = False) -> Corpus:
-    """Opens a corpus directory after checking that it is what its mark says.
+    """Opens a corpus directory after checking that it is what its manifest says.
 
     Args:
         directory: The corpus directory.
@@ -181,48 +181,48 @@ def open_corpus(directory: str, verify_contents: bool = False) -> Corpus:
 
     Raises:
         ValueError: There is no corpus at `directory`, or one of another format version.
-        files.CorruptError: A file does not fit the mark, the vocabulary or the format.
+        files.CorruptError: A file does not fit the manifest, the vocabulary or the format.
     """
-    mark = files.read_manifest(directory)
-    if mark is None:
+    manifest = files.read_manifest(directory)
+    if manifest is None:
         state = "is not finished: it has no manifest.json" if files.exists(directory) else "does not exist"
         raise ValueError(
             f"corpus {directory!r} {state}; run prepare_local_docs or prepare_common_crawl first"
         )
-    if mark.get("format_version") != FORMAT_VERSION:
+    if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"corpus {directory!r} has format_version {mark.get('format_version')!r}; this program reads "
+            f"corpus {directory!r} has format_version {manifest.get('format_version')!r}; this program reads "
             f"{FORMAT_VERSION}: {_REMEDY}"
         )
     try:
-        files.verify(directory, mark, contents=verify_contents)
-        _check_vocabulary(directory, mark)
-        splits = {name: _open_split(directory, mark, name) for name in mark["splits"]}
+        files.verify(directory, manifest, contents=verify_contents)
+        _check_vocabulary(directory, manifest)
+        splits = {name: _open_split(directory, manifest, name) for name in manifest["splits"]}
         if verify_contents:
             for split in splits.values():
-                _check_ids(split, mark["vocabulary_size"])
+                _check_ids(split, manifest["vocabulary_size"])
     except files.CorruptError as error:
         raise files.CorruptError(f"{error}; {_REMEDY}") from error
     except (KeyError, TypeError) as error:
         raise files.CorruptError(
             f"manifest of corpus {directory!r} is damaged ({error!r}); {_REMEDY}"
         ) from error
-    return Corpus(directory, mark, splits)
+    return Corpus(directory, manifest, splits)
 
 
-def _check_vocabulary(directory: str, mark: dict[str, Any]) -> None:
-    path = files.join(directory, mark["tokenizer"])
+def _check_vocabulary(directory: str, manifest: dict[str, Any]) -> None:
+    path = files.join(directory, manifest["tokenizer"])
     found = files.checksum(path) if files.exists(path) else "missing"
-    if found != mark["vocabulary_fingerprint"]:
+    if found != manifest["vocabulary_fingerprint"]:
         raise files.CorruptError(
             f"tokenizer {path!r} is not the one that the token shards were written with: its SHA-256 is "
-            f"{found}, the manifest says {mark['vocabulary_fingerprint']}"
+            f"{found}, the manifest says {manifest['vocabulary_fingerprint']}"
         )
 
 
-def _open_split(directory: str, mark: dict[str, Any], name: str) -> Split:
-    dtype = token_dtype(mark["vocabulary_size"])
-    metadata = mark["splits"][name]
+def _open_split(directory: str, manifest: dict[str, Any], name: str) -> Split:
+    dtype = token_dtype(manifest["vocabulary_size"])
+    metadata = manifest["splits"][name]
     cache = blocks.BlockCache()
     shards = [_open_shard(files.join(directory, shard), dtype, cache) for shard in metadata["shards"]]
     offsets = np.cumsum([0, *(len(ids) for ids, _ in shards)], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Token shards as they are written, and the mark that makes a directory of them a corpus.
+"""Token shards as they are written, and the manifest that makes a directory of them a corpus.
 
 with ShardWriter("corpus", "train", 0, 4, vocabulary_size) as writer:
     writer.add([2, 0, 57, 9, 1, 3, END_OF_DOCUMENT])
@@ -167,7 +167,7 @@ def commit_corpus(
     counts: Mapping[str, Any],
     tokenizer: str = TOKENIZER,
 ) -> dict[str, Any]:
-    """Marks a corpus directory as whole.
+    """Commits a corpus directory: writes its manifest.
 
     Args:
         directory: Directory in which the tokenizer and all shards have been written.
@@ -177,7 +177,7 @@ def commit_corpus(
         tokenizer: Name of the tokenizer's file in `directory`.
 
     Returns:
-        The mark, as `Corpus.mark` has it later.
+        The manifest, as `Corpus.manifest` has it later.
     """
     metadata = {
         "format_version": FORMAT_VERSION,

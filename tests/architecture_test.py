@@ -30,7 +30,7 @@ PACKAGE = "tf_codistill"
 ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = (
-    ("shapes", "files", "gpus", "settings", "quiet_start", "keras_private"),
+    ("shapes", "files", "gpus", "settings", "terminal", "quiet_start", "keras_private"),
     (
         "losses",
         "schedules",

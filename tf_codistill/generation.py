@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import tokens
-from tf_codistill.corpus.inspection import visible
+from tf_codistill.terminal import visible
 from tf_codistill.trained import Trained
 
 PARAGRAPH_BREAK = "\n\n"

@@ -13,7 +13,6 @@ a corpus of any size takes seconds; whether it is a sample is told.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import tokens
+from tf_codistill.terminal import visible
 from tf_codistill.tokenizer.base import Tokenizer
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
@@ -30,9 +30,6 @@ WINDOW_TOKENS = 120
 NUM_TOP_PIECES = 40
 
 _STRETCH_TOKENS = 1 << 12
-
-# What would move a terminal's cursor or change its colours, and what turns the direction of writing.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Rows = tuple[tuple[str, str], ...]
 Section = tuple[str, Rows]
@@ -89,18 +86,6 @@ def inspect(corpus: tokens.Corpus, seed: int = 0, max_sampled_tokens: int = MAX_
             sections.append(("Commonest word pieces of train", _top_rows(sample, pieces)))
     lengths = {name: np.diff(split.starts) for name, split in splits.items()}
     return Inspection(corpus.directory, _outcomes(corpus.manifest), lengths, tuple(sections), windows)
-
-
-def visible(text: str) -> str:
-    """A text without what would do something to a terminal: control characters are shown as U+FFFD.
-
-    Args:
-        text: Any text, as it was found in the web.
-
-    Returns:
-        A text of the same length, in which tabs and line ends are kept.
-    """
-    return _INVISIBLE.sub("\ufffd", text)
 
 
 def _manifest_rows(corpus: tokens.Corpus) -> Rows:

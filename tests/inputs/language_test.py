@@ -276,7 +276,7 @@ def test_a_dataset_that_cannot_be_is_told(
         stream.batch(-1)
 
 
-def keyed_rows(stream: language.Stream, epoch: int) -> tuple[Keys, Ids]:
+def keyed_rows(stream: language.LaneBatches, epoch: int) -> tuple[Keys, Ids]:
     """Key and targets of each row of an epoch."""
     first, lanes = epoch * stream.steps_per_epoch, range(stream.num_lanes)
     steps = range(first, first + stream.steps_per_epoch)

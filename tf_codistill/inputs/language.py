@@ -41,7 +41,7 @@ _PREFETCHED_BATCHES = 8
 _TOKENS_AHEAD = 4096  # of each lane: a few documents, each likely in a block of its own
 
 
-class Stream(Protocol):
+class LaneBatches(Protocol):
     """Batches by step: `LaneStream` or `mixture.MixedLanes`.
 
     Attributes:
@@ -191,7 +191,7 @@ class LaneStream:
 
 
 def dataset(
-    stream: Stream,
+    stream: LaneBatches,
     *,
     first_step: int = 0,
     num_steps: int | None = None,

@@ -69,7 +69,7 @@ class MixedLanes:
         steps_per_epoch: Steps until the first stream is exhausted.
     """
 
-    def __init__(self, streams: Sequence[language.Stream]) -> None:
+    def __init__(self, streams: Sequence[language.LaneBatches]) -> None:
         self._streams = list(streams)
         self._ends = np.cumsum([stream.num_lanes for stream in streams])
         self.num_lanes = int(self._ends[-1])
@@ -115,7 +115,7 @@ class MixedLanes:
             keys[rows] = stream.keys(step, own) + [index << _STREAM_BITS, 0]
         return keys
 
-    def _own_lanes(self, lanes: range) -> Iterator[tuple[int, language.Stream, Any, range]]:
+    def _own_lanes(self, lanes: range) -> Iterator[tuple[int, language.LaneBatches, Any, range]]:
         """The streams that read some of these lanes, with which rows they are and which lanes of theirs."""
         readers = np.searchsorted(self._ends, np.array(lanes), side="right")
         for index, stream in enumerate(self._streams):
@@ -143,7 +143,7 @@ class Corpora:
         """Number of ids, special tokens included; the same in all corpora."""
         return next(iter(self.corpora.values())).vocabulary_size
 
-    def stream(self, split: str, *, num_lanes: int, **arguments: Any) -> language.Stream:
+    def stream(self, split: str, *, num_lanes: int, **arguments: Any) -> language.LaneBatches:
         """The batches of a split of all corpora.
 
         Args:

@@ -576,7 +576,7 @@ def test_bad_temperature_is_told(temperature):
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [
         (
             lambda: losses.SquaredLogits("probabilities"),
@@ -597,8 +597,8 @@ def test_bad_temperature_is_told(temperature):
         (lambda: losses.UnigramSmoothing([[0.5, 0.5]]), "frequencies have shape"),
     ],
 )
-def test_bad_arguments_are_told(bad, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_arguments_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
         bad()
 
 

@@ -138,7 +138,7 @@ def test_bad_steps_are_told(steps):
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [
         (lambda: schedules.LinearRamp(4, 4), "end_step is 4; expected more than start_step, which is 4"),
         (lambda: schedules.Piecewise([3, 2], [1, 2, 3]), r"boundaries is \[3, 2\]"),
@@ -151,8 +151,8 @@ def test_bad_steps_are_told(steps):
         (lambda: schedules.WeightDecay(1.0, exempt="bias"), "exempt is 'bias'"),
     ],
 )
-def test_bad_arguments_are_told(bad, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_arguments_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
         bad()
 
 

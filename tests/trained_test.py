@@ -126,8 +126,8 @@ def test_a_tokenizer_of_another_corpus_is_refused(group: GroupDir, tmp_path: pat
         trained.open_trained(str(group.workdir), tokenizer=other)
     own = f"{group.corpus_dir}/{tokens.TOKENIZER}"
     assert trained.open_trained(str(group.workdir), tokenizer=own).pieces.fingerprint
-    facts = {"tokenizer": tokens.TOKENIZER}
-    files.commit(str(group.path / "tokenizer"), facts)
+    metadata = {"tokenizer": tokens.TOKENIZER}
+    files.commit(str(group.path / "tokenizer"), metadata)
     assert trained.open_trained(str(group.workdir), tokenizer=other), "it has no fingerprint"
 
 

@@ -213,8 +213,8 @@ def test_workers_and_replicas_together_see_the_rows_of_one(
     ]
     for index, whole in enumerate(elements(language.dataset(stream, first_step=1, num_steps=4))):
         first = index * num_replicas
-        shares = [share for worker in of_workers for share in worker[first : first + num_replicas]]
-        assert_same(np.concatenate(shares, axis=1), whole)
+        rows = [part for worker in of_workers for part in worker[first : first + num_replicas]]
+        assert_same(np.concatenate(rows, axis=1), whole)
         assert_same(whole, stream.batch(1 + index))
 
 

@@ -1,4 +1,4 @@
-"""Corpora as they are read: what was written comes back, and what is damaged is told in one sentence."""
+"""Corpora as they are read: what was written comes back, and what is damaged is named in one sentence."""
 
 from __future__ import annotations
 

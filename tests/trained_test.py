@@ -1,9 +1,8 @@
-"""The tokenizer travels with the model; a model without one uses that of its corpus or says what to do."""
+"""The tokenizer travels with the model; a model without one says what to do."""
 
 from __future__ import annotations
 
 import json
-import logging
 import pathlib
 import shutil
 
@@ -83,26 +82,14 @@ def test_a_damaged_tokenizer_is_named(group: GroupDir) -> None:
         trained.open_trained(str(group.workdir))
 
 
-def test_a_model_of_an_older_version_uses_its_corpus(
-    group: GroupDir, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, logger="absl"):
-        opened = trained.open_trained(str(group.workdir))
+def test_a_model_without_tokenizer_needs_one_named(group: GroupDir) -> None:
+    with pytest.raises(
+        ValueError, match="no tokenizer travels with model '.*student.keras'; name .* by --tok"
+    ):
+        trained.open_trained(str(group.workdir))
+    path = f"{group.corpus_dir}/{tokens.TOKENIZER}"
+    opened = trained.open_trained(str(group.workdir), tokenizer=path)
     assert opened.pieces.fingerprint == group.pieces.fingerprint
-    assert "no tokenizer travels with model" in caplog.text
-    assert group.corpus_dir in caplog.text
-    config = group.path / "config.gin"
-    config.write_text(f"Experiment.corpus_dir = {{{group.corpus_dir!r}: 3, 'books': 1}}\n")
-    assert trained.open_trained(str(group.workdir)).pieces.fingerprint == group.pieces.fingerprint
-    moved = group.corpus_dir + "_moved"
-    shutil.move(group.corpus_dir, moved)
-    with pytest.raises(ValueError, match=r"its corpus '.*corpus' is not there; name .* by --tokenizer"):
-        trained.open_trained(str(group.workdir))
-    path = f"{moved}/{tokens.TOKENIZER}"
-    assert trained.open_trained(str(group.workdir), tokenizer=path).pieces.fingerprint
-    config.unlink()
-    with pytest.raises(ValueError, match="no tokenizer travels with model '.*student.keras'; name"):
-        trained.open_trained(str(group.workdir))
 
 
 def test_what_is_missing_or_does_not_fit_is_named(group: GroupDir, tmp_path: pathlib.Path) -> None:

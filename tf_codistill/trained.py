@@ -2,7 +2,6 @@
 
 <workdir>/group_0/
     student.keras            the model
-    config.gin               the bindings that were in force
     tokenizer/               committed when training starts
         word_pieces.model    what the token shards were written with
         manifest.json        its fingerprint, the manifest of each corpus, checksums
@@ -21,12 +20,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gin
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from absl import logging
 
 from tf_codistill import files, recurrent_state, runs, tokens
 from tf_codistill.models.language_model import LanguageModel
@@ -95,7 +92,7 @@ def check_tokenizer(directory: str, corpus: tokens.Corpus) -> bool:
         corpus: The corpus.
 
     Returns:
-        Whether the group has a tokenizer; one that was trained by an older version has not.
+        Whether the group has a tokenizer already.
 
     Raises:
         ValueError: The group has another one.
@@ -221,8 +218,7 @@ def open_trained(
         workdir: Directory of the run; not needed if `model` is given.
         group: The group of the run.
         model: A ``.keras`` file; that of the group if not given.
-        tokenizer: A ``word_pieces.model``; that which travels with the model if not given, or, of a model
-            that was trained by an older version, that of the corpus which is named in its ``config.gin``.
+        tokenizer: A ``word_pieces.model``; that which travels with the model if not given.
 
     Returns:
         The model, ready to read a text.
@@ -259,44 +255,11 @@ def _check_given_tokenizer(tokenizer: str, fingerprint: str, model: str) -> None
 
 
 def _tokenizer_beside(model: str) -> str:
-    directory, config = (
-        tokenizer_dir(os.path.dirname(model)),
-        files.join(os.path.dirname(model), "config.gin"),
-    )
+    directory = tokenizer_dir(os.path.dirname(model))
     manifest = files.read_manifest(directory)
-    if manifest is not None:
-        files.verify(directory, manifest)
-        return files.join(directory, str(manifest["tokenizer"]))
-    sentence = f"no tokenizer travels with model {model!r}"
-    remedy = "name its word_pieces.model by --tokenizer"
-    if not files.exists(config):
-        raise ValueError(f"{sentence}; {remedy}")
-    named = _bound(config, "Experiment", "corpus_dir")  # where an older version bound it
-    corpus_dir = named if isinstance(named, str) else next(iter(named or {}), "")
-    path = files.join(corpus_dir, tokens.TOKENIZER)
-    if not files.exists(path):
+    if manifest is None:
         raise ValueError(
-            f"{sentence}, which an older version trained, and its corpus {corpus_dir!r} is not there; "
-            f"{remedy}"
+            f"no tokenizer travels with model {model!r}; name its word_pieces.model by --tokenizer"
         )
-    logging.warning("%s; using %s, which %s names", sentence, path, config)
-    return path
-
-
-def _bound(config: str, configurable: str, name: str) -> Any:
-    """What a gin file binds; read without the configurables that it names."""
-    text = files.read(config).decode("utf-8")
-    for statement in gin.config_parser.ConfigParser(text, _NoReferences()):
-        if isinstance(statement, gin.config_parser.BindingStatement) and (
-            (statement.selector.split(".")[-1], statement.arg_name) == (configurable, name)
-        ):
-            return statement.value
-    return None
-
-
-class _NoReferences(gin.config_parser.ParserDelegate):
-    def configurable_reference(self, scoped_name: str, evaluate: bool) -> None:
-        """References stand for nothing here."""
-
-    def macro(self, scoped_name: str) -> None:
-        """Nor do macros."""
+    files.verify(directory, manifest)
+    return files.join(directory, str(manifest["tokenizer"]))

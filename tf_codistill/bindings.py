@@ -1,7 +1,7 @@
 """What gin files and bindings bind, looked at without calling anything that they configure.
 
     gin.parse_config(...)
-    check_types()                       # Experiment.num_lanes is 'many'; expected an integer
+    check_types()                       # LanguageTask.num_lanes is 'many'; expected an integer
     check_required(Experiment)          # Experiment has no optimizer
     value("Experiment.num_steps")       # 1500, also where it is bound to a macro
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from tf_codistill import tokens
 from tf_codistill.terminal import visible
+from tf_codistill.tokenizer.base import Ids
 from tf_codistill.trained import Trained
 
 PARAGRAPH_BREAK = "\n\n"
@@ -36,8 +37,6 @@ _FOLLOWERS = {
     tokens.SENTENCE_END: (tokens.SENTENCE_START, tokens.PARAGRAPH_END),
     tokens.PARAGRAPH_END: (tokens.PARAGRAPH_START, tokens.END_OF_DOCUMENT),
 }
-
-Ids = npt.NDArray[np.int32]
 
 
 def generate(

@@ -24,11 +24,11 @@ from collections.abc import Iterable, Iterator
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from absl import logging
 
 from tf_codistill import files, tokens
+from tf_codistill.tokenizer.base import Ids
 from tf_codistill.trained import Trained
 
 MAX_PARAGRAPH_BYTES = 1 << 20
@@ -37,8 +37,6 @@ MAX_PARAGRAPH_BYTES = 1 << 20
 WINDOW_TOKENS = 128
 _BLOCK_BYTES = 1 << 20
 _MAX_NATS = 700.0  # whose exponential is still a number
-
-Ids = npt.NDArray[np.int32]
 
 
 @dataclasses.dataclass(frozen=True)

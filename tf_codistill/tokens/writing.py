@@ -165,7 +165,6 @@ def commit_corpus(
     vocabulary_size: int,
     splits: Mapping[str, Sequence[Mapping[str, Any]]],
     counts: Mapping[str, Any],
-    tokenizer: str = TOKENIZER,
 ) -> dict[str, Any]:
     """Commits a corpus directory: writes its manifest.
 
@@ -174,7 +173,6 @@ def commit_corpus(
         vocabulary_size: Number of ids, special tokens included.
         splits: For each split by name what `ShardWriter.close` returned for each of its shards, in order.
         counts: Documents read, kept, and dropped by reason; stored as given.
-        tokenizer: Name of the tokenizer's file in `directory`.
 
     Returns:
         The manifest, as `Corpus.manifest` has it later.
@@ -182,8 +180,8 @@ def commit_corpus(
     metadata = {
         "format_version": FORMAT_VERSION,
         "vocabulary_size": vocabulary_size,
-        "vocabulary_fingerprint": files.checksum(files.join(directory, tokenizer)),
-        "tokenizer": tokenizer,
+        "vocabulary_fingerprint": files.checksum(files.join(directory, TOKENIZER)),
+        "tokenizer": TOKENIZER,
         "splits": {
             name: {
                 "num_documents": sum(shard["num_documents"] for shard in shards),

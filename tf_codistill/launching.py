@@ -2,7 +2,7 @@ r"""Starts the groups of a run on this machine, watches over them, and stops the
 
     launch(workdir, num_groups=2, workers_per_group=2, command=...)
 
-                  each worker gets the TF_CONFIG of its group, and cores and GPUs of its own
+                  each worker gets the TF_CONFIG of its group, and its cores and GPUs
                  /
     launch ----+---- group 0: worker 0, worker 1  ->  group_0/worker_0.log, worker_1.log
                +---- group 1: worker 0, worker 1  ->  group_1/worker_0.log, worker_1.log

@@ -239,8 +239,8 @@ class WordPieces:
         )
         rows: list[Ids] = []
         end = np.array(sentences.SPECIAL_TOKENS["/"], np.int32)
-        for row, is_followed in zip(amid, has_space, strict=True):
-            rows += [row, next(before) if is_followed else np.append(row, end)]
+        for row, ends_with_space in zip(amid, has_space, strict=True):
+            rows += [row, next(before) if ends_with_space else np.append(row, end)]
         return rows
 
     def _encode_forms(self, forms: Iterable[str]) -> list[Ids]:

@@ -72,14 +72,7 @@ class Constant(_Saveable):
         self.value = _checked_weight("value", value)
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The value, whatever the step.
-
-        Args:
-            step: Number of training steps done; not used.
-
-        Returns:
-            A scalar float32 tensor.
-        """
+        """The value, whatever the step."""
         return tf.constant(self.value, tf.float32)
 
 
@@ -101,14 +94,7 @@ class BurnIn(_Saveable):
         self.weight = _checked_weight("weight", weight)
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The weight at a step.
-
-        Args:
-            step: Number of training steps done, an integer or a scalar integer tensor.
-
-        Returns:
-            A scalar float32 tensor: 0 as long as `step` is below the number of burn-in steps.
-        """
+        """The weight at a step: 0 before step `steps`, then `weight`."""
         is_on = _steps_since(0, step) >= self.steps
         return tf.where(is_on, tf.constant(self.weight, tf.float32), tf.constant(0.0, tf.float32))
 
@@ -152,14 +138,7 @@ class LinearRamp(_Ramp):
     """A straight line from the initial weight to the final one."""
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The weight at a step.
-
-        Args:
-            step: Number of training steps done, an integer or a scalar integer tensor.
-
-        Returns:
-            A scalar float32 tensor.
-        """
+        """The weight at a step."""
         return self._between(self._progress(step))
 
 
@@ -168,14 +147,7 @@ class Cosine(_Ramp):
     """Half a cosine wave from the initial weight to the final one."""
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The weight at a step.
-
-        Args:
-            step: Number of training steps done, an integer or a scalar integer tensor.
-
-        Returns:
-            A scalar float32 tensor.
-        """
+        """The weight at a step."""
         return self._between(0.5 - 0.5 * tf.cos(math.pi * self._progress(step)))
 
 
@@ -203,14 +175,7 @@ class Piecewise(_Saveable):
             )
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The weight at a step.
-
-        Args:
-            step: Number of training steps done, an integer or a scalar integer tensor.
-
-        Returns:
-            A scalar float32 tensor: `values[i]` from step `boundaries[i - 1]` on.
-        """
+        """The weight at a step: `values[i]` from step `boundaries[i - 1]` on."""
         passed = _steps_since(0, step) >= tf.constant(self.boundaries, tf.int64)
         return tf.gather(tf.constant(self.values, tf.float32), tf.reduce_sum(tf.cast(passed, tf.int32)))
 
@@ -241,14 +206,7 @@ class ExponentialDecay(_Saveable):
         self.rate = float(rate)
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The weight at a step.
-
-        Args:
-            step: Number of training steps done, an integer or a scalar integer tensor.
-
-        Returns:
-            A scalar float32 tensor: `weight * rate ** ((step - start_step) / decay_steps)`.
-        """
+        """The weight at a step: `weight * rate ** ((step - start_step) / decay_steps)`."""
         done = tf.cast(tf.maximum(_steps_since(self.start_step, step), 0), tf.float32)
         return self.weight * tf.pow(tf.constant(self.rate, tf.float32), done / self.decay_steps)
 
@@ -320,14 +278,7 @@ class WeightDecay:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> WeightDecay:
-        """The penalty with the arguments that `get_config` returned.
-
-        Args:
-            config: Arguments of the constructor.
-
-        Returns:
-            An equal penalty.
-        """
+        """An equal penalty from what `get_config` returned."""
         return cls(keras.saving.deserialize_keras_object(config["factor"]), config["exempt"])
 
 

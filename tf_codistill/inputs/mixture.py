@@ -79,18 +79,7 @@ class MixedLanes:
     def batch(
         self, step: int, lanes: range | slice | None = None
     ) -> tuple[language.Int32Array, language.Int32Array]:
-        """The batch of a step.
-
-        Args:
-            step: Step of training, from 0.
-            lanes: Which lanes; all of them by default.
-
-        Returns:
-            Inputs and targets, each int32 ``[B, T]`` with a row for each requested lane.
-
-        Raises:
-            ValueError: The step is negative, or a lane is out of range.
-        """
+        """Inputs and targets of a step, see `language.LaneStream.batch`."""
         if not isinstance(lanes, range):
             lanes = range(self.num_lanes)[lanes or slice(None)]
         if len(lanes) and (min(lanes) < 0 or max(lanes) >= self.num_lanes):
@@ -101,15 +90,7 @@ class MixedLanes:
         return ids[0], ids[1]
 
     def keys(self, step: int, lanes: range) -> language.Int64Array:
-        """What names the rows of a step.
-
-        Args:
-            step: Step of training, from 0.
-            lanes: Which lanes.
-
-        Returns:
-            Id and visit of each row, int64 ``[B, 2]``; ids of different streams differ.
-        """
+        """Id and visit of each row of a step, int64 ``[B, 2]``; ids of different streams differ."""
         keys = np.empty((len(lanes), 2), np.int64)
         for index, stream, rows, own in self._own_lanes(lanes):
             keys[rows] = stream.keys(step, own) + [index << _STREAM_BITS, 0]

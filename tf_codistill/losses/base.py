@@ -266,14 +266,7 @@ class ProbabilityComparison(Comparison):
         return logits if self.temperature == 1 else logits / self.temperature
 
     def target(self, teacher_logits: tf.Tensor) -> tf.Tensor:
-        """The teacher's probabilities at this loss's temperature.
-
-        Args:
-            teacher_logits: Logits of one teacher, or the mean of those of several, [..., C].
-
-        Returns:
-            Probabilities, a tensor of the same shape.
-        """
+        """The teacher's probabilities at this loss's temperature, [..., C]."""
         return self.probabilities(teacher_logits)
 
     def get_config(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ PACKAGE = "tf_codistill"
 ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = (
-    ("shapes", "files", "gpus", "settings", "quiet_start", "keras_private"),
+    ("shapes", "files", "gpus", "settings", "terminal", "quiet_start", "keras_private"),
     (
         "losses",
         "schedules",
@@ -68,6 +68,8 @@ USUAL_SHARE = 0.9
 
 # Rooms of whose kinds nobody asks which one it is: what they have in common, and how it is called elsewhere.
 KINDS = {"tasks": ("Task", ("task",)), "teaching": ("Teaching", ("teaching", "teachers"))}
+
+TWICE = {"Progress"}  # of jobs and of training, which is to have a name of its own
 
 _LOOKS = ("isinstance", "issubclass", "hasattr", "getattr", "type")
 
@@ -237,6 +239,17 @@ def bad_names(house: House) -> list[str]:
     return [f"{module}: a module cannot be called {name}" for module, name in last.items() if name in taken]
 
 
+def defined_twice(house: House) -> list[str]:
+    """Public classes of one name in several modules."""
+    modules: dict[str, list[str]] = {}
+    for module, source in house.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                modules.setdefault(node.name, []).append(module)
+    twice = [name for name, found in modules.items() if len(found) > 1 and name not in TWICE]
+    return [f"class {name} is in {' and '.join(modules[name])}" for name in twice]
+
+
 def asserts(house: House) -> list[str]:
     return [
         f"{module}, line {node.lineno}: assert in library code; raise ValueError"
@@ -319,6 +332,7 @@ RULES = {
         undocumented,
         unannotated,
         bad_names,
+        defined_twice,
         asserts,
         configurable_programs,
         asks_for_kinds,
@@ -335,6 +349,7 @@ BROKEN = {
     "undocumented": {"files": DOC + "class A:\n    'Doc.'\n    def f(self) -> None: ...\n"},
     "unannotated": {"files": DOC + "class A:\n    'Doc.'\n    def __init__(self, x) -> None: ...\n"},
     "bad_names": {"corpus.queue": DOC},
+    "defined_twice": {"files": DOC + "class A: ...\n", "runs": DOC + "class A: ...\n"},
     "asserts": {"files": DOC + "assert True\n"},
     "configurable_programs": {"train": DOC + "import gin\n@gin.configurable\ndef _f(): ...\n"},
     "asks_for_kinds": {

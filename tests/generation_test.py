@@ -9,7 +9,7 @@ import pytest
 
 from tests import toy_texts
 from tf_codistill import generation, tokens
-from tf_codistill.generation import candidates, choose, generate
+from tf_codistill.generation import candidates, generate, sample
 from tf_codistill.trained import Trained
 
 S, END_S, P, END_P, UNKNOWN, END = (
@@ -60,7 +60,8 @@ def test_what_is_shown_is_what_the_tokens_decode_to(model: Trained) -> None:
     text = toy_texts.DOCUMENTS[0] + "\nAnd so on. It goes (on)."
     ids = model.pieces.encode_document(text).tolist()
     assert say(model, ids) == text.replace("\n", "\n\n")
-    assert say(model, ids + ids, goes_on=True) == (text.replace("\n", "\n\n") + "\n\n* * *\n\n") * 2
+    twice = say(model, ids + ids, continue_after_end=True)
+    assert twice == (text.replace("\n", "\n\n") + "\n\n* * *\n\n") * 2
     assert say(model, ids + ids) == text.replace("\n", "\n\n")
 
 
@@ -123,7 +124,7 @@ def test_documents_of_the_corpus_follow_the_rule(model: Trained) -> None:
 
 def test_generated_text_is_well_formed_and_fixed_by_the_seed(model: Trained) -> None:
     def text(**arguments: object) -> str:
-        settings = {"num_tokens": 80, "seed": 3, "goes_on": True, **arguments}
+        settings = {"num_tokens": 80, "seed": 3, "continue_after_end": True, **arguments}
         model.reset()
         return "".join(generate(model, "Anna", **settings))
 
@@ -152,22 +153,22 @@ def test_one_token_is_read_at_a_time_and_the_state_does_the_rest(group: toy_text
     assert found == expected
 
 
-def test_draws_have_the_models_probabilities() -> None:
+def test_samples_have_the_models_probabilities() -> None:
     logits = np.log(np.array([1, 2, 3, 4, 90], np.float32))
     among = np.array([0, 1, 2, 3])
     rng = np.random.default_rng(0)
 
-    def shares(temperature: float = 1.0, top_k: int = 0) -> np.ndarray:
-        drawn = [choose(logits, among, temperature, top_k, rng) for _ in range(4000)]
-        return np.bincount(drawn, minlength=5) / 4000
+    def frequencies(temperature: float = 1.0, top_k: int = 0) -> np.ndarray:
+        sampled = [sample(logits, among, temperature, top_k, rng) for _ in range(4000)]
+        return np.bincount(sampled, minlength=5) / 4000
 
-    np.testing.assert_allclose(shares(), [0.1, 0.2, 0.3, 0.4, 0], atol=0.03)
-    np.testing.assert_allclose(shares(temperature=0.5), np.array([1, 4, 9, 16, 0]) / 30, atol=0.03)
-    np.testing.assert_allclose(shares(top_k=2), [0, 0, 3 / 7, 4 / 7, 0], atol=0.03)
-    np.testing.assert_allclose(shares(top_k=99), [0.1, 0.2, 0.3, 0.4, 0], atol=0.03)
-    assert choose(logits, among, 0, 0, rng) == 3
-    assert choose(logits, among, 1e-6, 0, rng) == 3
-    assert choose(np.zeros(5, np.float32), among, 0, 0, rng) == 0
+    np.testing.assert_allclose(frequencies(), [0.1, 0.2, 0.3, 0.4, 0], atol=0.03)
+    np.testing.assert_allclose(frequencies(temperature=0.5), np.array([1, 4, 9, 16, 0]) / 30, atol=0.03)
+    np.testing.assert_allclose(frequencies(top_k=2), [0, 0, 3 / 7, 4 / 7, 0], atol=0.03)
+    np.testing.assert_allclose(frequencies(top_k=99), [0.1, 0.2, 0.3, 0.4, 0], atol=0.03)
+    assert sample(logits, among, 0, 0, rng) == 3
+    assert sample(logits, among, 1e-6, 0, rng) == 3
+    assert sample(np.zeros(5, np.float32), among, 0, 0, rng) == 0
 
 
 def test_control_characters_do_not_reach_the_terminal(model: Trained) -> None:

@@ -8,7 +8,7 @@ from tf_codistill import gpus
 
 
 @pytest.mark.parametrize(
-    ("names", "num_groups", "workers_per_group", "shares"),
+    ("names", "num_groups", "workers_per_group", "expected"),
     [
         ("01234567", 2, 1, ["0123", "4567"]),
         ("01234567", 2, 2, ["01", "23", "45", "67"]),
@@ -22,19 +22,19 @@ from tf_codistill import gpus
         ("", 2, 2, ["", "", "", ""]),
     ],
 )
-def test_shares_are_equal_and_lie_together(
-    names: str, num_groups: int, workers_per_group: int, shares: list[str]
+def test_every_worker_gets_as_many_side_by_side(
+    names: str, num_groups: int, workers_per_group: int, expected: list[str]
 ) -> None:
-    given = gpus.share_out(list(names), num_groups, workers_per_group)
-    assert ["".join(share) for share in given] == shares
+    allocated = gpus.allocate(list(names), num_groups, workers_per_group)
+    assert list(map("".join, allocated)) == expected
     for group in range(num_groups):
-        own = [name for share in given[group * workers_per_group :][:workers_per_group] for name in share]
+        own = [name for names in allocated[group * workers_per_group :][:workers_per_group] for name in names]
         assert len(set(own)) == len(own), "no two workers of a group share one"
 
 
 def test_workers_of_a_group_cannot_share_one() -> None:
     with pytest.raises(ValueError, match=r"workers_per_group is 2, but the only GPUs are 4, .*; start fewer"):
-        gpus.share_out(["4"], 1, 2)
+        gpus.allocate(["4"], 1, 2)
 
 
 @pytest.mark.parametrize(

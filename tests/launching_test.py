@@ -129,7 +129,7 @@ def test_threads_that_the_user_chose_are_kept(launch, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("chosen", "num_gpus", "shares", "told"),
+    ("chosen", "num_gpus", "expected", "printed"),
     [
         (None, 8, ["0,1", "2,3", "4,5", "6,7"], "GPUs 0,1 | 2,3 | 4,5 | 6,7"),
         ("7,5,3,1", 8, ["7", "5", "3", "1"], "GPUs 7 | 5 | 3 | 1"),
@@ -139,22 +139,22 @@ def test_threads_that_the_user_chose_are_kept(launch, tmp_path, monkeypatch):
         ("", 8, [""] * 4, "logs in"),
     ],
 )
-def test_gpus_are_shared_out(launch, tmp_path, monkeypatch, chosen, num_gpus, shares, told):
+def test_gpus_are_allocated(launch, tmp_path, monkeypatch, chosen, num_gpus, expected, printed):
     monkeypatch.delenv(gpus.VISIBLE)
     if chosen is not None:
         monkeypatch.setenv(gpus.VISIBLE, chosen)
     monkeypatch.setattr(gpus, "count", lambda: num_gpus)
     monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
     names = ("CUDA_VISIBLE_DEVICES", "TF_FORCE_GPU_ALLOW_GROWTH")
-    printed = launch(
+    output = launch(
         f"leave('gpus', json.dumps([os.environ.get(name) for name in {names}]))", workers_per_group=2
     )
     seen = [
         json.loads((tmp_path / f"gpus_{group}_{index}").read_text()) for group in (0, 1) for index in (0, 1)
     ]
-    assert [visible for visible, _ in seen] == shares
-    assert {grows for _, grows in seen} == {"true" if "groups share" in told else None}
-    assert told in printed
+    assert [visible for visible, _ in seen] == expected
+    assert {grows for _, grows in seen} == {"true" if "groups share" in printed else None}
+    assert printed in output
 
 
 def test_too_few_gpus_are_told_before_anything_starts(launch, tmp_path, monkeypatch):

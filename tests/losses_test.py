@@ -54,17 +54,17 @@ def distance(name: str, target: np.ndarray, student: np.ndarray, t: float) -> np
     return t**2 * (target * (log_p - np.log(q))).sum(axis=-1)
 
 
-def reference(kind, teachers, student, t=2.0, shares=None) -> np.ndarray:
+def reference(kind, teachers, student, t=2.0, teacher_weights=None) -> np.ndarray:
     name, mean_over = kind
-    shares = np.ones(len(teachers)) if shares is None else np.asarray(shares)
-    kept = shares > 0
-    shares, teachers = shares[kept] / shares.sum(), teachers[kept]
+    teacher_weights = np.ones(len(teachers)) if teacher_weights is None else np.asarray(teacher_weights)
+    kept = teacher_weights > 0
+    teacher_weights, teachers = teacher_weights[kept] / teacher_weights.sum(), teachers[kept]
 
     def target(logits):
         return logits if name == "SquaredLogits" else probabilities(name, logits / t)
 
     def mean(values):
-        return np.tensordot(shares, np.stack(list(values)), 1)
+        return np.tensordot(teacher_weights, np.stack(list(values)), 1)
 
     if mean_over == "losses":
         return mean(distance(name, target(logits), student, t) for logits in teachers)
@@ -315,29 +315,31 @@ CUSTOM = {
 
 
 def with_reference(case: object, t: float) -> tuple[losses.DistillationLoss, object]:
-    """A loss, and in NumPy what it should be of teachers, student and shares of the teachers."""
+    """A loss, and in NumPy what it should be of teachers, student and weights of the teachers."""
     if isinstance(case, losses.DistillationLoss):
-        return case, lambda teachers, student, shares: smoothed(case, student)
+        return case, lambda teachers, student, weights: smoothed(case, student)
     loss, kind = (CUSTOM[case][0](t), CUSTOM[case][1]) if case in CUSTOM else (make(case, t), case)
-    return loss, lambda teachers, student, shares: reference(kind, teachers, student, t, shares)
+    return loss, lambda teachers, student, weights: reference(kind, teachers, student, t, weights)
 
 
 @st.composite
 def masked_batches(draw, classes: int | None) -> dict[str, object]:
-    """Logits of a drawn shape and type, a mask, weights of examples and of teachers, a temperature."""
+    """Logits of a sampled shape and type, a mask, weights of examples and of teachers, a temperature."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     leading = draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
     shape = (*leading, classes or draw(st.integers(2, 6)))
     policy = draw(st.sampled_from(["float32", "mixed_bfloat16", "mixed_float16"]))
     dtype = tf.as_dtype(policy.removeprefix("mixed_"))
-    shares = draw(st.lists(st.sampled_from([0.0, 0.25, 1.0, 3.0]), min_size=1, max_size=3).filter(any))
+    teacher_weights = draw(
+        st.lists(st.sampled_from([0.0, 0.25, 1.0, 3.0]), min_size=1, max_size=3).filter(any)
+    )
     return {
         "policy": policy,
-        "teachers": tf.cast(rng.normal(size=(len(shares), *shape)) * 1.5, dtype),
+        "teachers": tf.cast(rng.normal(size=(len(teacher_weights), *shape)) * 1.5, dtype),
         "student": tf.cast(rng.normal(size=shape) * 1.5, dtype),
         "mask": rng.random(leading) < draw(st.sampled_from([0.5, 1.0])),
         "weighting": rng.choice([0.0, 0.5, 2.0], leading).astype("float32"),
-        "shares": shares,
+        "teacher_weights": teacher_weights,
         "temperature": draw(st.floats(1, 8)),
     }
 
@@ -350,24 +352,24 @@ def test_masked_value_and_gradient_in_every_precision(case):
 
     @hypothesis.settings(SETTINGS, max_examples=8)
     @hypothesis.given(masked_batches(classes))
-    def check(drawn):
-        mask, weighting, t = drawn["mask"], drawn["weighting"], drawn["temperature"]
-        teachers, student = (tf.cast(drawn[name], tf.float64).numpy() for name in ("teachers", "student"))
-        keras.config.set_dtype_policy(drawn["policy"])
+    def check(example):
+        mask, weighting, t = example["mask"], example["weighting"], example["temperature"]
+        teachers, student = (tf.cast(example[name], tf.float64).numpy() for name in ("teachers", "student"))
+        keras.config.set_dtype_policy(example["policy"])
         try:
             loss, examples = with_reference(case, t)
             with tf.GradientTape() as tape:
-                tape.watch(drawn["student"])
-                predicted = tf.identity(drawn["student"])
+                tape.watch(example["student"])
+                predicted = tf.identity(example["student"])
                 predicted._keras_mask = tf.constant(mask)
-                target = loss.aggregate(drawn["teachers"], tf.constant(drawn["shares"]))
+                target = loss.aggregate(example["teachers"], tf.constant(example["teacher_weights"]))
                 value = loss(target, predicted, weighting)
-            gradient = tape.gradient(value, drawn["student"])
+            gradient = tape.gradient(value, example["student"])
         finally:
             keras.config.set_dtype_policy("float32")
 
         def expected(at):
-            each = examples(teachers, at, drawn["shares"])
+            each = examples(teachers, at, example["teacher_weights"])
             return (each * weighting * mask).sum() / max(mask.sum(), 1)
 
         assert value.dtype == tf.float32
@@ -422,13 +424,13 @@ def test_the_mask_of_a_keras_model_is_found():
 
 @pytest.mark.parametrize("kind", [*KINDS, *SMOOTHING], ids=label)
 def test_loss_shrinks_with_the_number_of_replicas(kind):
-    """Gradients are summed over replicas, so each must count for its share."""
+    """Gradients are summed over replicas, so each must count for its fraction."""
     strategy = two_replicas()
     loss = kind if isinstance(kind, losses.DistillationLoss) else make(kind)
     logits = np.random.default_rng(0).normal(size=(4, 6, 1 if "Binary" in type(loss).__name__ else 5))
     alone = loss(loss.aggregate(logits), logits[0])
-    shares = strategy.run(lambda: loss(loss.aggregate(logits), tf.constant(logits[0], tf.float32)))
-    np.testing.assert_allclose(sum(strategy.experimental_local_results(shares)), alone, rtol=1e-6)
+    fractions = strategy.run(lambda: loss(loss.aggregate(logits), tf.constant(logits[0], tf.float32)))
+    np.testing.assert_allclose(sum(strategy.experimental_local_results(fractions)), alone, rtol=1e-6)
 
 
 def test_all_compile_to_one_xla_program():
@@ -516,18 +518,18 @@ class Linear(losses.ProbabilityComparison):
         return -tf.reduce_sum(target * self.probabilities(student_logits), axis=-1)
 
 
-def test_losses_of_a_users_own_have_means_shares_and_temperatures():
-    teachers, shares = np.random.default_rng(0).normal(size=(3, 4, 5)), np.array([1.0, 0.0, 3.0])
+def test_losses_of_a_users_own_have_means_weights_and_temperatures():
+    teachers, teacher_weights = np.random.default_rng(0).normal(size=(3, 4, 5)), np.array([1.0, 0.0, 3.0])
     student, weighting = teachers[1] * 2, np.array([1.0, 0.0, 2.0, 1.0])
     own = Absolute(dtype="float64")
     each = np.abs(teachers - student).sum(-1)
-    expected = np.average(each, axis=0, weights=shares)
-    value = own(own.aggregate(teachers, tf.constant(shares)), student, weighting)
+    expected = np.average(each, axis=0, weights=teacher_weights)
+    value = own(own.aggregate(teachers, tf.constant(teacher_weights)), student, weighting)
     np.testing.assert_allclose(value, (expected * weighting).mean())
     own = Linear(temperature=3.0, dtype="float64")
     assert own.mean_over == "probabilities"
-    target = np.average(softmax(teachers / 3), axis=0, weights=shares)
-    value = own(own.aggregate(teachers, tf.constant(shares)), student)
+    target = np.average(softmax(teachers / 3), axis=0, weights=teacher_weights)
+    value = own(own.aggregate(teachers, tf.constant(teacher_weights)), student)
     np.testing.assert_allclose(value, -(target * softmax(student / 3)).sum(-1).mean())
 
 
@@ -574,7 +576,7 @@ def test_bad_temperature_is_told(temperature):
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [
         (
             lambda: losses.SquaredLogits("probabilities"),
@@ -595,8 +597,8 @@ def test_bad_temperature_is_told(temperature):
         (lambda: losses.UnigramSmoothing([[0.5, 0.5]]), "frequencies have shape"),
     ],
 )
-def test_bad_arguments_are_told(bad, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_arguments_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
         bad()
 
 

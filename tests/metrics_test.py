@@ -49,12 +49,12 @@ def test_perplexity_counts_the_tokens_of_every_replica():
     with strategy.scope():
         perplexity = metrics.Perplexity()
 
-    def share(values):
+    def split(values):
         return strategy.experimental_distribute_values_from_function(
             lambda context: tf.split(values, [1, 3])[context.replica_id_in_sync_group]
         )
 
-    strategy.run(perplexity.update_state, args=(share(TARGETS_BT), share(LOGITS_BTV)))
+    strategy.run(perplexity.update_state, args=(split(TARGETS_BT), split(LOGITS_BTV)))
     expected = np.exp(nats(LOGITS_BTV, TARGETS_BT).mean())
     np.testing.assert_allclose(perplexity.result(), expected, rtol=1e-5)
 
@@ -66,7 +66,7 @@ def test_perplexity_config():
 
 
 @pytest.mark.parametrize("num_equal", [0, 3, 4])
-def test_agreement_is_the_share_of_equal_favourites(num_equal):
+def test_agreement_is_the_fraction_of_equal_favourites(num_equal):
     student = np.eye(4, dtype="float32")
     teacher = np.roll(student, 1, axis=-1)
     teacher[:num_equal] = 0.7 * student[:num_equal]
@@ -115,8 +115,8 @@ def test_mean_over_the_teachers_that_count_and_the_positions_that_count(name):
     teachers = TEACHERS_PBTV.copy()
     weights = np.array([1.0, 3.0, 0.0], "float32")
     expected = sum(
-        share * reference(teacher, LOGITS_BTV)[MASK_BT].mean()
-        for share, teacher in zip((0.25, 0.75), teachers[:2], strict=True)
+        weight * reference(teacher, LOGITS_BTV)[MASK_BT].mean()
+        for weight, teacher in zip((0.25, 0.75), teachers[:2], strict=True)
     )
     teachers[2] = np.nan
     student = masked(LOGITS_BTV, MASK_BT)

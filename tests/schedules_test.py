@@ -70,11 +70,11 @@ def test_all_compile_to_one_xla_program():
     st.floats(0, 10, width=32),
     st.floats(0, 1),
 )
-def test_ramps_meet_their_ends_and_stay_between(kind, start, length, weight, initial, share):
+def test_ramps_meet_their_ends_and_stay_between(kind, start, length, weight, initial, fraction):
     ramp = kind(start, start + length, weight, initial=initial)
     assert float(ramp(0)) == float(ramp(start)) == initial
     assert float(ramp(start + length)) == float(ramp(2**42)) == weight
-    inside = float(ramp(start + int(share * length)))
+    inside = float(ramp(start + int(fraction * length)))
     assert min(weight, initial) * (1 - 1e-6) <= inside <= max(weight, initial) * (1 + 1e-6)
 
 
@@ -138,7 +138,7 @@ def test_bad_steps_are_told(steps):
 
 
 @pytest.mark.parametrize(
-    ("bad", "told"),
+    ("bad", "message"),
     [
         (lambda: schedules.LinearRamp(4, 4), "end_step is 4; expected more than start_step, which is 4"),
         (lambda: schedules.Piecewise([3, 2], [1, 2, 3]), r"boundaries is \[3, 2\]"),
@@ -151,8 +151,8 @@ def test_bad_steps_are_told(steps):
         (lambda: schedules.WeightDecay(1.0, exempt="bias"), "exempt is 'bias'"),
     ],
 )
-def test_bad_arguments_are_told(bad, told):
-    with pytest.raises(ValueError, match=told):
+def test_bad_arguments_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
         bad()
 
 

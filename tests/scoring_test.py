@@ -72,7 +72,7 @@ def test_figures_are_per_word_in_nats_and_in_bits() -> None:
     assert row["log_likelihood_per_word"] == -8
     assert row["log2_likelihood_per_word"] == pytest.approx(-8 / math.log(2))
     assert row["perplexity_per_word"] == pytest.approx(math.exp(8))
-    assert (row["loss"], row["out_of_vocabulary_share"], row["num_invalid"]) == (2, 0.1, 1)
+    assert (row["loss"], row["out_of_vocabulary_fraction"], row["num_invalid"]) == (2, 0.1, 1)
     total = Score(40, 30, 3, 10, 1, -80.0) + Score(10, 10, 0, 10, 0, -20.0)
     assert total == Score(50, 40, 3, 20, 1, -100.0)
     assert Score(1, 0, 0, 0, 0, -2.0).row()["perplexity_per_word"] is None
@@ -88,7 +88,7 @@ def test_lines_are_paragraphs_and_blank_ones_are_none() -> None:
     assert texts(b"") == texts(b"\n \n") == []
 
 
-def test_wrapped_paragraphs_go_on_until_a_blank_line() -> None:
+def test_wrapped_paragraphs_continue_until_a_blank_line() -> None:
     content = b"One\r\n  goes on.\n\n\n \nTwo.\nIt\ntoo.\n"
     assert texts(content, are_wrapped=True) == ["One goes on.", "Two. It too."]
 
@@ -132,17 +132,17 @@ def test_a_paragraph_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_memory_is_bounded_however_large_the_file_is(model: Trained) -> None:
-    drawn = 0
+    num_read = 0
 
     def endless() -> list[Paragraph]:
-        nonlocal drawn
-        for drawn in range(1, 10**9):  # noqa: B007
+        nonlocal num_read
+        for num_read in range(1, 10**9):  # noqa: B007
             yield Paragraph("Anna went to the river.")
 
     windows = scoring._windows(scoring._ids(model, endless(), Score()), 64)
     for _ in range(5):
         assert len(next(windows)) == 64
-    assert drawn < 64
+    assert num_read < 64
 
 
 def test_files_standard_input_and_what_is_missing(

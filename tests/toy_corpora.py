@@ -17,17 +17,17 @@ def write_corpus(
     """Writes documents, given without END_OF_DOCUMENT, in contiguous shards; returns the directory."""
     files.make_directory(directory)
     files.write(files.join(directory, tokens.TOKENIZER), b"not a real tokenizer")
-    facts = []
+    shards = []
     for shard in range(num_shards):
         bounds = [len(documents) * edge // num_shards for edge in (shard, shard + 1)]
         with tokens.ShardWriter(directory, split, shard, num_shards, vocabulary_size) as writer:
             for document in documents[slice(*bounds)]:
                 writer.add([*document, tokens.END_OF_DOCUMENT])
-        facts.append(writer.close())
+        shards.append(writer.close())
     tokens.commit_corpus(
         directory,
         vocabulary_size=vocabulary_size,
-        splits={split: facts},
+        splits={split: shards},
         counts={"read": len(documents), "kept": len(documents), "dropped": {}},
     )
     return directory

@@ -75,13 +75,9 @@ class GroupDir:
 
 
 def write_group(directory: pathlib.Path) -> GroupDir:
-    """A corpus, and a run with a saved model and a ``config.gin``, but without a tokenizer."""
+    """A corpus, and a run with a saved model, but without a tokenizer."""
     corpus_dir = write_text_corpus(str(directory / "corpus"))
     made = GroupDir(directory / "run", corpus_dir, WordPieces(f"{corpus_dir}/{tokens.TOKENIZER}"))
     made.path.mkdir(parents=True)
     small_model(made.pieces.vocabulary_size, batch_size=None).save(made.path / "student.keras")
-    (made.path / "config.gin").write_text(
-        f"Adam.learning_rate = 0.1\nExperiment.corpus_dir = \\\n    {corpus_dir!r}\n"
-        "Experiment.optimizer = @keras.optimizers.Adam\nExperiment.seed = %seed\n"
-    )
     return made

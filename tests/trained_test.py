@@ -1,9 +1,8 @@
-"""The tokenizer travels with the model; a model without one uses that of its corpus or says what to do."""
+"""The tokenizer travels with the model; a model without one says what to do."""
 
 from __future__ import annotations
 
 import json
-import logging
 import pathlib
 import shutil
 
@@ -31,12 +30,12 @@ def other_corpus(tmp_path: pathlib.Path) -> str:
 
 
 def test_the_tokenizer_and_the_manifest_travel_with_the_model(group: GroupDir) -> None:
-    mark = files.read_mark(group.corpus_dir)
+    manifest = files.read_manifest(group.corpus_dir)
     keep(group)
     shutil.rmtree(group.corpus_dir)
     kept = json.loads((group.path / "tokenizer" / "manifest.json").read_text())
     assert kept["vocabulary_fingerprint"] == group.pieces.fingerprint
-    assert kept["corpora"] == {"name": mark}
+    assert kept["corpora"] == {"name": manifest}
     assert kept["files"][tokens.TOKENIZER]["sha256"] == group.pieces.fingerprint
     for opened in (
         trained.open_trained(str(group.workdir)),
@@ -72,7 +71,7 @@ def test_a_tokenizer_that_changed_on_its_way_is_found(group: GroupDir) -> None:
     with pytest.raises(files.CorruptError, match="has changed since the corpus was opened"):
         trained.keep_tokenizer(str(group.path / "tokenizer"), {"": corpus})
     files.write(corpus.tokenizer_path, files.read(corpus.tokenizer_path))
-    assert files.read_mark(str(group.path / "tokenizer")) is None
+    assert files.read_manifest(str(group.path / "tokenizer")) is None
 
 
 def test_a_damaged_tokenizer_is_named(group: GroupDir) -> None:
@@ -83,26 +82,14 @@ def test_a_damaged_tokenizer_is_named(group: GroupDir) -> None:
         trained.open_trained(str(group.workdir))
 
 
-def test_a_model_of_an_older_version_uses_its_corpus(
-    group: GroupDir, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, logger="absl"):
-        opened = trained.open_trained(str(group.workdir))
+def test_a_model_without_tokenizer_needs_one_named(group: GroupDir) -> None:
+    with pytest.raises(
+        ValueError, match="no tokenizer travels with model '.*student.keras'; name .* by --tok"
+    ):
+        trained.open_trained(str(group.workdir))
+    path = f"{group.corpus_dir}/{tokens.TOKENIZER}"
+    opened = trained.open_trained(str(group.workdir), tokenizer=path)
     assert opened.pieces.fingerprint == group.pieces.fingerprint
-    assert "no tokenizer travels with model" in caplog.text
-    assert group.corpus_dir in caplog.text
-    config = group.path / "config.gin"
-    config.write_text(f"Experiment.corpus_dir = {{{group.corpus_dir!r}: 3, 'books': 1}}\n")
-    assert trained.open_trained(str(group.workdir)).pieces.fingerprint == group.pieces.fingerprint
-    moved = group.corpus_dir + "_moved"
-    shutil.move(group.corpus_dir, moved)
-    with pytest.raises(ValueError, match=r"its corpus '.*corpus' is not there; name .* by --tokenizer"):
-        trained.open_trained(str(group.workdir))
-    path = f"{moved}/{tokens.TOKENIZER}"
-    assert trained.open_trained(str(group.workdir), tokenizer=path).pieces.fingerprint
-    config.unlink()
-    with pytest.raises(ValueError, match="no tokenizer travels with model '.*student.keras'; name"):
-        trained.open_trained(str(group.workdir))
 
 
 def test_what_is_missing_or_does_not_fit_is_named(group: GroupDir, tmp_path: pathlib.Path) -> None:
@@ -119,16 +106,16 @@ def test_a_tokenizer_of_another_corpus_is_refused(group: GroupDir, tmp_path: pat
     other = str(tmp_path / "other.model")
     given = WordPieces.train([text.upper() for text in toy_texts.DOCUMENTS], 105, other)
     assert given.vocabulary_size == group.pieces.vocabulary_size
-    assert trained.open_trained(str(group.workdir), tokenizer=other), "no mark tells what it was trained with"
+    assert trained.open_trained(str(group.workdir), tokenizer=other), "there is no manifest"
     keep(group)
     expected = rf"has fingerprint {given.fingerprint}, that of .* has {group.pieces.fingerprint}; leave --tok"
     with pytest.raises(ValueError, match=expected):
         trained.open_trained(str(group.workdir), tokenizer=other)
     own = f"{group.corpus_dir}/{tokens.TOKENIZER}"
     assert trained.open_trained(str(group.workdir), tokenizer=own).pieces.fingerprint
-    facts = {"tokenizer": tokens.TOKENIZER}
-    files.commit(str(group.path / "tokenizer"), facts)
-    assert trained.open_trained(str(group.workdir), tokenizer=other), "nor does a mark without fingerprint"
+    metadata = {"tokenizer": tokens.TOKENIZER}
+    files.commit(str(group.path / "tokenizer"), metadata)
+    assert trained.open_trained(str(group.workdir), tokenizer=other), "it has no fingerprint"
 
 
 def test_the_state_can_be_put_back(group: GroupDir) -> None:

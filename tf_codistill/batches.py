@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
 
 class Stream(Protocol):
-    """Batches by step: to resume at a step is to ask for it."""
+    """Batches by step: to resume at a step is to request it."""
 
     @property
     def steps_per_epoch(self) -> int:

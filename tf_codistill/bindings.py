@@ -1,11 +1,11 @@
 """What gin files and bindings bind, looked at without calling anything that they configure.
 
     gin.parse_config(...)
-    check_types()                       # Experiment.num_lanes is 'many'; expected an integer
+    check_types()                       # LanguageTask.num_lanes is 'many'; expected an integer
     check_required(Experiment)          # Experiment has no optimizer
     value("Experiment.num_steps")       # 1500, also where it is bound to a macro
 
-    unused()                            # after everything has been called: what nothing asked for
+    unused()                            # after everything has been called: what nothing used
     nearest_to(error)                   # what a name that gin does not know may have been meant for
     changed(before, now, may_change)    # Experiment.seed was 1 and is 2
 

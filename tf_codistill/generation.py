@@ -6,9 +6,9 @@ r"""Text that a trained model makes up, token by token.
     token    <s> _best _of </s> </p> <p> <s> _The ...        what may follow which is fixed, see `_FOLLOWERS`
     text         " best" " of"       "\n\n"    "The"
 
-The model reads each token once: its recurrent state remembers the text so far. Three things are never drawn,
-because nobody could read them: the mark for what is out of vocabulary, a mark where no training document has
-one (the end of a sentence that has not begun), and a second end of document in a row. Word pieces are whole
+The model reads each token once: its recurrent state remembers the text so far. Three things are never
+sampled, because nobody could read them: OUT_OF_VOCABULARY, a special token where no training document has it
+(the end of a sentence that has not begun), and a second end of document in a row. Word pieces are whole
 characters, so every piece can be shown at once.
 """
 
@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import tokens
-from tf_codistill.corpus.inspection import visible
+from tf_codistill.terminal import visible
+from tf_codistill.tokenizer.base import Ids
 from tf_codistill.trained import Trained
 
 PARAGRAPH_BREAK = "\n\n"
@@ -28,7 +29,7 @@ DOCUMENT_BREAK = "\n\n* * *\n\n"
 
 _PROMPT_WINDOW = 256
 
-# Which marks may follow a mark. Word pieces follow SENTENCE_START and other pieces, SENTENCE_END pieces only.
+# Which special tokens may follow one. Word pieces follow SENTENCE_START and pieces, SENTENCE_END pieces only.
 _FOLLOWERS = {
     tokens.END_OF_DOCUMENT: (tokens.PARAGRAPH_START,),
     tokens.PARAGRAPH_START: (tokens.SENTENCE_START,),
@@ -36,8 +37,6 @@ _FOLLOWERS = {
     tokens.SENTENCE_END: (tokens.SENTENCE_START, tokens.PARAGRAPH_END),
     tokens.PARAGRAPH_END: (tokens.PARAGRAPH_START, tokens.END_OF_DOCUMENT),
 }
-
-Ids = npt.NDArray[np.int32]
 
 
 def generate(
@@ -48,7 +47,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     seed: int = 0,
-    goes_on: bool = False,
+    continue_after_end: bool = False,
 ) -> Iterator[str]:
     """Continues a text.
 
@@ -56,11 +55,11 @@ def generate(
         trained: The model; the text begins in the state that it is in.
         prompt: How the text begins, a paragraph per line; one that ends with a line end is followed by a new
             paragraph. White space at its very end is left out: it belongs to the word that comes.
-        num_tokens: How many tokens to draw at most, marks included.
+        num_tokens: How many tokens to sample at most, special ones included.
         temperature: Divides the logits; at 0 the likeliest token is taken.
-        top_k: How many of the likeliest tokens to draw from; 0 for all.
+        top_k: How many of the likeliest tokens to sample from; 0 for all.
         seed: Together with the model and the other arguments it fixes the text.
-        goes_on: Whether another document follows when one has ended.
+        continue_after_end: Whether another document follows when one has ended.
 
     Yields:
         The prompt as it was understood, then what each token adds to the text, often nothing.
@@ -86,17 +85,17 @@ def generate(
     begins_paragraph = last in _FOLLOWERS
     for _ in range(num_tokens):
         logits = trained.next_logits(np.array([last], np.int32))
-        drawn = choose(logits, candidates(last, size), temperature, top_k, rng)
-        if drawn >= tokens.NUM_SPECIAL:
-            text = visible(trained.pieces.surfaces[drawn - tokens.NUM_SPECIAL].decode("utf-8", "replace"))
+        index = sample(logits, candidates(last, size), temperature, top_k, rng)
+        if index >= tokens.NUM_SPECIAL:
+            text = visible(trained.pieces.surfaces[index - tokens.NUM_SPECIAL].decode("utf-8", "replace"))
             yield text.removeprefix(" ") if begins_paragraph else text
             begins_paragraph = False
         else:
-            begins_paragraph |= drawn == tokens.PARAGRAPH_START
-            if drawn == tokens.END_OF_DOCUMENT and not goes_on:
+            begins_paragraph |= index == tokens.PARAGRAPH_START
+            if index == tokens.END_OF_DOCUMENT and not continue_after_end:
                 return
-            yield _between(last, drawn)
-        last = drawn
+            yield _between(last, index)
+        last = index
 
 
 def candidates(last: int, vocabulary_size: int) -> npt.NDArray[np.int64]:
@@ -109,27 +108,27 @@ def candidates(last: int, vocabulary_size: int) -> npt.NDArray[np.int64]:
     Returns:
         Ids in ascending order.
     """
-    marks = _FOLLOWERS.get(last, (tokens.SENTENCE_END,))
+    special = _FOLLOWERS.get(last, (tokens.SENTENCE_END,))
     in_sentence = last not in _FOLLOWERS or last == tokens.SENTENCE_START
     pieces = np.arange(tokens.NUM_SPECIAL, vocabulary_size if in_sentence else tokens.NUM_SPECIAL)
-    return np.concatenate([np.array(sorted(marks), np.int64), pieces])
+    return np.concatenate([np.array(sorted(special), np.int64), pieces])
 
 
-def choose(
+def sample(
     logits: npt.NDArray[np.float32],
     among: npt.NDArray[np.int64],
     temperature: float,
     top_k: int,
     rng: np.random.Generator,
 ) -> int:
-    """Draws an id.
+    """Samples an id.
 
     Args:
         logits: A number for each id, [V].
-        among: Ids to draw from.
+        among: Ids to sample from.
         temperature: Divides the logits; at 0 the likeliest id is taken, the first of several.
-        top_k: How many of the likeliest to draw from; 0 for all.
-        rng: Source of chance; asked for one number, unless the temperature is 0.
+        top_k: How many of the likeliest to sample from; 0 for all.
+        rng: Random number generator; gives one number, unless the temperature is 0.
 
     Returns:
         The id.
@@ -140,8 +139,8 @@ def choose(
     if 0 < top_k < len(among):
         likeliest = np.sort(np.argsort(-scores, kind="stable")[:top_k])
         among, scores = among[likeliest], scores[likeliest]
-    weights = np.cumsum(np.exp((scores - scores.max()) / temperature))
-    index = np.searchsorted(weights, rng.random() * weights[-1], side="right")
+    cumulative = np.cumsum(np.exp((scores - scores.max()) / temperature))
+    index = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
     return int(among[min(index, len(among) - 1)])
 
 
@@ -157,8 +156,8 @@ def _understood(trained: Trained, prompt: str) -> tuple[Ids, str]:
     return np.concatenate([np.array([tokens.END_OF_DOCUMENT], np.int32), ids]), shown
 
 
-def _between(last: int, mark: int) -> str:
-    """What a mark adds to the text."""
-    if mark == tokens.END_OF_DOCUMENT:
+def _between(last: int, special: int) -> str:
+    """What a special token adds to the text."""
+    if special == tokens.END_OF_DOCUMENT:
         return DOCUMENT_BREAK
-    return PARAGRAPH_BREAK if (last, mark) == (tokens.PARAGRAPH_END, tokens.PARAGRAPH_START) else ""
+    return PARAGRAPH_BREAK if (last, special) == (tokens.PARAGRAPH_END, tokens.PARAGRAPH_START) else ""

@@ -1,9 +1,9 @@
-"""The GPUs of this machine, shared out among processes; found without TensorFlow, which would take them.
+"""The GPUs of this machine, allocated to processes; found without TensorFlow, which would take them.
 
-share_out(["0", "1", ..., "7"], num_groups=2, workers_per_group=2)
+allocate(["0", "1", ..., "7"], num_groups=2, workers_per_group=2)
     [["0", "1"], ["2", "3"],        group 0: worker 0, worker 1
      ["4", "5"], ["6", "7"]]        group 1
-share_out(["0", "1"], num_groups=4, workers_per_group=1)
+allocate(["0", "1"], num_groups=4, workers_per_group=1)
     [["0"], ["1"], ["0"], ["1"]]    fewer than workers: groups share a GPU, workers of a group never do
 """
 
@@ -43,8 +43,8 @@ def count() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def share_out(names: Sequence[str], num_groups: int, workers_per_group: int) -> list[list[str]]:
-    """Shares GPUs out among the workers of all groups.
+def allocate(names: Sequence[str], num_groups: int, workers_per_group: int) -> list[list[str]]:
+    """Allocates GPUs to the workers of all groups.
 
     Args:
         names: The GPUs.
@@ -69,33 +69,33 @@ def share_out(names: Sequence[str], num_groups: int, workers_per_group: int) -> 
         )
     if len(names) < num_workers:
         return [[names[worker % len(names)]] for worker in range(num_workers)]
-    share = len(names) // num_workers
-    return [list(names[worker * share :][:share]) for worker in range(num_workers)]
+    each = len(names) // num_workers
+    return [list(names[worker * each :][:each]) for worker in range(num_workers)]
 
 
-def environment(shares: Sequence[Sequence[str]], worker: int) -> dict[str, str]:
-    """Environment variables that keep a worker to its share; none where there are no GPUs.
+def environment(allocated: Sequence[Sequence[str]], worker: int) -> dict[str, str]:
+    """Environment variables that keep a worker to its GPUs; none where there are no GPUs.
 
     Args:
-        shares: What `share_out` returned.
+        allocated: What `allocate` returned.
         worker: Index of the worker among those of all groups.
 
     Returns:
         CUDA_VISIBLE_DEVICES; and, where groups share a GPU, that TensorFlow takes memory as it needs it.
     """
-    if not shares[worker]:
+    if not allocated[worker]:
         return {}
-    alone = {VISIBLE: ",".join(shares[worker])}
-    return {_GROWTH: os.environ.get(_GROWTH, "true"), **alone} if _are_shared(shares) else alone
+    alone = {VISIBLE: ",".join(allocated[worker])}
+    return {_GROWTH: os.environ.get(_GROWTH, "true"), **alone} if _are_shared(allocated) else alone
 
 
-def told(shares: Sequence[Sequence[str]]) -> str:
-    """Says in a few words who has which of the GPUs that `share_out` gave."""
-    if _are_shared(shares):
-        return f"groups share GPUs {', '.join(sorted({name for share in shares for name in share}))}"
-    return "GPUs " + " | ".join(",".join(share) for share in shares)
+def description(allocated: Sequence[Sequence[str]]) -> str:
+    """Says in a few words who has which of the GPUs that `allocate` returned."""
+    if _are_shared(allocated):
+        return f"groups share GPUs {', '.join(sorted({name for names in allocated for name in names}))}"
+    return "GPUs " + " | ".join(map(",".join, allocated))
 
 
-def _are_shared(shares: Sequence[Sequence[str]]) -> bool:
-    given = [name for share in shares for name in share]
+def _are_shared(allocated: Sequence[Sequence[str]]) -> bool:
+    given = [name for names in allocated for name in names]
     return len(set(given)) < len(given)

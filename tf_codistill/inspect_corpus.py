@@ -1,4 +1,4 @@
-r"""Shows what is in a corpus: counts, reasons, lengths, word pieces, and stretches of its text.
+r"""Shows what is in a corpus: counts, reasons, lengths, word pieces, and windows of its text.
 
     python -m tf_codistill.inspect_corpus --corpus_dir=corpus --output_dir=runs/inspection
 

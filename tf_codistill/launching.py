@@ -2,16 +2,16 @@ r"""Starts the groups of a run on this machine, watches over them, and stops the
 
     launch(workdir, num_groups=2, workers_per_group=2, command=...)
 
-                  each worker gets the TF_CONFIG of its group and its share of cores and GPUs
+                  each worker gets the TF_CONFIG of its group, and its cores and GPUs
                  /
     launch ----+---- group 0: worker 0, worker 1  ->  group_0/worker_0.log, worker_1.log
                +---- group 1: worker 0, worker 1  ->  group_1/worker_0.log, worker_1.log
                 \
                   reads group_*/metrics.jsonl and shows one line per group
 
-Groups know nothing of each other but the exchange. When a worker fails, or on Ctrl-C, every worker is asked
-to stop (SIGINT, so that it can finish its checkpoint), then told (SIGTERM), then killed. Logs are written as
-they come, which remote storage cannot do: for a workdir there they are in a new directory of this machine.
+Groups know nothing of each other but the exchange. When a worker fails, or on Ctrl-C, every worker gets
+SIGINT, so that it can finish its checkpoint, then SIGTERM, then SIGKILL. Logs are written as they come, which
+remote storage cannot do: for a workdir there they are in a new directory of this machine.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def launch(
         base_port: First of ``num_groups * workers_per_group`` ports, when groups have several workers; None
             picks free ones.
         num_steps: Steps that the run is to have; None takes what the run itself wrote down when it started.
-        grace_secs: How long workers may take to stop after SIGINT before they are told more firmly.
+        grace_secs: Timeout between SIGINT and SIGTERM, for workers to stop.
         stream: Where the status goes; None is standard output.
 
     Raises:
@@ -83,12 +83,12 @@ def launch(
         )
         return
     logs_dir = tempfile.mkdtemp(prefix="tf_codistill_") if files.is_remote(workdir) else workdir
-    shares = gpus.share_out(gpus.visible(), num_groups, workers_per_group)
-    workers = _plan(workdir, num_groups, workers_per_group, command, base_port, shares, logs_dir)
+    allocated = gpus.allocate(gpus.visible(), num_groups, workers_per_group)
+    workers = _plan(workdir, num_groups, workers_per_group, command, base_port, allocated, logs_dir)
     size = f"{_counted(num_groups, 'group')} of {_counted(workers_per_group, 'worker')}"
-    size += f", {gpus.told(shares)}" if any(shares) else ""
-    place = "" if logs_dir == workdir else f"{logs_dir}/"
-    console.print(f"{workdir}: {size}, logs in {place}group_*/worker_*.log", markup=False)
+    size += f", {gpus.description(allocated)}" if any(allocated) else ""
+    prefix = "" if logs_dir == workdir else f"{logs_dir}/"
+    console.print(f"{workdir}: {size}, logs in {prefix}group_*/worker_*.log", markup=False)
     started = time.monotonic()
     with _running(workers, grace_secs, console), status.Display(workdir, num_groups, console) as display:
         _watch(workers, display)
@@ -143,7 +143,7 @@ def _plan(
     workers_per_group: int,
     command: Callable[[int], Sequence[str]],
     base_port: int | None,
-    shares: Sequence[Sequence[str]],
+    gpus_by_worker: Sequence[Sequence[str]],
     logs_dir: str,
 ) -> list[_Worker]:
     num_processes = num_groups * workers_per_group
@@ -155,7 +155,7 @@ def _plan(
         group_ports = ports[group * workers_per_group :][:workers_per_group]
         for index in range(workers_per_group):
             environment = _environment(group_ports, index, num_processes)
-            environment |= gpus.environment(shares, len(workers))
+            environment |= gpus.environment(gpus_by_worker, len(workers))
             log_path = runs.log_path(logs_dir, group, index)
             workers.append(_Worker(group, index, list(command(group)), environment, log_path))
     return workers
@@ -180,23 +180,23 @@ def _ports(count: int, base_port: int | None) -> list[int]:
         raise ValueError(
             f"base_port is {base_port}; expected 1024 to {65536 - count}, as {count} ports are needed"
         )
-    wanted = [0] * count if base_port is None else range(base_port, base_port + count)
-    with contextlib.ExitStack() as stack:  # all are held at once, so that no port is picked twice
-        sockets = [stack.enter_context(_bound_socket(port)) for port in wanted]
-        return [held.getsockname()[1] for held in sockets]
+    requested = [0] * count if base_port is None else range(base_port, base_port + count)
+    with contextlib.ExitStack() as stack:  # all are bound at once, so that no port is picked twice
+        sockets = [stack.enter_context(_bound_socket(port)) for port in requested]
+        return [bound.getsockname()[1] for bound in sockets]
 
 
 def _bound_socket(port: int) -> socket.socket:
-    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        held.bind(("", port))
+        bound.bind(("", port))
     except OSError as error:
-        held.close()
+        bound.close()
         raise ValueError(
             f"port {port} is in use ({error.strerror}); choose another --base_port, or none for free ones"
         ) from error
-    return held
+    return bound
 
 
 @contextlib.contextmanager
@@ -232,10 +232,10 @@ def _watch(workers: Sequence[_Worker], display: status.Display) -> None:
 
 def _stop(workers: Sequence[_Worker], grace_secs: float) -> None:
     try:
-        for number, patience_secs in ((signal.SIGINT, grace_secs), (signal.SIGTERM, grace_secs / 3)):
+        for number, timeout_secs in ((signal.SIGINT, grace_secs), (signal.SIGTERM, grace_secs / 3)):
             for worker in workers:
                 worker.send(number)
-            deadline = time.monotonic() + patience_secs
+            deadline = time.monotonic() + timeout_secs
             while any(worker.exit_status() is None for worker in workers) and time.monotonic() < deadline:
                 time.sleep(POLL_SECS / 4)
     finally:  # also when Ctrl-C is pressed once more

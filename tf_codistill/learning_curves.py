@@ -216,8 +216,8 @@ def _label_ends(axes: Axes, shown: Sequence[Run], over_time: bool) -> None:
             )
         )
     height = low - gap
-    for wanted, x, final, run, colour in sorted(ends, key=lambda end: end[0]):
-        height = max(wanted, height + gap)
+    for target, x, final, run, colour in sorted(ends, key=lambda end: end[0]):
+        height = max(target, height + gap)
         groups = f", mean of {len(run.curves)}" if len(run.curves) > 1 else ""
         axes.annotate(
             f"{run.name}\n{final:.3f}{groups}",

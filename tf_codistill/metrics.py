@@ -3,7 +3,7 @@
 Perplexity is a Keras metric, the others are functions:
 
     model.compile(..., metrics=[Perplexity()])   exp(mean negative log-likelihood per token, in nats)
-    agreement(teacher_BTC, student_BTC)          share of positions where both have the same favourite
+    agreement(teacher_BTC, student_BTC)          fraction of positions where both have the same favourite
     divergence(teacher_BTC, student_BTC)         mean KL(teacher || student), in nats
 
 Positions that the Keras mask of the student's prediction hides, and those of sample weight 0, count nowhere.

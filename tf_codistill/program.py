@@ -158,26 +158,26 @@ def require(condition: str, is_met: bool, *holders: flags.FlagHolder[Any]) -> No
             raise ValueError(f"--{holder.name} has an effect only {condition}; see to that, or leave it out")
 
 
-def require_apart(place: flags.FlagHolder[str | None], *holders: flags.FlagHolder[str | None]) -> None:
+def require_apart(directory: flags.FlagHolder[str | None], *holders: flags.FlagHolder[str | None]) -> None:
     """Checks that no directory is inside that of another flag, or the same.
 
     Args:
-        place: The flag that names a directory which holds nothing else.
+        directory: The flag that names a directory which holds nothing else.
         *holders: Flags that name other directories.
 
     Raises:
         ValueError: One is inside; or it is the same.
     """
     for holder in holders:
-        if place.value and holder.value:
+        if directory.value and holder.value:
             inner, outer = (
                 (path if "://" in path else os.path.abspath(path)).rstrip("/") + "/"
-                for path in (holder.value, place.value)
+                for path in (holder.value, directory.value)
             )
             if inner.startswith(outer):
                 raise ValueError(
-                    f"--{holder.name} is {holder.value!r}, inside --{place.name}, which holds nothing else; "
-                    "name a place beside it"
+                    f"--{holder.name} is {holder.value!r}, inside --{directory.name}, which holds nothing "
+                    "else; name a place beside it"
                 )
 
 
@@ -204,7 +204,7 @@ def named(flag: flags.FlagHolder[list[str]]) -> list[tuple[str, str]]:
 
 
 def check_unchanged(config: str, setting: str, may_change: Collection[str]) -> None:
-    """Checks that a run goes on with the settings that it began with, as far as they are known by now.
+    """Checks that a run continues with the settings that it began with, as far as they are known by now.
 
     Args:
         config: The gin file that the run has written; nothing is checked if there is none.
@@ -238,6 +238,8 @@ def _sentence(error: Exception) -> str:
     text = str(error)
     if _NOT_BOUND.search(text):
         return text.split("\n")[0] + "; bind what is missing in a --gin_file or by --gin_bindings"
-    said = re.split(r"\n  In (?:call to|file|bindings)| in config string: ?\n", text)[0].strip().rstrip(".")
-    place = re.search(r"\n  In (file .*|bindings string line \d+)", text)
-    return f"{said} (in {place.group(1)})" if place else said
+    message = (
+        re.split(r"\n  In (?:call to|file|bindings)| in config string: ?\n", text)[0].strip().rstrip(".")
+    )
+    location = re.search(r"\n  In (file .*|bindings string line \d+)", text)
+    return f"{message} (in {location.group(1)})" if location else message

@@ -15,7 +15,7 @@ lends it another state for that time, and to the bit the lanes know nothing of i
     second.start()                            # a copy of the lanes' state
     with second.in_use():
         model(validation_batch)               # reads and writes the second state
-    model(next_training_batch)                # goes on from the lanes' own
+    model(next_training_batch)                # continues from the lanes' own
 """
 
 from __future__ import annotations
@@ -134,5 +134,5 @@ def assign(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray], worker
     for state, rows in zip(states, lanes, strict=True):
         copies = weights.local_copies(state)
         for replica, replica_copy in enumerate(copies):
-            wanted = np.arange(state.shape[0]) + (worker * len(copies) + replica) * state.shape[0]
-            replica_copy.assign(tf.cast(rows[wanted % len(rows)], replica_copy.dtype))
+            indices = np.arange(state.shape[0]) + (worker * len(copies) + replica) * state.shape[0]
+            replica_copy.assign(tf.cast(rows[indices % len(rows)], replica_copy.dtype))

@@ -64,13 +64,11 @@ def conclusion(baseline: Run, run: Run) -> str:
     num_steps = max(int(curve.steps[-1]) for curve in run.curves)
     if not reached:
         return f"{run.name} did not reach {target} within {num_steps} steps{_ending(baseline, run)}"
-    share = f"after {100 * statistics.mean(reached) / baseline.best_step:.0f} % of its steps"
+    when = f"after {100 * statistics.mean(reached) / baseline.best_step:.0f} % of its steps"
     if len(reached) == len(run.curves):
-        return f"{run.name} reached {target} {share}{_ending(baseline, run)}"
+        return f"{run.name} reached {target} {when}{_ending(baseline, run)}"
     who = f"{len(reached)} of {len(run.curves)} groups of {run.name}"
-    return (
-        f"{who} reached {target} {share}, the rest did not within {num_steps} steps{_ending(baseline, run)}"
-    )
+    return f"{who} reached {target} {when}, the rest did not within {num_steps} steps{_ending(baseline, run)}"
 
 
 def _ending(baseline: Run, run: Run) -> str:
@@ -152,7 +150,7 @@ def _markdown(shown: Sequence[Run], sentences: Sequence[str], evaluations: Seque
         f"![Validation loss over steps and over time]({PICTURE})",
         "## Learning curves",
         f"The baseline is *{baseline.name}*: {baseline.best:.3f} at step "
-        f"{baseline.best_step}. The time is what each group spent in training on its share of the machine.",
+        f"{baseline.best_step}. The time is what each group spent in training on its part of the machine.",
         _table(_RUN_COLUMNS, (row for run in shown for row in _run_rows(run, baseline))),
     ]
     for evaluation in evaluations:

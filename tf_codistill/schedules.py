@@ -3,7 +3,7 @@
     BurnIn(200, 1.0)                        0, from step 200 on 1 (Algorithm 1 of Anil et al. 2018)
     LinearRamp(200, 400, 1.0)               0, a straight line from step 200 to 400, then 1
     Cosine(0, 400, 0.0, initial=1.0)        the same from 1 to 0, along half a wave
-    Piecewise([200, 400], [1e-4, 1e-5, 0])  in three stretches (Sodhani et al. 2020: their weight decay)
+    Piecewise([200, 400], [1e-4, 1e-5, 0])  in three segments (Sodhani et al. 2020: their weight decay)
     ExponentialDecay(1.0, 100, 0.5)         1, halved every 100 steps
     Constant(1.0)                           1
 
@@ -72,14 +72,7 @@ class Constant(_Saveable):
         self.value = _checked_weight("value", value)
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The value, whatever the step.
-
-        Args:
-            step: Number of training steps done; not used.
-
-        Returns:
-            A scalar float32 tensor.
-        """
+        """The value, whatever the step."""
         return tf.constant(self.value, tf.float32)
 
 
@@ -101,14 +94,7 @@ class BurnIn(_Saveable):
         self.weight = _checked_weight("weight", weight)
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The weight at a step.
-
-        Args:
-            step: Number of training steps done, an integer or a scalar integer tensor.
-
-        Returns:
-            A scalar float32 tensor: 0 as long as `step` is below the number of burn-in steps.
-        """
+        """The weight at a step: 0 before step `steps`, then `weight`."""
         is_on = _steps_since(0, step) >= self.steps
         return tf.where(is_on, tf.constant(self.weight, tf.float32), tf.constant(0.0, tf.float32))
 
@@ -142,9 +128,9 @@ class _Ramp(_Saveable):
         done = tf.clip_by_value(_steps_since(self.start_step, step), 0, length)
         return tf.cast(done, tf.float32) / tf.constant(length, tf.float32)
 
-    def _between(self, share: tf.Tensor) -> tf.Tensor:
-        # Exactly the initial weight for a share of 0 and the final one for 1.
-        return (1.0 - share) * self.initial + share * self.weight
+    def _between(self, fraction: tf.Tensor) -> tf.Tensor:
+        # Exactly the initial weight for a fraction of 0 and the final one for 1.
+        return (1.0 - fraction) * self.initial + fraction * self.weight
 
 
 @_register
@@ -152,14 +138,7 @@ class LinearRamp(_Ramp):
     """A straight line from the initial weight to the final one."""
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The weight at a step.
-
-        Args:
-            step: Number of training steps done, an integer or a scalar integer tensor.
-
-        Returns:
-            A scalar float32 tensor.
-        """
+        """The weight at a step."""
         return self._between(self._progress(step))
 
 
@@ -168,27 +147,20 @@ class Cosine(_Ramp):
     """Half a cosine wave from the initial weight to the final one."""
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The weight at a step.
-
-        Args:
-            step: Number of training steps done, an integer or a scalar integer tensor.
-
-        Returns:
-            A scalar float32 tensor.
-        """
+        """The weight at a step."""
         return self._between(0.5 - 0.5 * tf.cos(math.pi * self._progress(step)))
 
 
 @_register
 class Piecewise(_Saveable):
-    """A constant weight for each stretch of training."""
+    """A constant weight for each segment of training."""
 
     def __init__(self, boundaries: Sequence[int], values: Sequence[float]) -> None:
         """Makes the schedule.
 
         Args:
-            boundaries: The first step of each stretch but the first, increasing and above 0.
-            values: The weight in each stretch, one more than boundaries, finite and at least 0.
+            boundaries: The first step of each segment but the first, increasing and above 0.
+            values: The weight in each segment, one more than boundaries, finite and at least 0.
 
         Raises:
             ValueError: An argument is out of its range, or the lengths do not go together.
@@ -203,14 +175,7 @@ class Piecewise(_Saveable):
             )
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The weight at a step.
-
-        Args:
-            step: Number of training steps done, an integer or a scalar integer tensor.
-
-        Returns:
-            A scalar float32 tensor: `values[i]` from step `boundaries[i - 1]` on.
-        """
+        """The weight at a step: `values[i]` from step `boundaries[i - 1]` on."""
         passed = _steps_since(0, step) >= tf.constant(self.boundaries, tf.int64)
         return tf.gather(tf.constant(self.values, tf.float32), tf.reduce_sum(tf.cast(passed, tf.int32)))
 
@@ -241,14 +206,7 @@ class ExponentialDecay(_Saveable):
         self.rate = float(rate)
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The weight at a step.
-
-        Args:
-            step: Number of training steps done, an integer or a scalar integer tensor.
-
-        Returns:
-            A scalar float32 tensor: `weight * rate ** ((step - start_step) / decay_steps)`.
-        """
+        """The weight at a step: `weight * rate ** ((step - start_step) / decay_steps)`."""
         done = tf.cast(tf.maximum(_steps_since(self.start_step, step), 0), tf.float32)
         return self.weight * tf.pow(tf.constant(self.rate, tf.float32), done / self.decay_steps)
 
@@ -296,8 +254,8 @@ class WeightDecay:
         squares = [tf.nn.l2_loss(tf.cast(variable.value, tf.float32)) for variable in self.decayed(variables)]
         if not squares:
             return tf.constant(0.0)
-        share = 1 / tf.distribute.get_strategy().num_replicas_in_sync
-        return tf.cast(self.factor(step), tf.float32) * tf.add_n(squares) * share
+        replica_fraction = 1 / tf.distribute.get_strategy().num_replicas_in_sync
+        return tf.cast(self.factor(step), tf.float32) * tf.add_n(squares) * replica_fraction
 
     def decayed(self, variables: Sequence[keras.Variable]) -> list[keras.Variable]:
         """Those of the variables that are not exempt.
@@ -320,14 +278,7 @@ class WeightDecay:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> WeightDecay:
-        """The penalty with the arguments that `get_config` returned.
-
-        Args:
-            config: Arguments of the constructor.
-
-        Returns:
-            An equal penalty.
-        """
+        """An equal penalty from what `get_config` returned."""
         return cls(keras.saving.deserialize_keras_object(config["factor"]), config["exempt"])
 
 

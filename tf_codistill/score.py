@@ -22,14 +22,14 @@ from tf_codistill import program
 _GROUP = flags.DEFINE_integer("group", 0, "Which group's model.")
 _MODEL = flags.DEFINE_string("model", None, "A saved model, in place of --workdir and --group.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "Its word_pieces.model; default: what travels with it.")
-_WARM_UP_FILE = flags.DEFINE_string("warm_up_file", None, "Text to read before each file, not scored.")
-_WRAPPED = flags.DEFINE_bool("wrapped", False, "Whether a paragraph goes on until a blank line.")
+_CONTEXT_FILE = flags.DEFINE_string("context_file", None, "Text to read before each file, not scored.")
+_WRAPPED = flags.DEFINE_bool("wrapped", False, "Whether a paragraph continues until a blank line.")
 _JSON = flags.DEFINE_bool("json", False, "Whether to print JSON in place of a table.")
 
 _COLUMNS = {
     "tokens": ("num_tokens", ","),
     "words": ("num_words", ","),
-    "unknown": ("out_of_vocabulary_share", ".2%"),
+    "unknown": ("out_of_vocabulary_fraction", ".2%"),
     "nats\n/word": ("log_likelihood_per_word", ".2f"),
     "bits\n/word": ("log2_likelihood_per_word", ".2f"),
     "loss\n/token": ("loss", ".3f"),
@@ -46,8 +46,8 @@ def main(*names: str) -> None:
     program.require("without --model", not _MODEL.value, program.WORKDIR, _GROUP)
     model = trained.open_trained(program.WORKDIR.value, _GROUP.value, _MODEL.value, _TOKENIZER.value)
     model.reset()
-    if _WARM_UP_FILE.value:
-        scoring.score_file(model, _WARM_UP_FILE.value, _WRAPPED.value)
+    if _CONTEXT_FILE.value:
+        scoring.score_file(model, _CONTEXT_FILE.value, _WRAPPED.value)
     state = model.state()
     scores = {}
     for name in names:
@@ -63,7 +63,7 @@ def main(*names: str) -> None:
 
 
 def _print(rows: list[tuple[str, dict[str, float | int | None]]]) -> None:
-    title = "Log-likelihood per word; unknown: share out of vocabulary"
+    title = "Log-likelihood per word; unknown: fraction out of vocabulary"
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("file", overflow="fold")
     for column in _COLUMNS:

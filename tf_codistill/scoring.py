@@ -8,10 +8,10 @@
     score = score_file(trained, "novel.txt")
     score.row()["log_likelihood_per_word"]                       -7.9, in nats
 
-The sum runs over all targets, marks of sentences and paragraphs included, because the model has to predict
-those too; a run of characters outside the vocabulary counts as one target, as in section 3.1 of Anil et al.
-2018, so that scores of texts with many such runs look better than they are: their share is told. A file may
-be of any size: a block of it and a window are held in memory.
+The sum runs over all targets, special tokens included, because the model has to predict those too; a run of
+characters outside the vocabulary counts as one target, as in section 3.1 of Anil et al. 2018, so that scores
+of texts with many such runs look better than they are: their fraction is reported. A file may be of any size:
+a block of it and a window are held in memory.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from collections.abc import Iterable, Iterator
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 from absl import logging
 
 from tf_codistill import files, tokens
+from tf_codistill.tokenizer.base import Ids
 from tf_codistill.trained import Trained
 
 MAX_PARAGRAPH_BYTES = 1 << 20
@@ -38,8 +38,6 @@ WINDOW_TOKENS = 128
 _BLOCK_BYTES = 1 << 20
 _MAX_NATS = 700.0  # whose exponential is still a number
 
-Ids = npt.NDArray[np.int32]
-
 
 @dataclasses.dataclass(frozen=True)
 class Paragraph:
@@ -47,7 +45,7 @@ class Paragraph:
 
     Attributes:
         text: Its text in one line, without surrounding white space.
-        num_invalid: Stretches of bytes in it that are no UTF-8; in the text each is U+FFFD.
+        num_invalid: Byte sequences in it that are no UTF-8; in the text each is U+FFFD.
     """
 
     text: str
@@ -59,11 +57,11 @@ class Score:
     """What a model makes of a text, or of several together.
 
     Attributes:
-        num_tokens: Targets, marks included.
-        num_pieces: Those of them that are no marks of structure.
+        num_tokens: Targets, special tokens included.
+        num_pieces: Those of them that are word pieces or out of vocabulary.
         num_out_of_vocabulary: Runs of characters that no word piece covers.
         num_words: Words, separated by white space.
-        num_invalid: Stretches of bytes that are no UTF-8.
+        num_invalid: Byte sequences that are no UTF-8.
         log_likelihood: Sum over all targets, in nats.
     """
 
@@ -83,14 +81,14 @@ class Score:
         """All figures by name.
 
         Returns:
-            The attributes, then ``out_of_vocabulary_share`` of the pieces, ``log_likelihood_per_word`` in
+            The attributes, then ``out_of_vocabulary_fraction`` of the pieces, ``log_likelihood_per_word`` in
             nats and ``log2_likelihood_per_word`` in bits, ``loss`` in nats per token and
             ``perplexity_per_word``; None where there is nothing to divide by.
         """
         per_word = self.log_likelihood / self.num_words if self.num_words else None
         return {
             **dataclasses.asdict(self),
-            "out_of_vocabulary_share": self.num_out_of_vocabulary / self.num_pieces
+            "out_of_vocabulary_fraction": self.num_out_of_vocabulary / self.num_pieces
             if self.num_pieces
             else None,
             "log_likelihood_per_word": per_word,
@@ -117,7 +115,7 @@ def opened(name: str) -> Iterator[IO[bytes]]:
         yield sys.stdin.buffer
         return
     if files.is_remote(name):
-        files.size_bytes(name)  # tells in its own words when there is none
+        files.size_bytes(name)  # raises when there is none
     with tf.io.gfile.GFile(name, "rb") if files.is_remote(name) else open(name, "rb") as file:
         yield file
 
@@ -127,7 +125,7 @@ def paragraphs(file: IO[bytes], are_wrapped: bool = False) -> Iterator[Paragraph
 
     Args:
         file: Bytes of any kind; line ends are ``\n`` or ``\r\n``.
-        are_wrapped: Whether a paragraph goes on until a blank line; otherwise each line is one.
+        are_wrapped: Whether a paragraph continues until a blank line; otherwise each line is one.
 
     Yields:
         The paragraphs, none of them blank.
@@ -172,7 +170,7 @@ def score_text(trained: Trained, text: Iterable[Paragraph], window_tokens: int =
     """Scores a document, from the state that the model is in.
 
     Args:
-        trained: The model; afterwards it has read all but the mark at the document's end.
+        trained: The model; afterwards it has read all but END_OF_DOCUMENT.
         text: The document's paragraphs.
         window_tokens: How many tokens the model reads at once; the score does not depend on it.
 
@@ -198,7 +196,7 @@ def score_text(trained: Trained, text: Iterable[Paragraph], window_tokens: int =
 
 
 def _ids(trained: Trained, text: Iterable[Paragraph], score: Score) -> Iterator[Ids]:
-    """The ids of each paragraph, then the mark at the end; counts what is in the text only."""
+    """The ids of each paragraph, then END_OF_DOCUMENT; counts what is in the text only."""
     for paragraph in text:
         score.num_words += len(paragraph.text.split())
         score.num_invalid += paragraph.num_invalid
@@ -216,10 +214,10 @@ def _windows(parts: Iterable[Ids], window_tokens: int) -> Iterator[Ids]:
         if num_waiting < window_tokens:
             continue
         row = np.concatenate(waiting)
-        whole = num_waiting // window_tokens * window_tokens
-        for start in range(0, whole, window_tokens):
+        complete = num_waiting // window_tokens * window_tokens
+        for start in range(0, complete, window_tokens):
             yield row[start : start + window_tokens]
-        waiting, num_waiting = [row[whole:]], num_waiting - whole
+        waiting, num_waiting = [row[complete:]], num_waiting - complete
     if num_waiting:
         yield np.concatenate(waiting)
 
@@ -235,11 +233,11 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
     """Lines, without their ends; too long ones in parts."""
     rest = b""
     while block := file.read(_BLOCK_BYTES):
-        *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
+        *complete, rest = (rest + block).split(b"\n")
+        for line in complete:
             yield from _parts(line)
-        *whole, rest = _parts(rest)
-        yield from whole
+        *complete, rest = _parts(rest)
+        yield from complete
     yield rest
 
 

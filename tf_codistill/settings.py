@@ -1,15 +1,15 @@
-"""Whether settings are of the type that their annotation says; told by name, value and what was expected.
+"""Whether settings are of the type that their annotation says; errors give name, value and expectation.
 
     @dataclasses.dataclass
-    class Experiment:
+    class Example:
         num_lanes: int = 64
-        fixed_teachers: Sequence[str] = ()
+        sources: Sequence[str] = ()
 
         def __post_init__(self) -> None:
             settings.check_types(self)
 
-    Experiment(num_lanes="many")          ValueError: num_lanes is 'many'; expected an integer
-    Experiment(fixed_teachers="runs")     ValueError: fixed_teachers is 'runs'; expected a list of strings
+    Example(num_lanes="many")         ValueError: num_lanes is 'many'; expected an integer
+    Example(sources="runs")           ValueError: sources is 'runs'; expected a list of strings
 
 Of an annotation that it does not know, such as a protocol, it says nothing.
 """

@@ -2,15 +2,14 @@
 
 <workdir>/group_0/
     student.keras            the model
-    config.gin               the bindings that were in force
     tokenizer/               committed when training starts
         word_pieces.model    what the token shards were written with
-        manifest.json        the mark: its fingerprint, the mark of each corpus, checksums
+        manifest.json        its fingerprint, the manifest of each corpus, checksums
 
 keep_tokenizer(tokenizer_dir(group_dir), corpora)               by training
 trained = open_trained(workdir, group=0)                       later, without any corpus
 trained.reset()
-trained.log_likelihoods(inputs, targets)                       goes on from the state of the call before
+trained.log_likelihoods(inputs, targets)                       continues from the state of the call before
 trained.next_logits(ids)
 """
 
@@ -21,12 +20,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gin
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from absl import logging
 
 from tf_codistill import files, recurrent_state, runs, tokens
 from tf_codistill.models.language_model import LanguageModel
@@ -64,21 +61,21 @@ def keep_tokenizer(directory: str, corpora: Mapping[str, tokens.Corpus], is_writ
         raise files.CorruptError(
             f"tokenizer {corpus.tokenizer_path!r} has changed since the corpus was opened; prepare it again"
         )
-    facts = {
+    metadata = {
         "tokenizer": tokens.TOKENIZER,
         "vocabulary_size": corpus.vocabulary_size,
         "vocabulary_fingerprint": corpus.fingerprint,
-        "corpora": {name: each.mark for name, each in corpora.items()},
+        "corpora": {name: each.manifest for name, each in corpora.items()},
     }
-    files.commit(directory, facts)
+    files.commit(directory, metadata)
 
 
 def _check_documents(directory: str, corpora: Mapping[str, tokens.Corpus]) -> None:
     """Directories may have moved, but what is in them is what training began with."""
-    kept = (files.read_mark(directory) or {}).get("corpora", {})
+    kept = (files.read_manifest(directory) or {}).get("corpora", {})
     before, now = (
-        sorted(json.dumps(mark["files"], sort_keys=True) for mark in marks)
-        for marks in (kept.values(), (corpus.mark for corpus in corpora.values()))
+        sorted(json.dumps(manifest["files"], sort_keys=True) for manifest in manifests)
+        for manifests in (kept.values(), (corpus.manifest for corpus in corpora.values()))
     )
     if kept and before != now:
         raise ValueError(
@@ -95,19 +92,19 @@ def check_tokenizer(directory: str, corpus: tokens.Corpus) -> bool:
         corpus: The corpus.
 
     Returns:
-        Whether the group has a tokenizer; one that was trained by an older version has not.
+        Whether the group has a tokenizer already.
 
     Raises:
         ValueError: The group has another one.
     """
-    mark = files.read_mark(directory)
-    if mark is None:
+    manifest = files.read_manifest(directory)
+    if manifest is None:
         return False
-    if mark.get("vocabulary_fingerprint") != corpus.fingerprint:
+    if manifest.get("vocabulary_fingerprint") != corpus.fingerprint:
         raise ValueError(
             f"corpus {corpus.directory!r} has another vocabulary (fingerprint {corpus.fingerprint}) than the "
-            f"model beside {directory!r} (fingerprint {mark.get('vocabulary_fingerprint')}); use the corpus "
-            "that the model was trained on, or another workdir"
+            f"model beside {directory!r} (fingerprint {manifest.get('vocabulary_fingerprint')}); use the "
+            "corpus that the model was trained on, or another workdir"
         )
     return True
 
@@ -221,8 +218,7 @@ def open_trained(
         workdir: Directory of the run; not needed if `model` is given.
         group: The group of the run.
         model: A ``.keras`` file; that of the group if not given.
-        tokenizer: A ``word_pieces.model``; that which travels with the model if not given, or, of a model
-            that was trained by an older version, that of the corpus which is named in its ``config.gin``.
+        tokenizer: A ``word_pieces.model``; that which travels with the model if not given.
 
     Returns:
         The model, ready to read a text.
@@ -249,8 +245,8 @@ def open_trained(
 
 def _check_given_tokenizer(tokenizer: str, fingerprint: str, model: str) -> None:
     """Equal sizes do not make equal vocabularies: the ids of another one mean other pieces."""
-    mark = files.read_mark(tokenizer_dir(os.path.dirname(model))) or {}
-    expected = mark.get("vocabulary_fingerprint", fingerprint)
+    manifest = files.read_manifest(tokenizer_dir(os.path.dirname(model))) or {}
+    expected = manifest.get("vocabulary_fingerprint", fingerprint)
     if fingerprint != expected:
         raise ValueError(
             f"tokenizer {tokenizer!r} has fingerprint {fingerprint}, that of model {model!r} has {expected}; "
@@ -259,44 +255,11 @@ def _check_given_tokenizer(tokenizer: str, fingerprint: str, model: str) -> None
 
 
 def _tokenizer_beside(model: str) -> str:
-    directory, config = (
-        tokenizer_dir(os.path.dirname(model)),
-        files.join(os.path.dirname(model), "config.gin"),
-    )
-    mark = files.read_mark(directory)
-    if mark is not None:
-        files.verify(directory, mark)
-        return files.join(directory, str(mark["tokenizer"]))
-    sentence = f"no tokenizer travels with model {model!r}"
-    remedy = "name its word_pieces.model by --tokenizer"
-    if not files.exists(config):
-        raise ValueError(f"{sentence}; {remedy}")
-    named = _bound(config, "Experiment", "corpus_dir")  # where an older version bound it
-    corpus_dir = named if isinstance(named, str) else next(iter(named or {}), "")
-    path = files.join(corpus_dir, tokens.TOKENIZER)
-    if not files.exists(path):
+    directory = tokenizer_dir(os.path.dirname(model))
+    manifest = files.read_manifest(directory)
+    if manifest is None:
         raise ValueError(
-            f"{sentence}, which an older version trained, and its corpus {corpus_dir!r} is not there; "
-            f"{remedy}"
+            f"no tokenizer travels with model {model!r}; name its word_pieces.model by --tokenizer"
         )
-    logging.warning("%s; using %s, which %s names", sentence, path, config)
-    return path
-
-
-def _bound(config: str, configurable: str, name: str) -> Any:
-    """What a gin file binds; read without the configurables that it names."""
-    text = files.read(config).decode("utf-8")
-    for statement in gin.config_parser.ConfigParser(text, _NoReferences()):
-        if isinstance(statement, gin.config_parser.BindingStatement) and (
-            (statement.selector.split(".")[-1], statement.arg_name) == (configurable, name)
-        ):
-            return statement.value
-    return None
-
-
-class _NoReferences(gin.config_parser.ParserDelegate):
-    def configurable_reference(self, scoped_name: str, evaluate: bool) -> None:
-        """References stand for nothing here."""
-
-    def macro(self, scoped_name: str) -> None:
-        """Nor do macros."""
+    files.verify(directory, manifest)
+    return files.join(directory, str(manifest["tokenizer"]))

@@ -11,7 +11,7 @@ import pytest
 from tests import toy_texts
 from tf_codistill import files, tokens
 from tf_codistill.corpus import inspection, inspection_page
-from tf_codistill.corpus.inspection import inspect, visible
+from tf_codistill.corpus.inspection import inspect
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
 
@@ -91,11 +91,6 @@ def test_an_empty_split_is_told(tmp_path: pathlib.Path) -> None:
 def test_a_number_that_makes_no_sense_is_named(corpus: tokens.Corpus) -> None:
     with pytest.raises(ValueError, match="seed is -1"):
         inspect(corpus, seed=-1)
-
-
-def test_control_characters_do_nothing() -> None:
-    text = "a\tb\nc\x1b[2J\x9b\u202e\x00\r"
-    assert visible(text) == "a\tb\nc\ufffd[2J\ufffd\ufffd\ufffd\ufffd"
 
 
 def evil(found: inspection.Inspection) -> inspection.Inspection:

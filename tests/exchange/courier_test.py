@@ -58,10 +58,10 @@ def test_what_is_sent_is_published_and_reaches_a_peers_seat(tmp_path: pathlib.Pa
         eventually(lambda: seat.is_ready)
         staged = seat.staged
         assert staged is not None
-        assert (staged.step, staged.ref) == (step, seat.wanted)
+        assert (staged.step, staged.ref) == (step, seat.requested)
         np.testing.assert_array_equal(staged.weights[0], arrays(step)[0])
         seat.held = staged.ref
-        seat.want(None)
+        seat.request(None)
     for one in (writer, reader):
         one.close(finish=True)
     assert writer.has_readers
@@ -131,9 +131,9 @@ def test_nobody_waits_for_storage_that_hangs_when_training_is_broken_off(
     may_write.set()
 
 
-def test_what_fails_is_counted_told_once_and_tried_again(tmp_path: pathlib.Path, monkeypatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: told.append(text % args))
+def test_what_fails_is_counted_logged_once_and_tried_again(tmp_path: pathlib.Path, monkeypatch) -> None:
+    messages: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: messages.append(text % args))
     writer, reader = courier_of(tmp_path, 0), courier_of(tmp_path, 1, peers=(0,))
     writer.send(5, MODEL, arrays(5), [])
     with failing_storage(lambda call: True):
@@ -142,7 +142,7 @@ def test_what_fails_is_counted_told_once_and_tried_again(tmp_path: pathlib.Path,
     # The reader announces itself, too, and has nothing to read as long as it cannot say so.
     assert (writer._costs.failed_publications, reader._costs.failed_publications) == (3, 3)
     assert reader._costs.failed_reads == 3
-    assert len([text for text in told if "group 0" in text]) == 1, told
+    assert len([text for text in messages if "group 0" in text]) == 1, messages
     for one in (writer, reader):
         one.work()
     assert published(tmp_path) == [5]
@@ -167,7 +167,7 @@ def test_every_call_of_storage_may_fail(tmp_path: pathlib.Path) -> None:
                 if seat.is_ready and staged is not None:
                     np.testing.assert_array_equal(staged.weights[0], arrays(staged.step)[0])
                     seat.held = staged.ref
-                    seat.want(None)
+                    seat.request(None)
         writer.work()  # a superseded one that could not be deleted goes with the next
         writer.send(20, MODEL, arrays(20), [])
         writer.work()
@@ -205,7 +205,7 @@ def test_a_damaged_snapshot_is_passed_over_for_the_next(tmp_path: pathlib.Path, 
     assert reader._costs.failed_reads == 3
 
 
-def test_a_seat_that_only_reads_what_it_is_told_looks_nowhere(tmp_path: pathlib.Path) -> None:
+def test_a_seat_that_only_reads_what_is_requested_looks_nowhere(tmp_path: pathlib.Path) -> None:
     writer = courier_of(tmp_path, 0)
     for step in (5, 10):
         writer.send(step, MODEL, arrays(step), [])
@@ -215,7 +215,7 @@ def test_a_seat_that_only_reads_what_it_is_told_looks_nowhere(tmp_path: pathlib.
     worker = Courier(store, [Seat(MODEL)], lambda _, snapshot: snapshot, None, Costs())
     worker.work()
     assert worker.seats[0].staged is None
-    worker.seats[0].want(first)
+    worker.seats[0].request(first)
     worker.work()
     staged = worker.seats[0].staged
     assert staged is not None

@@ -73,7 +73,7 @@ def test_the_lanes_of_a_toy_corpus_token_by_token(tmp_path: pathlib.Path) -> Non
         "g.hi>.hi.   .jkl>jklm",  # "n." is left out
     ]
 
-    # The drawing pins the order too: a resumed run must find the lanes it left, under any NumPy.
+    # The picture pins the order too: a resumed run must find the lanes it left, under any NumPy.
     shuffled = language.LaneStream(stored, seed=1, num_lanes=3, window_tokens=3)
     assert shuffled.steps_per_epoch == 2
     assert draw(shuffled) == [
@@ -108,8 +108,8 @@ def test_an_epoch_is_whole_documents_each_token_once(
     shuffle: bool,
 ) -> None:
     documents = toy_corpora.numbered_documents(lengths)
-    part = documents[group::2] if data == "disjoint" else documents
-    num_tokens = sum(map(len, part)) + len(part)
+    partition = documents[group::2] if data == "disjoint" else documents
+    num_tokens = sum(map(len, partition)) + len(partition)
     with tempfile.TemporaryDirectory() as directory:
         stored = tokens.open_corpus(toy_corpora.write_corpus(directory, documents, 3)).split("train")
 
@@ -134,12 +134,12 @@ def test_an_epoch_is_whole_documents_each_token_once(
             inputs, targets = epoch_row(stream, epoch)
             assert_same(inputs, [tokens.END_OF_DOCUMENT, *targets[:-1]])
             assert 0 <= num_tokens - len(targets) < num_lanes * window_tokens
-            check_whole_documents(targets.tolist(), part, in_order=not shuffle)
+            check_whole_documents(targets.tolist(), partition, in_order=not shuffle)
 
 
-def check_whole_documents(targets: list[int], part: list[list[int]], in_order: bool) -> None:
-    """The row is documents of the part, none twice; only the last one may be cut off."""
-    waiting = [[*document, tokens.END_OF_DOCUMENT] for document in part]
+def check_whole_documents(targets: list[int], partition: list[list[int]], in_order: bool) -> None:
+    """The row is documents of the partition, none twice; only the last one may be cut off."""
+    waiting = [[*document, tokens.END_OF_DOCUMENT] for document in partition]
     while targets:
         end = targets.index(tokens.END_OF_DOCUMENT) + 1 if tokens.END_OF_DOCUMENT in targets else len(targets)
         found, targets = targets[:end], targets[end:]
@@ -213,8 +213,8 @@ def test_workers_and_replicas_together_see_the_rows_of_one(
     ]
     for index, whole in enumerate(elements(language.dataset(stream, first_step=1, num_steps=4))):
         first = index * num_replicas
-        shares = [share for worker in of_workers for share in worker[first : first + num_replicas]]
-        assert_same(np.concatenate(shares, axis=1), whole)
+        rows = [part for worker in of_workers for part in worker[first : first + num_replicas]]
+        assert_same(np.concatenate(rows, axis=1), whole)
         assert_same(whole, stream.batch(1 + index))
 
 
@@ -276,7 +276,7 @@ def test_a_dataset_that_cannot_be_is_told(
         stream.batch(-1)
 
 
-def keyed_rows(stream: language.Stream, epoch: int) -> tuple[Keys, Ids]:
+def keyed_rows(stream: language.LaneBatches, epoch: int) -> tuple[Keys, Ids]:
     """Key and targets of each row of an epoch."""
     first, lanes = epoch * stream.steps_per_epoch, range(stream.num_lanes)
     steps = range(first, first + stream.steps_per_epoch)

@@ -37,19 +37,20 @@ def directories(tmp_path) -> list[str]:
         (4, [2], [4]),
     ],
 )
-def test_lanes_are_shared_out_by_largest_remainders(num_lanes, weights, expected) -> None:
+def test_lanes_are_allocated_by_largest_remainders(num_lanes, weights, expected) -> None:
     named = {str(index): weight for index, weight in enumerate(weights)}
-    assert list(mixture.share_out(num_lanes, named).values()) == expected
+    assert list(mixture.allocate_lanes(num_lanes, named).values()) == expected
 
 
 @settings(deadline=None)
 @given(weights=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6), more=st.integers(0, 200))
-def test_shares_add_up_and_follow_the_weights(weights: list[float], more: int) -> None:
+def test_allocated_lanes_add_up_and_follow_the_weights(weights: list[float], more: int) -> None:
     num_lanes = len(weights) + more
-    shares = mixture.share_out(num_lanes, {str(index): weight for index, weight in enumerate(weights)})
-    assert sum(shares.values()) == num_lanes
-    assert min(shares.values()) >= 1
-    by_weight = [lanes for _, lanes in sorted(zip(weights, shares.values(), strict=True))]
+    named = {str(index): weight for index, weight in enumerate(weights)}
+    allocated = mixture.allocate_lanes(num_lanes, named)
+    assert sum(allocated.values()) == num_lanes
+    assert min(allocated.values()) >= 1
+    by_weight = [lanes for _, lanes in sorted(zip(weights, allocated.values(), strict=True))]
     assert all(left <= right + 1 for left, right in zip(by_weight, by_weight[1:], strict=False))
 
 
@@ -63,11 +64,10 @@ def test_each_lane_reads_one_corpus_as_if_alone(directories: list[str], lanes: A
         for path, count in zip(directories, (4, 2, 2), strict=True)
     ]
     assert mixed.steps_per_epoch == min(stream.steps_per_epoch for stream in alone)
-    wanted = lanes if lanes is None or isinstance(lanes, slice) else slice(None)
+    rows = list(lanes) if isinstance(lanes, range) else lanes or slice(None)
     for step in (0, 1, 7, 40):
-        whole = np.concatenate([stream.batch(step) for stream in alone], axis=1)
-        expected = whole[:, list(lanes)] if isinstance(lanes, range) else whole[:, wanted or slice(None)]
-        np.testing.assert_array_equal(mixed.batch(step, lanes), expected)
+        complete = np.concatenate([stream.batch(step) for stream in alone], axis=1)
+        np.testing.assert_array_equal(mixed.batch(step, lanes), complete[:, rows])
 
 
 @pytest.mark.parametrize("lanes", [range(8), range(1, 8, 3), range(7, 0, -2), range(0)])
@@ -101,10 +101,10 @@ def test_no_two_rows_of_a_mixture_have_the_same_key(directories: list[str]) -> N
 def test_workers_together_see_the_rows_of_one(directories: list[str]) -> None:
     weights = dict(zip(directories, (3, 2, 1), strict=True))
     mixed = mixture.open_corpora(weights).stream("train", seed=5, num_lanes=12, window_tokens=3)
-    shares = [
+    of_workers = [
         next(iter(language.dataset(mixed, first_step=4, worker=worker, num_workers=4))) for worker in range(4)
     ]
-    np.testing.assert_array_equal(np.concatenate(shares, axis=1), mixed.batch(4))
+    np.testing.assert_array_equal(np.concatenate(of_workers, axis=1), mixed.batch(4))
     with pytest.raises(ValueError, match="expected lanes 0 to 11"):
         mixed.batch(0, range(11, 13))
 
@@ -131,9 +131,9 @@ def test_what_cannot_be_mixed_is_told(directories: list[str]) -> None:
         corpora.stream("train", seed=1, num_lanes=2)
     other = directories[2]
     files.write(os.path.join(other, tokens.TOKENIZER), b"another tokenizer")
-    mark = files.read_mark(other)
-    mark["vocabulary_fingerprint"] = files.checksum(os.path.join(other, tokens.TOKENIZER))
-    files.commit(other, mark)
+    manifest = files.read_manifest(other)
+    manifest["vocabulary_fingerprint"] = files.checksum(os.path.join(other, tokens.TOKENIZER))
+    files.commit(other, manifest)
     with pytest.raises(
         ValueError, match=f"{other}' have different vocabularies .fingerprints [0-9a-f]{{12}}"
     ):

@@ -71,7 +71,7 @@ def test_what_holds_no_text_is_told(paths: list[str], model_path: str) -> None:
         raw_text.text_files(paths, "page")
     with pytest.raises(ValueError, match="no text file was given"):
         raw_text.text_files([], "file")
-    with pytest.raises(ValueError, match="has no text"):
+    with pytest.raises(ValueError, match="there is no text"):
         tokenized(raw_text.text_files(paths[2:], "line"), model_path)
 
 

@@ -74,8 +74,8 @@ class Watched(keras.callbacks.Callback):
         if [worker, step] == settings["dies_at"]:
             os.kill(os.getpid(), signal.SIGKILL)
         def is_coming(seat):
-            is_sought = worker == 0 and not (seat.wanted or seat.held.incarnation)
-            return is_sought or (seat.wanted and not seat.is_ready)
+            is_sought = worker == 0 and not (seat.requested or seat.held.incarnation)
+            return is_sought or (seat.requested and not seat.is_ready)
         seats = exchange._exchanging._courier.seats
         while replay is None and step < settings["waits_until"] and any(map(is_coming, seats)):
             time.sleep(0.01)
@@ -215,6 +215,6 @@ def test_sigterm_in_a_long_validation_ends_within_seconds(tmp_path: pathlib.Path
         _, errors = process.communicate(timeout=60)
     assert time.monotonic() - asked_at < 10
     assert f"KeyboardInterrupt: stopped and saved at step {STEPS}" in errors
-    found = checkpoints.newest_whole(str(tmp_path / "asked"))
+    found = checkpoints.newest_complete(str(tmp_path / "asked"))
     assert found is not None
     assert (found[0], found[1]["metadata"]["position"]) == (STEPS, [0, 0, STEPS])

@@ -41,8 +41,8 @@ def test_score_needs_the_workdir_alone(programs: Programs, place: pathlib.Path) 
     assert found["total"]["num_words"] == 8 + 2
     assert found["files"][b]["num_invalid"] == 1
     assert found["files"][a] == score(programs, place, a)["total"]
-    warm = score(programs, place, a, f"--warm_up_file={b}")["total"]
-    assert warm["log_likelihood"] != found["files"][a]["log_likelihood"]
+    after_b = score(programs, place, a, f"--context_file={b}")["total"]
+    assert after_b["log_likelihood"] != found["files"][a]["log_likelihood"]
     table = programs.succeed("score", f"--model={place / 'run' / 'group_0' / 'student.keras'}", a, b)
     assert f"{found['total']['loss']:.3f}" in table.output
     assert "b.txt: bytes that are no UTF-8, read as U+FFFD 1 times" in table.error
@@ -101,8 +101,8 @@ def test_generate_needs_the_workdir_alone(programs: Programs, place: pathlib.Pat
 
 
 def test_generate_is_stopped_quietly(programs: Programs, place: pathlib.Path) -> None:
-    arguments = [f"--workdir={place / 'run'}", "--prompt=Anna", "--num_tokens=100000000", "--go_on"]
-    with programs.started("generate", *arguments) as running:
+    endless = ["--num_tokens=100000000", "--continue_after_end"]
+    with programs.started("generate", f"--workdir={place / 'run'}", "--prompt=Anna", *endless) as running:
         running.wait_until(lambda: len(running.output_so_far()) > 20)
         os.kill(running.pid, signal.SIGINT)
         ended = running.wait()

@@ -1,4 +1,4 @@
-"""The protocol: what is asked of a tokenizer is what word pieces offer."""
+"""The protocol: what is expected of a tokenizer is what word pieces offer."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def members(protocol: type) -> dict[str, object]:
 def test_word_pieces_take_what_the_protocol_passes(protocol: type, implementation: type) -> None:
     for name, member in members(protocol).items():
         if not isinstance(member, property):
-            asked = inspect.signature(member).parameters  # type: ignore[arg-type]
+            expected = inspect.signature(member).parameters  # type: ignore[arg-type]
             found = inspect.signature(getattr(implementation, name)).parameters
-            assert list(found) == list(asked), name
-            assert [p.annotation for p in found.values()] == [p.annotation for p in asked.values()], name
+            assert list(found) == list(expected), name
+            assert [p.annotation for p in found.values()] == [p.annotation for p in expected.values()], name
 
 
 def test_word_pieces_give_what_the_protocol_promises(pieces: WordPieces) -> None:

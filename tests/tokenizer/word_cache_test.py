@@ -34,8 +34,8 @@ def expected(texts: Sequence[str]) -> list[list[int]]:
     for text in texts:
         words = [(sentences.to_words(word)[3:-3], is_end) for word, is_end in words_of(text)]
         # Foreign characters are written in another way.
-        marked = [("\n(", False), *words, ("\n)", False)] if text else [("\n|", False)]
-        rows.append([index for word, is_end in marked for index in [*ids_of(" " + word), *[END] * is_end]])
+        signed = [("\n(", False), *words, ("\n)", False)] if text else [("\n|", False)]
+        rows.append([index for word, is_end in signed for index in [*ids_of(" " + word), *[END] * is_end]])
     return rows
 
 
@@ -44,15 +44,15 @@ def different_words(texts: Sequence[str]) -> set[str]:
 
 
 class Encoder:
-    """Encodes words, and counts how often it is asked for each."""
+    """Encodes words, and counts how often each is requested."""
 
     def __init__(self) -> None:
-        self.asked: Counter[str] = Counter()
+        self.requested: Counter[str] = Counter()
         self.num_calls = 0
 
     def __call__(self, words: pyarrow.Array) -> pyarrow.ListArray:
         self.num_calls += 1
-        self.asked.update(words.to_pylist())
+        self.requested.update(words.to_pylist())
         rows = [row for word in words.to_pylist() for row in (ids_of(word), [*ids_of(word), END])]
         return pyarrow.array(rows, pyarrow.list_(pyarrow.int32()))
 
@@ -81,24 +81,24 @@ def test_each_different_word_is_asked_for_once(calls: list[list[str]]) -> None:
     cache = WordCache(encoder, KEEP_ALL, min_words=0)
     for texts in calls:
         encode(cache, texts)
-    assert encoder.asked == Counter(set().union(*map(different_words, calls)))
+    assert encoder.requested == Counter(set().union(*map(different_words, calls)))
     assert encoder.num_calls <= len(calls)
 
 
 def test_the_cache_is_emptied_when_it_has_too_many_ids() -> None:
     encoder = Encoder()
     cache = WordCache(encoder, max_ids=19, min_words=0)  # 10 of them for the paragraph, 3 for a letter
-    for text, num_asked in (("a b c", 3), ("c b a", 3), ("d", 4), ("a b c d", 8), ("a b", 10), ("b a", 10)):
+    for text, number in (("a b c", 3), ("c b a", 3), ("d", 4), ("a b c d", 8), ("a b", 10), ("b a", 10)):
         assert encode(cache, [text]) == expected([text])
-        assert sum(encoder.asked[" " + letter] for letter in "abcd") == num_asked, text
+        assert sum(encoder.requested[" " + letter] for letter in "abcd") == number, text
 
 
 def test_few_words_are_encoded_anew() -> None:
     encoder = Encoder()
     cache = WordCache(encoder, min_words=6)  # with those for the paragraph
-    for text, num_asked in (("a b a", 2), ("a b a b", 4), ("b b b c", 5), ("c b a", 8)):
+    for text, number in (("a b a", 2), ("a b a b", 4), ("b b b c", 5), ("c b a", 8)):
         assert encode(cache, [text]) == expected([text])
-        assert sum(encoder.asked[" " + letter] for letter in "abcd") == num_asked, text
+        assert sum(encoder.requested[" " + letter] for letter in "abcd") == number, text
 
 
 def test_words_that_could_not_be_encoded_are_not_cached() -> None:

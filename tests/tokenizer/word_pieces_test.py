@@ -1,4 +1,4 @@
-"""The tokenizer: nothing is lost, and marks stand where paragraphs and sentences begin and end."""
+"""The tokenizer: nothing is lost, and special tokens stand where paragraphs and sentences begin and end."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def test_decode_restores_every_sentence_end(pieces: WordPieces, text: str) -> No
     assert pieces.decode(pieces.encode(text)) == text
 
 
-def test_vocabulary_has_the_pieces_asked_for_and_six_marks(pieces: WordPieces) -> None:
+def test_vocabulary_has_the_pieces_requested_and_six_special_tokens(pieces: WordPieces) -> None:
     assert pieces.vocabulary_size == NUM_PIECES + tokens.NUM_SPECIAL
 
 
-def test_marks_surround_sentences_and_paragraphs(pieces: WordPieces) -> None:
+def test_special_tokens_surround_sentences_and_paragraphs(pieces: WordPieces) -> None:
     ids = pieces.encode("One here. Two there.\n\nThree.")
-    marks = [index for index in ids if index < tokens.NUM_SPECIAL]
-    assert marks == [P, S, END_S, S, END_S, END_P, P, END_P, P, S, END_S, END_P]
+    special = [index for index in ids if index < tokens.NUM_SPECIAL]
+    assert special == [P, S, END_S, S, END_S, END_P, P, END_P, P, S, END_S, END_P]
     assert ids[:2] == [P, S]
     assert ids[-2:] == [END_S, END_P]
 
@@ -133,7 +133,7 @@ def test_no_documents_have_no_ids(pieces: WordPieces) -> None:
     assert pieces.encode_documents([]) == []
 
 
-def test_document_has_no_bytes_and_one_mark_per_run_of_them(pieces: WordPieces) -> None:
+def test_document_has_no_bytes_and_one_token_per_run_of_them(pieces: WordPieces) -> None:
     ids = pieces.encode_document("a 日本 b 語\x00語")
     assert ids.dtype == np.int32
     assert ids.max() < pieces.vocabulary_size

@@ -42,21 +42,21 @@ def test_a_shard_shows_only_when_closed(tmp_path: pathlib.Path) -> None:
     writer = tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000)
     writer.add(np.array([7, 5], np.int32))
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".tokens", ".starts")]
-    facts = writer.close()
-    assert facts == {"name": "train-00000-of-00001", "num_documents": 1, "num_tokens": 2}
-    assert writer.close() == facts
+    metadata = writer.close()
+    assert metadata == {"name": "train-00000-of-00001", "num_documents": 1, "num_tokens": 2}
+    assert writer.close() == metadata
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".starts", ".tokens"]
 
 
 def test_a_closed_shard_takes_no_more(tmp_path: pathlib.Path) -> None:
     writer = tokens.ShardWriter(str(tmp_path), "train", 0, 1, 1000)
     writer.add([7, 5])
-    facts = writer.close()
+    metadata = writer.close()
     with pytest.raises(
         ValueError, match="document 1 of token shard 'train-00000-of-00001' comes after close"
     ):
         writer.add([8, 5])
-    assert writer.close() == facts
+    assert writer.close() == metadata
     assert np.fromfile(tmp_path / "train-00000-of-00001.tokens", "<u2").tolist() == [7, 5]
 
 

@@ -5,15 +5,14 @@
     inspection.windows["train"]     decoded stretches, from anywhere
     inspection.lengths["train"]     tokens of each document
 
-Counts of the manifest and lengths of documents are exact. Pieces, words and marks are counted on a sample of
-at most `MAX_SAMPLED_TOKENS` of each split, stretches of it from places that the seed fixes, so that a corpus
-of any size takes seconds; whether it is a sample is told.
+Counts of the manifest and lengths of documents are exact. Pieces, words and special tokens are counted on a
+sample of at most `MAX_SAMPLED_TOKENS` of each split, windows of it at positions that the seed fixes, so that
+a corpus of any size takes seconds; whether it is a sample is told.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import tokens
+from tf_codistill.terminal import visible
 from tf_codistill.tokenizer.base import Tokenizer
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
@@ -30,9 +30,6 @@ WINDOW_TOKENS = 120
 NUM_TOP_PIECES = 40
 
 _STRETCH_TOKENS = 1 << 12
-
-# What would move a terminal's cursor or change its colours, and what turns the direction of writing.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Rows = tuple[tuple[str, str], ...]
 Section = tuple[str, Rows]
@@ -88,43 +85,31 @@ def inspect(corpus: tokens.Corpus, seed: int = 0, max_sampled_tokens: int = MAX_
         if name == "train":
             sections.append(("Commonest word pieces of train", _top_rows(sample, pieces)))
     lengths = {name: np.diff(split.starts) for name, split in splits.items()}
-    return Inspection(corpus.directory, _outcomes(corpus.mark), lengths, tuple(sections), windows)
-
-
-def visible(text: str) -> str:
-    """A text without what would do something to a terminal: control characters are shown as U+FFFD.
-
-    Args:
-        text: Any text, as it was found in the web.
-
-    Returns:
-        A text of the same length, in which tabs and line ends are kept.
-    """
-    return _INVISIBLE.sub("\ufffd", text)
+    return Inspection(corpus.directory, _outcomes(corpus.manifest), lengths, tuple(sections), windows)
 
 
 def _manifest_rows(corpus: tokens.Corpus) -> Rows:
-    mark = corpus.mark
-    num_bytes = sum(entry["bytes"] for entry in mark["files"].values())
+    manifest = corpus.manifest
+    num_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
     splits = [
         (
             name,
             f"{split['num_documents']:,} documents, {split['num_tokens']:,} tokens, "
             f"{len(split['shards'])} shard{'s' if len(split['shards']) != 1 else ''}",
         )
-        for name, split in sorted(mark["splits"].items())
+        for name, split in sorted(manifest["splits"].items())
     ]
     return (
         ("directory", visible(corpus.directory)),
-        ("size", f"{num_bytes:,} bytes in {len(mark['files'])} files"),
-        ("vocabulary", f"{corpus.vocabulary_size:,} ids, {tokens.NUM_SPECIAL} of them marks"),
+        ("size", f"{num_bytes:,} bytes in {len(manifest['files'])} files"),
+        ("vocabulary", f"{corpus.vocabulary_size:,} ids, {tokens.NUM_SPECIAL} of them special tokens"),
         ("fingerprint", corpus.fingerprint),
         *splits,
     )
 
 
-def _outcomes(mark: Mapping[str, Any]) -> dict[str, int]:
-    counts = mark["counts"]
+def _outcomes(manifest: Mapping[str, Any]) -> dict[str, int]:
+    counts = manifest["counts"]
     reasons = {**counts.get("dropped", {})}
     reasons |= {f"unreadable: {kind}": number for kind, number in counts.get("unreadable", {}).items()}
     ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
@@ -132,10 +117,10 @@ def _outcomes(mark: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _outcome_rows(corpus: tokens.Corpus) -> Rows:
-    counts = corpus.mark["counts"]
+    counts = corpus.manifest["counts"]
     num_read = counts.get("read", 0)
     rows = [("read", f"{num_read:,}")]
-    for name, number in _outcomes(corpus.mark).items():
+    for name, number in _outcomes(corpus.manifest).items():
         rows.append((visible(name), f"{number:,}" + (f"  {number / num_read:7.2%}" if num_read else "")))
     for name, value in sorted(counts.items()):
         if name not in ("read", "kept", "dropped", "unreadable") and value:

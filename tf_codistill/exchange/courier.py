@@ -6,8 +6,8 @@
         seats[0].staged              <----
 
 It knows no model, no variable and no other worker, and never waits for anybody. If it is still writing when
-the next snapshot is due, the newest wins. What fails is counted, told once, and tried again. Under several
-workers the chief's couriers choose what to read, and the others read what they are told to, `Seat.wanted`.
+the next snapshot is due, the newest wins. What fails is counted, logged once, and tried again. Under several
+workers the chief's couriers choose what to read, and the others read `Seat.requested` alone.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Seat:
 
     Attributes:
         model: Describes the weights of its model.
-        peer: The group whose newest snapshot it shall have; None where only `wanted` counts.
+        peer: The group whose newest snapshot it shall have; None where only `requested` counts.
         held: The snapshot that it has.
-        wanted: The one to be read.
-        staged: The one that has been, if it is `wanted`.
+        requested: The one to be read.
+        staged: The one that has been, if it is `requested`.
         failures: How often that has failed.
         not_before: When to try again, by a clock that never goes back.
     """
@@ -73,21 +73,21 @@ class Seat:
     model: weights.Description
     peer: int | None = None
     held: Ref | None = None
-    wanted: Ref | None = None
+    requested: Ref | None = None
     staged: Snapshot | None = None
     failures: int = 0
     not_before: float = 0.0
 
-    def want(self, ref: Ref | None) -> None:
-        """Changes what is to be read."""
-        if ref != self.wanted:
-            self.wanted, self.staged, self.failures = ref, None, 0
+    def request(self, ref: Ref | None) -> None:
+        """Changes which snapshot is to be read."""
+        if ref != self.requested:
+            self.requested, self.staged, self.failures = ref, None, 0
 
     @property
     def is_ready(self) -> bool:
-        """Whether what is wanted has been read."""
-        staged = self.staged
-        return staged is not None and staged.ref == self.wanted
+        """Whether what is requested has been read."""
+        staged = self.staged  # the other thread may take it away
+        return staged is not None and staged.ref == self.requested
 
     @property
     def has_failed(self) -> bool:
@@ -100,7 +100,7 @@ class Courier:
 
     Attributes:
         seats: The teachers.
-        has_readers: Whether somebody has said to learn from this group.
+        has_readers: Whether another group has announced that it learns from this one.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Courier:
             store: The exchange.
             seats: The teachers.
             stage: Makes of a snapshot what the teacher of a seat holds, on the host.
-            announce: Tells others of this group, on the chief alone; called until it succeeds.
+            announce: Announces this group, on the chief alone; called until it succeeds.
             costs: Counts.
             grace: Whether the age of superseded snapshots follows the interval between exchanges.
             reserve: Makes memory for so many copies of what is sent, so that `send` need not wait for it.
@@ -130,14 +130,13 @@ class Courier:
         self.has_readers = False
         self._store, self._stage, self._announce, self._costs = store, stage, announce, costs
         self._grace, self._reserve = grace, reserve or (lambda copies: None)
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._lock, self._wake = threading.Lock(), threading.Event()
         self._closing = False
         self._outbox: Sent | None = None
         self._period = 0.0
         self._sent_at: float | None = None
         self._memory = memory or weights.Pool()
-        self._told: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._readers_of: set[int] = set()
         self._thread: threading.Thread | None = None
 
@@ -150,14 +149,7 @@ class Courier:
     def send(
         self, step: int, model: weights.Description, arrays: list[np.ndarray], states: list[np.ndarray]
     ) -> None:
-        """Hands over a snapshot of this group; returns at once.
-
-        Args:
-            step: The step at which it was taken.
-            model: Describes its weights.
-            arrays: Its weights, which nobody else uses.
-            states: The recurrent state of this worker's lanes.
-        """
+        """Hands over a snapshot of this group, as `Store.publish` takes it; returns at once."""
         self.take_back()
         with self._lock:
             self._outbox = (step, model, arrays, states)
@@ -181,7 +173,7 @@ class Courier:
         self._wake.set()
 
     def work(self) -> None:
-        """Publishes what has been sent, and reads what is wanted."""
+        """Publishes what has been sent, and reads what is requested."""
         with self._counting("failed_publications"):
             self._publish()
         for number, seat in enumerate(self.seats):
@@ -237,35 +229,33 @@ class Courier:
     def _put_back(self, sent: Sent) -> None:
         """What could not be written is tried again, unless there is a newer one."""
         with self._lock:
-            if self._outbox is None:
-                self._outbox = sent
-            else:
-                self._costs.skipped_publications += 1
+            self._costs.skipped_publications += self._outbox is not None
+            self._outbox = self._outbox or sent
 
     def _read(self, number: int, seat: Seat) -> None:
         if seat.peer is not None:
             self._look(seat, seat.peer)
-        wanted = seat.wanted
-        if wanted is None or seat.is_ready or time.monotonic() < seat.not_before:
+        requested = seat.requested
+        if requested is None or seat.is_ready or time.monotonic() < seat.not_before:
             return
         try:
-            staged = self._stage(number, self._store.read(wanted, seat.model, self._memory))
+            staged = self._stage(number, self._store.read(requested, seat.model, self._memory))
         except Exception:
             seat.failures += 1
             seat.not_before = time.monotonic() + self._period * 2 ** min(seat.failures, 4)
             raise
         self._costs.read_bytes += staged.num_bytes
-        if seat.wanted == wanted:
+        if seat.requested == requested:
             seat.staged = staged
 
     def _look(self, seat: Seat, peer: int) -> None:
-        """Chooses what the chief wants: the newest, as long as nothing else is on its way."""
+        """Chooses what the chief requests: the newest, as long as nothing else is on its way."""
         if peer not in self._readers_of:
             self._store.announce_reader(peer)
             self._readers_of.add(peer)
-        if seat.wanted is None or seat.failures:
+        if seat.requested is None or seat.failures:
             newest = self._store.newest(peer, seat.held)
-            seat.want(newest if newest != seat.held else None)
+            seat.request(newest if newest != seat.held else None)
 
     @contextlib.contextmanager
     def _counting(self, failures: str) -> Iterator[None]:
@@ -274,6 +264,6 @@ class Courier:
         except Exception as error:  # whatever it is, training goes on
             setattr(self._costs, failures, getattr(self._costs, failures) + 1)
             about = re.sub(r"[0-9a-f]*\d[0-9a-f]*", "", str(error))
-            if self._told.get(failures) != about:  # the same sentence at each try would tell nothing new
+            if self._logged.get(failures) != about:  # the same sentence at each try would be nothing new
                 logging.warning("group %d, %s: %s", self._store.group, failures.replace("_", " "), error)
-            self._told[failures] = about
+            self._logged[failures] = about

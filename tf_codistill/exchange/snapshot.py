@@ -30,14 +30,11 @@ class Ref(NamedTuple):
 
 
 class Swap(NamedTuple):
-    """A teacher took a snapshot; a list of them is all that it takes to repeat a run.
+    """A teacher took the snapshot of a `Ref`; a list of them is all that it takes to repeat a run.
 
     Attributes:
         step: Steps that the learning group had done.
         seat: Which teacher, from 0.
-        peer: As in `Ref`.
-        incarnation: As in `Ref`.
-        serial: As in `Ref`.
     """
 
     step: int
@@ -61,7 +58,7 @@ class Snapshot:
         num_bytes: Size of the files that were read.
         incarnation: See `Ref`.
         serial: See `Ref`.
-        precision: What `exchange.precision.pack_all` has made `weights` with.
+        precision: What `exchange.precision.quantize_all` has made `weights` with.
         is_staged: Whether `weights` are what a teacher's variables hold, ready to be given to them.
     """
 

@@ -24,17 +24,17 @@ def unigram_frequencies(corpus_dir: str, split: str = "train") -> npt.NDArray[np
         split: Name of the split.
 
     Returns:
-        The share of each word piece, float64 [V]; a piece that does not occur counts as one occurrence, so
-        that no share is 0.
+        The frequency of each word piece, float64 [V]; a piece that does not occur counts as one occurrence,
+        so that no frequency is 0.
 
     Raises:
         ValueError: There is no such corpus or split, or it is damaged.
     """
     corpus = tokens.open_corpus(corpus_dir)
-    part = corpus.split(split)
+    stored = corpus.split(split)
     counts = np.zeros(corpus.vocabulary_size, np.int64)
-    for start in range(0, part.num_tokens, _CHUNK_TOKENS):
-        ids = part.gather(np.arange(start, min(start + _CHUNK_TOKENS, part.num_tokens)))
+    for start in range(0, stored.num_tokens, _CHUNK_TOKENS):
+        ids = stored.gather(np.arange(start, min(start + _CHUNK_TOKENS, stored.num_tokens)))
         counts += np.bincount(ids, minlength=corpus.vocabulary_size)
     counts = np.maximum(counts, 1)
     return counts / counts.sum()

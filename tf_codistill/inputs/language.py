@@ -1,7 +1,7 @@
 """Batches of a language model: lanes of text, each a pure function of the step.
 
-The documents of a group's part, in an order drawn for the epoch, make one virtual row of N tokens. Each of
-L lanes reads a stretch of M of them, T tokens at a time, the recurrent state carried along (section 3.1):
+The documents of a group's partition, shuffled anew for each epoch, make one virtual row of N tokens. Each of
+L lanes reads a segment of M of them, T tokens at a time, the recurrent state carried along (section 3.1):
 
     virtual row  d3 d3 d3 d3 d3 d0 d0 d0 d2 d2 d2 d2 d2 d1 d1 d1 d1 d1     N = 18, L = 4, T = 2
     lane 0      [s0 s0|s1 s1]                                              M = T * floor(N / (L * T)) = 4
@@ -12,7 +12,7 @@ L lanes reads a stretch of M of them, T tokens at a time, the recurrent state ca
 The targets of step 1 are the tokens above s1, its inputs the tokens one before each of them (END_OF_DOCUMENT
 before the first token of all). So in an epoch no token is a target twice and fewer than L * T are left out;
 then the next epoch begins in another order. Nothing is remembered from step to step: to resume at a step is
-to ask for it.
+to request it.
 
 Where shards are not local, the blocks that the lanes will come to are read in the background meanwhile.
 
@@ -41,7 +41,7 @@ _PREFETCHED_BATCHES = 8
 _TOKENS_AHEAD = 4096  # of each lane: a few documents, each likely in a block of its own
 
 
-class Stream(Protocol):
+class LaneBatches(Protocol):
     """Batches by step: `LaneStream` or `mixture.MixedLanes`.
 
     Attributes:
@@ -55,7 +55,7 @@ class Stream(Protocol):
     steps_per_epoch: int
 
     def batch(self, step: int, lanes: range | slice | None = None) -> tuple[Int32Array, Int32Array]:
-        """Inputs and targets of a step, each int32 ``[B, T]`` with a row for each lane asked for."""
+        """Inputs and targets of a step, each int32 ``[B, T]`` with a row for each requested lane."""
 
     def keys(self, step: int, lanes: range) -> Int64Array:
         """Id and visit of each row of a step, int64 ``[B, 2]``."""
@@ -69,18 +69,18 @@ class LaneStream:
         seed: At least 0; with `group` and the epoch it fixes the order of the documents.
         group: Index of the group, from 0.
         num_groups: Number of groups that train together.
-        data: ``disjoint`` or ``same``, see `partition.part_of`.
+        data: ``disjoint`` or ``same``, see `partition.documents_of`.
         num_lanes: Rows of the batch of the whole group, all workers and replicas together.
         window_tokens: Tokens of each lane in one batch.
-        shuffle: Whether each epoch draws an order; otherwise documents come as stored (validation).
+        shuffle: Whether each epoch shuffles the documents; otherwise they come as stored (validation).
 
     Attributes:
         num_lanes: As given.
         window_tokens: As given.
-        steps_per_epoch: Steps until the part is exhausted.
+        steps_per_epoch: Steps until the partition is exhausted.
 
     Raises:
-        ValueError: A number is out of range, or the part is too small for the lanes.
+        ValueError: A number is out of range, or the partition is too small for the lanes.
     """
 
     def __init__(
@@ -108,16 +108,16 @@ class LaneStream:
         self._seed = seed
         self._group = group
         self._shuffle = shuffle
-        self._part = partition.part_of(split.num_documents, group, num_groups, data)
-        num_tokens = int(np.diff(split.starts)[self._part].sum())
+        self._partition = partition.documents_of(split.num_documents, group, num_groups, data)
+        num_tokens = int(np.diff(split.starts)[self._partition].sum())
         self.steps_per_epoch = num_tokens // (num_lanes * window_tokens)
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"num_lanes is {num_lanes} with window_tokens={window_tokens}, but the part of group {group} "
-                f"of split {split.name!r} has {num_tokens} tokens; use at most "
+                f"num_lanes is {num_lanes} with window_tokens={window_tokens}, but the partition of group "
+                f"{group} of split {split.name!r} has {num_tokens} tokens; use at most "
                 f"{num_tokens // window_tokens} lanes or a larger corpus"
             )
-        # Replicas at both sides of an epoch's end ask for two epochs in turn, and reading ahead for a third.
+        # Replicas at both sides of an epoch's end read two epochs in turn, and reading ahead a third.
         self._epoch = functools.lru_cache(maxsize=3)(self._lay_out)
         self._read_ahead: dict[range, int] = {}  # the first step that has not been, for each row of lanes
 
@@ -129,7 +129,7 @@ class LaneStream:
             lanes: Which lanes; all of them by default.
 
         Returns:
-            Inputs and targets, each int32 ``[B, T]`` with a row for each lane asked for.
+            Inputs and targets, each int32 ``[B, T]`` with a row for each requested lane.
 
         Raises:
             ValueError: The step is negative, or a lane is out of range.
@@ -180,7 +180,7 @@ class LaneStream:
 
     def _lay_out(self, epoch: int) -> tuple[Int64Array, Int64Array]:
         """Virtual end of each document of the epoch, and its stored minus its virtual position."""
-        order = self._part
+        order = self._partition
         if self._shuffle:
             # NumPy promises the same raw bits in every version, but not the same permutation.
             source = np.random.PCG64(np.random.SeedSequence((self._seed, self._group, epoch)))
@@ -191,7 +191,7 @@ class LaneStream:
 
 
 def dataset(
-    stream: Stream,
+    stream: LaneBatches,
     *,
     first_step: int = 0,
     num_steps: int | None = None,

@@ -1,4 +1,4 @@
-"""Several corpora as one: each lane reads one of them, and they share out the lanes by weight.
+"""Several corpora as one: each lane reads one of them, and lanes are allocated by weight.
 
     corpus_dir                       a path, or {"corpora/crawl": 3, "corpora/books": 1}
     64 lanes   | crawl: 48 lanes ........................................ | books: 16 lanes ........ |
@@ -26,7 +26,7 @@ from tf_codistill.inputs import language
 _STREAM_BITS = 48  # of an id; those above tell the streams apart
 
 
-def share_out(num_lanes: int, weights: Mapping[str, float]) -> dict[str, int]:
+def allocate_lanes(num_lanes: int, weights: Mapping[str, float]) -> dict[str, int]:
     """How many lanes each corpus gets.
 
     Args:
@@ -69,7 +69,7 @@ class MixedLanes:
         steps_per_epoch: Steps until the first stream is exhausted.
     """
 
-    def __init__(self, streams: Sequence[language.Stream]) -> None:
+    def __init__(self, streams: Sequence[language.LaneBatches]) -> None:
         self._streams = list(streams)
         self._ends = np.cumsum([stream.num_lanes for stream in streams])
         self.num_lanes = int(self._ends[-1])
@@ -79,18 +79,7 @@ class MixedLanes:
     def batch(
         self, step: int, lanes: range | slice | None = None
     ) -> tuple[language.Int32Array, language.Int32Array]:
-        """The batch of a step.
-
-        Args:
-            step: Step of training, from 0.
-            lanes: Which lanes; all of them by default.
-
-        Returns:
-            Inputs and targets, each int32 ``[B, T]`` with a row for each lane asked for.
-
-        Raises:
-            ValueError: The step is negative, or a lane is out of range.
-        """
+        """Inputs and targets of a step, see `language.LaneStream.batch`."""
         if not isinstance(lanes, range):
             lanes = range(self.num_lanes)[lanes or slice(None)]
         if len(lanes) and (min(lanes) < 0 or max(lanes) >= self.num_lanes):
@@ -101,21 +90,13 @@ class MixedLanes:
         return ids[0], ids[1]
 
     def keys(self, step: int, lanes: range) -> language.Int64Array:
-        """What names the rows of a step.
-
-        Args:
-            step: Step of training, from 0.
-            lanes: Which lanes.
-
-        Returns:
-            Id and visit of each row, int64 ``[B, 2]``; ids of different streams differ.
-        """
+        """Id and visit of each row of a step, int64 ``[B, 2]``; ids of different streams differ."""
         keys = np.empty((len(lanes), 2), np.int64)
         for index, stream, rows, own in self._own_lanes(lanes):
             keys[rows] = stream.keys(step, own) + [index << _STREAM_BITS, 0]
         return keys
 
-    def _own_lanes(self, lanes: range) -> Iterator[tuple[int, language.Stream, Any, range]]:
+    def _own_lanes(self, lanes: range) -> Iterator[tuple[int, language.LaneBatches, Any, range]]:
         """The streams that read some of these lanes, with which rows they are and which lanes of theirs."""
         readers = np.searchsorted(self._ends, np.array(lanes), side="right")
         for index, stream in enumerate(self._streams):
@@ -140,25 +121,25 @@ class Corpora:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of ids, marks included; the same in all corpora."""
+        """Number of ids, special tokens included; the same in all corpora."""
         return next(iter(self.corpora.values())).vocabulary_size
 
-    def stream(self, split: str, *, num_lanes: int, **arguments: Any) -> language.Stream:
+    def stream(self, split: str, *, num_lanes: int, **arguments: Any) -> language.LaneBatches:
         """The batches of a split of all corpora.
 
         Args:
             split: Name of the split.
-            num_lanes: Lanes of the group, shared out among the corpora.
+            num_lanes: Lanes of the group, allocated to the corpora.
             **arguments: What else `language.LaneStream` takes.
 
         Returns:
             Batches by step; those of a `LaneStream` if there is one corpus.
 
         Raises:
-            ValueError: A corpus has no such split, its part is too small for its lanes, or there are fewer
-                lanes than corpora.
+            ValueError: A corpus has no such split, its partition is too small for its lanes, or there are
+                fewer lanes than corpora.
         """
-        lanes = share_out(num_lanes, self.weights)
+        lanes = allocate_lanes(num_lanes, self.weights)
         streams = [
             language.LaneStream(corpus.split(split), num_lanes=lanes[name], **arguments)
             for name, corpus in self.corpora.items()
@@ -181,7 +162,7 @@ def open_corpora(corpus_dir: str | Mapping[str, float]) -> Corpora:
     weights = {corpus_dir: 1.0} if isinstance(corpus_dir, str) else dict(corpus_dir)
     if not weights:
         raise ValueError("corpus_dir names no corpus; give a directory, or a weight for each of several")
-    share_out(len(weights), weights)
+    allocate_lanes(len(weights), weights)
     corpora = {name: tokens.open_corpus(name) for name in weights}
     first, *others = corpora
     for other in others:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 DATA_SWITCHES = ("disjoint", "same")
 
 
-def part_of(num_documents: int, group: int, num_groups: int, data: str) -> npt.NDArray[np.int64]:
+def documents_of(num_documents: int, group: int, num_groups: int, data: str) -> npt.NDArray[np.int64]:
     """The documents that a group reads.
 
     Args:
@@ -24,20 +24,20 @@ def part_of(num_documents: int, group: int, num_groups: int, data: str) -> npt.N
         data: ``disjoint`` deals the documents out in turn, ``same`` gives all of them to every group.
 
     Returns:
-        int64 ``[num_documents_of_the_part]``: indices of the documents, increasing.
+        int64 ``[num_documents_of_the_group]``: indices of the documents, increasing.
 
     Raises:
-        ValueError: The group is out of range, the switch is unknown, or the part is empty.
+        ValueError: The group is out of range, the switch is unknown, or the partition is empty.
     """
     if num_groups < 1 or not 0 <= group < num_groups:
         raise ValueError(f"group is {group} of num_groups={num_groups}; expected 0 <= group < num_groups")
     if data not in DATA_SWITCHES:
         raise ValueError(f"data is {data!r}; expected {' or '.join(map(repr, DATA_SWITCHES))}")
     first, stride = (group, num_groups) if data == "disjoint" else (0, 1)
-    part = np.arange(first, num_documents, stride, dtype=np.int64)
-    if part.size == 0:
+    partition = np.arange(first, num_documents, stride, dtype=np.int64)
+    if partition.size == 0:
         raise ValueError(
-            f"the part of group {group} of {num_groups} is empty: the split has {num_documents} documents; "
-            "use a larger corpus, fewer groups, or data='same'"
+            f"the partition of group {group} of {num_groups} is empty: the split has {num_documents} "
+            "documents; use a larger corpus, fewer groups, or data='same'"
         )
-    return part
+    return partition

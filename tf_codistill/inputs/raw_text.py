@@ -69,10 +69,7 @@ def texts_of(documents: Iterable[str]) -> tf.data.Dataset:
 
 
 def tokenized(
-    texts: tf.data.Dataset,
-    encode_document: Callable[[tf.Tensor], tf.RaggedTensor],
-    vocabulary_size: int,
-    name: str = "raw text",
+    texts: tf.data.Dataset, encode_document: Callable[[tf.Tensor], tf.RaggedTensor], vocabulary_size: int
 ) -> tokens.Split:
     """The tokens of texts, held in memory.
 
@@ -80,8 +77,7 @@ def tokenized(
         texts: string, one text after another; what is no UTF-8 in them becomes U+FFFD.
         encode_document: Turns texts ``[N]`` to ids ``[N, None]``, each row with END_OF_DOCUMENT last, such as
             `GraphTokenizer.encode_document`; becomes part of a `tf.data` graph.
-        vocabulary_size: Number of ids, marks included.
-        name: Name of the split.
+        vocabulary_size: Number of ids, special tokens included.
 
     Returns:
         What `language.LaneStream` reads.
@@ -100,7 +96,7 @@ def tokenized(
         for ids, splits in encoded.as_numpy_iterator()
         for start, end in zip(splits[:-1], splits[1:], strict=True)
     )
-    split = tokens.split_in_memory(name, documents, vocabulary_size)
+    split = tokens.split_in_memory("raw text", documents, vocabulary_size)
     if not split.num_documents:
-        raise ValueError(f"split {name!r} has no text; name files that are not empty")
+        raise ValueError("there is no text; name files that are not empty")
     return split

@@ -3,11 +3,11 @@
     mean_over          aggregate returns                     the loss of an example
     "probabilities"    mean_p softmax(t_p / T)               psi(aggregated, student)
     "logits"           softmax(mean_p t_p / T), mean_p t_p   psi(aggregated, student)
-    "losses"           the targets of every teacher, shares  mean_p psi(target_p, student)
+    "losses"           all targets, weights of teachers      mean_p psi(target_p, student)
 
 The first two are Algorithm 1 of Anil et al. 2018: psi({1 / (N - 1) sum_j F(theta_j, f)}, F(theta_i, f)), a
 loss against the mean prediction. The third is that of Sodhani et al. 2020: the mean over peers of pairwise
-losses. A teacher of weight 0 is left out whatever it says, NaN included. No gradient flows into a teacher.
+losses. A teacher of weight 0 is left out whatever it predicts, even NaN. No gradient flows into a teacher.
 
 What is left is Keras: a loss for every example, and their mean over the positions that a mask does not hide.
 """
@@ -164,7 +164,7 @@ class Comparison(DistillationLoss):
 
         Returns:
             The mean of what `mean_over` names, [..., C]; for losses a pair, the target of each teacher and
-            their shares.
+            their weights, which sum to 1.
 
         Raises:
             ValueError: There are no teachers, or their logits differ in shape.
@@ -172,13 +172,13 @@ class Comparison(DistillationLoss):
         teachers = [self._examples(logits) for logits in _each_teacher(teacher_logits)]
         for other in teachers[1:]:
             check_shapes("the first teacher", teachers[0], "another", other)
-        shares = _shares(weights, len(teachers), self.dtype)
+        teacher_weights = _normalised(weights, len(teachers), self.dtype)
         if weights is not None:
-            teachers = [_kept(share, logits) for share, logits in zip(shares, teachers, strict=True)]
+            teachers = list(map(_without_excluded, teacher_weights, teachers))
         if self.mean_over == "logits":
-            return self.target(_mean(shares, teachers))
+            return self.target(_mean(teacher_weights, teachers))
         targets = [self.target(logits) for logits in teachers]
-        return (targets, shares) if self.mean_over == "losses" else _mean(shares, targets)
+        return (targets, teacher_weights) if self.mean_over == "losses" else _mean(teacher_weights, targets)
 
     def call(self, teacher: Any, student_logits: tf.Tensor) -> tf.Tensor:
         """Compares the student with its teachers.
@@ -195,11 +195,11 @@ class Comparison(DistillationLoss):
         """
         student = self._examples(student_logits)
         teacher = tf.nest.map_structure(lambda one: tf.stop_gradient(tf.cast(one, self.dtype)), teacher)
-        targets, shares = teacher if self.mean_over == "losses" else ([teacher], None)
+        targets, teacher_weights = teacher if self.mean_over == "losses" else ([teacher], None)
         for target in targets:
             check_shapes("the teacher", target, "the student", student)
         losses = [self.compare(target, student) for target in targets]
-        return losses[0] if shares is None else _mean(shares, losses)
+        return losses[0] if teacher_weights is None else _mean(teacher_weights, losses)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for Keras's serialization."""
@@ -266,14 +266,7 @@ class ProbabilityComparison(Comparison):
         return logits if self.temperature == 1 else logits / self.temperature
 
     def target(self, teacher_logits: tf.Tensor) -> tf.Tensor:
-        """The teacher's probabilities at this loss's temperature.
-
-        Args:
-            teacher_logits: Logits of one teacher, or the mean of those of several, [..., C].
-
-        Returns:
-            Probabilities, a tensor of the same shape.
-        """
+        """The teacher's probabilities at this loss's temperature, [..., C]."""
         return self.probabilities(teacher_logits)
 
     def get_config(self) -> dict[str, Any]:
@@ -370,30 +363,29 @@ def _each_teacher(teacher_logits: tf.Tensor | Sequence[tf.Tensor]) -> list[tf.Te
     return teachers
 
 
-def _shares(weights: tf.Tensor | None, num_teachers: int, dtype: str) -> list[tf.Tensor]:
+def _normalised(weights: tf.Tensor | None, num_teachers: int, dtype: str) -> list[tf.Tensor]:
     if weights is None:
         return [tf.constant(1 / num_teachers, dtype)] * num_teachers
     weights = tf.cast(weights, dtype)
     return tf.unstack(tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=0)), num=num_teachers)
 
 
-def _kept(share: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """A teacher's logits, zeros where it has no share: 0 * NaN is NaN, so that a share of 0 is not enough."""
+def _without_excluded(weight: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """A teacher's logits, zeros where its weight is 0: times NaN that would be NaN."""
 
     def some() -> tf.Tensor:
-        return tf.where(_like(share, logits) > 0, logits, tf.zeros_like(logits))
+        return tf.where(_like(weight, logits) > 0, logits, tf.zeros_like(logits))
 
-    return tf.cond(
-        tf.reduce_all(share > 0), lambda: logits, some
-    )  # mostly all rows do, and nothing is copied
+    # Mostly no weight is 0, and nothing is copied.
+    return tf.cond(tf.reduce_all(weight > 0), lambda: logits, some)
 
 
-def _mean(shares: list[tf.Tensor], values: list[tf.Tensor]) -> tf.Tensor:
+def _mean(weights: list[tf.Tensor], values: list[tf.Tensor]) -> tf.Tensor:
     if len(values) == 1:
         return values[0]
-    return tf.add_n([_like(share, value) * value for share, value in zip(shares, values, strict=True)])
+    return tf.add_n([_like(weight, value) * value for weight, value in zip(weights, values, strict=True)])
 
 
-def _like(share: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    """A share, or one for each row, with as many axes as what it is a share of."""
-    return _with_axes(share, len(value.shape)) if len(share.shape) else share
+def _like(weight: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    """A weight, or one for each row, with as many axes as what it is a weight of."""
+    return _with_axes(weight, len(value.shape)) if len(weight.shape) else weight

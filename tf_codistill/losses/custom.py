@@ -5,8 +5,8 @@
     Custom(my_function, mean_over="losses")                               my_function(probs, student_logits)
     get(keras.losses.CategoricalCrossentropy(from_logits=True))           the same as Custom(...)
 
-The loss is called with what of the teacher it asks for and what of the student it asks for, and returns a
-value for each example. Its own reduction is not used: that of `Custom` is.
+The loss is called with what it takes of teacher and student, and returns a value for each example. Its own
+reduction is not used: that of `Custom` is.
 """
 
 from __future__ import annotations
@@ -79,29 +79,11 @@ class Custom(ProbabilityComparison):
         self.binary = binary
 
     def target(self, teacher_logits: tf.Tensor) -> tf.Tensor:
-        """What the loss asks for of a teacher.
-
-        Args:
-            teacher_logits: Logits of one teacher, or the mean of those of several, [..., C].
-
-        Returns:
-            Probabilities or logits at this loss's temperature, of the same shape.
-        """
+        """What the loss takes of a teacher: probabilities or logits at this loss's temperature, [..., C]."""
         return self._form(self.teacher, teacher_logits)
 
     def compare(self, target: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-        """Calls the loss.
-
-        Args:
-            target: What `target` returned, or a mean of that, [..., C].
-            student_logits: Logits of the student, [..., C].
-
-        Returns:
-            The loss of each example, [...].
-
-        Raises:
-            ValueError: The loss did not return a value for each example.
-        """
+        """Calls the loss; a `ValueError` if it does not return a value for each example."""
         student = self._form(self.student, student_logits)
         shape = student.shape if self.binary else student.shape[:-1]
         if self.binary:
@@ -124,14 +106,7 @@ class Custom(ProbabilityComparison):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Custom:
-        """The loss with the arguments that `get_config` returned.
-
-        Args:
-            config: Arguments of the constructor.
-
-        Returns:
-            An equal loss.
-        """
+        """An equal loss from what `get_config` returned."""
         return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
 
     def _form(self, form: str, logits: tf.Tensor) -> tf.Tensor:

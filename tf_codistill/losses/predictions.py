@@ -38,15 +38,7 @@ class SoftCrossEntropy(ProbabilityComparison):
     """
 
     def compare(self, target: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-        """The cross-entropy of the student under soft targets.
-
-        Args:
-            target: Probabilities, [..., C].
-            student_logits: Logits of the student, [..., C].
-
-        Returns:
-            The loss of each example in nats, [...].
-        """
+        """The cross-entropy of the student under probabilities [..., C], in nats, [...]."""
         nats = soft_cross_entropy(target, self.at_temperature(student_logits))
         return nats * self.temperature**2
 
@@ -56,15 +48,7 @@ class KLDivergence(ProbabilityComparison):
     """Divergence KL(teacher || student): the gradient of `SoftCrossEntropy`, but 0 where both agree."""
 
     def compare(self, target: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-        """The divergence from the target to the student.
-
-        Args:
-            target: Probabilities, [..., C].
-            student_logits: Logits of the student, [..., C].
-
-        Returns:
-            The loss of each example in nats, [...].
-        """
+        """The divergence from probabilities [..., C] to the student, in nats, [...]."""
         nats = soft_cross_entropy(target, self.at_temperature(student_logits))
         return (nats + tf.reduce_sum(tf.math.xlogy(target, target), axis=-1)) * self.temperature**2
 
@@ -74,15 +58,7 @@ class SquaredProbabilities(ProbabilityComparison):
     """Squared distance between the probabilities, summed over classes."""
 
     def compare(self, target: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-        """The squared distance of the student from the target.
-
-        Args:
-            target: Probabilities, [..., C].
-            student_logits: Logits of the student, [..., C].
-
-        Returns:
-            The loss of each example, [...].
-        """
+        """The squared distance of the student from probabilities [..., C], [...]."""
         squares = tf.math.squared_difference(target, self.probabilities(student_logits))
         return tf.reduce_sum(squares, axis=-1) * self.temperature**2
 
@@ -98,26 +74,11 @@ class SquaredLogits(Comparison):
     MEANS: ClassVar[tuple[str, ...]] = ("losses", "logits")
 
     def target(self, teacher_logits: tf.Tensor) -> tf.Tensor:
-        """The logits themselves.
-
-        Args:
-            teacher_logits: Logits of one teacher, or the mean of those of several, [..., C].
-
-        Returns:
-            The same tensor.
-        """
+        """The logits themselves."""
         return teacher_logits
 
     def compare(self, target: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-        """The mean squared difference of the logits.
-
-        Args:
-            target: Logits, [..., C].
-            student_logits: Logits of the student, [..., C].
-
-        Returns:
-            The loss of each example, [...], a mean over classes.
-        """
+        """The squared difference of logits [..., C], a mean over classes, [...]."""
         return tf.reduce_mean(tf.math.squared_difference(target, student_logits), axis=-1)
 
 
@@ -128,15 +89,7 @@ class BinarySoftCrossEntropy(ProbabilityComparison):
     binary = True
 
     def compare(self, target: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-        """The cross-entropy of the student under soft targets.
-
-        Args:
-            target: Probabilities of the positive class, [...].
-            student_logits: Logits of the student, [...].
-
-        Returns:
-            The loss of each output in nats, [...].
-        """
+        """The cross-entropy of each output under probabilities of its positive class, in nats, [...]."""
         nats = tf.nn.sigmoid_cross_entropy_with_logits(target, self.at_temperature(student_logits))
         return nats * self.temperature**2
 
@@ -148,15 +101,7 @@ class BinaryKLDivergence(ProbabilityComparison):
     binary = True
 
     def compare(self, target: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-        """The divergence from the target to the student.
-
-        Args:
-            target: Probabilities of the positive class, [...].
-            student_logits: Logits of the student, [...].
-
-        Returns:
-            The loss of each output in nats, [...].
-        """
+        """The divergence of each output from probabilities of its positive class, in nats, [...]."""
         nats = tf.nn.sigmoid_cross_entropy_with_logits(target, self.at_temperature(student_logits))
         negative_entropy = tf.math.xlogy(target, target) + tf.math.xlogy(1 - target, 1 - target)
         return (nats + negative_entropy) * self.temperature**2
@@ -169,14 +114,6 @@ class BinarySquaredProbabilities(ProbabilityComparison):
     binary = True
 
     def compare(self, target: tf.Tensor, student_logits: tf.Tensor) -> tf.Tensor:
-        """The squared difference of the student from the target.
-
-        Args:
-            target: Probabilities of the positive class, [...].
-            student_logits: Logits of the student, [...].
-
-        Returns:
-            The loss of each output, [...].
-        """
+        """The squared difference of each output from probabilities of its positive class, [...]."""
         squares = tf.math.squared_difference(target, self.probabilities(student_logits))
         return squares * self.temperature**2

@@ -21,34 +21,18 @@ from tf_codistill.losses.base import DistillationLoss, check_classes
 
 
 class Smoothing(DistillationLoss):
-    """A loss that draws the student towards one distribution, the same for every example."""
+    """A loss that pulls the student towards one distribution, the same for every example."""
 
     needs_teachers: ClassVar[bool] = False
 
     def aggregate(
         self, teacher_logits: tf.Tensor | Sequence[tf.Tensor], weights: tf.Tensor | None = None
     ) -> Any:
-        """Nothing: no teacher is listened to.
-
-        Args:
-            teacher_logits: Not used.
-            weights: Not used.
-
-        Returns:
-            An empty structure.
-        """
+        """An empty structure: no teacher is used."""
         return ()
 
     def call(self, teacher: Any, student_logits: tf.Tensor) -> tf.Tensor:
-        """The cross-entropy of the student under the distribution.
-
-        Args:
-            teacher: Not used.
-            student_logits: Logits of the student, [..., C].
-
-        Returns:
-            The loss of each example in nats, [...].
-        """
+        """The cross-entropy of the student under the distribution, in nats, [...]."""
         logits = check_classes(tf.cast(student_logits, self.dtype))
         return -self.mean_over_classes(tf.nn.log_softmax(logits))
 
@@ -66,23 +50,16 @@ class Smoothing(DistillationLoss):
 
 @keras.saving.register_keras_serializable(package="tf_codistill")
 class UniformSmoothing(Smoothing):
-    """Draws the student towards equal probabilities."""
+    """Pulls the student towards equal probabilities."""
 
     def mean_over_classes(self, values: tf.Tensor) -> tf.Tensor:
-        """The plain mean.
-
-        Args:
-            values: A value for each class, [..., C].
-
-        Returns:
-            Their mean, [...].
-        """
+        """The plain mean."""
         return tf.reduce_mean(values, axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="tf_codistill")
 class UnigramSmoothing(Smoothing):
-    """Draws the student towards the frequencies of the classes, in text those of the word pieces."""
+    """Pulls the student towards the frequencies of the classes, in text those of the word pieces."""
 
     def __init__(
         self,
@@ -113,17 +90,7 @@ class UnigramSmoothing(Smoothing):
         self.frequencies = array / array.sum()
 
     def mean_over_classes(self, values: tf.Tensor) -> tf.Tensor:
-        """The mean weighted by frequency.
-
-        Args:
-            values: A value for each class, [..., C].
-
-        Returns:
-            Their mean, [...].
-
-        Raises:
-            ValueError: There are not as many classes as frequencies.
-        """
+        """The mean weighted by frequency; a `ValueError` if there are not as many classes as frequencies."""
         if values.shape[-1] != self.frequencies.size:
             raise ValueError(
                 f"the student predicts {values.shape[-1]} classes; expected {self.frequencies.size}, the "

@@ -44,8 +44,8 @@ class LanguageModel(keras.Model):
             num_units: Units of each of them.
             batch_size: Number of lanes per replica, whose state is carried from call to call; None for a
                 stateless model that takes any batch.
-            dropout: Share of the activations that training sets to 0 on their way up: behind the embedding,
-                between layers and before the logits, never from one token to the next.
+            dropout: Fraction of the activations that training sets to 0 on their way up: behind the
+                embedding, between layers and before the logits, never from one token to the next.
             name: Name of the model.
             dtype: Keras dtype policy such as "mixed_bfloat16"; None for the global one. Logits are at least
                 float32.
@@ -92,7 +92,7 @@ class LanguageModel(keras.Model):
             layer.build((batch_size, num_tokens, width))
             width = self._sizes["num_units"]
         self.head.build((batch_size, num_tokens, width))
-        # Last, so that weights start alike with and without it: its seed is drawn behind theirs.
+        # Last, so that weights start alike with and without it: its seed is generated after theirs.
         self.dropout = keras.layers.Dropout(self._dropout_rate, name="dropout", dtype=self.dtype_policy)
         self.built = True
 

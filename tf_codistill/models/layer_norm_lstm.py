@@ -13,7 +13,7 @@ G stands for the four gates side by side, 4D. What makes it as fast as an LSTM w
   give products that are centred already; only the variance is left to compute, forward and backward.
 * The products with all inputs are one product before the loop, the gradients of both weight matrices one
   product each after it.
-* The gradient of the loop is written out by hand: a second loop that reads what the first one kept. It is
+* The gradient of the loop is written out by hand: a second loop that reads what the first one saved. It is
   a gradient of first order; second derivatives are not defined.
 * On a CPU large batches run as two halves side by side, because one chain of small products cannot keep
   several cores busy.
@@ -189,8 +189,8 @@ class _Vectors(NamedTuple):
     cell_bias: tf.Tensor
 
 
-class _Kept(NamedTuple):
-    """What a step keeps for its gradient; over the loop, the arrays of it. Scales are [B, 1]."""
+class _Saved(NamedTuple):
+    """What a step saves for its gradient; over the loop, the arrays of it. Scales are [B, 1]."""
 
     previous_cell: Any
     from_input: Any
@@ -238,11 +238,11 @@ def _recur(
 ) -> tuple[tuple[tf.Tensor, ...], _Gradient]:
     """Outputs of all steps [T, B, D] and the last two states, for a kernel [D, G] whose rows have mean 0."""
     loop_vectors = _Vectors(*vectors)
-    outputs, last_hidden, last_cell, kept = _forward(projected_TBG, hidden, cell, kernel, loop_vectors)
+    outputs, last_hidden, last_cell, saved = _forward(projected_TBG, hidden, cell, kernel, loop_vectors)
 
     def gradient(d_outputs: tf.Tensor, d_hidden: tf.Tensor, d_cell: tf.Tensor) -> tuple[tf.Tensor, ...]:
         d_projected, d_product, d_hidden, d_cell, d_vectors = _backward(
-            d_outputs, d_hidden, d_cell, kernel, loop_vectors, kept
+            d_outputs, d_hidden, d_cell, kernel, loop_vectors, saved
         )
         previous = tf.cast(tf.concat([hidden[None], outputs[:-1]], axis=0), kernel.dtype)
         d_kernel = tf.matmul(_rows(previous), _rows(d_product), transpose_a=True)
@@ -259,28 +259,28 @@ def _forward(
     vectors: _Vectors,
     keep: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tuple[tf.TensorArray, ...]]:
-    """Outputs [T, B, D], last hidden state, last cell state, and the arrays of what `_Kept` names."""
+    """Outputs [T, B, D], last hidden state, last cell state, and the arrays of what `_Saved` names."""
     num_steps = tf.shape(projected_TBG)[0]
 
-    def body(step: Any, hidden: Any, cell: Any, outputs: Any, kept: Any) -> tuple[Any, ...]:
+    def body(step: Any, hidden: Any, cell: Any, outputs: Any, saved: Any) -> tuple[Any, ...]:
         projected = tf.cast(projected_TBG[step], hidden.dtype)
-        hidden, cell, step_kept = _step(projected, hidden, cell, kernel, vectors)
-        kept = tuple(array.write(step, value) for array, value in zip(kept, step_kept, strict=keep))
-        return step + 1, hidden, cell, outputs.write(step, hidden), kept
+        hidden, cell, step_saved = _step(projected, hidden, cell, kernel, vectors)
+        saved = tuple(array.write(step, value) for array, value in zip(saved, step_saved, strict=keep))
+        return step + 1, hidden, cell, outputs.write(step, hidden), saved
 
-    outputs, *kept = _arrays(1 + keep * len(_Kept._fields), num_steps, hidden.dtype)
-    _, hidden, cell, outputs, kept_arrays = tf.while_loop(
+    outputs, *saved = _arrays(1 + keep * len(_Saved._fields), num_steps, hidden.dtype)
+    _, hidden, cell, outputs, saved_arrays = tf.while_loop(
         lambda step, *_: step < num_steps,
         body,
-        (0, hidden, cell, outputs, tuple(kept)),
+        (0, hidden, cell, outputs, tuple(saved)),
         maximum_iterations=num_steps,
     )
-    return outputs.stack(), hidden, cell, kept_arrays
+    return outputs.stack(), hidden, cell, saved_arrays
 
 
 def _step(
     projected: tf.Tensor, hidden: tf.Tensor, cell: tf.Tensor, kernel: tf.Tensor, vectors: _Vectors
-) -> tuple[tf.Tensor, tf.Tensor, _Kept]:
+) -> tuple[tf.Tensor, tf.Tensor, _Saved]:
     from_input, from_input_scale = _normalise(projected)
     from_hidden, from_hidden_scale = _normalise(_product(hidden, kernel))
     gates = from_hidden * vectors.recurrent_gain + (from_input * vectors.input_gain + vectors.bias)
@@ -290,7 +290,7 @@ def _step(
     normalised, scale = _normalise(new_cell - tf.reduce_mean(new_cell, axis=-1, keepdims=True))
     squashed = tf.tanh(normalised * vectors.cell_gain + vectors.cell_bias)
     from_both = (from_input, from_input_scale, from_hidden, from_hidden_scale)
-    return o * squashed, new_cell, _Kept(cell, *from_both, i, f, o, g, normalised, scale, squashed)
+    return o * squashed, new_cell, _Saved(cell, *from_both, i, f, o, g, normalised, scale, squashed)
 
 
 def _backward(
@@ -299,16 +299,16 @@ def _backward(
     d_cell: tf.Tensor,
     kernel: tf.Tensor,
     vectors: _Vectors,
-    kept: tuple[tf.TensorArray, ...],
+    saved: tuple[tf.TensorArray, ...],
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tuple[tf.Tensor, ...]]:
     """Gradients of projected input, of the recurrent product [T, B, G], of both states and of the vectors."""
     num_steps = tf.shape(d_outputs_TBD)[0]
     transposed_kernel = tf.transpose(kernel)
 
     def body(step: Any, d_hidden: Any, d_cell: Any, sums: _Vectors, arrays: Any) -> tuple[Any, ...]:
-        step_kept = _Kept(*(array.read(step) for array in kept))
+        step_saved = _Saved(*(array.read(step) for array in saved))
         d_input, d_product, d_cell, parts = _step_gradient(
-            d_hidden + d_outputs_TBD[step], d_cell, vectors, step_kept
+            d_hidden + d_outputs_TBD[step], d_cell, vectors, step_saved
         )
         sums = _Vectors(*(total + part for total, part in zip(sums, parts, strict=True)))
         arrays = tuple(a.write(step, value) for a, value in zip(arrays, (d_input, d_product), strict=True))
@@ -333,31 +333,31 @@ def _backward(
 
 
 def _step_gradient(
-    d_hidden: tf.Tensor, d_cell: tf.Tensor, vectors: _Vectors, kept: _Kept
+    d_hidden: tf.Tensor, d_cell: tf.Tensor, vectors: _Vectors, saved: _Saved
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, _Vectors]:
     """Gradients of projected input, recurrent product, previous cell, and a step's part of the vectors'."""
-    d_affine = tf.raw_ops.TanhGrad(y=kept.squashed_cell, dy=d_hidden * kept.o)
+    d_affine = tf.raw_ops.TanhGrad(y=saved.squashed_cell, dy=d_hidden * saved.o)
     d_centred, d_cell_gain = _normalise_gradient(
-        kept.normalised_cell, kept.cell_scale, vectors.cell_gain, d_affine
+        saved.normalised_cell, saved.cell_scale, vectors.cell_gain, d_affine
     )
     d_cell += d_centred - tf.reduce_mean(d_centred, axis=-1, keepdims=True)
     d_gates = tf.concat(
         [
-            tf.raw_ops.SigmoidGrad(y=kept.i, dy=d_cell * kept.g),
-            tf.raw_ops.SigmoidGrad(y=kept.f, dy=d_cell * kept.previous_cell),
-            tf.raw_ops.SigmoidGrad(y=kept.o, dy=d_hidden * kept.squashed_cell),
-            tf.raw_ops.TanhGrad(y=kept.g, dy=d_cell * kept.i),
+            tf.raw_ops.SigmoidGrad(y=saved.i, dy=d_cell * saved.g),
+            tf.raw_ops.SigmoidGrad(y=saved.f, dy=d_cell * saved.previous_cell),
+            tf.raw_ops.SigmoidGrad(y=saved.o, dy=d_hidden * saved.squashed_cell),
+            tf.raw_ops.TanhGrad(y=saved.g, dy=d_cell * saved.i),
         ],
         axis=-1,
     )
     d_input, d_input_gain = _normalise_gradient(
-        kept.from_input, kept.from_input_scale, vectors.input_gain, d_gates
+        saved.from_input, saved.from_input_scale, vectors.input_gain, d_gates
     )
     d_product, d_recurrent_gain = _normalise_gradient(
-        kept.from_hidden, kept.from_hidden_scale, vectors.recurrent_gain, d_gates
+        saved.from_hidden, saved.from_hidden_scale, vectors.recurrent_gain, d_gates
     )
     parts = _Vectors(d_input_gain, d_recurrent_gain, bias=d_gates, cell_gain=d_cell_gain, cell_bias=d_affine)
-    return d_input, d_product, d_cell * kept.f, parts
+    return d_input, d_product, d_cell * saved.f, parts
 
 
 def _normalise(centred: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

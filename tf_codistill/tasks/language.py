@@ -31,7 +31,7 @@ class TokenStream:
         lanes: The batches by step.
     """
 
-    lanes: language.Stream
+    lanes: language.LaneBatches
 
     @property
     def steps_per_epoch(self) -> int:

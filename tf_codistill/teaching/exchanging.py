@@ -2,19 +2,20 @@
 
     training, at the end of each execution                    courier, meanwhile (see `exchange.courier`)
         every `every_steps` steps: copy weights to the host --->  write the snapshot of this group
-        propose  what the chief wants, what this worker has       look for peers' newest, read, stage
+        propose  what the chief requests, what this worker has   look for peers' newest, read, stage
         decide   where every worker has it, the teacher takes it: an assignment
 
-Under several workers the chief says in one meeting what it wants; every worker's courier reads just that; in
-the first meeting in which all have it, all take it. If one cannot read it, the chief looks for another one.
+Under several workers the chief says in one meeting what it requests; every worker's courier reads just that;
+in the first meeting in which all have it, all take it. If one cannot read it, the chief looks for another.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -33,16 +34,11 @@ class Exchanging(keras.callbacks.Callback):
     """Meets at the end of each execution; begins with the first step, when everything has been restored."""
 
     def __init__(self, teachers: Any) -> None:
-        """Takes note of whom it serves.
-
-        Args:
-            teachers: The `PeerExchange`.
-        """
+        """Takes note of the `PeerExchange` that it serves."""
         super().__init__()
         self._teachers = teachers
         self._logged = dataclasses.asdict(teachers.costs)
         self._courier: Courier | None = None
-        self._has_begun = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes part in the meetings."""
@@ -50,18 +46,17 @@ class Exchanging(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Begins with the first step."""
-        if not self._has_begun:
-            self._has_begun = True
+        if self._courier is None:
             with self._timed():
                 self._begin()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds to the logs what exchanging has cost in this epoch."""
-        if logs is not None and self._has_begun:
+        if logs is not None and self._courier is not None:
             costs = dataclasses.asdict(self._teachers.costs)
             logs.update({name: float(cost - self._logged[name]) for name, cost in costs.items()})
             self._logged = costs
-            logs["staleness_secs"] = self._teachers.age_secs()
+            logs["staleness_secs"] = self._teachers.staleness_secs(self._teachers.clock())
 
     def on_train_end(self, logs: Any = None) -> None:
         """Publishes what training ended with, and waits until it has been written."""
@@ -80,28 +75,25 @@ class Exchanging(keras.callbacks.Callback):
     def _begin(self) -> None:
         """Announces this group's model and sends for what the peers have published."""
         teachers, strategy = self._teachers, self.model.distribute_strategy
-        self._worker, self._num_workers = (
-            distribution.worker_index(strategy),
-            distribution.num_workers(strategy),
-        )
+        self._worker = distribution.worker_index(strategy)
+        self._num_workers = distribution.num_workers(strategy)
         (self._student,) = self.model.students
         self._step, self._is_due, self._sent_step = self.model.step(), True, -1
-        store, step, memory = teachers.store(), self._step, teachers.own_memory
-        is_chief = self._worker == 0
-        own = weights.description(self._student) if is_chief and teachers.is_read() else []
-        if is_chief:
-            self._announce_at_start(store, step)
+        store, own = teachers.store(), weights.description(self._student)
+        announce: Callable[[], None] | None = None
+        if self._worker == 0:
+            announce = functools.partial(self._announce, store, self._step)
+            self._announce_at_start(store, announce)
+        is_sent = self._worker == 0 and teachers.is_read()
+        descriptions = map(weights.description, teachers.frozen)
         self._courier = courier = Courier(
             store,
-            [
-                Seat(weights.description(teacher), held=held)
-                for teacher, held in zip(teachers.frozen, teachers.held, strict=True)
-            ],
+            [Seat(model, held=held) for model, held in zip(descriptions, teachers.held, strict=True)],
             teachers.stage,
-            (lambda: self._announce(store, step)) if is_chief else None,
+            announce,
             teachers.costs,
             grace=teachers.min_age_secs is None,
-            reserve=lambda copies: memory.reserve(own, copies),
+            reserve=functools.partial(teachers.own_memory.reserve, own) if is_sent else None,
             memory=teachers.peers_memory,
         )
         self._agreed: list[Ref | None] = [None] * len(courier.seats)
@@ -113,7 +105,7 @@ class Exchanging(keras.callbacks.Callback):
             courier.start()
 
     def _propose(self) -> list[int]:
-        """For each seat whether it has been read here, whether that has failed, and what the chief wants."""
+        """For each seat whether its snapshot is read, whether that has failed, and the chief's request."""
         courier, every = self._courier, self._teachers.every_steps
         if courier is None:
             raise ValueError("there has been no step in which an exchange could begin")
@@ -136,8 +128,8 @@ class Exchanging(keras.callbacks.Callback):
     def _publish(self, courier: Courier, step: int) -> None:
         """Sends the courier off with a copy of this group's weights, if anybody wants them."""
         means = self.model.statistics.average()  # here all workers are
-        is_wanted = self._teachers.is_read() or courier.has_readers
-        if self._worker == 0 and is_wanted and step != self._sent_step:
+        is_read = self._teachers.is_read() or courier.has_readers
+        if self._worker == 0 and is_read and step != self._sent_step:
             courier.take_back()
             states = recurrent_state.values(recurrent_state.variables(self._student))
             copies = weights.values(self._student.weights, self._teachers.own_memory)
@@ -147,9 +139,9 @@ class Exchanging(keras.callbacks.Callback):
             courier.send(step, weights.description(self._student), arrays, states)
             self._sent_step = step
 
-    def _announce_at_start(self, store: Store, step: int) -> None:
+    def _announce_at_start(self, store: Store, announce: Callable[[], None]) -> None:
         try:
-            self._announce(store, step)
+            announce()
         except PermissionError as error:
             raise ValueError(
                 f"the exchange directory cannot be written to ({error}); name another one or change its "
@@ -189,35 +181,36 @@ class Exchanging(keras.callbacks.Callback):
         if self._teachers.waits and self._is_due and self._worker == 0:
             courier.work()
         for index, seat in enumerate(courier.seats):
-            if seat.wanted is not None and seat.peer not in (None, seat.wanted.peer):
-                seat.want(None)
-            wanted = seat.wanted
+            if seat.requested is not None and seat.peer not in (None, seat.requested.peer):
+                seat.request(None)
+            requested = seat.requested
             if self._num_workers == 1:
-                self._agreed[index] = wanted
-            is_ready = seat.is_ready and wanted == self._agreed[index]
+                self._agreed[index] = requested
+            is_ready = seat.is_ready and requested == self._agreed[index]
             self._offered[index] = seat.staged if is_ready else None
-            of_chief = [wanted.peer + 1, *wanted[1:]] if wanted is not None and self._worker == 0 else [0] * 3
+            chosen = requested if self._worker == 0 else None
+            of_chief = [chosen.peer + 1, *chosen[1:]] if chosen is not None else [0] * 3
             numbers += [int(is_ready), int(seat.has_failed), *of_chief]
         return numbers
 
     def _exchange(self, courier: Courier, sums: Sequence[int]) -> None:
         for index, seat in enumerate(courier.seats):
             num_ready, num_failed = sums[_NUMBERS * index : _NUMBERS * index + 2]
-            wanted, offered = _wanted(sums, index), self._offered[index]
-            if offered is not None and wanted == self._agreed[index] and num_ready == self._num_workers:
+            requested, offered = _requested(sums, index), self._offered[index]
+            if offered is not None and requested == self._agreed[index] and num_ready == self._num_workers:
                 self._swap(index, seat, offered)
                 continue
-            self._agreed[index] = wanted
+            self._agreed[index] = requested
             if self._worker:
-                seat.want(wanted)
+                seat.request(requested)
             elif num_failed:
                 seat.failures += 1  # so that it looks for another one
 
     def _exchange_now(self, courier: Courier, sums: Sequence[int]) -> None:
-        """Reads what the chief wants, or what is to be taken again, and does not go on before."""
+        """Reads what the chief requests, or what is to be taken again, and does not go on before."""
         seats, replay = range(len(courier.seats)), self._teachers.replay
         if replay is None and self._is_due:
-            self._read_and_swap(courier, [_wanted(sums, index) for index in seats])
+            self._read_and_swap(courier, [_requested(sums, index) for index in seats])
         for swap in replay or ():
             ref = Ref(*swap[2:])
             if swap.step == self._step and self._teachers.held[swap.seat] != ref:
@@ -227,9 +220,9 @@ class Exchanging(keras.callbacks.Callback):
         if replay is not None and self._is_due:
             courier.work()
 
-    def _read_and_swap(self, courier: Courier, wanted: Sequence[Ref | None]) -> None:
-        for seat, ref in zip(courier.seats, wanted, strict=True):
-            seat.want(ref)
+    def _read_and_swap(self, courier: Courier, requested: Sequence[Ref | None]) -> None:
+        for seat, ref in zip(courier.seats, requested, strict=True):
+            seat.request(ref)
         if self._worker or self._teachers.replay is not None:
             courier.work()
         ready = [int(seat.is_ready) for seat in courier.seats]
@@ -237,7 +230,7 @@ class Exchanging(keras.callbacks.Callback):
         for index, (seat, num_ready) in enumerate(zip(courier.seats, sums, strict=True)):
             if num_ready == self._num_workers and seat.staged is not None:
                 self._swap(index, seat, seat.staged)
-            seat.want(None)
+            seat.request(None)
 
     def _swap(self, index: int, seat: Seat, staged: Snapshot) -> None:
         self._teachers.refresh(index, staged, self._worker)
@@ -245,7 +238,7 @@ class Exchanging(keras.callbacks.Callback):
         self._teachers.swaps.append(swap)
         logging.info("swap at step %d, seat %d, peer %d, incarnation %d, serial %d", *swap)
         seat.held, self._agreed[index] = staged.ref, None
-        seat.want(None)
+        seat.request(None)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -254,6 +247,6 @@ class Exchanging(keras.callbacks.Callback):
         self._teachers.costs.exchange_secs += time.perf_counter() - began
 
 
-def _wanted(sums: Sequence[int], index: int) -> Ref | None:
+def _requested(sums: Sequence[int], index: int) -> Ref | None:
     peer, *rest = sums[_NUMBERS * index + 2 : _NUMBERS * (index + 1)]
     return Ref(peer - 1, *rest) if peer else None

@@ -27,7 +27,7 @@ from tf_codistill import recurrent_state, weights
 from tf_codistill.exchange import precision as precisions
 from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.exchange.topology import NO_PEER
-from tf_codistill.teaching import packed_model
+from tf_codistill.teaching import quantized_model
 from tf_codistill.teaching.base import Arrays, ModelFn, Taught, Teaching, rows_of
 
 NO_SNAPSHOT = -1
@@ -59,41 +59,31 @@ class FrozenTeachers(Teaching):
         self.frozen: list[keras.Model] = []
         self.held = [Ref(NO_PEER)] * num_teachers
         self._published_at = [0.0] * num_teachers
-        self._facts: list[keras.Variable] = []  # step of the snapshot, and whether lanes have been read since
+        self._metadata: list[keras.Variable] = []  # steps of snapshots; whether lanes have been read since
 
     def names(self) -> list[str]:
         """The teachers by number."""
         return [f"teacher {number}" for number in range(len(self.held))]
 
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
-        """What makes each teacher.
-
-        Args:
-            model_fn: What made the student.
-
-        Returns:
-            The same for each, unless a kind of teaching knows better.
-        """
+        """What makes each teacher: that which made the student, unless a kind of teaching knows better."""
         return [model_fn for _ in self.held]
 
     def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
-        """Makes the teachers; called in the scope of the strategy."""
+        """Makes the teachers, anew for another student; called in the scope of the strategy."""
+        self._seat(len(self.held))
         self.frozen = [make() for make in self.model_fns(model_fns[0])]
         for model in self.frozen:
             model.trainable = False
         self.prepare()
         if not self.frozen:
             return
+        kwargs = {"dtype": "int64", "trainable": False}
         steps_P = np.full(len(self.frozen), NO_SNAPSHOT, np.int64)
-        self._facts = [
-            keras.Variable(steps_P, dtype="int64", trainable=False, name="teachers_steps"),
-            keras.Variable(
-                np.zeros(len(self.frozen), np.int64),
-                dtype="int64",
-                trainable=False,
-                synchronization="on_read",
-                name="teachers_have_read",
-            ),
+        have_read_P = np.zeros(len(self.frozen), np.int64)
+        self._metadata = [
+            keras.Variable(steps_P, name="teachers_steps", **kwargs),
+            keras.Variable(have_read_P, name="teachers_have_read", synchronization="on_read", **kwargs),
         ]
 
     def models(self) -> dict[str, keras.Model]:
@@ -101,13 +91,13 @@ class FrozenTeachers(Teaching):
         return {f"teacher {number}": teacher for number, teacher in enumerate(self.frozen)}
 
     def prepare(self) -> None:
-        """Packs the weights of models that have been built since; call it in the scope of the strategy."""
+        """Quantizes the weights of models that have been built since; called in the strategy's scope."""
         for model in self.frozen:
-            packed_model.pack(model, self._precision)
+            quantized_model.quantize(model, self._precision)
 
     def num_bytes(self) -> int:
         """Memory that the weights of all teachers take up on each replica, in bytes."""
-        return sum(packed_model.num_bytes(model) for model in self.frozen)
+        return sum(quantized_model.num_bytes(model) for model in self.frozen)
 
     def any_present(self, step: tf.Tensor) -> tf.Tensor:
         """Whether any teacher holds a snapshot."""
@@ -117,14 +107,14 @@ class FrozenTeachers(Teaching):
         self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
     ) -> list[Taught]:
         """Asks every teacher; recurrent states move on."""
-        said = [
+        of_teachers = [
             keras.tree.map_structure(tf.stop_gradient, model(features[0], training=False))
             for model in self.frozen
         ]
         if self.frozen:
-            self._facts[1].assign(tf.ones([len(self.frozen)], tf.int64))
+            self._metadata[1].assign(tf.ones([len(self.frozen)], tf.int64))
         rows = rows_of(features[0])
-        return [Taught(said, tf.repeat(self.present()[:, tf.newaxis], rows, axis=1))]
+        return [Taught(of_teachers, tf.repeat(self.present()[:, tf.newaxis], rows, axis=1))]
 
     def present(self) -> tf.Tensor:
         """1.0 for every teacher that holds a snapshot, else 0.0; float32 [P]."""
@@ -138,45 +128,30 @@ class FrozenTeachers(Teaching):
 
     def steps(self) -> list[int]:
         """The step of the snapshot that each teacher holds; `NO_SNAPSHOT` before the first."""
-        return [int(step) for fact in weights.values(self._facts[:1]) for step in fact]
+        return [int(step) for values in weights.values(self._metadata[:1]) for step in values]
 
     def peers(self) -> list[int]:
         """The group whose snapshot each teacher holds; `NO_PEER` before the first."""
         return [ref.peer for ref in self.held]
 
     def staleness_secs(self, now: float) -> float:
-        """Age of the snapshots, averaged over the teachers that hold one.
-
-        Args:
-            now: Seconds since the epoch, by a clock that agrees with those of the peers.
-
-        Returns:
-            Seconds; 0 if no teacher holds a snapshot.
-        """
+        """Mean age of the snapshots that are held, at `now` in seconds since the epoch; 0 without any."""
         ages = [
             now - at for peer, at in zip(self.peers(), self._published_at, strict=True) if peer != NO_PEER
         ]
         return sum(ages) / len(ages) if ages else 0.0
 
     def stage(self, index: int, snapshot: Snapshot) -> Snapshot:
-        """Makes of a snapshot what a teacher holds; touches no variable, so that any thread may do it.
+        """A snapshot with weights as teacher `index` holds them; a `ValueError` if it does not fit the model.
 
-        Args:
-            index: Which teacher, from 0.
-            snapshot: The snapshot.
-
-        Returns:
-            The same, with weights that `refresh` gives to the teacher as they are.
-
-        Raises:
-            ValueError: The snapshot does not fit the model.
+        It touches no variable, so that any thread may do it.
         """
         model = self.frozen[index]
         if snapshot.is_staged:
             return snapshot
         if snapshot.states:
             recurrent_state.check(recurrent_state.variables(model), snapshot.states)
-        arrays = packed_model.staged(model, snapshot.weights, snapshot.precision, self._precision)
+        arrays = quantized_model.staged(model, snapshot.weights, snapshot.precision, self._precision)
         return dataclasses.replace(snapshot, weights=arrays, precision=self._precision, is_staged=True)
 
     def refresh(self, index: int, snapshot: Snapshot, worker: int = 0) -> None:
@@ -191,9 +166,9 @@ class FrozenTeachers(Teaching):
             ValueError: The snapshot does not fit the model.
         """
         model = self.frozen[index]
-        weights.give(packed_model.stored(model), self.stage(index, snapshot).weights)
+        weights.give(quantized_model.stored(model), self.stage(index, snapshot).weights)
         states = recurrent_state.variables(model)
-        steps_P, has_read_P = weights.values(self._facts)
+        steps_P, has_read_P = weights.values(self._metadata)
         keeps = (
             has_read_P[index]
             and self.held[index].peer == snapshot.ref.peer
@@ -202,26 +177,24 @@ class FrozenTeachers(Teaching):
         if states and snapshot.states and not keeps:
             recurrent_state.assign(states, snapshot.states, worker)
         steps_P[index], has_read_P[index] = snapshot.step, 0
-        weights.assign(self._facts, [steps_P, has_read_P])
+        weights.assign(self._metadata, [steps_P, has_read_P])
         self.held[index], self._published_at[index] = snapshot.ref, snapshot.published_at
 
     def state(self) -> tuple[Arrays, Arrays]:
-        """What a checkpoint keeps.
+        """What a checkpoint keeps; of this worker alone the recurrent state of each teacher over its lanes.
 
-        Returns:
-            For all teachers the steps of their snapshots, whether they have read since, which snapshots, and
-            when they were published, then the weights of each as it holds them; and the recurrent state of
-            each over this worker's lanes.
+        Shared are which snapshots they hold, when these were published, their steps, whether teachers have
+        read since, and the weights of each as it holds them.
         """
         if not self.frozen:
             return [], []
         origins = [np.array(self.held, np.int64).reshape(-1, len(Ref._fields)), np.array(self._published_at)]
-        shared = [*origins, *weights.values([*self._facts, *self._weights()])]
+        shared = [*origins, *weights.values([*self._metadata, *self._weights()])]
         return shared, recurrent_state.values(self._recurrent_states())
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
-        weights.assign([*self._facts, *self._weights()], shared[2:])
+        weights.assign([*self._metadata, *self._weights()], shared[2:])
         recurrent_state.assign(self._recurrent_states(), own)
         if self.frozen:
             self.held = [Ref(*(int(number) for number in ref)) for ref in shared[0]]
@@ -231,7 +204,7 @@ class FrozenTeachers(Teaching):
         return [state for model in self.frozen for state in recurrent_state.variables(model)]
 
     def _weights(self) -> list[keras.Variable]:
-        return [weight for model in self.frozen for weight in packed_model.stored(model)]
+        return [weight for model in self.frozen for weight in quantized_model.stored(model)]
 
     def _steps_P(self) -> tf.Tensor:  # noqa: N802 - P is a shape letter
-        return tf.convert_to_tensor(self._facts[0].value) if self._facts else tf.zeros([0], tf.int64)
+        return tf.convert_to_tensor(self._metadata[0].value) if self._metadata else tf.zeros([0], tf.int64)

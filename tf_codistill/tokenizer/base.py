@@ -6,7 +6,7 @@
     texts.batch(100).map(tokenizer.in_graph().encode_document)        the same ids, inside `tf.data`
 
 Token shards, models and corpora know a tokenizer by its fingerprint: where it is equal, ids mean the same.
-The first ids are the marks of `tokens`, whatever the tokenizer.
+The first ids are the special tokens of `tokens`, whatever the tokenizer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Tokenizer(Protocol):
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of ids that a model predicts, marks included."""
+        """Number of ids that a model predicts, special tokens included."""
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +60,7 @@ class Tokenizer(Protocol):
         """
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
-        """The text of ids, marks left out and paragraphs on lines of their own.
+        """The text of ids, special tokens left out and paragraphs on lines of their own.
 
         Args:
             ids: Any ids of the vocabulary, also ones that begin or end in the middle of a text.

@@ -8,8 +8,8 @@ The ids are those of `WordPieces`, for every string. Text is rewritten until it 
 the sign behind the NUL says what stands between two parts:
 
     text      Mr. X came. He sat.\nOh\x00
-    marked    0{ Mr. X came.0| He sat.0}0/0{ Oh0*0}          0 is NUL
-    marks     <p> <s>        </s> <s>   </s> </p> <p> <s>  <0x00> </s> </p>
+    signs     0{ Mr. X came.0| He sat.0}0/0{ Oh0*0}          0 is NUL
+    tokens    <p> <s>        </s> <s>   </s> </p> <p> <s>  <0x00> </s> </p>
 
 Strings are bytes here: UTF-8, in which half surrogate pairs may stand as Python's ``surrogatepass`` writes
 them. What is no UTF-8 has no ids of its own; replace it first, as `inputs.raw_text` does.
@@ -36,7 +36,7 @@ _FOREIGN_BYTES = 3  # of U+2581, and of each half surrogate pair
 _LONG = (rf"[^ \x00]{{{MAX_WORD}}}", rf"[^\x00]{{{MAX_WORD}}}[^ \x00]*")
 
 # Applied in turn. The signs belong to none of the classes of characters that make up the sentence rule.
-_MARKING = (
+_SIGN_RULES = (
     (r"\x00", "\x00*"),
     ("\u2581|[\\x{D800}-\\x{DFFF}]", "\x00^\\0\x00+"),
     (f"({sentences.ENDING})([{sentences.SPACES}]+{sentences.BEGINNING})", "\\1\x00|\\2"),
@@ -53,9 +53,9 @@ class GraphWordPieces(tf.Module):
 
     Args:
         model: The content of the model's file, as `WordPieces.train` wrote it.
-        vocabulary_size: Number of ids that a model predicts: the marks and the word pieces.
+        vocabulary_size: Number of ids that a model predicts: the special tokens and the word pieces.
         ids: The id for each of SentencePiece's own.
-        surfaces: What each id after the marks stands for.
+        surfaces: What each id after the special tokens stands for.
 
     Attributes:
         vocabulary_size: As given.
@@ -80,7 +80,7 @@ class GraphWordPieces(tf.Module):
         Returns:
             int32 ``[N, None]``; in each row what `WordPieces.encode` returns.
         """
-        for pattern, sign in _MARKING:
+        for pattern, sign in _SIGN_RULES:
             texts = tf.strings.regex_replace(texts, pattern, sign)
         parts_by_text = tf.strings.split(texts, "\x00")
         parts = parts_by_text.flat_values
@@ -102,15 +102,15 @@ class GraphWordPieces(tf.Module):
         ids = self.encode(texts)
         flat = ids.flat_values
         is_byte = flat >= self.vocabulary_size
-        # A row begins with a mark, so that no run of bytes goes on from one row to the next.
+        # A row begins with a special token, so that no run of bytes continues from one row to the next.
         continues = is_byte & tf.concat([[False], is_byte[:-1]], axis=0)
-        marked = ids.with_flat_values(tf.where(is_byte, tokens.OUT_OF_VOCABULARY, flat))
+        known = ids.with_flat_values(tf.where(is_byte, tokens.OUT_OF_VOCABULARY, flat))
         return _append(
-            tf.ragged.boolean_mask(marked, ids.with_flat_values(~continues)), tokens.END_OF_DOCUMENT
+            tf.ragged.boolean_mask(known, ids.with_flat_values(~continues)), tokens.END_OF_DOCUMENT
         )
 
     def decode(self, ids: tf.RaggedTensor | tf.Tensor) -> tf.Tensor:
-        """The texts of ids, marks left out and paragraphs on lines of their own.
+        """The texts of ids, special tokens left out and paragraphs on lines of their own.
 
         Args:
             ids: int32 ``[N, None]``, also ones that begin or end in the middle of a text.
@@ -122,7 +122,7 @@ class GraphWordPieces(tf.Module):
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
         unread = (tokens.SENTENCE_START, tokens.SENTENCE_END, tokens.END_OF_DOCUMENT)
-        is_read = tf.reduce_all([tf.not_equal(ids.flat_values, mark) for mark in unread], axis=0)
+        is_read = tf.reduce_all([tf.not_equal(ids.flat_values, special) for special in unread], axis=0)
         ids = tf.ragged.boolean_mask(ids, ids.with_flat_values(is_read))
         flat, rows = ids.flat_values, ids.value_rowids()
         is_first = tf.concat([[True], rows[1:] != rows[:-1]], axis=0)[: tf.size(rows)]
@@ -137,7 +137,7 @@ class GraphWordPieces(tf.Module):
         return tf.strings.unsorted_segment_join(text, rows, ids.nrows())
 
     def _lead(self, parts: tf.Tensor) -> tf.RaggedTensor:
-        """Marks and bytes that stand before each part."""
+        """Special tokens and bytes that stand before each part."""
         bytes_N4 = tf.cast(tf.io.decode_raw(parts, tf.uint8, fixed_length=1 + _FOREIGN_BYTES), tf.int32)
         sign = bytes_N4[:, 0]
         lead = tf.where(
@@ -156,8 +156,8 @@ class GraphWordPieces(tf.Module):
         return encoded.with_flat_values(tf.gather(self._ids, encoded.flat_values))
 
 
-def _append(rows: tf.RaggedTensor, mark: int) -> tf.RaggedTensor:
-    return tf.concat([rows, tf.fill(tf.stack([rows.nrows(), 1]), mark)], axis=1)
+def _append(rows: tf.RaggedTensor, token: int) -> tf.RaggedTensor:
+    return tf.concat([rows, tf.fill(tf.stack([rows.nrows(), 1]), token)], axis=1)
 
 
 def _leads(vocabulary_size: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

@@ -1,13 +1,13 @@
-r"""Sentence segmentation: where sentences end, and a text as words, with signs for the marks between them.
+r"""Sentence segmentation: where sentences end, and a text as words and signs for special tokens.
 
     text       Mr. X came. He sat.\nOh\x00
     words      \n(   Mr.   X   came.   He   sat.   \n)   \n(   Oh\n#0;   \n)
     classes          B     B   E       B    E                B
     stand for  <p> <s>          </s> <s>           </s> </p> <p> <s>     </s> </p>
 
-Words are what single spaces separate. No line end is left in them, so one with a sign behind it is a mark.
-Where one that may end a sentence (E) stands before one that may begin one (B), a sentence ends: that is found
-out once for each different word.
+Words are what single spaces separate. No line end is left in them, so one with a sign behind it is a special
+token. Where a word that may end a sentence (E) stands before one that may begin one (B), a sentence ends:
+that is found out once for each different word.
 
 A sentence ends after one or more of ``.!?…``, with the quotes and brackets that close there, if white space
 and then a capital letter or a digit follow, perhaps in quotes or brackets; unless that end has a full stop
@@ -64,7 +64,7 @@ _SENTENCE_SIGN = "\n/"
 END = " \n."
 """What to add to the words of a text to end the document."""
 
-MARKS = {
+SPECIAL_TOKENS = {
     "(": [tokens.PARAGRAPH_START, tokens.SENTENCE_START],
     ")": [tokens.SENTENCE_END, tokens.PARAGRAPH_END],
     "|": [tokens.PARAGRAPH_START, tokens.PARAGRAPH_END],
@@ -74,8 +74,8 @@ MARKS = {
 """The ids that each sign stands for, by the character behind the line end."""
 
 SIGN = re.compile(r"(?:^ )?\n([()|/.])|\n#([0-9a-f]+);")
-"""Finds signs in a word, and with a mark the space before it: the first group is that of a mark, the second a
-foreign character in hexadecimal digits."""
+"""Finds signs in a word, and the space before that of a special token: the first group is the sign of a
+special token, the second a foreign character in hexadecimal digits."""
 
 
 def split_sentences(paragraph: str) -> list[str]:

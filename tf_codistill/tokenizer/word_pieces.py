@@ -2,7 +2,7 @@ r"""The tokenizer: text to ids of word pieces and back, without loss.
 
     text      It rains. We stay.\nGood.
     encode    <p> <s> _It _rain s. </s> <s> _We _stay . </s> </p> <p> <s> _Good . </s> </p>
-    ids       0 .. 5                        marks (see `tokens`): sentence, paragraph, out of vocabulary, ...
+    ids       0 .. 5                        special tokens (see `tokens`): sentence, paragraph, ...
               6 .. vocabulary_size - 1      word pieces, learned from the corpus
               vocabulary_size + 0 .. 255    the bytes of characters that no piece covers
 
@@ -13,8 +13,8 @@ r"""The tokenizer: text to ids of word pieces and back, without loss.
 
 A paragraph is a line; `sentences` says where a sentence ends.
 
-A model never sees bytes: in training documents each run of them is one mark for "out of vocabulary", as in
-the paper (section 3.1), so they take no room in the softmax.
+A model never sees bytes: in training documents each run of them is one OUT_OF_VOCABULARY, as in the
+paper (section 3.1), so they take no room in the softmax.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class WordPieces:
                 f"tokenizer {path!r} has no byte pieces; it was not written by WordPieces.train; {_REMEDY}"
             )
         self.vocabulary_size = tokens.NUM_SPECIAL + size - _FIRST_PIECE
-        """Number of ids that a model predicts: the marks and the word pieces."""
+        """Number of ids that a model predicts: the special tokens and the word pieces."""
         self.model = model
         """The content of the model's file."""
         self.fingerprint = hashlib.sha256(model).hexdigest()
@@ -88,7 +88,7 @@ class WordPieces:
                 f"tokenizer {path!r} has {what}; it was not written by WordPieces.train; {_REMEDY}"
             )
         self.surfaces = [piece.replace(sentences.SPACE_SIGN, " ").encode("utf-8") for piece in learned]
-        """What each id after the marks stands for: the word pieces, then the single bytes."""
+        """What each id after the special tokens stands for: the word pieces, then the single bytes."""
         self.surfaces += [bytes([byte]) for byte in range(_NUM_BYTES)]
         self.ids = np.concatenate(
             [
@@ -108,7 +108,7 @@ class WordPieces:
 
         Args:
             texts: Documents.
-            num_pieces: Size of the vocabulary without the marks; 24,000 in the paper.
+            num_pieces: Size of the vocabulary without the special tokens; 24,000 in the paper.
             path: Where to write the model's file.
 
         Returns:
@@ -160,7 +160,7 @@ class WordPieces:
         return [self._without_bytes(ids) for ids in self._cache.encode(words)] if words else []
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
-        """The text of ids, marks left out and paragraphs on lines of their own.
+        """The text of ids, special tokens left out and paragraphs on lines of their own.
 
         Args:
             ids: Any ids below ``vocabulary_size + 256``, also ones that begin or end in the middle of a text.
@@ -215,13 +215,13 @@ class WordPieces:
         found = _flat(self._find(compute.binary_join(plain, _NOTHING).to_pylist()))
         # A piece has a space only as its first character, so each of them begins another word.
         ids, bounds = self.ids[found], np.append(np.flatnonzero(self._begins_word[found]), len(found))
-        marks, num_plain = sentences.MARKS["/"], len(bounds) - 1
-        with_marks = np.insert(ids, np.repeat(bounds[1:], len(marks)), np.tile(marks, num_plain))
+        end, num_plain = sentences.SPECIAL_TOKENS["/"], len(bounds) - 1
+        with_end = np.insert(ids, np.repeat(bounds[1:], len(end)), np.tile(end, num_plain))
         others = self._encode_others(words.filter(pyarrow.array(~is_plain)).to_pylist())
         rows = pyarrow.concat_arrays(
             [
                 _lists(bounds, ids),
-                _lists(bounds + len(marks) * np.arange(len(bounds)), with_marks),
+                _lists(bounds + len(end) * np.arange(len(bounds)), with_end),
                 pyarrow.array(others, pyarrow.list_(pyarrow.int32())),
             ]
         )
@@ -238,9 +238,9 @@ class WordPieces:
             self._encode_forms(map(sentences.before_sentence, itertools.compress(words, has_space)))
         )
         rows: list[Ids] = []
-        marks = np.array(sentences.MARKS["/"], np.int32)
-        for row, is_special in zip(amid, has_space, strict=True):
-            rows += [row, next(before) if is_special else np.append(row, marks)]
+        end = np.array(sentences.SPECIAL_TOKENS["/"], np.int32)
+        for row, ends_with_space in zip(amid, has_space, strict=True):
+            rows += [row, next(before) if ends_with_space else np.append(row, end)]
         return rows
 
     def _encode_forms(self, forms: Iterable[str]) -> list[Ids]:
@@ -251,10 +251,10 @@ class WordPieces:
         rows = []
         for form in parsed:
             row: list[int] = []
-            for text, mark, foreign in zip(form[::3], [*form[1::3], ""], [*form[2::3], ""], strict=True):
+            for text, sign, foreign in zip(form[::3], [*form[1::3], ""], [*form[2::3], ""], strict=True):
                 row += [self._ids[index] for part in _cut(text) for index in found[part]]
-                if mark:
-                    row += sentences.MARKS[mark]
+                if sign:
+                    row += sentences.SPECIAL_TOKENS[sign]
                 elif foreign:
                     content = chr(int(foreign, 16)).encode("utf-8", "surrogatepass")
                     row += [self.vocabulary_size + byte for byte in content]
@@ -310,7 +310,7 @@ def _learn(texts: Iterable[str], num_pieces: int, coverage: float) -> bytes:
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
-            num_threads=1,  # the order in which threads add up their shares would show in the scores
+            num_threads=1,  # the order in which threads add up their sums would show in the scores
             minloglevel=2,
         )
     except (RuntimeError, StopIteration) as error:
@@ -321,12 +321,12 @@ def _learn(texts: Iterable[str], num_pieces: int, coverage: float) -> bytes:
     return model.getvalue()
 
 
-def _reason(said: str) -> str:
-    """What SentencePiece says, in numbers of pieces as we count them."""
-    most = re.search(r"set it to a value <= (\d+)", said)
+def _reason(message: str) -> str:
+    """The message of SentencePiece, in numbers of pieces as we count them."""
+    most = re.search(r"set it to a value <= (\d+)", message)
     if most:
         return f"it has text for {int(most[1]) - _FIRST_PIECE:,} at most"
-    return said.strip().splitlines()[-1] if said.strip() else "it is empty"
+    return message.strip().splitlines()[-1] if message.strip() else "it is empty"
 
 
 def _has_space(model: bytes) -> bool:

@@ -9,7 +9,7 @@ A corpus is a committed directory:
         ...
         validation-00000-of-00001.tokens   held-out documents
         validation-00000-of-00001.starts
-        manifest.json                      the mark: facts, and every file with size and SHA-256
+        manifest.json                      metadata, and every file with size and SHA-256; written last
 
     tokens   | 2 0 57 9 1 3 5 | 2 0 88 1 3 5 | 2 0 ...      each document ends with END_OF_DOCUMENT
     starts     0                7              13
@@ -21,7 +21,8 @@ A split is read as one row of tokens, its shards one after another, at any posit
     ids = split.gather(np.arange(split.starts[3], split.starts[4]))       the fourth document
 """
 
-from tf_codistill.tokens.marks import (
+from tf_codistill.tokens.reading import Corpus, Split, open_corpus, split_in_memory
+from tf_codistill.tokens.special_tokens import (
     END_OF_DOCUMENT,
     FORMAT_VERSION,
     NUM_SPECIAL,
@@ -32,7 +33,6 @@ from tf_codistill.tokens.marks import (
     SENTENCE_START,
     TOKENIZER,
 )
-from tf_codistill.tokens.reading import Corpus, Split, open_corpus, split_in_memory
 from tf_codistill.tokens.writing import ShardWriter, commit_corpus
 
 __all__ = [

@@ -7,7 +7,7 @@ gs://...  | block 0 | block 1 | block 2 | ...     read by ranges of 512 KiB, tho
 cache = BlockCache()                              for all shards of a split together
 ids = open_ids("gs://bucket/corpus/train-00000-of-00004.tokens", dtype, cache)
 ids.prefetch(positions_of_the_next_batches)       returns at once
-ids.take(positions)                               waits for what is not there yet; tells what failed
+ids.take(positions)                               waits for what is not there yet; raises what failed
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class BlockCache:
         self._lock = threading.Lock()
         self._blocks: collections.OrderedDict[tuple[str, int], concurrent.futures.Future[bytes]]
         self._blocks = collections.OrderedDict()
-        self._ahead: set[tuple[str, int]] = set()  # asked for by `prefetch` and by nobody since
+        self._ahead: set[tuple[str, int]] = set()  # requested by `prefetch` and by nobody since
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
 
     def prefetch(self, path: str, block: int) -> None:
@@ -106,7 +106,7 @@ class ShardIds(Protocol):
         """The ids at positions of any shape, each at least 0 and below the length."""
 
     def prefetch(self, positions: Positions) -> None:
-        """Begins to read what `take` will want, where that takes time."""
+        """Begins to read what `take` will need, where that takes time."""
 
 
 class ArrayIds:
@@ -162,17 +162,17 @@ class BlockIds:
             OSError: A block could not be read.
             files.CorruptError: The file is shorter than it was.
         """
-        blocks, places = np.divmod(positions, self._ids_per_block)
-        wanted = np.unique(blocks)
+        blocks, indices = np.divmod(positions, self._ids_per_block)
+        needed = np.unique(blocks)
         ids = np.empty(positions.shape, np.int32)
-        for index, block in enumerate(wanted):
-            for ahead in wanted[index : index + _NUM_THREADS]:
+        for number, block in enumerate(needed):
+            for ahead in needed[number : number + _NUM_THREADS]:
                 self._cache.prefetch(self._path, int(ahead))
-            held = blocks == block
+            is_in_block = blocks == block
             content = np.frombuffer(self._cache.read(self._path, int(block)), self._dtype)
-            if places[held].max() >= len(content):
+            if indices[is_in_block].max() >= len(content):
                 raise files.CorruptError(f"file {self._path!r} has become shorter since it was opened")
-            ids[held] = content[places[held]]
+            ids[is_in_block] = content[indices[is_in_block]]
         return ids
 
     def prefetch(self, positions: Positions) -> None:

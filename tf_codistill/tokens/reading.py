@@ -1,4 +1,4 @@
-"""A corpus as it is read: checked against its mark, then ids at any positions of a split.
+"""A corpus as it is read: checked against its manifest, then ids at any positions of a split.
 
 split = open_corpus("gs://bucket/corpus").split("train")
 split.prefetch(positions_of_the_next_batches)          only matters where shards are not local
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tf_codistill import files
 from tf_codistill.tokens import blocks
-from tf_codistill.tokens.marks import END_OF_DOCUMENT, FORMAT_VERSION, STARTS_DTYPE, token_dtype
+from tf_codistill.tokens.special_tokens import END_OF_DOCUMENT, FORMAT_VERSION, STARTS_DTYPE, token_dtype
 
 _CHUNK_TOKENS = 1 << 20
 _REMEDY = "prepare the corpus again"
@@ -48,7 +48,7 @@ class Split:
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens, marks included."""
+        """Number of tokens, special ones included."""
         return int(self.starts[-1])
 
     def gather(self, positions: Int64Array) -> Int32Array:
@@ -72,8 +72,8 @@ class Split:
         if len(self.shards) == 1:
             return self.shards[0].take(positions)
         ids = np.empty(positions.shape, np.int32)
-        for shard, held, places in self._holders(positions):
-            ids[held] = shard.take(places)
+        for shard, is_in_shard, indices in self._by_shard(positions):
+            ids[is_in_shard] = shard.take(indices)
         return ids
 
     @property
@@ -82,22 +82,22 @@ class Split:
         return any(isinstance(shard, blocks.BlockIds) for shard in self.shards)
 
     def prefetch(self, positions: Int64Array) -> None:
-        """Begins to read what `gather` will want; what fails is told by `gather`.
+        """Begins to read what `gather` will take; what fails is raised by `gather`.
 
         Args:
             positions: As for `gather`.
         """
-        for shard, _, places in self._holders(positions):
-            shard.prefetch(places)
+        for shard, _, indices in self._by_shard(positions):
+            shard.prefetch(indices)
 
-    def _holders(
+    def _by_shard(
         self, positions: Int64Array
     ) -> Iterator[tuple[blocks.ShardIds, npt.NDArray[np.bool_], Int64Array]]:
-        """Each shard that holds some of the positions, which ones, and where they are in the shard."""
-        holders = np.searchsorted(self.offsets, positions, side="right") - 1
-        for shard in np.unique(holders):
-            held = holders == shard
-            yield self.shards[shard], held, positions[held] - self.offsets[shard]
+        """Each shard that has some of the positions, which ones, and their indices in the shard."""
+        shards = np.searchsorted(self.offsets, positions, side="right") - 1
+        for shard in np.unique(shards):
+            is_in_shard = shards == shard
+            yield self.shards[shard], is_in_shard, positions[is_in_shard] - self.offsets[shard]
 
 
 def split_in_memory(
@@ -126,28 +126,28 @@ class Corpus:
 
     Attributes:
         directory: Where it is.
-        mark: Its mark: the facts of `commit_corpus`, and the files.
+        manifest: Its manifest, the metadata of `commit_corpus` and the files.
         splits: Its splits by name.
     """
 
     directory: str
-    mark: dict[str, Any]
+    manifest: dict[str, Any]
     splits: Mapping[str, Split]
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of ids, marks included."""
-        return int(self.mark["vocabulary_size"])
+        """Number of ids, special tokens included."""
+        return int(self.manifest["vocabulary_size"])
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the tokenizer's file, 64 hexadecimal digits."""
-        return str(self.mark["vocabulary_fingerprint"])
+        return str(self.manifest["vocabulary_fingerprint"])
 
     @property
     def tokenizer_path(self) -> str:
         """Path of the tokenizer's file."""
-        return files.join(self.directory, self.mark["tokenizer"])
+        return files.join(self.directory, self.manifest["tokenizer"])
 
     def split(self, name: str) -> Split:
         """The split of that name.
@@ -169,7 +169,7 @@ class Corpus:
 
 
 def open_corpus(directory: str, verify_contents: bool = False) -> Corpus:
-    """Opens a corpus directory after checking that it is what its mark says.
+    """Opens a corpus directory after checking that it is what its manifest says.
 
     Args:
         directory: The corpus directory.
@@ -181,58 +181,58 @@ def open_corpus(directory: str, verify_contents: bool = False) -> Corpus:
 
     Raises:
         ValueError: There is no corpus at `directory`, or one of another format version.
-        files.CorruptError: A file does not fit the mark, the vocabulary or the format.
+        files.CorruptError: A file does not fit the manifest, the vocabulary or the format.
     """
-    mark = files.read_mark(directory)
-    if mark is None:
+    manifest = files.read_manifest(directory)
+    if manifest is None:
         state = "is not finished: it has no manifest.json" if files.exists(directory) else "does not exist"
         raise ValueError(
             f"corpus {directory!r} {state}; run prepare_local_docs or prepare_common_crawl first"
         )
-    if mark.get("format_version") != FORMAT_VERSION:
+    if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"corpus {directory!r} has format_version {mark.get('format_version')!r}; this program reads "
+            f"corpus {directory!r} has format_version {manifest.get('format_version')!r}; this program reads "
             f"{FORMAT_VERSION}: {_REMEDY}"
         )
     try:
-        files.verify(directory, mark, contents=verify_contents)
-        _check_vocabulary(directory, mark)
-        splits = {name: _open_split(directory, mark, name) for name in mark["splits"]}
+        files.verify(directory, manifest, contents=verify_contents)
+        _check_vocabulary(directory, manifest)
+        splits = {name: _open_split(directory, manifest, name) for name in manifest["splits"]}
         if verify_contents:
             for split in splits.values():
-                _check_ids(split, mark["vocabulary_size"])
+                _check_ids(split, manifest["vocabulary_size"])
     except files.CorruptError as error:
         raise files.CorruptError(f"{error}; {_REMEDY}") from error
     except (KeyError, TypeError) as error:
         raise files.CorruptError(
             f"manifest of corpus {directory!r} is damaged ({error!r}); {_REMEDY}"
         ) from error
-    return Corpus(directory, mark, splits)
+    return Corpus(directory, manifest, splits)
 
 
-def _check_vocabulary(directory: str, mark: dict[str, Any]) -> None:
-    path = files.join(directory, mark["tokenizer"])
+def _check_vocabulary(directory: str, manifest: dict[str, Any]) -> None:
+    path = files.join(directory, manifest["tokenizer"])
     found = files.checksum(path) if files.exists(path) else "missing"
-    if found != mark["vocabulary_fingerprint"]:
+    if found != manifest["vocabulary_fingerprint"]:
         raise files.CorruptError(
             f"tokenizer {path!r} is not the one that the token shards were written with: its SHA-256 is "
-            f"{found}, the manifest says {mark['vocabulary_fingerprint']}"
+            f"{found}, the manifest says {manifest['vocabulary_fingerprint']}"
         )
 
 
-def _open_split(directory: str, mark: dict[str, Any], name: str) -> Split:
-    dtype = token_dtype(mark["vocabulary_size"])
-    facts = mark["splits"][name]
+def _open_split(directory: str, manifest: dict[str, Any], name: str) -> Split:
+    dtype = token_dtype(manifest["vocabulary_size"])
+    metadata = manifest["splits"][name]
     cache = blocks.BlockCache()
-    shards = [_open_shard(files.join(directory, shard), dtype, cache) for shard in facts["shards"]]
+    shards = [_open_shard(files.join(directory, shard), dtype, cache) for shard in metadata["shards"]]
     offsets = np.cumsum([0, *(len(ids) for ids, _ in shards)], dtype=np.int64)
     starts = [starts + offset for (_, starts), offset in zip(shards, offsets[:-1], strict=True)]
     split = Split(name, np.concatenate([*starts, offsets[-1:]]), tuple(ids for ids, _ in shards), offsets)
     for count, found in (("num_documents", split.num_documents), ("num_tokens", split.num_tokens)):
-        if found != facts[count]:
+        if found != metadata[count]:
             raise files.CorruptError(
                 f"split {name!r} of corpus {directory!r} has {count} {found}, "
-                f"its manifest says {facts[count]}"
+                f"its manifest says {metadata[count]}"
             )
     return split
 

@@ -1,4 +1,4 @@
-"""Token shards as they are written, and the mark that makes a directory of them a corpus.
+"""Token shards as they are written, and the manifest that makes a directory of them a corpus.
 
 with ShardWriter("corpus", "train", 0, 4, vocabulary_size) as writer:
     writer.add([2, 0, 57, 9, 1, 3, END_OF_DOCUMENT])
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import files
-from tf_codistill.tokens.marks import (
+from tf_codistill.tokens.special_tokens import (
     END_OF_DOCUMENT,
     FORMAT_VERSION,
     NUM_SPECIAL,
@@ -44,7 +44,7 @@ class ShardWriter:
         vocabulary_size: Every id is below this.
 
     Raises:
-        ValueError: `index` is not below `num_shards`, or the vocabulary has no room beside the marks.
+        ValueError: `index` is not below `num_shards`, or the vocabulary has nothing but special tokens.
     """
 
     def __init__(self, directory: str, split: str, index: int, num_shards: int, vocabulary_size: int) -> None:
@@ -52,7 +52,7 @@ class ShardWriter:
             raise ValueError(f"index of a {split!r} shard is {index}; expected 0 to {num_shards - 1}")
         if vocabulary_size <= NUM_SPECIAL:
             raise ValueError(
-                f"vocabulary_size is {vocabulary_size}; {NUM_SPECIAL} ids are marks, so it must be larger"
+                f"vocabulary_size is {vocabulary_size}; expected more than {NUM_SPECIAL}, the special tokens"
             )
         self.name = f"{split}-{index:05d}-of-{num_shards:05d}"
         self._path = files.join(directory, self.name)
@@ -64,7 +64,7 @@ class ShardWriter:
         self._starts = array("q")
         self._num_tokens = 0
         self._is_open = True
-        self._facts: dict[str, Any] | None = None
+        self._metadata: dict[str, Any] | None = None
 
     def add(self, document: Sequence[int] | npt.NDArray[np.integer[Any]]) -> None:
         """Appends a document.
@@ -104,10 +104,10 @@ class ShardWriter:
         self._num_tokens += ids.size
 
     def close(self) -> dict[str, Any]:
-        """Puts the shard under its own names; a second call only returns the facts again.
+        """Puts the shard under its own names; a second call only returns the metadata again.
 
         Returns:
-            ``name`` (without suffix), ``num_documents`` and ``num_tokens``, as `commit_corpus` wants them.
+            ``name`` (without suffix), ``num_documents`` and ``num_tokens``, as `commit_corpus` takes them.
 
         Raises:
             OSError: The shard cannot be written; it is discarded.
@@ -123,9 +123,9 @@ class ShardWriter:
                     undo.callback(files.remove, f"{self._path}.starts")
                 undo.pop_all()
             counts = {"num_documents": len(self._starts), "num_tokens": self._num_tokens}
-            self._facts = {"name": self.name, **counts}
+            self._metadata = {"name": self.name, **counts}
         self._check_not_discarded()
-        return dict(self._facts or {})
+        return dict(self._metadata or {})
 
     def _write(self) -> None:
         try:
@@ -136,7 +136,7 @@ class ShardWriter:
         self._waiting.clear()
 
     def _check_not_discarded(self) -> None:
-        if not self._is_open and self._facts is None:
+        if not self._is_open and self._metadata is None:
             raise ValueError(f"token shard {self.name!r} was discarded after an error; write it anew")
 
     def _discard(
@@ -165,25 +165,23 @@ def commit_corpus(
     vocabulary_size: int,
     splits: Mapping[str, Sequence[Mapping[str, Any]]],
     counts: Mapping[str, Any],
-    tokenizer: str = TOKENIZER,
 ) -> dict[str, Any]:
-    """Marks a corpus directory as whole.
+    """Commits a corpus directory: writes its manifest.
 
     Args:
         directory: Directory in which the tokenizer and all shards have been written.
-        vocabulary_size: Number of ids, marks included.
+        vocabulary_size: Number of ids, special tokens included.
         splits: For each split by name what `ShardWriter.close` returned for each of its shards, in order.
         counts: Documents read, kept, and dropped by reason; stored as given.
-        tokenizer: Name of the tokenizer's file in `directory`.
 
     Returns:
-        The mark, as `Corpus.mark` has it later.
+        The manifest, as `Corpus.manifest` has it later.
     """
-    facts = {
+    metadata = {
         "format_version": FORMAT_VERSION,
         "vocabulary_size": vocabulary_size,
-        "vocabulary_fingerprint": files.checksum(files.join(directory, tokenizer)),
-        "tokenizer": tokenizer,
+        "vocabulary_fingerprint": files.checksum(files.join(directory, TOKENIZER)),
+        "tokenizer": TOKENIZER,
         "splits": {
             name: {
                 "num_documents": sum(shard["num_documents"] for shard in shards),
@@ -194,4 +192,4 @@ def commit_corpus(
         },
         "counts": dict(counts),
     }
-    return files.commit(directory, facts)
+    return files.commit(directory, metadata)

@@ -1,4 +1,4 @@
-"""What writer and reader of token shards agree on: the marks among the ids, and how numbers are stored."""
+"""What writer and reader of token shards agree on: special tokens, and how numbers are stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARAGRAPH_END = 3
 OUT_OF_VOCABULARY = 4
 END_OF_DOCUMENT = 5
 NUM_SPECIAL = 6
-"""Ids below this one are marks; word pieces follow. The marks are those of section 3.1 of the paper."""
+"""Ids below this one are the special tokens of section 3.1 of the paper; word pieces follow."""
 
 FORMAT_VERSION = 1
 TOKENIZER = "word_pieces.model"

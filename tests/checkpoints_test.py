@@ -67,12 +67,12 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path: pathlib.Path, scheme: str
     save(saved, 1000, position=[0, 1, 2])
     found = checkpoints.newest_whole(directory)
     assert found is not None
-    step, mark = found
-    assert (step, mark["metadata"], mark["num_workers"]) == (1000, {"position": [0, 1, 2]}, 1)
+    step, manifest = found
+    assert (step, manifest["metadata"], manifest["num_workers"]) == (1000, {"position": [0, 1, 2]}, 1)
     assert latest(directory) == 1000
     path = checkpoints.path_of(directory, 500)
-    assert_same(checkpoints.read_shared(path, checkpoints.mark_of(directory, 500)), shared(500))
-    assert_same(checkpoints.read_own(path, checkpoints.mark_of(directory, 500), 0), own(500))
+    assert_same(checkpoints.read_shared(path, checkpoints.manifest_of(directory, 500)), shared(500))
+    assert_same(checkpoints.read_own(path, checkpoints.manifest_of(directory, 500), 0), own(500))
 
 
 def test_the_newest_stay(tmp_path: pathlib.Path) -> None:
@@ -92,15 +92,15 @@ def test_the_best_and_some_for_ever_stay(tmp_path: pathlib.Path) -> None:
         save(saved, step, **({} if rank is None else {"rank": rank}))
     assert checkpoints.committed_steps(str(tmp_path)) == [1000, 1500, 1700]
     assert checkpoints.best_step(str(tmp_path)) == 1500
-    saved.mark(1700, {"rank": 1.0, "position": [0, 3, 0]})
+    saved.update_metadata(1700, {"rank": 1.0, "position": [0, 3, 0]})
     assert checkpoints.committed_steps(str(tmp_path)) == [1000, 1700]
-    assert checkpoints.mark_of(str(tmp_path), 1700)["metadata"] == {"rank": 1.0, "position": [0, 3, 0]}
+    assert checkpoints.manifest_of(str(tmp_path), 1700)["metadata"] == {"rank": 1.0, "position": [0, 3, 0]}
     step, found, owns = checkpoints.read_best(str(tmp_path))
     assert step == latest(tmp_path) == 1700
     assert_same(found, shared(1700))
     assert_same(owns[0], own(1700))
-    saved.mark(9, {"rank": 0.0})
-    assert checkpoints.best_step(str(tmp_path)) == 1700, "what is not there cannot be marked"
+    saved.update_metadata(9, {"rank": 0.0})
+    assert checkpoints.best_step(str(tmp_path)) == 1700, "what is not there has no metadata"
 
 
 def test_a_step_may_be_saved_again(tmp_path: pathlib.Path) -> None:
@@ -126,7 +126,7 @@ def test_a_save_that_dies_anywhere_leaves_the_checkpoint_before(tmp_path: pathli
         save(saved, 1000)
         assert latest(directory) == 1000
         assert checkpoints.committed_steps(str(directory)) == [1000]
-    assert operation >= 5, "directory, shared, own, mark aside, mark in place"
+    assert operation >= 5, "directory, shared, own, manifest aside, manifest in place"
 
 
 _KILLED_SAVER = """
@@ -151,7 +151,7 @@ def test_a_killed_process_leaves_the_checkpoint_before(tmp_path: pathlib.Path) -
     command = [sys.executable, "-c", _KILLED_SAVER, str(tmp_path)]
     done = subprocess.run(command, timeout=120, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert len(files.names(str(tmp_path / "checkpoint_00001000"))) == 4, "all was written but the mark"
+    assert len(files.names(str(tmp_path / "checkpoint_00001000"))) == 4, "all was written but the manifest"
     step, found, _ = checkpoints.read_latest(str(tmp_path))
     assert step == 500
     np.testing.assert_array_equal(found["weights"], [np.ones(3)])
@@ -177,14 +177,14 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_file(
             faults.halve(path)
         elif damage == "missing":
             path.unlink()
-        elif path.name == files.MARK:
+        elif path.name == files.MANIFEST:
             faults.flip(path, 0)
         else:
             faults.flip(path, len(content) // 2)
         caplog.clear()
         with caplog.at_level(standard_logging.WARNING, logger="absl"):
             assert latest(tmp_path) == 500
-        if (path.name, damage) != (files.MARK, "missing"):
+        if (path.name, damage) != (files.MANIFEST, "missing"):
             assert "checkpoint of step 1000 is passed over: " in caplog.text
             assert path.name in caplog.text
         path.write_bytes(content)
@@ -222,7 +222,7 @@ def test_a_part_of_an_earlier_start_is_not_taken_for_a_new_one(tmp_path: pathlib
 
 def test_no_flipped_bit_of_the_mark_gives_other_arrays(tmp_path: pathlib.Path) -> None:
     save(at(tmp_path), 500)
-    path = tmp_path / "checkpoint_00000500" / files.MARK
+    path = tmp_path / "checkpoint_00000500" / files.MANIFEST
     content = path.read_bytes()
     source = np.random.default_rng(0)
     for position in source.choice(len(content), 100, replace=False):
@@ -246,10 +246,10 @@ def test_no_flipped_bit_of_the_mark_gives_other_arrays(tmp_path: pathlib.Path) -
 def test_another_format_is_refused(tmp_path: pathlib.Path) -> None:
     """Passing it over would begin anew, and in the end delete it."""
     save(at(tmp_path), 500)
-    path = tmp_path / "checkpoint_00000500" / files.MARK
-    mark = json.loads(path.read_text())
-    del mark["seal"]
-    path.write_text(json.dumps({**mark, "format_version": 1}))
+    path = tmp_path / "checkpoint_00000500" / files.MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest["seal"]
+    path.write_text(json.dumps({**manifest, "format_version": 1}))
     with pytest.raises(ValueError, match="00500' has format version 1; expected 2: it is of another version"):
         checkpoints.read_latest(str(tmp_path))
 
@@ -300,5 +300,10 @@ def test_workers_wait_for_each_other_by_files(tmp_path: pathlib.Path) -> None:
     assert_same(found, shared(1000))
     for mine, expected in zip(owns, lanes, strict=True):
         assert_same(mine, expected)
-    mark = checkpoints.mark_of(str(tmp_path), 1000)
-    assert {name.split(".")[0] for name in mark["files"]} == {"shared", "worker_0", "worker_1", "worker_2"}
+    manifest = checkpoints.manifest_of(str(tmp_path), 1000)
+    assert {name.split(".")[0] for name in manifest["files"]} == {
+        "shared",
+        "worker_0",
+        "worker_1",
+        "worker_2",
+    }

@@ -113,22 +113,22 @@ def test_a_directory_is_there_from_its_mark_on(tmp_path: pathlib.Path) -> None:
         (directory / "a.bin").write_bytes(b"1234")
         if not faults.dies_at(operation, lambda: files.commit(str(directory), {"step": 50})):  # noqa: B023
             break
-        assert files.read_mark(str(directory)) is None
+        assert files.read_manifest(str(directory)) is None
     assert operation == 2
-    mark = files.read_mark(str(directory))
-    assert mark == {
+    manifest = files.read_manifest(str(directory))
+    assert manifest == {
         "step": 50,
         "files": {"a.bin": {"bytes": 4, "sha256": hashlib.sha256(b"1234").hexdigest()}},
     }
-    files.verify(str(directory), mark)
+    files.verify(str(directory), manifest)
 
 
 @pytest.mark.parametrize("name", ["a.bin", "b.txt"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "longer"])
 def test_verify_names_the_damaged_file(tmp_path: pathlib.Path, name: str, damage: str) -> None:
     directory = tmp_path / "directory"
-    mark = write_directory(directory)
-    files.verify(str(directory), mark)
+    manifest = write_directory(directory)
+    files.verify(str(directory), manifest)
     path = directory / name
     if damage == "truncated":
         faults.halve(path)
@@ -139,12 +139,12 @@ def test_verify_names_the_damaged_file(tmp_path: pathlib.Path, name: str, damage
     else:
         path.write_bytes(path.read_bytes() + b"\x00")
     with pytest.raises(files.CorruptError, match=f"{name}.* is (damaged|missing)"):
-        files.verify(str(directory), mark)
+        files.verify(str(directory), manifest)
     if damage == "flipped":
-        files.verify(str(directory), mark, contents=False)
+        files.verify(str(directory), manifest, contents=False)
     else:
         with pytest.raises(files.CorruptError, match=name):
-            files.verify(str(directory), mark, contents=False)
+            files.verify(str(directory), manifest, contents=False)
 
 
 @pytest.mark.parametrize(
@@ -154,21 +154,21 @@ def test_verify_names_the_damaged_file(tmp_path: pathlib.Path, name: str, damage
 )
 def test_a_mark_that_is_rubbish_is_corrupt_and_named(tmp_path: pathlib.Path, content: bytes) -> None:
     write_directory(tmp_path / "directory")
-    (tmp_path / "directory" / files.MARK).write_bytes(content)
+    (tmp_path / "directory" / files.MANIFEST).write_bytes(content)
     with pytest.raises(files.CorruptError, match="manifest.json"):
-        files.read_mark(str(tmp_path / "directory"))
+        files.read_manifest(str(tmp_path / "directory"))
 
 
 def test_an_entry_without_numbers_fits_no_file(tmp_path: pathlib.Path) -> None:
-    mark = write_directory(tmp_path / "directory")
-    mark["files"]["a.bin"] = {}
+    manifest = write_directory(tmp_path / "directory")
+    manifest["files"]["a.bin"] = {}
     with pytest.raises(files.CorruptError, match="a.bin"):
-        files.verify(str(tmp_path / "directory"), mark)
+        files.verify(str(tmp_path / "directory"), manifest)
 
 
 def test_a_directory_without_mark_or_that_is_absent_has_none(tmp_path: pathlib.Path) -> None:
-    assert files.read_mark(str(tmp_path)) is None
-    assert files.read_mark(str(tmp_path / "absent")) is None
+    assert files.read_manifest(str(tmp_path)) is None
+    assert files.read_manifest(str(tmp_path / "absent")) is None
 
 
 def test_remove_takes_the_mark_first(tmp_path: pathlib.Path) -> None:
@@ -177,9 +177,9 @@ def test_remove_takes_the_mark_first(tmp_path: pathlib.Path) -> None:
         write_directory(directory)
         if not faults.dies_at(operation, lambda: files.remove(str(directory))):  # noqa: B023
             break
-        mark = files.read_mark(str(directory))
-        if mark is not None:
-            files.verify(str(directory), mark)
+        manifest = files.read_manifest(str(directory))
+        if manifest is not None:
+            files.verify(str(directory), manifest)
     assert operation == 2
     assert not directory.exists()
     files.remove(str(directory))
@@ -282,16 +282,16 @@ def test_a_scheme_of_gfile() -> None:
     directory = "ram://files_test/directory"
     files.make_directory(directory)
     files.write(files.join(directory, "a.bin"), b"1234")
-    mark = files.commit(directory, {"step": 1})
-    assert files.read_mark(directory) == mark
-    assert sorted(mark["files"]) == ["a.bin"]
-    files.verify(directory, mark)
-    assert files.names(directory) == ["a.bin", files.MARK]
+    manifest = files.commit(directory, {"step": 1})
+    assert files.read_manifest(directory) == manifest
+    assert sorted(manifest["files"]) == ["a.bin"]
+    files.verify(directory, manifest)
+    assert files.names(directory) == ["a.bin", files.MANIFEST]
     files.write(files.join(directory, "a.bin"), b"1235")
     with pytest.raises(files.CorruptError, match=r"ram://.*a\.bin"):
-        files.verify(directory, mark)
+        files.verify(directory, manifest)
     files.remove(directory)
-    assert files.read_mark(directory) is None
+    assert files.read_manifest(directory) is None
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,8 @@ def fed(workdir: str, name: str, bindings: list[str]) -> list[Any]:
 
     def bring(step: int) -> None:
         for snapshot in files.names(theirs):
-            mark = files.read_mark(os.path.join(theirs, snapshot)) if "snapshot" in snapshot else None
-            if mark and mark["step"] == step:
+            manifest = files.read_manifest(os.path.join(theirs, snapshot)) if "snapshot" in snapshot else None
+            if manifest and manifest["step"] == step:
                 shutil.copytree(
                     os.path.join(theirs, snapshot), os.path.join(ours, snapshot), dirs_exist_ok=True
                 )

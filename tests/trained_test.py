@@ -31,7 +31,7 @@ def other_corpus(tmp_path: pathlib.Path) -> str:
 
 
 def test_the_tokenizer_and_the_manifest_travel_with_the_model(group: GroupDir) -> None:
-    mark = files.read_mark(group.corpus_dir)
+    mark = files.read_manifest(group.corpus_dir)
     keep(group)
     shutil.rmtree(group.corpus_dir)
     kept = json.loads((group.path / "tokenizer" / "manifest.json").read_text())
@@ -72,7 +72,7 @@ def test_a_tokenizer_that_changed_on_its_way_is_found(group: GroupDir) -> None:
     with pytest.raises(files.CorruptError, match="has changed since the corpus was opened"):
         trained.keep_tokenizer(str(group.path / "tokenizer"), {"": corpus})
     files.write(corpus.tokenizer_path, files.read(corpus.tokenizer_path))
-    assert files.read_mark(str(group.path / "tokenizer")) is None
+    assert files.read_manifest(str(group.path / "tokenizer")) is None
 
 
 def test_a_damaged_tokenizer_is_named(group: GroupDir) -> None:

@@ -164,7 +164,7 @@ def test_what_was_not_written_cannot_be_read(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"absent\.index' is missing"):
         weights.read(str(tmp_path / "absent"), absent, weights=good)
     faults.halve(tmp_path / "weights.data-00000-of-00001")
-    with pytest.raises(ValueError, match=r"weights\.data.* is damaged: bytes is 32, its mark says 64"):
+    with pytest.raises(ValueError, match=r"weights\.data.* is damaged: bytes is 32, its manifest says 64"):
         weights.read(prefix, listing, weights=good, states=good[:1])
 
 

@@ -4,9 +4,9 @@
         checkpoint_00000500/
             shared.index, shared.data-...        by the chief: what all workers hold alike
             worker_0.index, worker_0.data-...    by each worker: its own, such as the state of its lanes
-            worker_0.json                        its mark: worker 0 has written all of its part
+            worker_0.json                        worker 0 has written all of its part
             worker_1.index, ...
-            manifest.json                        the commit mark, by the chief when all parts are there
+            manifest.json                        the commit, by the chief when all parts are there
 
 Values are arrays by name, so what a checkpoint holds is decided by the caller (`training.checkpointing`).
 Workers find out by files that the others are done, so that writing needs no collective and can be done by a
@@ -79,7 +79,7 @@ class Checkpoints:
         """Makes the directory, and removes what was never committed; the chief does it before any write."""
         files.make_directory(self.directory)
         for step in _steps(self.directory):
-            if not files.exists(files.join(path_of(self.directory, step), files.MARK)):
+            if not files.exists(files.join(path_of(self.directory, step), files.MANIFEST)):
                 files.remove(path_of(self.directory, step))
 
     def save(self, step: int, shared: Arrays, own: Arrays, metadata: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ class Checkpoints:
         except ValueError as error:
             raise OSError(str(error)) from error
         if self.worker == 0:
-            files.remove(files.join(path, files.MARK))  # of a damaged one
+            files.remove(files.join(path, files.MANIFEST))  # of a damaged one
         listing = {}
         if self.worker == 0:
             listing = weights.write(files.join(path, "shared"), **shared)
@@ -116,7 +116,7 @@ class Checkpoints:
             files.commit(path, _sealed(described), listing)
             self._delete_superseded()
 
-    def mark(self, step: int, metadata: Mapping[str, Any]) -> None:
+    def update_metadata(self, step: int, metadata: Mapping[str, Any]) -> None:
         """Adds to the metadata of a checkpoint, if it was committed; the chief does it.
 
         Args:
@@ -127,10 +127,10 @@ class Checkpoints:
             OSError: It cannot be written.
         """
         path = path_of(self.directory, step)
-        mark = files.read_mark(path) if self.worker == 0 else None
-        if mark is not None:
-            mark["metadata"].update(metadata)
-            files.write_json(files.join(path, files.MARK), _sealed(mark))
+        manifest = files.read_manifest(path) if self.worker == 0 else None
+        if manifest is not None:
+            manifest["metadata"].update(metadata)
+            files.write_json(files.join(path, files.MANIFEST), _sealed(manifest))
             self._delete_superseded()
 
     def _wait_for_parts(self, path: str) -> None:
@@ -163,7 +163,9 @@ def path_of(directory: str, step: int) -> str:
 def committed_steps(directory: str) -> list[int]:
     """Steps of the committed checkpoints in a directory, in ascending order."""
     return [
-        step for step in _steps(directory) if files.exists(files.join(path_of(directory, step), files.MARK))
+        step
+        for step in _steps(directory)
+        if files.exists(files.join(path_of(directory, step), files.MANIFEST))
     ]
 
 
@@ -172,7 +174,7 @@ def best_step(directory: str) -> int | None:
     values = {}
     for step in committed_steps(directory):
         try:
-            metadata = (files.read_mark(path_of(directory, step)) or {}).get("metadata", {})
+            metadata = (files.read_manifest(path_of(directory, step)) or {}).get("metadata", {})
         except files.CorruptError:
             continue
         if "rank" in metadata:
@@ -180,9 +182,9 @@ def best_step(directory: str) -> int | None:
     return min(values, key=lambda step: values[step]) if values else None
 
 
-def mark_of(directory: str, step: int) -> dict[str, Any]:
-    """The mark of a committed checkpoint that somebody else has checked."""
-    return files.read_mark(path_of(directory, step)) or {}
+def manifest_of(directory: str, step: int) -> dict[str, Any]:
+    """The manifest of a committed checkpoint that somebody else has checked."""
+    return files.read_manifest(path_of(directory, step)) or {}
 
 
 def newest_whole(directory: str) -> tuple[int, dict[str, Any]] | None:
@@ -192,7 +194,7 @@ def newest_whole(directory: str) -> tuple[int, dict[str, Any]] | None:
         directory: Directory of the group's checkpoints.
 
     Returns:
-        Its step and mark; None if there is none.
+        Its step and manifest; None if there is none.
 
     Raises:
         ValueError: It is of another version.
@@ -200,7 +202,7 @@ def newest_whole(directory: str) -> tuple[int, dict[str, Any]] | None:
     """
     for step in reversed(committed_steps(directory)):
         try:
-            return step, _checked_mark(path_of(directory, step))
+            return step, _checked_manifest(path_of(directory, step))
         except files.CorruptError as error:
             logging.warning("the checkpoint of step %d is passed over: %s", step, error)
     return None
@@ -242,15 +244,15 @@ def read_best(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[di
         raise ValueError(
             f"no checkpoint in {directory!r} has a monitored value; give Checkpointing `monitor`"
         )
-    return _read(directory, step, _checked_mark(path_of(directory, step)))
+    return _read(directory, step, _checked_manifest(path_of(directory, step)))
 
 
-def read_shared(path: str, mark: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
+def read_shared(path: str, manifest: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
     """Reads what all workers hold alike.
 
     Args:
         path: Directory of the checkpoint.
-        mark: Its mark.
+        manifest: Its manifest.
 
     Returns:
         The arrays by name.
@@ -258,15 +260,15 @@ def read_shared(path: str, mark: Mapping[str, Any]) -> dict[str, list[np.ndarray
     Raises:
         ValueError: They cannot be read.
     """
-    return weights.read(files.join(path, "shared"), mark["files"], **mark["shared"])
+    return weights.read(files.join(path, "shared"), manifest["files"], **manifest["shared"])
 
 
-def read_own(path: str, mark: Mapping[str, Any], worker: int) -> dict[str, list[np.ndarray]]:
+def read_own(path: str, manifest: Mapping[str, Any], worker: int) -> dict[str, list[np.ndarray]]:
     """Reads what belongs to one worker.
 
     Args:
         path: Directory of the checkpoint.
-        mark: Its mark.
+        manifest: Its manifest.
         worker: The worker.
 
     Returns:
@@ -276,17 +278,17 @@ def read_own(path: str, mark: Mapping[str, Any], worker: int) -> dict[str, list[
         ValueError: They cannot be read.
     """
     arrays = files.read_json(_part_of(path, worker))["arrays"]
-    return weights.read(files.join(path, f"worker_{worker}"), mark["files"], **arrays)
+    return weights.read(files.join(path, f"worker_{worker}"), manifest["files"], **arrays)
 
 
 def _read(
-    directory: str, step: int, mark: Mapping[str, Any]
+    directory: str, step: int, manifest: Mapping[str, Any]
 ) -> tuple[int, dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
     path = path_of(directory, step)
     return (
         step,
-        read_shared(path, mark),
-        [read_own(path, mark, worker) for worker in range(mark["num_workers"])],
+        read_shared(path, manifest),
+        [read_own(path, manifest, worker) for worker in range(manifest["num_workers"])],
     )
 
 
@@ -294,26 +296,26 @@ def _part_of(path: str, worker: int) -> str:
     return files.join(path, f"worker_{worker}.json")
 
 
-def _checked_mark(path: str) -> dict[str, Any]:
-    mark = files.read_mark(path)
-    if mark is None:
+def _checked_manifest(path: str) -> dict[str, Any]:
+    manifest = files.read_manifest(path)
+    if manifest is None:
         raise files.CorruptError(f"checkpoint {path!r} is not committed")
-    if _SEAL in mark and _sealed(mark) != mark:
-        raise files.CorruptError(f"file {files.join(path, files.MARK)!r} is damaged")
-    if mark.get("format_version") != FORMAT_VERSION or _SEAL not in mark:
+    if _SEAL in manifest and _sealed(manifest) != manifest:
+        raise files.CorruptError(f"file {files.join(path, files.MANIFEST)!r} is damaged")
+    if manifest.get("format_version") != FORMAT_VERSION or _SEAL not in manifest:
         raise ValueError(
-            f"checkpoint {path!r} has format version {mark.get('format_version')!r}; expected "
+            f"checkpoint {path!r} has format version {manifest.get('format_version')!r}; expected "
             f"{FORMAT_VERSION}: it is of another version of tf_codistill, name another directory"
         )
-    files.verify(path, mark)
-    return mark
+    files.verify(path, manifest)
+    return manifest
 
 
-def _sealed(mark: dict[str, Any]) -> dict[str, Any]:
-    """A mark with a checksum of what it says, but for the files, which have their own."""
-    facts = {name: value for name, value in mark.items() if name not in (_SEAL, "files")}
+def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with a checksum of what it says, but for the files, which have their own."""
+    facts = {name: value for name, value in manifest.items() if name not in (_SEAL, "files")}
     text = json.dumps(facts, sort_keys=True)
-    return {**mark, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
+    return {**manifest, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _describe(arrays: Arrays) -> dict[str, weights.Description]:

@@ -29,7 +29,7 @@ def main() -> None:
     program.check_bindings()
     wet_dir = files.join(_OUTPUT_DIR.value, "wet")
     corpus_dir = files.join(_OUTPUT_DIR.value, "tokens")
-    if files.read_mark(corpus_dir) is not None:
+    if files.read_manifest(corpus_dir) is not None:
         print(f"corpus {corpus_dir!r} is prepared already", file=sys.stderr)
     local_docs.collect(wet_dir)
     mark = pipeline.prepare(files.glob(files.join(wet_dir, "*.warc.wet.gz")), corpus_dir, settings)

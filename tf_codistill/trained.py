@@ -75,7 +75,7 @@ def keep_tokenizer(directory: str, corpora: Mapping[str, tokens.Corpus], is_writ
 
 def _check_documents(directory: str, corpora: Mapping[str, tokens.Corpus]) -> None:
     """Directories may have moved, but what is in them is what training began with."""
-    kept = (files.read_mark(directory) or {}).get("corpora", {})
+    kept = (files.read_manifest(directory) or {}).get("corpora", {})
     before, now = (
         sorted(json.dumps(mark["files"], sort_keys=True) for mark in marks)
         for marks in (kept.values(), (corpus.mark for corpus in corpora.values()))
@@ -100,7 +100,7 @@ def check_tokenizer(directory: str, corpus: tokens.Corpus) -> bool:
     Raises:
         ValueError: The group has another one.
     """
-    mark = files.read_mark(directory)
+    mark = files.read_manifest(directory)
     if mark is None:
         return False
     if mark.get("vocabulary_fingerprint") != corpus.fingerprint:
@@ -249,7 +249,7 @@ def open_trained(
 
 def _check_given_tokenizer(tokenizer: str, fingerprint: str, model: str) -> None:
     """Equal sizes do not make equal vocabularies: the ids of another one mean other pieces."""
-    mark = files.read_mark(tokenizer_dir(os.path.dirname(model))) or {}
+    mark = files.read_manifest(tokenizer_dir(os.path.dirname(model))) or {}
     expected = mark.get("vocabulary_fingerprint", fingerprint)
     if fingerprint != expected:
         raise ValueError(
@@ -263,7 +263,7 @@ def _tokenizer_beside(model: str) -> str:
         tokenizer_dir(os.path.dirname(model)),
         files.join(os.path.dirname(model), "config.gin"),
     )
-    mark = files.read_mark(directory)
+    mark = files.read_manifest(directory)
     if mark is not None:
         files.verify(directory, mark)
         return files.join(directory, str(mark["tokenizer"]))

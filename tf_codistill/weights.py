@@ -171,7 +171,7 @@ def write(prefix: str, **arrays: Sequence[np.ndarray]) -> files.Listing:
         **arrays: The lists by name.
 
     Returns:
-        What a mark says of the files; nothing has been written where there is no array.
+        What a manifest says of the files; nothing has been written where there is no array.
 
     Raises:
         OSError: The files cannot be written.

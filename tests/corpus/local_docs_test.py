@@ -94,7 +94,7 @@ def test_second_run_changes_nothing_and_a_stopped_one_is_done_again(tmp_path: Pa
     wet_dir = tmp_path / "wet"
     first = local_docs.collect(str(wet_dir), [package])
     assert local_docs.collect(str(wet_dir), ["not_installed_at_all"]) == first
-    (wet_dir / files.MARK).unlink()
+    (wet_dir / files.MANIFEST).unlink()
     (wet_dir / "docs-00009.warc.wet.gz").write_bytes(b"left over")
     assert local_docs.collect(str(wet_dir), [package]) == first
 

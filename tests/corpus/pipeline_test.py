@@ -300,7 +300,7 @@ def test_corpus_without_text_is_told(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         prepare(wet_files, str(tmp_path / "corpus"), dataclasses.replace(SETTINGS, **changes))
-    assert files.read_mark(str(tmp_path / "corpus")) is None
+    assert files.read_manifest(str(tmp_path / "corpus")) is None
 
 
 def test_a_tokenizer_that_is_none_is_told_before_anything_is_read(
@@ -389,4 +389,4 @@ def test_program_tells_of_a_damaged_file_in_one_sentence(tmp_path: Path, wet_fil
     last = failed.stderr.strip().splitlines()[-1]
     assert last.startswith("error: WET file")
     assert "crawl-0.warc.wet.gz' is empty; fetch it again" in last
-    assert files.read_mark(str(tmp_path / "corpus")) is None
+    assert files.read_manifest(str(tmp_path / "corpus")) is None

@@ -137,7 +137,7 @@ def test_listed_files_that_are_not_given_are_counted(
     assert mark["counts"]["wet_files_not_given"] == 3
     assert "3 WET files not given: crawl-1.warc.wet.gz, crawl-2.warc.wet.gz, crawl-9" in caplog.text
     assert "listed but were not given: 3" in summary(mark, "part")
-    assert "wet_files_not_given" not in files.read_mark(str(tmp_path / "corpus"))["counts"]  # type: ignore[index]
+    assert "wet_files_not_given" not in files.read_manifest(str(tmp_path / "corpus"))["counts"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_list_that_does_not_fit_is_told(
     listed = write_list(tmp_path / "list.csv", rows)
     with pytest.raises(ValueError, match=message):
         prepare(wet_files[:1], str(tmp_path / "corpus"), SETTINGS, paragraph_ids=listed)
-    assert files.read_mark(str(tmp_path / "corpus")) is None
+    assert files.read_manifest(str(tmp_path / "corpus")) is None
 
 
 def test_a_listed_file_that_the_crawl_does_not_have_is_told(tmp_path: Path, wet_files: list[str]) -> None:

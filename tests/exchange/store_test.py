@@ -52,8 +52,8 @@ NAMES = ["snapshot_0000000000_000001", "snapshot_0000000000_000002"]
 def latest(reader: Store, group: int = 0) -> int | None:
     """The step of the newest snapshot of a group."""
     ref = reader.newest(group)
-    mark = files.read_mark(reader._path(ref)) if ref else None
-    return mark["step"] if mark else None
+    manifest = files.read_manifest(reader._path(ref)) if ref else None
+    return manifest["step"] if manifest else None
 
 
 def publish(writer: Store, step: int) -> int:
@@ -102,8 +102,8 @@ def test_a_snapshot_in_fewer_bits_is_read_whoever_reads_it(tmp_path: pathlib.Pat
     assert reader.difference(0, WIDE) is None, "models are compared as they are trained"
     writer.publish(100, WIDE, WIDE_ARRAYS, states(5))
     ref = reader.newest(0)
-    mark = files.read_mark(reader._path(ref))
-    assert (mark["precision"], mark["fingerprint"]) == (precision, weights.fingerprint(WIDE))
+    manifest = files.read_manifest(reader._path(ref))
+    assert (manifest["precision"], manifest["fingerprint"]) == (precision, weights.fingerprint(WIDE))
     snapshot = reader.read(ref, WIDE)
     assert snapshot.precision == precision
     expected = precisions.pack_all(WIDE_ARRAYS, precision)
@@ -111,7 +111,7 @@ def test_a_snapshot_in_fewer_bits_is_read_whoever_reads_it(tmp_path: pathlib.Pat
     for found, part in zip(snapshot.weights, expected, strict=True):
         np.testing.assert_array_equal(found, part)
     np.testing.assert_allclose(snapshot.states, states(5), rtol=0 if precision == "float32" else 2**-8)
-    data = mark["files"]["weights.data-00000-of-00001"]["bytes"]
+    data = manifest["files"]["weights.data-00000-of-00001"]["bytes"]
     smallest = {"float32": 5120 + 88, "bfloat16": 2560 + 48, "float16": 2560 + 48, "int8": 1360 + 48}[
         precision
     ]
@@ -132,8 +132,8 @@ def test_damage_to_a_packed_snapshot_is_seen(tmp_path: pathlib.Path, precision: 
             with pytest.raises(ValueError, match=re.escape(name)):
                 reader.read(FIRST, WIDE)
             paths[name].write_bytes(content)
-    mark = json.loads(paths[files.MARK].read_text())
-    without = {key: value for key, value in mark.items() if key != "precision"}
+    manifest = json.loads(paths[files.MANIFEST].read_text())
+    without = {key: value for key, value in manifest.items() if key != "precision"}
     for wrong in (
         {"precision": "float32"},
         {"precision": "float16"},
@@ -141,10 +141,10 @@ def test_damage_to_a_packed_snapshot_is_seen(tmp_path: pathlib.Path, precision: 
         {"precision": 8},
         {},
     ):
-        paths[files.MARK].write_text(json.dumps({**without, **wrong}))
+        paths[files.MANIFEST].write_text(json.dumps({**without, **wrong}))
         with pytest.raises(ValueError, match=NAMES[0]):
             reader.read(FIRST, WIDE)
-    paths[files.MARK].write_text(json.dumps(mark))
+    paths[files.MANIFEST].write_text(json.dumps(manifest))
     for found, array in zip(reader.read(FIRST, WIDE).weights, whole, strict=True):
         np.testing.assert_array_equal(found, array)
 
@@ -229,7 +229,7 @@ def test_a_writer_that_dies_anywhere_leaves_the_snapshot_before(tmp_path: pathli
             break
         publish(writer, 100)
         assert_whole(reader.read(reader.newest(0), MODEL), 100)
-    assert operation >= 4, "directory, weights, mark aside, mark in place"
+    assert operation >= 4, "directory, weights, manifest aside, manifest in place"
 
 
 _KILLED_PUBLISHER = """
@@ -283,7 +283,7 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_stays(tmp_path: pathlib.
     whole = path.read_bytes()
     for length in {0, 1, len(whole) // 2, len(whole) - 1}:
         path.write_bytes(whole[:length])
-        if whole[:length].rstrip() != whole.rstrip():  # a mark may lack its last newline
+        if whole[:length].rstrip() != whole.rstrip():  # a manifest may lack its last newline
             with pytest.raises(ValueError, match=re.escape(name)):
                 reader.read(SECOND, MODEL)
     path.unlink()
@@ -298,15 +298,15 @@ def test_no_flipped_bit_ever_gives_other_arrays(tmp_path: pathlib.Path) -> None:
     source = np.random.default_rng(0)
     for name, path in snapshot_files(tmp_path).items():
         whole = path.read_bytes()
-        mark = name == files.MARK
-        for position in source.choice(len(whole), 250 if mark else 20, replace=False):
+        is_manifest = name == files.MANIFEST
+        for position in source.choice(len(whole), 250 if is_manifest else 20, replace=False):
             faults.flip(path, position, 1 << int(source.integers(8)))
             complaint = ""
             try:
                 assert_whole(reader.read(FIRST, MODEL), 100)
             except ValueError as error:
                 complaint = str(error)
-            assert NAMES[0] in complaint or (mark and not complaint), "every byte of a file counts"
+            assert NAMES[0] in complaint or (is_manifest and not complaint), "every byte of a file counts"
             path.write_bytes(whole)
 
 
@@ -315,7 +315,7 @@ def test_a_writer_goes_on_although_its_own_snapshots_are_damaged(tmp_path: pathl
     publish(writer, 50)
     publish(writer, 100)
     for name in NAMES:
-        (tmp_path / "group_0" / name / files.MARK).write_bytes(b'{"files": {}}')
+        (tmp_path / "group_0" / name / files.MANIFEST).write_bytes(b'{"files": {}}')
     again = store(tmp_path)
     again.announce(MODEL, 100)
     assert files.names(str(tmp_path / "group_0")) == ["model.json"], "nobody can use them"
@@ -325,8 +325,10 @@ def test_a_writer_goes_on_although_its_own_snapshots_are_damaged(tmp_path: pathl
 
 def published(directory: pathlib.Path) -> list[int]:
     """The steps of a group's snapshots, committed or not."""
-    marks = [files.read_mark(str(path)) for path in sorted((directory / "group_0").glob("snapshot_*"))]
-    return [mark["step"] if mark else -1 for mark in marks]
+    manifests = [
+        files.read_manifest(str(path)) for path in sorted((directory / "group_0").glob("snapshot_*"))
+    ]
+    return [manifest["step"] if manifest else -1 for manifest in manifests]
 
 
 def test_superseded_snapshots_stay_until_they_are_old(tmp_path: pathlib.Path) -> None:
@@ -406,7 +408,7 @@ def test_a_deletion_that_dies_leaves_nothing_half_committed(tmp_path: pathlib.Pa
         clock.now += 100
         died = faults.dies_at(operation, lambda: publish(writer, 100))  # noqa: B023
         for ref, step in ((FIRST, 50), (SECOND, 100)):
-            if files.read_mark(reader._path(ref)) is not None:
+            if files.read_manifest(reader._path(ref)) is not None:
                 assert_whole(reader.read(ref, MODEL), step)
         assert latest(reader) in (50, 100)
         if not died:
@@ -438,7 +440,7 @@ def test_a_late_commit_is_seen_when_it_is_there(
 def test_a_snapshot_that_vanishes_while_it_is_read_is_an_error_of_its_own(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for moment in ("read_mark", "verify", "read_into"):
+    for moment in ("read_manifest", "verify", "read_into"):
         writer, reader = store(tmp_path / moment, 0), store(tmp_path / moment, 1)
         publish(writer, 50)
         directory = str(tmp_path / moment / "group_0" / NAMES[0])
@@ -473,7 +475,7 @@ def test_another_model_is_named_by_its_first_difference(tmp_path: pathlib.Path) 
 
 def test_a_snapshot_of_another_format_is_refused(tmp_path: pathlib.Path) -> None:
     publish(store(tmp_path), 100)
-    path = snapshot_files(tmp_path)[files.MARK]
+    path = snapshot_files(tmp_path)[files.MANIFEST]
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
     with pytest.raises(ValueError, match="has format version 99; expected 2"):
         store(tmp_path).read(FIRST, MODEL)
@@ -519,7 +521,7 @@ def test_other_entries_are_no_snapshots(tmp_path: pathlib.Path) -> None:
     publish(writer, 50)
     for name in ("snapshot_", "snapshot_00000099", f"{NAMES[1]}.old", "other"):
         (tmp_path / "group_0" / name).mkdir()
-        (tmp_path / "group_0" / name / files.MARK).write_bytes(b"{}")
+        (tmp_path / "group_0" / name / files.MANIFEST).write_bytes(b"{}")
     assert latest(writer) == 50
 
 

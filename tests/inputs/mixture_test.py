@@ -131,7 +131,7 @@ def test_what_cannot_be_mixed_is_told(directories: list[str]) -> None:
         corpora.stream("train", seed=1, num_lanes=2)
     other = directories[2]
     files.write(os.path.join(other, tokens.TOKENIZER), b"another tokenizer")
-    mark = files.read_mark(other)
+    mark = files.read_manifest(other)
     mark["vocabulary_fingerprint"] = files.checksum(os.path.join(other, tokens.TOKENIZER))
     files.commit(other, mark)
     with pytest.raises(

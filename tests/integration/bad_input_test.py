@@ -100,12 +100,12 @@ def test_a_workdir_that_cannot_be_written_to(
         (
             "train-00000-of-00001.tokens",
             lambda content: content[:-100],
-            r"damaged: bytes is \d+, its mark says \d+; prepare the corpus again",
+            r"damaged: bytes is \d+, its manifest says \d+; prepare the corpus again",
         ),
         (
             "validation-00000-of-00001.starts",
             lambda content: content + content,
-            r"damaged: bytes is \d+, its mark says \d+; prepare the corpus again",
+            r"damaged: bytes is \d+, its manifest says \d+; prepare the corpus again",
         ),
         ("word_pieces.model", lambda content: content[::-1], r"not the one .* written with.*; prepare"),
         ("manifest.json", lambda content: content[:50], r"is not JSON .*; delete it"),

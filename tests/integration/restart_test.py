@@ -86,13 +86,13 @@ def test_killed_while_reading_and_while_writing(tmp_path: Path) -> None:
     output_dir, work_dir = tmp_path / "corpus", tmp_path / "corpus.work"
     first = start(tmp_path, output_dir, wet_files, "local", 0.02)
     kill_when(first, lambda: bool(list(work_dir.glob("read-*/*.json"))))
-    assert files.read_mark(str(output_dir)) is None
+    assert files.read_manifest(str(output_dir)) is None
     finished = {path: path.stat().st_mtime_ns for path in work_dir.glob("read-*/*.json")}
     assert 1 <= len(finished) < 4
     second = start(tmp_path, output_dir, wet_files, "local", 0.02)
     kill_when(second, lambda: bool(list(work_dir.glob("write-*/*.json"))))
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert files.read_mark(str(output_dir)) is None
+    assert files.read_manifest(str(output_dir)) is None
     for directory in (output_dir, tmp_path / "whole"):
         prepare(wet_files, str(directory), QUICK)
     assert contents(output_dir) == contents(tmp_path / "whole")

@@ -90,7 +90,7 @@ def rewrite(directory: str, name: str, change: Callable[[bytes], bytes], recommi
     path = os.path.join(directory, name)
     files.write(path, change(files.read(path)))
     if recommit:
-        mark = files.read_mark(directory)
+        mark = files.read_manifest(directory)
         assert mark is not None
         files.commit(directory, mark)
 
@@ -105,7 +105,7 @@ def put(entry: int, value: int, dtype: str) -> Callable[[bytes], bytes]:
 
 
 DAMAGES = {
-    "shard cut short": (TOKENS, lambda content: content[:-2], False, "bytes is 12, its mark says 14"),
+    "shard cut short": (TOKENS, lambda content: content[:-2], False, "bytes is 12, its manifest says 14"),
     "shard of odd size": (TOKENS, lambda content: content[:-1], True, "no multiple of the 2"),
     "starts of odd size": (STARTS, lambda content: content[:-1], True, "no multiple of the 8"),
     "one token more": (TOKENS, lambda content: content + content[-2:], True, "num_tokens 23, .* says 22"),
@@ -149,17 +149,17 @@ def test_contents_are_checked_when_asked(
 def test_what_is_no_corpus_is_told(tmp_path: pathlib.Path, corpus_dir: str) -> None:
     with pytest.raises(ValueError, match=r"nowhere' does not exist; run prepare_local_docs"):
         tokens.open_corpus(str(tmp_path / "nowhere"))
-    mark = files.read_json(os.path.join(corpus_dir, files.MARK))
+    mark = files.read_json(os.path.join(corpus_dir, files.MANIFEST))
     for key, value, complaint in (
         ("format_version", 2, "format_version 2; this program reads 1"),
         ("splits", {"train": {}}, "manifest of corpus .* is damaged"),
         ("splits", {"test": {"shards": ["test-0"], "num_tokens": 0, "num_documents": 0}}, "is missing"),
         ("vocabulary_size", None, "manifest of corpus .* is damaged"),
     ):
-        files.write_json(os.path.join(corpus_dir, files.MARK), {**mark, key: value})
+        files.write_json(os.path.join(corpus_dir, files.MANIFEST), {**mark, key: value})
         with pytest.raises(ValueError, match=complaint):
             tokens.open_corpus(corpus_dir)
-    files.remove(os.path.join(corpus_dir, files.MARK))
+    files.remove(os.path.join(corpus_dir, files.MANIFEST))
     with pytest.raises(ValueError, match="is not finished: it has no manifest"):
         tokens.open_corpus(corpus_dir)
 

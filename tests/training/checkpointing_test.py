@@ -462,7 +462,7 @@ def test_another_model_or_number_of_workers_or_version_is_refused(tmp_path: path
             fit(compiled(other), tmp_path)
     with pytest.raises(ValueError, match="holds another model or other groups: .* arrays do not fit"):
         fit(compiled(optimizer=lambda: keras.optimizers.SGD(0.1)), tmp_path)
-    mark = checkpoints.mark_of(str(tmp_path), 5)
+    mark = checkpoints.manifest_of(str(tmp_path), 5)
     for change, message in (
         (
             {"num_workers": 2},
@@ -471,7 +471,7 @@ def test_another_model_or_number_of_workers_or_version_is_refused(tmp_path: path
         ({"format_version": 1}, "has format version 1; expected 2: it is of another version"),
     ):
         files.write_json(
-            str(tmp_path / "checkpoint_00000005" / files.MARK), checkpoints._sealed({**mark, **change})
+            str(tmp_path / "checkpoint_00000005" / files.MANIFEST), checkpoints._sealed({**mark, **change})
         )
         with pytest.raises(ValueError, match=message):
             fit(compiled(), tmp_path)

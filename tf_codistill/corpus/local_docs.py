@@ -66,7 +66,7 @@ def collect(
     Raises:
         ValueError: A package is not installed, or the directory cannot be written to.
     """
-    mark = files.read_mark(output_dir)
+    mark = files.read_manifest(output_dir)
     if mark is not None:
         files.verify(output_dir, mark, contents=False)
         return mark

@@ -44,7 +44,7 @@ SETTINGS = "preparation.json"
 
 # What may lie in the directory of an unfinished corpus, whole or on its way; and in that of the work.
 _SHARD = rf"(?:train|validation)-\d{{5}}-of-\d{{5}}(?:{'|'.join(map(re.escape, writing.ENDINGS))})"
-_FILE = "|".join([_SHARD, *map(re.escape, (tokens.TOKENIZER, SETTINGS, files.MARK, *FILES))])
+_FILE = "|".join([_SHARD, *map(re.escape, (tokens.TOKENIZER, SETTINGS, files.MANIFEST, *FILES))])
 _PROBE = r"\.probe-[0-9a-f]{32}"
 _OWN = re.compile(rf"(?:{_FILE}|train-\d{{5}}|validation|{_PROBE})(?:\.[0-9a-f]{{32}}\.partial)?")
 _WORK = re.compile(rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{_PROBE}.*")
@@ -295,7 +295,7 @@ def _commit(
     files.write_json(files.join(output_dir, SETTINGS), preparation)
     promised = {name: checksum for task in facts.values() for name, checksum in task["sha256"].items()}
     for name in files.names(output_dir):
-        if name not in (*promised, tokens.TOKENIZER, SETTINGS, *FILES, files.MARK):
+        if name not in (*promised, tokens.TOKENIZER, SETTINGS, *FILES, files.MANIFEST):
             files.remove(files.join(output_dir, name))
     mark = tokens.commit_corpus(
         output_dir,
@@ -305,7 +305,7 @@ def _commit(
     )
     for name, checksum in promised.items():
         if mark["files"].get(name, {}).get("sha256") != checksum:
-            files.remove(files.join(output_dir, files.MARK))
+            files.remove(files.join(output_dir, files.MANIFEST))
             files.remove(write.directory)
             raise files.CorruptError(f"{name!r} in {output_dir!r} is not what was written; run this again")
     return mark
@@ -328,7 +328,7 @@ def _finished(
 
     Without `num_bytes`, the sizes of its WET files, they may be any.
     """
-    mark = files.read_mark(output_dir)
+    mark = files.read_manifest(output_dir)
     if mark is None:
         return None
     found = files.read_json(files.join(output_dir, SETTINGS)) if SETTINGS in mark["files"] else {}

@@ -8,7 +8,7 @@
             snapshot_1700000000_000001/          the first one since the start at that time
                 weights.index                    readable by tf.train.load_checkpoint
                 weights.data-00000-of-00001
-                manifest.json                    the commit mark, written last
+                manifest.json                    the commit, written last
             snapshot_1700000000_000002/...
         group_1/...
 
@@ -117,21 +117,21 @@ class Store:
         if self._agreed_run_id() is None or self._given_run_id:
             self._run_id = self._given_run_id or uuid.uuid4().hex
             files.write_json(files.join(self._directory, "run.json"), {"run_id": self._run_id})
-        marks = {ref: _readable_mark(self._path(ref)) for ref in self._refs(self.group)}
+        manifests = {ref: _readable_manifest(self._path(ref)) for ref in self._refs(self.group)}
         before, difference = 0, None
         with contextlib.suppress(files.CorruptError):  # of which nobody can make use any more
             before = int((self._announcement(self.group) or {}).get("incarnation", 0))
-            difference = self.difference(self.group, model) if any(marks.values()) else None
+            difference = self.difference(self.group, model) if any(manifests.values()) else None
         kept = {
-            ref: mark
-            for ref, mark in marks.items()
-            if mark and mark.get("run_id") == self._run_id and mark["step"] <= step
+            ref: manifest
+            for ref, manifest in manifests.items()
+            if manifest and manifest.get("run_id") == self._run_id and manifest["step"] <= step
         }
         if difference is not None:
             raise ValueError(
                 f"exchange directory {directory!r} belongs to another model ({difference}); use an empty one"
             )
-        for ref in marks.keys() - kept.keys():
+        for ref in manifests.keys() - kept.keys():
             files.remove(self._path(ref))
         self._published = [_Published(ref, m["published_at"], _num_bytes(m)) for ref, m in kept.items()]
         incarnation = max(int(self._clock()), before + 1)
@@ -221,14 +221,14 @@ class Store:
             files.remove(directory)  # of an attempt that could not be cleaned up
             files.ensure_directory(directory)
             listing = weights.write(files.join(directory, "weights"), **parts)
-            mark = files.commit(directory, {**facts, "published_at": self._clock()}, listing)
+            manifest = files.commit(directory, {**facts, "published_at": self._clock()}, listing)
         except BaseException:
             with contextlib.suppress(OSError):
                 files.remove(directory)
             raise
         self._serial = ref.serial
-        self._published.append(_Published(ref, mark["published_at"], _num_bytes(mark)))
-        return _num_bytes(mark)
+        self._published.append(_Published(ref, manifest["published_at"], _num_bytes(manifest)))
+        return _num_bytes(manifest)
 
     def _delete_superseded(self, keep: int, min_age_secs: float) -> bool:
         """Deletes what is old enough, or too much; whether there was anything."""
@@ -262,21 +262,21 @@ class Store:
 
         Raises:
             OSError: The directory cannot be read.
-            CorruptError: The mark of the newest cannot be read.
+            CorruptError: The manifest of the newest cannot be read.
         """
         for ref in reversed(self._refs(peer)):
             if ref == held:
                 return held
-            mark = None if ref in self._foreign else files.read_mark(self._path(ref))
-            if mark is None:
+            manifest = None if ref in self._foreign else files.read_manifest(self._path(ref))
+            if manifest is None:
                 continue
-            if mark.get("run_id") == self._run_id or mark.get("run_id") == self._agreed_run_id():
+            if manifest.get("run_id") == self._run_id or manifest.get("run_id") == self._agreed_run_id():
                 return ref
             self._foreign.add(ref)
         return None
 
     def read(self, ref: Ref, model: weights.Description, pool: weights.Pool | None = None) -> Snapshot:
-        """Reads a committed snapshot, once, and checks it against its mark and the model.
+        """Reads a committed snapshot, once, and checks it against its manifest and the model.
 
         Args:
             ref: Which one.
@@ -291,43 +291,43 @@ class Store:
             OSError: The storage fails.
         """
         directory = self._path(ref)
-        mark = files.read_mark(directory)
-        if mark is None:
+        manifest = files.read_manifest(directory)
+        if manifest is None:
             raise ValueError(f"snapshot {directory!r} is not there any more")
-        if mark.get("format_version") != FORMAT_VERSION:
+        if manifest.get("format_version") != FORMAT_VERSION:
             raise ValueError(
-                f"snapshot {directory!r} has format version {mark.get('format_version')!r}; "
+                f"snapshot {directory!r} has format version {manifest.get('format_version')!r}; "
                 f"expected {FORMAT_VERSION}"
             )
-        precision = mark.get("precision")
+        precision = manifest.get("precision")
         if precision not in precisions.PRECISIONS:
             raise ValueError(
                 f"snapshot {directory!r} has precision {precision!r}; expected one of {precisions.PRECISIONS}"
             )
         try:
-            if difference := weights.first_difference(model, mark["weights"]):
+            if difference := weights.first_difference(model, manifest["weights"]):
                 raise ValueError(f"snapshot {directory!r} holds another model: {difference}")
             of_states = precisions.of_states(precision)
             parts = weights.read(
                 files.join(directory, "weights"),
-                mark["files"],
+                manifest["files"],
                 pool,
                 weights=precisions.packed_description(model, precision),
-                states=precisions.packed_description(mark["states"], of_states),
+                states=precisions.packed_description(manifest["states"], of_states),
             )
             return Snapshot(
                 group=ref.peer,
-                step=int(mark["step"]),
-                published_at=float(mark["published_at"]),
+                step=int(manifest["step"]),
+                published_at=float(manifest["published_at"]),
                 weights=parts["weights"],
-                states=precisions.unpack_all(parts["states"], mark["states"], of_states),
-                num_bytes=_num_bytes(mark),
+                states=precisions.unpack_all(parts["states"], manifest["states"], of_states),
+                num_bytes=_num_bytes(manifest),
                 incarnation=ref.incarnation,
                 serial=ref.serial,
                 precision=precision,
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise files.CorruptError(f"mark of snapshot {directory!r} is damaged ({error!r})") from error
+            raise files.CorruptError(f"manifest of snapshot {directory!r} is damaged ({error!r})") from error
 
     def _agreed_run_id(self) -> str | None:
         """The run of this group; where none has been given that of the directory, None before the first."""
@@ -361,15 +361,15 @@ class Store:
         return files.join(self._group_dir(ref.peer), f"snapshot_{ref.incarnation:010d}_{ref.serial:06d}")
 
 
-def _readable_mark(directory: str) -> dict[str, Any] | None:
-    """The mark of this group's own snapshot, None also for one that no peer can make use of any more."""
+def _readable_manifest(directory: str) -> dict[str, Any] | None:
+    """The manifest of this group's own snapshot, None also for one that no peer can make use of any more."""
     try:
-        mark = files.read_mark(directory)
+        manifest = files.read_manifest(directory)
     except files.CorruptError:
         return None
-    numbers = [mark.get("published_at"), mark.get("step")] if mark else [None]
-    return mark if all(isinstance(number, float | int) for number in numbers) else None
+    numbers = [manifest.get("published_at"), manifest.get("step")] if manifest else [None]
+    return manifest if all(isinstance(number, float | int) for number in numbers) else None
 
 
-def _num_bytes(mark: dict[str, Any]) -> int:
-    return sum(int(entry["bytes"]) for entry in mark["files"].values())
+def _num_bytes(manifest: dict[str, Any]) -> int:
+    return sum(int(entry["bytes"]) for entry in manifest["files"].values())

@@ -7,11 +7,11 @@ Local paths do without TensorFlow.
     snapshot_00000050/            a directory is written file by file ...
         weights.data-00000-of-00001
         weights.index
-        manifest.json             ... and exists for readers from the moment that its mark does
+        manifest.json             ... and exists for readers from the moment that this does
 
-A single file is written aside and then renamed. A directory is committed by its *mark*: a JSON manifest
-that names every file with its size and SHA-256, written last. Without a mark nobody looks at it; with a
-mark that does not fit the files it is corrupt, and `verify` says which file and why.
+A single file is written aside and then renamed. A directory is committed by its manifest, which is written
+last: JSON that names every file with its size and SHA-256. Without a manifest nobody looks at it; with one
+that does not fit the files it is corrupt, and `verify` says which file and why.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import IO, Any, TypeAlias, cast
 from tf_codistill.files import storage
 from tf_codistill.files.storage import is_remote as is_remote
 
-MARK = "manifest.json"
+MANIFEST = "manifest.json"
 
 Listing: TypeAlias = dict[str, dict[str, Any]]  # size in bytes and SHA-256 of files, by name
 
@@ -37,7 +37,7 @@ _PIECE_BYTES = 1 << 20
 
 
 class CorruptError(ValueError):
-    """A committed file or directory does not hold what its mark promises."""
+    """A committed file or directory does not hold what its manifest promises."""
 
 
 def join(*parts: str) -> str:
@@ -256,7 +256,7 @@ def read_into(path: str, buffers: Sequence[memoryview], sha256: str | None) -> N
     Args:
         path: The file.
         buffers: What its bytes fill, one after another.
-        sha256: What the mark says of them.
+        sha256: What the manifest says of them.
 
     Raises:
         CorruptError: The file is missing, longer or shorter than all buffers, or has another checksum.
@@ -273,14 +273,14 @@ def read_into(path: str, buffers: Sequence[memoryview], sha256: str | None) -> N
                 total += filled
             is_longer = bool(file.read(1))
     except FileNotFoundError as error:
-        raise CorruptError(f"file {path!r} is missing although its mark lists it") from error
+        raise CorruptError(f"file {path!r} is missing although its manifest lists it") from error
     promised = sum(len(buffer) for buffer in buffers)
     _compare(path, "bytes", promised, lambda _: total + is_longer)
     _compare(path, "sha256", sha256, lambda _: digest.hexdigest())
 
 
 def facts_of(path: str) -> dict[str, Any]:
-    """What a mark says of a file: its size in bytes and SHA-256."""
+    """What a manifest says of a file: its size in bytes and SHA-256."""
     return {"bytes": size_bytes(path), "sha256": checksum(path)}
 
 
@@ -294,86 +294,86 @@ def checksum(path: str) -> str:
 
 
 def remove(path: str) -> None:
-    """Removes a file or a whole directory, its mark first; does nothing if it is not there."""
-    place, mark = storage.of(path), join(path, MARK)
+    """Removes a file or a whole directory, its manifest first; does nothing if it is not there."""
+    place, manifest = storage.of(path), join(path, MANIFEST)
     with _os_errors(path):
         if place.isdir(path):
-            if place.exists(mark):
-                place.remove(mark)
+            if place.exists(manifest):
+                place.remove(manifest)
             place.rmtree(path)
         elif place.exists(path):
             place.remove(path)
 
 
 def commit(directory: str, facts: dict[str, Any], known: Listing | None = None) -> dict[str, Any]:
-    """Marks a directory as whole.
+    """Commits a directory: writes its manifest.
 
     Args:
         directory: A directory in which every file has been written.
-        facts: What readers want to know without opening the files; becomes part of the mark.
+        facts: What readers want to know without opening the files; becomes part of the manifest.
         known: What is known of files already, by name; the others are read.
 
     Returns:
-        The mark: `facts` and, under ``files``, the size in bytes and SHA-256 of each file by name.
+        The manifest: `facts` and, under ``files``, the size in bytes and SHA-256 of each file by name.
     """
     listing = dict(known or {})
-    left = [name for name in names(directory) if name != MARK and not name.endswith(".partial")]
+    left = [name for name in names(directory) if name != MANIFEST and not name.endswith(".partial")]
     left = [name for name in left if name not in listing]
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # a corpus has a thousand large files
         listing |= zip(left, threads.map(facts_of, [join(directory, name) for name in left]), strict=True)
-    mark = {**facts, "files": listing}
-    write_json(join(directory, MARK), mark)
-    return mark
+    manifest = {**facts, "files": listing}
+    write_json(join(directory, MANIFEST), manifest)
+    return manifest
 
 
-def read_mark(directory: str) -> dict[str, Any] | None:
+def read_manifest(directory: str) -> dict[str, Any] | None:
     """What the commit of a directory left in it.
 
     Args:
         directory: A directory, there or not.
 
     Returns:
-        The mark, or None if the directory is absent or not committed.
+        The manifest, or None if the directory is absent or not committed.
 
     Raises:
-        CorruptError: There is a mark, but it cannot be read.
+        CorruptError: There is a manifest, but it cannot be read.
     """
-    path = join(directory, MARK)
+    path = join(directory, MANIFEST)
     try:
-        mark = read_json(path)
+        manifest = read_json(path)
     except FileNotFoundError:
         return None
-    listing = mark.get("files") if isinstance(mark, dict) else None
+    listing = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(listing, dict) or not all(isinstance(entry, dict) for entry in listing.values()):
-        raise CorruptError(f"mark {path!r} lists no files; delete {directory!r} or write it again")
-    return cast(dict[str, Any], mark)
+        raise CorruptError(f"manifest {path!r} lists no files; delete {directory!r} or write it again")
+    return cast(dict[str, Any], manifest)
 
 
-def verify(directory: str, mark: dict[str, Any], contents: bool = True) -> None:
-    """Checks a committed directory against its mark.
+def verify(directory: str, manifest: dict[str, Any], contents: bool = True) -> None:
+    """Checks a committed directory against its manifest.
 
     Args:
         directory: The committed directory.
-        mark: What `read_mark` returned for it.
+        manifest: What `read_manifest` returned for it.
         contents: Whether to read every file for its checksum, not only its size.
 
     Raises:
-        CorruptError: A file is missing, or has another size or checksum than the mark says.
+        CorruptError: A file is missing, or has another size or checksum than the manifest says.
     """
-    for name, promised in mark["files"].items():
+    for name, promised in manifest["files"].items():
         path = join(directory, name)
         try:
             _compare(path, "bytes", promised.get("bytes"), size_bytes)
             if contents:
                 _compare(path, "sha256", promised.get("sha256"), checksum)
         except FileNotFoundError as error:
-            raise CorruptError(f"file {path!r} is missing although its mark lists it") from error
+            raise CorruptError(f"file {path!r} is missing although its manifest lists it") from error
 
 
 def _compare(path: str, what: str, promised: object, measure: Callable[[str], object]) -> None:
     found = measure(path)
     if found != promised:
-        raise CorruptError(f"file {path!r} is damaged: {what} is {found}, its mark says {promised}")
+        raise CorruptError(f"file {path!r} is damaged: {what} is {found}, its manifest says {promised}")
 
 
 @contextlib.contextmanager

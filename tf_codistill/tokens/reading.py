@@ -183,7 +183,7 @@ def open_corpus(directory: str, verify_contents: bool = False) -> Corpus:
         ValueError: There is no corpus at `directory`, or one of another format version.
         files.CorruptError: A file does not fit the mark, the vocabulary or the format.
     """
-    mark = files.read_mark(directory)
+    mark = files.read_manifest(directory)
     if mark is None:
         state = "is not finished: it has no manifest.json" if files.exists(directory) else "does not exist"
         raise ValueError(

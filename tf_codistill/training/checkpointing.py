@@ -112,7 +112,7 @@ class Checkpointing(keras.callbacks.Callback):
                 raise ValueError(
                     str(error or "the chief of this group cannot use its checkpoints")
                 ) from error
-            mark = {} if step == NONE else checkpoints.mark_of(directory, step)
+            mark = {} if step == NONE else checkpoints.manifest_of(directory, step)
             model.progress.found[directory] = Found(step, start, mark)
         found = model.progress.found[directory]
         self._store.start = found.start
@@ -279,7 +279,7 @@ class Checkpointing(keras.callbacks.Callback):
         if rank is not None:
             metadata |= {"rank": rank, "monitor": self._monitor}
         if step == progress.saved_step:
-            self._write(self._store.mark, step, metadata)
+            self._write(self._store.update_metadata, step, metadata)
         else:
             self._write(self._store.save, step, *state.of(self.model, metrics), metadata)
             progress.saved_step = step

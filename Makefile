@@ -50,7 +50,7 @@ test-newest-keras: | $(PY)
 	$(NEWEST) -m pip --disable-pip-version-check install --editable ".[test]"
 	$(NEWEST) -m pip --disable-pip-version-check install --upgrade --pre keras
 	$(NEWEST) -m pytest tests/keras_private_test.py tests/weights_test.py tests/recurrent_state_test.py \
-		tests/teaching/packed_model_test.py tests/training/algorithm_1_test.py \
+		tests/teaching/quantized_model_test.py tests/training/algorithm_1_test.py \
 		tests/training/codistillation_test.py tests/training/keras_face_test.py -m "not slow" $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev

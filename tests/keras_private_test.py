@@ -26,7 +26,7 @@ from tests.replicas import two_replicas
 from tests.toy_models import batches, compiled, examples
 from tf_codistill import keras_private, weights
 from tf_codistill.keras_private import OVERRIDDEN, PRIVATE
-from tf_codistill.teaching import packed_model
+from tf_codistill.teaching import quantized_model
 
 KERAS = f"Keras {keras.__version__}"
 NAMES = {private.name for private in PRIVATE}
@@ -249,24 +249,24 @@ def test_a_private_name_is_where_it_is_said_to_be(private: keras_private.Private
 
 @pytest.mark.parametrize("precision", ["int8", "bfloat16"], ids=lambda one: f"{KERAS}: {one}")
 def test_a_weight_of_a_layer_may_change_its_class(precision: str) -> None:
-    """All that `packed_model` relies on: layers hold the very object, and read it at each call."""
+    """All that `quantized_model` relies on: layers hold the very object, and read it at each call."""
     layer = keras.layers.Dense(64)
     model = keras.Sequential([keras.Input((32,)), layer])
     held, before = layer.kernel, np.array(layer.kernel)
-    packed_model.pack(model, precision)
+    quantized_model.quantize(model, precision)
     assert layer.kernel is held
     assert any(weight is held for weight in model.weights)
-    assert isinstance(held, packed_model.PackedVariable)
+    assert isinstance(held, quantized_model.QuantizedVariable)
     assert keras_private.stored(held) is None, "the memory that it had is free"
     x = tf.random.stateless_normal([4, 32], [1, 2])
     expected = x @ tf.cast(before, tf.float32)
     for call in (model, tf.function(model), tf.function(model, jit_compile=True)):
         np.testing.assert_allclose(call(x), expected, atol=0.05)
     zeros = [0 * before, np.ones(64, "float32")]
-    arrays = packed_model.staged(model, zeros, "float32", precision)
-    weights.give(packed_model.stored(model), arrays)
+    arrays = quantized_model.staged(model, zeros, "float32", precision)
+    weights.give(quantized_model.stored(model), arrays)
     np.testing.assert_array_equal(model(x), np.ones([4, 64]))
-    with pytest.raises(ValueError, match="is packed; only a snapshot can replace it"):
+    with pytest.raises(ValueError, match="is quantized; only a snapshot can replace it"):
         held.assign(before)
 
 

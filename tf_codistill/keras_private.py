@@ -75,7 +75,7 @@ PRIVATE = (
 
 OVERRIDDEN = {
     "_maybe_symbolic_build": "training.keras_fit",
-    "_direct_assign": "teaching.packed_model",
+    "_direct_assign": "teaching.quantized_model",
 }
 """Which of these names a class of ours defines anew, by module."""
 

@@ -1,4 +1,4 @@
-"""Packing arrays: what is lost, what is not, and that nothing broken looks whole."""
+"""Quantizing arrays: what is lost, what is not, and that nothing broken looks whole."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ quick = hypothesis.settings(max_examples=60, deadline=None)
 
 
 def round_trip(array: np.ndarray, precision: str) -> np.ndarray:
-    return precisions.unpack(precisions.pack(array, precision), str(array.dtype))
+    return precisions.dequantize(precisions.quantize(array, precision), str(array.dtype))
 
 
 @quick
 @hypothesis.given(array=finite, precision=st.sampled_from(precisions.PRECISIONS))
 def test_parts_are_as_the_layout_says_and_give_back_shape_and_type(array: np.ndarray, precision: str) -> None:
-    parts = precisions.pack(array, precision)
+    parts = precisions.quantize(array, precision)
     found = [(part.shape, str(part.dtype)) for part in parts]
     assert found == precisions.layout(array.shape, str(array.dtype), precision)
-    again = precisions.unpack(parts, "float32")
+    again = precisions.dequantize(parts, "float32")
     assert (again.shape, again.dtype) == (array.shape, array.dtype)
     np.testing.assert_array_equal(round_trip(again, precision), again, "precision is lost once")
 
@@ -42,20 +42,20 @@ def test_parts_are_as_the_layout_says_and_give_back_shape_and_type(array: np.nda
 @quick
 @hypothesis.given(array=finite)
 def test_float32_is_the_array_itself(array: np.ndarray) -> None:
-    assert precisions.pack(array, "float32")[0] is array
-    assert precisions.unpack([array], "float32") is array
+    assert precisions.quantize(array, "float32")[0] is array
+    assert precisions.dequantize([array], "float32") is array
 
 
 @quick
 @hypothesis.given(array=matrices)
 def test_int8_is_wrong_by_half_a_unit_of_its_channel_at_most(array: np.ndarray) -> None:
-    values, unit = precisions.pack(array, "int8")
+    values, scale = precisions.quantize(array, "int8")
     assert np.abs(values.astype(int)).max() <= 127
     highest = np.abs(array).max(axis=0).astype("float64")
     error = np.abs(round_trip(array, "int8").astype("float64") - array).max(axis=0)
     smallest_normal = float(np.finfo("float32").tiny)
     assert (error <= np.maximum(0.5 * highest / 127 * (1 + 1e-4), 127 * smallest_normal)).all()
-    assert (unit <= highest / 127 * (1 + 1e-6)).all()
+    assert (scale <= highest / 127 * (1 + 1e-6)).all()
 
 
 @quick
@@ -123,7 +123,7 @@ def test_each_channel_has_a_unit_of_its_own() -> None:
 )
 def test_matrices_become_int8_where_it_saves_enough(shape: tuple, dtype: str, expected: list) -> None:
     assert precisions.layout(shape, dtype, "int8") == expected
-    parts = precisions.pack(np.ones(shape, dtype), "int8")
+    parts = precisions.quantize(np.ones(shape, dtype), "int8")
     assert [(part.shape, str(part.dtype)) for part in parts] == expected
 
 
@@ -131,13 +131,13 @@ def test_lists_of_arrays_with_their_description() -> None:
     source = np.random.default_rng(0)
     arrays = [source.normal(size=shape).astype("float32") for shape in ((32, 3), (3,), (4, 2))]
     rows = [{"name": str(i), "shape": list(a.shape), "dtype": "float32"} for i, a in enumerate(arrays)]
-    packed = precisions.pack_all(arrays, "int8")
-    described = precisions.packed_description(rows, "int8")
+    quantized = precisions.quantize_all(arrays, "int8")
+    described = precisions.quantized_description(rows, "int8")
     assert [row["dtype"] for row in described] == ["int8", "float32", "float32", "bfloat16"]
-    assert [tuple(row["shape"]) for row in described] == [part.shape for part in packed]
-    for one, other in zip(precisions.unpack_all(packed, rows, "int8"), arrays, strict=True):
+    assert [tuple(row["shape"]) for row in described] == [part.shape for part in quantized]
+    for one, other in zip(precisions.dequantize_all(quantized, rows, "int8"), arrays, strict=True):
         np.testing.assert_array_equal(one, round_trip(other, "int8"))
-    assert packed[3].dtype == BFLOAT16
+    assert quantized[3].dtype == BFLOAT16
 
 
 def test_a_precision_that_does_not_exist_is_named() -> None:

@@ -106,7 +106,7 @@ def test_a_snapshot_in_fewer_bits_is_read_whoever_reads_it(tmp_path: pathlib.Pat
     assert (manifest["precision"], manifest["fingerprint"]) == (precision, weights.fingerprint(WIDE))
     snapshot = reader.read(ref, WIDE)
     assert snapshot.precision == precision
-    expected = precisions.pack_all(WIDE_ARRAYS, precision)
+    expected = precisions.quantize_all(WIDE_ARRAYS, precision)
     assert [part.dtype for part in snapshot.weights] == [part.dtype for part in expected], "as it lies there"
     for found, part in zip(snapshot.weights, expected, strict=True):
         np.testing.assert_array_equal(found, part)
@@ -119,7 +119,7 @@ def test_a_snapshot_in_fewer_bits_is_read_whoever_reads_it(tmp_path: pathlib.Pat
 
 
 @pytest.mark.parametrize("precision", ["int8", "bfloat16"])
-def test_damage_to_a_packed_snapshot_is_seen(tmp_path: pathlib.Path, precision: str) -> None:
+def test_damage_to_a_quantized_snapshot_is_seen(tmp_path: pathlib.Path, precision: str) -> None:
     writer, reader = store(tmp_path, 0, precision=precision), store(tmp_path, 1)
     writer.publish(100, WIDE, WIDE_ARRAYS)
     whole = reader.read(FIRST, WIDE).weights

@@ -26,7 +26,7 @@ from tf_codistill.exchange import precision as precisions
 from tf_codistill.exchange.snapshot import Snapshot
 from tf_codistill.exchange.store import Store
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.teaching import packed_model
+from tf_codistill.teaching import quantized_model
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.teaching.snapshots import PeerExchange
@@ -148,10 +148,14 @@ def test_groups_may_differ_in_precision(tmp_path, published: str, held: str) -> 
     assert exchange.steps() == [4]
     assert (exchange.costs.failed_reads, exchange.costs.failed_publications) == (0, 0)
     for found, array in zip(exchange.frozen[0].get_weights(), arrays, strict=True):
-        np.testing.assert_array_equal(found, precisions.unpack(precisions.pack(array, "int8"), "float32"))
+        np.testing.assert_array_equal(
+            found, precisions.dequantize(precisions.quantize(array, "int8"), "float32")
+        )
     *_, back = snapshots_in(str(tmp_path), 0, peer)
     assert (back.step, back.precision) == (NUM_STEPS, held)
-    for found, part in zip(back.weights, precisions.pack_all(model.student.get_weights(), held), strict=True):
+    for found, part in zip(
+        back.weights, precisions.quantize_all(model.student.get_weights(), held), strict=True
+    ):
         np.testing.assert_array_equal(found, part)
 
 
@@ -181,7 +185,7 @@ class Lazy(keras.Model):
         return self.head(self.hidden(inputs))
 
 
-def test_a_model_that_is_built_by_its_first_batch_is_packed_then() -> None:
+def test_a_model_that_is_built_by_its_first_batch_is_quantized_then() -> None:
     model = CodistillationModel(Lazy, FrozenTeachers(1, "int8"))
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     assert model.teachers.num_bytes() == 0
@@ -209,7 +213,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_language_corpus(str(tmp_path_factory.mktemp("corpus")))
 
 
-def test_an_experiment_resumes_with_packed_teachers_to_the_bit(corpus: str, tmp_path) -> None:
+def test_an_experiment_resumes_with_quantized_teachers_to_the_bit(corpus: str, tmp_path) -> None:
     def experiment(workdir: str, precision: str = "int8", num_steps: int = 20) -> CodistillationModel:
         task, teaching = toy_task(corpus, model_fn=language_model), toy_peers(precision=precision)
         one = toy_experiment(task, teaching=teaching, num_steps=num_steps)
@@ -222,7 +226,7 @@ def test_an_experiment_resumes_with_packed_teachers_to_the_bit(corpus: str, tmp_
     publish(exchange, 1, 3, peer, states, precision="int8")
     straight = experiment("straight")
     assert straight.teachers.steps() == [3]
-    assert straight.teachers.num_bytes() < packed_model.num_bytes(straight.student) / 2
+    assert straight.teachers.num_bytes() < quantized_model.num_bytes(straight.student) / 2
     assert snapshots_in(exchange, 0, peer)[-1].step == 20
 
     os.makedirs(tmp_path / "resumed" / "exchange")

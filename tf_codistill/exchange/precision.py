@@ -1,13 +1,13 @@
 """Weights in fewer bits: how a teacher's arrays look in a snapshot's files and in memory.
 
-    pack(kernel, "int8")     ->  [int8 [192, 768], float32 [768]]    whole numbers of -127 to 127, their units
-    pack(kernel, "bfloat16") ->  [bfloat16 [192, 768]]
-    pack(bias, any)          ->  [bias]                              vectors are few bytes: left as they are
-    unpack(parts, "float32") ->  kernel, nearly
+    quantize(kernel, "int8")     ->  [int8 [192, 768], float32 [768]]    integers of -127 to 127, their scales
+    quantize(kernel, "bfloat16") ->  [bfloat16 [192, 768]]
+    quantize(bias, any)          ->  [bias]                              vectors are small: left as they are
+    dequantize(parts, "float32") ->  kernel, nearly
 
 A teacher is only ever asked for predictions, so it needs less precision than a student that adds up small
-updates (Anil et al. 2018, sections 2.1 and 4). Packing what has been unpacked changes nothing more, so that
-weights lose precision once, however many hands they go through.
+updates (Anil et al. 2018, sections 2.1 and 4). Quantizing what has been dequantized changes nothing more, so
+that weights lose precision once, however many hands they go through.
 
 A value that is not finite never becomes one that is, so that a broken teacher is seen to be broken.
 """
@@ -23,7 +23,7 @@ from tf_codistill import weights
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
-# With fewer values than this to each unit, int8 would save little over bfloat16.
+# With fewer values than this to each scale, int8 would save little over bfloat16.
 MIN_VALUES_PER_CHANNEL = 16
 
 _HIGHEST = 127
@@ -50,13 +50,13 @@ def check(precision: str) -> str:
 def of_states(precision: str) -> str:
     """The precision of the recurrent states that travel with weights of a precision.
 
-    A unit that lanes share would let one lane spoil the others, so that int8 is for weights only.
+    A scale that lanes share would let one lane spoil the others, so that int8 is for weights only.
     """
     return "bfloat16" if precision == "int8" else precision
 
 
 def layout(shape: Sequence[int], dtype: str, precision: str) -> list[tuple[tuple[int, ...], str]]:
-    """Says which parts `pack` makes of an array.
+    """Says which parts `quantize` makes of an array.
 
     Args:
         shape: Shape of the array.
@@ -64,7 +64,7 @@ def layout(shape: Sequence[int], dtype: str, precision: str) -> list[tuple[tuple
         precision: One of `PRECISIONS`; float32 leaves every array as it is.
 
     Returns:
-        Shape and type of each part: the values, and for int8 the unit of each channel.
+        Shape and type of each part: the values, and for int8 the scale of each channel.
     """
     shape = tuple(shape)
     if precision == "float32" or len(shape) < 2 or dtype not in ("float64", "float32", "float16", "bfloat16"):
@@ -78,7 +78,7 @@ def layout(shape: Sequence[int], dtype: str, precision: str) -> list[tuple[tuple
     return [(shape, "bfloat16" if precision == "int8" else precision)]
 
 
-def pack(array: np.ndarray, precision: str) -> list[np.ndarray]:
+def quantize(array: np.ndarray, precision: str) -> list[np.ndarray]:
     """Makes an array smaller.
 
     Args:
@@ -90,7 +90,7 @@ def pack(array: np.ndarray, precision: str) -> list[np.ndarray]:
     """
     parts = layout(array.shape, str(array.dtype), precision)
     if len(parts) == 2:
-        return _whole_numbers(array.astype(np.float32, copy=False), _channel_axis(array.shape))
+        return _integers(array.astype(np.float32, copy=False), _channel_axis(array.shape))
     dtype = tf.as_dtype(parts[0][1])
     if dtype == array.dtype:
         return [array]
@@ -98,24 +98,24 @@ def pack(array: np.ndarray, precision: str) -> list[np.ndarray]:
     return [np.where(np.isfinite(array), nearest, array).astype(dtype.as_numpy_dtype)]
 
 
-def unpack(parts: Sequence[np.ndarray], dtype: str) -> np.ndarray:
-    """Takes back what `pack` did, but for the precision that is lost.
+def dequantize(parts: Sequence[np.ndarray], dtype: str) -> np.ndarray:
+    """Takes back what `quantize` did, but for the precision that is lost.
 
     Args:
-        parts: What `pack` returned.
-        dtype: Type of the array that was packed.
+        parts: What `quantize` returned.
+        dtype: Type of the array that was quantized.
 
     Returns:
         The array.
     """
     if len(parts) == 1:
         return parts[0].astype(dtype, copy=False)
-    values, unit = parts
-    return (values.astype(np.float32) * unit).astype(dtype, copy=False)
+    values, scale = parts
+    return (values.astype(np.float32) * scale).astype(dtype, copy=False)
 
 
-def packed_description(model: weights.Description, precision: str) -> weights.Description:
-    """Describes the arrays that `pack_all` makes of those that a description describes."""
+def quantized_description(model: weights.Description, precision: str) -> weights.Description:
+    """Describes the arrays that `quantize_all` makes of those that a description describes."""
     return [
         {"name": row["name"], "shape": list(shape), "dtype": dtype}
         for row in model
@@ -123,13 +123,15 @@ def packed_description(model: weights.Description, precision: str) -> weights.De
     ]
 
 
-def pack_all(arrays: Sequence[np.ndarray], precision: str) -> list[np.ndarray]:
+def quantize_all(arrays: Sequence[np.ndarray], precision: str) -> list[np.ndarray]:
     """The parts of all arrays, one after another."""
-    return [part for array in arrays for part in pack(array, precision)]
+    return [part for array in arrays for part in quantize(array, precision)]
 
 
-def unpack_all(parts: Sequence[np.ndarray], model: weights.Description, precision: str) -> list[np.ndarray]:
-    """Takes back what `pack_all` did.
+def dequantize_all(
+    parts: Sequence[np.ndarray], model: weights.Description, precision: str
+) -> list[np.ndarray]:
+    """Takes back what `quantize_all` did.
 
     Args:
         parts: What it returned.
@@ -141,7 +143,7 @@ def unpack_all(parts: Sequence[np.ndarray], model: weights.Description, precisio
     """
     remaining = iter(parts)
     return [
-        unpack([next(remaining) for _ in layout(row["shape"], row["dtype"], precision)], row["dtype"])
+        dequantize([next(remaining) for _ in layout(row["shape"], row["dtype"], precision)], row["dtype"])
         for row in model
     ]
 
@@ -151,13 +153,13 @@ def _channel_axis(shape: tuple[int, ...]) -> int:
     return max((axis for axis, size in enumerate(shape) if size != 1), default=0)
 
 
-def _whole_numbers(array: np.ndarray, axis: int) -> list[np.ndarray]:
+def _integers(array: np.ndarray, axis: int) -> list[np.ndarray]:
     highest = np.max(np.abs(array), axis=tuple(range(axis)))
     with np.errstate(invalid="ignore", divide="ignore"):
-        unit = np.where(np.isfinite(highest), highest / np.float32(_HIGHEST), np.float32(np.nan))
-        # Without its last 7 bits the unit times 127 is exact, whoever multiplies, and packing again finds the
-        # same unit. TensorFlow takes numbers below the smallest normal one for 0.
-        unit = (unit.view(np.uint32) & ~_LOW_BITS).view(np.float32)
-        unit = np.where(unit < np.finfo(np.float32).tiny, np.float32(0), unit)
-        values = np.nan_to_num(array / unit, nan=0.0, posinf=0.0, neginf=0.0)
-    return [np.clip(np.rint(values), -_HIGHEST, _HIGHEST).astype(np.int8), unit]
+        scale = np.where(np.isfinite(highest), highest / np.float32(_HIGHEST), np.float32(np.nan))
+        # Without its last 7 bits the scale times 127 is exact, whoever multiplies, and quantizing again finds
+        # the same scale. TensorFlow takes numbers below the smallest normal one for 0.
+        scale = (scale.view(np.uint32) & ~_LOW_BITS).view(np.float32)
+        scale = np.where(scale < np.finfo(np.float32).tiny, np.float32(0), scale)
+        values = np.nan_to_num(array / scale, nan=0.0, posinf=0.0, neginf=0.0)
+    return [np.clip(np.rint(values), -_HIGHEST, _HIGHEST).astype(np.int8), scale]

@@ -61,7 +61,7 @@ class Snapshot:
         num_bytes: Size of the files that were read.
         incarnation: See `Ref`.
         serial: See `Ref`.
-        precision: What `exchange.precision.pack_all` has made `weights` with.
+        precision: What `exchange.precision.quantize_all` has made `weights` with.
         is_staged: Whether `weights` are what a teacher's variables hold, ready to be given to them.
     """
 

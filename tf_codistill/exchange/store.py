@@ -200,8 +200,8 @@ class Store:
             "states": weights.describe_arrays(states),
         }
         parts = {
-            "weights": precisions.pack_all(arrays, self._precision),
-            "states": precisions.pack_all(states, precisions.of_states(self._precision)),
+            "weights": precisions.quantize_all(arrays, self._precision),
+            "states": precisions.quantize_all(states, precisions.of_states(self._precision)),
         }
         try:
             num_bytes = self._write(facts, parts)
@@ -312,15 +312,15 @@ class Store:
                 files.join(directory, "weights"),
                 manifest["files"],
                 pool,
-                weights=precisions.packed_description(model, precision),
-                states=precisions.packed_description(manifest["states"], of_states),
+                weights=precisions.quantized_description(model, precision),
+                states=precisions.quantized_description(manifest["states"], of_states),
             )
             return Snapshot(
                 group=ref.peer,
                 step=int(manifest["step"]),
                 published_at=float(manifest["published_at"]),
                 weights=parts["weights"],
-                states=precisions.unpack_all(parts["states"], manifest["states"], of_states),
+                states=precisions.dequantize_all(parts["states"], manifest["states"], of_states),
                 num_bytes=_num_bytes(manifest),
                 incarnation=ref.incarnation,
                 serial=ref.serial,

@@ -27,7 +27,7 @@ from tf_codistill import recurrent_state, weights
 from tf_codistill.exchange import precision as precisions
 from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.exchange.topology import NO_PEER
-from tf_codistill.teaching import packed_model
+from tf_codistill.teaching import quantized_model
 from tf_codistill.teaching.base import Arrays, ModelFn, Taught, Teaching, rows_of
 
 NO_SNAPSHOT = -1
@@ -101,13 +101,13 @@ class FrozenTeachers(Teaching):
         return {f"teacher {number}": teacher for number, teacher in enumerate(self.frozen)}
 
     def prepare(self) -> None:
-        """Packs the weights of models that have been built since; call it in the scope of the strategy."""
+        """Quantizes the weights of models that have been built since; called in the strategy's scope."""
         for model in self.frozen:
-            packed_model.pack(model, self._precision)
+            quantized_model.quantize(model, self._precision)
 
     def num_bytes(self) -> int:
         """Memory that the weights of all teachers take up on each replica, in bytes."""
-        return sum(packed_model.num_bytes(model) for model in self.frozen)
+        return sum(quantized_model.num_bytes(model) for model in self.frozen)
 
     def any_present(self, step: tf.Tensor) -> tf.Tensor:
         """Whether any teacher holds a snapshot."""
@@ -176,7 +176,7 @@ class FrozenTeachers(Teaching):
             return snapshot
         if snapshot.states:
             recurrent_state.check(recurrent_state.variables(model), snapshot.states)
-        arrays = packed_model.staged(model, snapshot.weights, snapshot.precision, self._precision)
+        arrays = quantized_model.staged(model, snapshot.weights, snapshot.precision, self._precision)
         return dataclasses.replace(snapshot, weights=arrays, precision=self._precision, is_staged=True)
 
     def refresh(self, index: int, snapshot: Snapshot, worker: int = 0) -> None:
@@ -191,7 +191,7 @@ class FrozenTeachers(Teaching):
             ValueError: The snapshot does not fit the model.
         """
         model = self.frozen[index]
-        weights.give(packed_model.stored(model), self.stage(index, snapshot).weights)
+        weights.give(quantized_model.stored(model), self.stage(index, snapshot).weights)
         states = recurrent_state.variables(model)
         steps_P, has_read_P = weights.values(self._facts)
         keeps = (
@@ -231,7 +231,7 @@ class FrozenTeachers(Teaching):
         return [state for model in self.frozen for state in recurrent_state.variables(model)]
 
     def _weights(self) -> list[keras.Variable]:
-        return [weight for model in self.frozen for weight in packed_model.stored(model)]
+        return [weight for model in self.frozen for weight in quantized_model.stored(model)]
 
     def _steps_P(self) -> tf.Tensor:  # noqa: N802 - P is a shape letter
         return tf.convert_to_tensor(self._facts[0].value) if self._facts else tf.zeros([0], tf.int64)

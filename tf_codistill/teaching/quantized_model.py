@@ -1,10 +1,10 @@
-"""A frozen model that keeps its weights packed in memory and unpacks each when a layer reads it.
+"""A frozen model that keeps its weights quantized in memory and dequantizes each when a layer reads it.
 
-    pack(model, "int8")                      [192, 768] float32  ->  590 KB become 151 KB
+    quantize(model, "int8")                  [192, 768] float32  ->  590 KB become 151 KB
     staged(model, parts, "int8", "int8")     weights of a snapshot, as `stored(model)` holds them
     model(features, training=False)          every layer reads float32 tensors that live for one step
 
-Layers know nothing of it: a packed weight is the Keras variable that it was, with another way to find its
+Layers know nothing of it: a quantized weight is the Keras variable that it was, with another way to find its
 value. So it works wherever the model does: in ``tf.function``, ``tf.cond``, loops, XLA and on each replica.
 """
 
@@ -23,8 +23,8 @@ from tf_codistill.exchange import precision as precisions
 _WORD = 8  # bytes
 
 
-class PackedVariable(keras.Variable):
-    """A weight that is unpacked whenever it is read. `pack` makes it of a plain one.
+class QuantizedVariable(keras.Variable):
+    """A weight that is dequantized whenever it is read. `quantize` makes it of a plain one.
 
     Attributes:
         words: The bits of its parts, one after another, int64. Several workers can only create variables of
@@ -42,26 +42,26 @@ class PackedVariable(keras.Variable):
             layout: What `precision.layout` says of the parts.
         """
         self.words, self._parts = words, layout
-        keras_private.read_by(self, self._unpacked)
+        keras_private.read_by(self, self._dequantized)
 
-    def _unpacked(self, shape: Any, dtype: Any) -> tf.Tensor:
+    def _dequantized(self, shape: Any, dtype: Any) -> tf.Tensor:
         words = tf.convert_to_tensor(self.words.value)
         parts = []
         for part_shape, part_dtype in self._parts:
             parts.append(_from_words(words, part_shape, part_dtype))
             words = words[_num_words(part_shape, part_dtype) :]
         if len(parts) == 2:
-            values, unit = parts
-            return tf.ensure_shape(tf.cast(tf.cast(values, tf.float32) * unit, dtype), shape)
+            values, scale = parts
+            return tf.ensure_shape(tf.cast(tf.cast(values, tf.float32) * scale, dtype), shape)
         return tf.ensure_shape(tf.cast(parts[0], dtype), shape)
 
     def _direct_assign(self, value: Any) -> None:
         del value
-        raise ValueError(f"weight {self.path!r} of a teacher is packed; only a snapshot can replace it")
+        raise ValueError(f"weight {self.path!r} of a teacher is quantized; only a snapshot can replace it")
 
 
-def pack(model: keras.Model, precision: str) -> None:
-    """Packs those weights of a model that are not packed yet; call it in the scope of the strategy.
+def quantize(model: keras.Model, precision: str) -> None:
+    """Quantizes those weights of a model that are not quantized yet; call it in the scope of the strategy.
 
     Args:
         model: A model whose weights nobody trains. One that has not been built has none, and stays as it is.
@@ -69,13 +69,13 @@ def pack(model: keras.Model, precision: str) -> None:
     """
     for weight in model.weights:
         layout = precisions.layout(weight.shape, weight.dtype, precision)
-        if isinstance(weight, PackedVariable) or layout == [(tuple(weight.shape), weight.dtype)]:
+        if isinstance(weight, QuantizedVariable) or layout == [(tuple(weight.shape), weight.dtype)]:
             continue
         (array,) = weights.values([weight])
         words = keras.Variable(
-            _to_words(precisions.pack(array, precision)), dtype="int64", trainable=False, name=weight.name
+            _to_words(precisions.quantize(array, precision)), dtype="int64", trainable=False, name=weight.name
         )
-        weight.__class__ = PackedVariable  # layers hold this very object, under names of their own
+        weight.__class__ = QuantizedVariable  # layers hold this very object, under names of their own
         weight.keep(words, layout)
 
 
@@ -86,9 +86,9 @@ def staged(
 
     Args:
         model: The model.
-        parts: What `precision.pack_all` made of an array for each of ``model.weights``.
+        parts: What `precision.quantize_all` made of an array for each of ``model.weights``.
         precision: The precision that it was given.
-        to_precision: The precision that `pack` was given. Where it is the same nothing is unpacked.
+        to_precision: The precision that `quantize` was given. Where it is the same nothing is dequantized.
 
     Returns:
         An array for each of ``stored(model)``.
@@ -105,8 +105,8 @@ def staged(
             shape = own[0].shape if own else "none"
             raise ValueError(f"variable {weight.path!r} has shape {tuple(weight.shape)}, array has {shape}")
         if precision != to_precision or str(own[0].dtype) != layout[0][1]:
-            own = precisions.pack(precisions.unpack(own, weight.dtype), to_precision)
-        arrays.append(_to_words(own) if isinstance(weight, PackedVariable) else own[0])
+            own = precisions.quantize(precisions.dequantize(own, weight.dtype), to_precision)
+        arrays.append(_to_words(own) if isinstance(weight, QuantizedVariable) else own[0])
     if remaining:
         raise ValueError(f"{len(parts)} arrays do not fit {len(arrays)} variables")
     return arrays

@@ -1,4 +1,4 @@
-"""Packed models predict what plain ones with the same numbers do, in less memory."""
+"""Quantized models predict what plain ones with the same numbers do, in less memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.replicas import two_replicas
 from tf_codistill import recurrent_state, weights
 from tf_codistill.exchange import precision as precisions
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.teaching import packed_model
+from tf_codistill.teaching import quantized_model
 
 REDUCED = ("bfloat16", "float16", "int8")
 LANES = 2
@@ -65,23 +65,23 @@ MODELS = {
 
 
 def assign(model: keras.Model, arrays: list[np.ndarray], precision: str) -> None:
-    """Replaces the weights of a model that has been packed, as a teacher's snapshot does."""
-    staged = packed_model.staged(model, arrays, "float32", precision)
-    weights.give(packed_model.stored(model), staged)
+    """Replaces the weights of a model that has been quantized, as a teacher's snapshot does."""
+    staged = quantized_model.staged(model, arrays, "float32", precision)
+    weights.give(quantized_model.stored(model), staged)
 
 
 def pair(make: Callable[[], keras.Model], precision: str) -> tuple[keras.Model, keras.Model]:
-    """A packed model, and a plain one with the numbers that the first has left."""
-    packed, plain = make(), make()
+    """A quantized model, and a plain one with the numbers that the first has left."""
+    quantized, plain = make(), make()
     source = np.random.default_rng(1)
     arrays = [source.uniform(-0.5, 0.5, weight.shape).astype("float32") for weight in plain.weights]
     if any("moving_variance" in weight.path for weight in plain.weights):
         arrays = [np.abs(array) for array in arrays]
-    packed_model.pack(packed, precision)
-    assign(packed, arrays, precision)
+    quantized_model.quantize(quantized, precision)
+    assign(quantized, arrays, precision)
     rows = weights.description(plain)
-    plain.set_weights(precisions.unpack_all(precisions.pack_all(arrays, precision), rows, precision))
-    return packed, plain
+    plain.set_weights(precisions.dequantize_all(precisions.quantize_all(arrays, precision), rows, precision))
+    return quantized, plain
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def pair(make: Callable[[], keras.Model], precision: str) -> tuple[keras.Model, 
 )
 def test_predicts_as_a_plain_model_does(kind: str, compiled: bool, precision: str) -> None:
     make, features = MODELS[kind]
-    packed, plain = pair(make, precision)
+    quantized, plain = pair(make, precision)
 
     def logits(model: keras.Model) -> list[np.ndarray]:
         symbol = keras.KerasTensor(features().shape, keras.backend.standardize_dtype(features().dtype))
@@ -116,10 +116,10 @@ def test_predicts_as_a_plain_model_does(kind: str, compiled: bool, precision: st
         return [ask(tf.constant(asked)).numpy() for asked in (True, False, True)]
 
     tolerance = 1e-5 if compiled else 0.0
-    for one, other in zip(logits(packed), logits(plain), strict=True):
+    for one, other in zip(logits(quantized), logits(plain), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=tolerance)
     for one, other in zip(
-        recurrent_state.values(recurrent_state.variables(packed)),
+        recurrent_state.values(recurrent_state.variables(quantized)),
         recurrent_state.values(recurrent_state.variables(plain)),
         strict=True,
     ):
@@ -129,64 +129,64 @@ def test_predicts_as_a_plain_model_does(kind: str, compiled: bool, precision: st
 
 @pytest.mark.parametrize("precision", REDUCED)
 @pytest.mark.parametrize("shape", [(16, 2), (17, 3), (3, 5), (2, 3, 5, 7), (5, 5, 3, 1)], ids=str)
-def test_tensorflow_and_numpy_unpack_the_same_bits(shape: tuple[int, ...], precision: str) -> None:
+def test_tensorflow_and_numpy_dequantize_the_same_bits(shape: tuple[int, ...], precision: str) -> None:
     array = np.random.default_rng(0).normal(size=shape).astype("float32")
     array.flat[0], array.flat[-1] = np.nan, 1e38
     layer = keras.layers.Layer()
     layer.kernel = layer.add_weight(shape=shape, trainable=False)
     model = keras.Sequential([layer])
-    packed_model.pack(model, precision)
+    quantized_model.quantize(model, precision)
     assign(model, [array], precision)
-    expected = precisions.unpack(precisions.pack(array, precision), "float32")
+    expected = precisions.dequantize(precisions.quantize(array, precision), "float32")
     for read in (tf.identity, tf.function(tf.identity), tf.function(tf.identity, jit_compile=True)):
         np.testing.assert_array_equal(read(layer.kernel), expected)
     np.testing.assert_array_equal(model.get_weights()[0], expected)
 
 
-def test_mixed_precision_reads_half_of_what_is_unpacked() -> None:
+def test_mixed_precision_reads_half_of_what_is_dequantized() -> None:
     def make() -> keras.Model:
         return keras.Sequential([keras.Input((32,)), keras.layers.Dense(8, dtype="mixed_bfloat16")])
 
-    packed, plain = pair(make, "int8")
+    quantized, plain = pair(make, "int8")
     features = tf.random.stateless_normal([LANES, 32], [1, 2])
-    assert packed(features).dtype == tf.bfloat16
-    np.testing.assert_array_equal(packed(features), plain(features))
+    assert quantized(features).dtype == tf.bfloat16
+    np.testing.assert_array_equal(quantized(features), plain(features))
 
 
 @pytest.mark.parametrize("precision", REDUCED)
 def test_the_memory_of_plain_weights_is_given_back(precision: str) -> None:
     model = two_layers_of_192()
-    before = packed_model.num_bytes(model)
+    before = quantized_model.num_bytes(model)
     assert before == sum(weight.nbytes for weight in weights.values(model.weights))
     stored = [weakref.ref(weights.local_copies(weight)[0]) for weight in model.weights]
-    packed_model.pack(model, precision)
+    quantized_model.quantize(model, precision)
     gc.collect()
     alive = sum(int(np.prod(one().shape)) * 4 for one in stored if one() is not None)
-    after = packed_model.num_bytes(model)
+    after = quantized_model.num_bytes(model)
     assert alive < 0.01 * before, "vectors stay"
-    assert after == sum(value.nbytes for value in weights.values(packed_model.stored(model)))
-    assert {one.dtype for one in packed_model.stored(model)} == {"int64", "float32"}, "can be broadcast"
+    assert after == sum(value.nbytes for value in weights.values(quantized_model.stored(model)))
+    assert {one.dtype for one in quantized_model.stored(model)} == {"int64", "float32"}, "can be broadcast"
     assert before / after > (3.8 if precision == "int8" else 1.98)
-    packed_model.pack(model, precision)
-    assert packed_model.num_bytes(model) == after, "what is packed stays as it is"
+    quantized_model.quantize(model, precision)
+    assert quantized_model.num_bytes(model) == after, "what is quantized stays as it is"
 
 
 def test_float32_leaves_a_model_alone() -> None:
     model = language_model()
     variables = [weights.local_copies(weight)[0] for weight in model.weights]
-    packed_model.pack(model, "float32")
-    assert packed_model.stored(model) == model.weights
+    quantized_model.quantize(model, "float32")
+    assert quantized_model.stored(model) == model.weights
     for weight, variable in zip(model.weights, variables, strict=True):
         assert type(weight) is keras.Variable
         assert weights.local_copies(weight)[0] is variable
 
 
-def test_only_a_snapshot_replaces_a_packed_weight() -> None:
+def test_only_a_snapshot_replaces_a_quantized_weight() -> None:
     model = language_model()
     described = weights.description(model)
-    packed_model.pack(model, "int8")
+    quantized_model.quantize(model, "int8")
     assert weights.description(model) == described
-    with pytest.raises(ValueError, match="weight '.*/embeddings' of a teacher is packed; only a snapshot"):
+    with pytest.raises(ValueError, match="weight '.*/embeddings' of a teacher is quantized; only a snapshot"):
         model.weights[0].assign(np.zeros((21, 16), "float32"))
     before = model.get_weights()
     arrays = [array + 1 for array in before]
@@ -198,28 +198,30 @@ def test_only_a_snapshot_replaces_a_packed_weight() -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "int8"])
-def test_a_snapshot_of_the_same_precision_is_never_unpacked(precision: str, monkeypatch) -> None:
-    packed, _ = pair(language_model, precision)
-    parts = precisions.pack_all([array + 1 for array in packed.get_weights()], precision)
-    expected = packed_model.staged(packed, parts, precision, precision)
+def test_a_snapshot_of_the_same_precision_is_never_dequantized(precision: str, monkeypatch) -> None:
+    quantized, _ = pair(language_model, precision)
+    parts = precisions.quantize_all([array + 1 for array in quantized.get_weights()], precision)
+    expected = quantized_model.staged(quantized, parts, precision, precision)
 
     def never(*_: object) -> None:
-        raise AssertionError("it is unpacked")
+        raise AssertionError("it is dequantized")
 
-    monkeypatch.setattr(precisions, "unpack", never)
-    arrays = packed_model.staged(packed, parts, precision, precision)
-    for one, other, variable in zip(arrays, expected, packed_model.stored(packed), strict=True):
+    monkeypatch.setattr(precisions, "dequantize", never)
+    arrays = quantized_model.staged(quantized, parts, precision, precision)
+    for one, other, variable in zip(arrays, expected, quantized_model.stored(quantized), strict=True):
         np.testing.assert_array_equal(one, other)
         assert one.dtype == variable.dtype
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_a_snapshot_of_another_precision_fits(precision: str) -> None:
-    packed, _ = pair(language_model, "int8")
-    arrays = packed.get_weights()
-    parts = precisions.pack_all(arrays, precision)
-    weights.give(packed_model.stored(packed), packed_model.staged(packed, parts, precision, "int8"))
-    for one, other in zip(packed.get_weights(), arrays, strict=True):
+    quantized, _ = pair(language_model, "int8")
+    arrays = quantized.get_weights()
+    parts = precisions.quantize_all(arrays, precision)
+    weights.give(
+        quantized_model.stored(quantized), quantized_model.staged(quantized, parts, precision, "int8")
+    )
+    for one, other in zip(quantized.get_weights(), arrays, strict=True):
         np.testing.assert_allclose(one, other, atol=0.01)
 
 
@@ -227,22 +229,22 @@ def test_a_snapshot_of_another_precision_fits(precision: str) -> None:
     "precision", ["int8", *(pytest.param(one, marks=pytest.mark.slow) for one in ("bfloat16", "float16"))]
 )
 def test_every_replica_has_the_weights_and_its_own_lanes(precision: str) -> None:
-    packed, plain = pair(language_model, precision)
+    quantized, plain = pair(language_model, precision)
     arrays = plain.get_weights()
     strategy = two_replicas()
     with strategy.scope():
-        packed = language_model()
-        packed_model.pack(packed, precision)
-        assign(packed, arrays, precision)
+        quantized = language_model()
+        quantized_model.quantize(quantized, precision)
+        assign(quantized, arrays, precision)
     features = strategy.experimental_distribute_values_from_function(
         lambda context: tokens(context.replica_id_in_sync_group)
     )
 
     @tf.function
     def predict() -> tf.Tensor:
-        return strategy.run(lambda x: packed(x, training=False), (features,))
+        return strategy.run(lambda x: quantized(x, training=False), (features,))
 
-    lanes = [recurrent_state.variables(plain), recurrent_state.variables(packed)]
+    lanes = [recurrent_state.variables(plain), recurrent_state.variables(quantized)]
     for _ in range(2):
         found = strategy.experimental_local_results(predict())
     states = recurrent_state.values(lanes[1])

@@ -95,8 +95,8 @@ def test_arrays_survive_the_disk_to_the_bit(tmp_path: pathlib.Path, in_scope: bo
     assert found["states"] == []
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == sorted(listing) == ["weights.data-00000-of-00001", "weights.index"]
-    for name, facts in listing.items():
-        assert facts == files.facts_of(str(tmp_path / name)), (
+    for name, metadata in listing.items():
+        assert metadata == files.metadata_of(str(tmp_path / name)), (
             "hashed as it was written, without a second read"
         )
 
@@ -160,7 +160,7 @@ def test_what_was_not_written_cannot_be_read(tmp_path: pathlib.Path) -> None:
     ):
         with pytest.raises(ValueError, match="arrays in '.*weights' cannot be read: ."):
             weights.read(prefix, listing, **wrong)
-    absent = {name.replace("weights", "absent"): facts for name, facts in listing.items()}
+    absent = {name.replace("weights", "absent"): metadata for name, metadata in listing.items()}
     with pytest.raises(ValueError, match=r"absent\.index' is missing"):
         weights.read(str(tmp_path / "absent"), absent, weights=good)
     faults.halve(tmp_path / "weights.data-00000-of-00001")

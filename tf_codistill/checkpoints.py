@@ -313,8 +313,8 @@ def _checked_manifest(path: str) -> dict[str, Any]:
 
 def _sealed(manifest: dict[str, Any]) -> dict[str, Any]:
     """A manifest with a checksum of what it says, but for the files, which have their own."""
-    facts = {name: value for name, value in manifest.items() if name not in (_SEAL, "files")}
-    text = json.dumps(facts, sort_keys=True)
+    sealed = {name: value for name, value in manifest.items() if name not in (_SEAL, "files")}
+    text = json.dumps(sealed, sort_keys=True)
     return {**manifest, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
 
 

@@ -195,7 +195,7 @@ def write(prefix: str, **arrays: Sequence[np.ndarray]) -> files.Listing:
         num_bytes += array.nbytes
     name = os.path.basename(prefix)
     data = {"bytes": num_bytes, "sha256": digest.hexdigest()}
-    return {name + _DATA: data, name + _INDEX: files.facts_of(prefix + _INDEX)}
+    return {name + _DATA: data, name + _INDEX: files.metadata_of(prefix + _INDEX)}
 
 
 def read(

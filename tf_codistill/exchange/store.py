@@ -135,8 +135,8 @@ class Store:
             files.remove(self._path(ref))
         self._published = [_Published(ref, m["published_at"], _num_bytes(m)) for ref, m in kept.items()]
         incarnation = max(int(self._clock()), before + 1)
-        facts = {"format_version": FORMAT_VERSION, "run_id": self._run_id, "incarnation": incarnation}
-        files.write_json(files.join(directory, "model.json"), {**facts, "weights": model})
+        announcement = {"format_version": FORMAT_VERSION, "run_id": self._run_id, "incarnation": incarnation}
+        files.write_json(files.join(directory, "model.json"), {**announcement, "weights": model})
         self.incarnation, self._serial = incarnation, 0
 
     def withdraw(self) -> None:
@@ -189,7 +189,7 @@ class Store:
         """
         with contextlib.suppress(OSError):  # they go the next time
             self._delete_superseded(self._keep, self.min_age_secs)
-        facts = {
+        metadata = {
             "format_version": FORMAT_VERSION,
             "run_id": self._run_id,
             "group": self.group,
@@ -204,24 +204,24 @@ class Store:
             "states": precisions.quantize_all(states, precisions.of_states(self._precision)),
         }
         try:
-            num_bytes = self._write(facts, parts)
+            num_bytes = self._write(metadata, parts)
         except OSError:
             # Perhaps there is no room: then the newest stay alone, and this one may be one of them.
             if not self._delete_superseded(max(self._keep - 1, 1), 0.0):
                 raise
-            num_bytes = self._write(facts, parts)
+            num_bytes = self._write(metadata, parts)
         with contextlib.suppress(OSError):
             self._delete_superseded(self._keep, self.min_age_secs)
         return num_bytes
 
-    def _write(self, facts: dict[str, Any], parts: dict[str, list[np.ndarray]]) -> int:
+    def _write(self, metadata: dict[str, Any], parts: dict[str, list[np.ndarray]]) -> int:
         ref = Ref(self.group, self.incarnation, self._serial + 1)
         directory = self._path(ref)
         try:
             files.remove(directory)  # of an attempt that could not be cleaned up
             files.ensure_directory(directory)
             listing = weights.write(files.join(directory, "weights"), **parts)
-            manifest = files.commit(directory, {**facts, "published_at": self._clock()}, listing)
+            manifest = files.commit(directory, {**metadata, "published_at": self._clock()}, listing)
         except BaseException:
             with contextlib.suppress(OSError):
                 files.remove(directory)

@@ -279,7 +279,7 @@ def read_into(path: str, buffers: Sequence[memoryview], sha256: str | None) -> N
     _compare(path, "sha256", sha256, lambda _: digest.hexdigest())
 
 
-def facts_of(path: str) -> dict[str, Any]:
+def metadata_of(path: str) -> dict[str, Any]:
     """What a manifest says of a file: its size in bytes and SHA-256."""
     return {"bytes": size_bytes(path), "sha256": checksum(path)}
 
@@ -305,23 +305,23 @@ def remove(path: str) -> None:
             place.remove(path)
 
 
-def commit(directory: str, facts: dict[str, Any], known: Listing | None = None) -> dict[str, Any]:
+def commit(directory: str, metadata: dict[str, Any], known: Listing | None = None) -> dict[str, Any]:
     """Commits a directory: writes its manifest.
 
     Args:
         directory: A directory in which every file has been written.
-        facts: What readers want to know without opening the files; becomes part of the manifest.
+        metadata: What readers want to know without opening the files; becomes part of the manifest.
         known: What is known of files already, by name; the others are read.
 
     Returns:
-        The manifest: `facts` and, under ``files``, the size in bytes and SHA-256 of each file by name.
+        The manifest: `metadata` and, under ``files``, the size in bytes and SHA-256 of each file by name.
     """
     listing = dict(known or {})
     left = [name for name in names(directory) if name != MANIFEST and not name.endswith(".partial")]
     left = [name for name in left if name not in listing]
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # a corpus has a thousand large files
-        listing |= zip(left, threads.map(facts_of, [join(directory, name) for name in left]), strict=True)
-    manifest = {**facts, "files": listing}
+        listing |= zip(left, threads.map(metadata_of, [join(directory, name) for name in left]), strict=True)
+    manifest = {**metadata, "files": listing}
     write_json(join(directory, MANIFEST), manifest)
     return manifest
 

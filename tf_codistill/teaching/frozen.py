@@ -59,7 +59,7 @@ class FrozenTeachers(Teaching):
         self.frozen: list[keras.Model] = []
         self.held = [Ref(NO_PEER)] * num_teachers
         self._published_at = [0.0] * num_teachers
-        self._facts: list[keras.Variable] = []  # step of the snapshot, and whether lanes have been read since
+        self._metadata: list[keras.Variable] = []  # steps of snapshots; whether lanes have been read since
 
     def names(self) -> list[str]:
         """The teachers by number."""
@@ -85,7 +85,7 @@ class FrozenTeachers(Teaching):
         if not self.frozen:
             return
         steps_P = np.full(len(self.frozen), NO_SNAPSHOT, np.int64)
-        self._facts = [
+        self._metadata = [
             keras.Variable(steps_P, dtype="int64", trainable=False, name="teachers_steps"),
             keras.Variable(
                 np.zeros(len(self.frozen), np.int64),
@@ -122,7 +122,7 @@ class FrozenTeachers(Teaching):
             for model in self.frozen
         ]
         if self.frozen:
-            self._facts[1].assign(tf.ones([len(self.frozen)], tf.int64))
+            self._metadata[1].assign(tf.ones([len(self.frozen)], tf.int64))
         rows = rows_of(features[0])
         return [Taught(said, tf.repeat(self.present()[:, tf.newaxis], rows, axis=1))]
 
@@ -138,7 +138,7 @@ class FrozenTeachers(Teaching):
 
     def steps(self) -> list[int]:
         """The step of the snapshot that each teacher holds; `NO_SNAPSHOT` before the first."""
-        return [int(step) for fact in weights.values(self._facts[:1]) for step in fact]
+        return [int(step) for values in weights.values(self._metadata[:1]) for step in values]
 
     def peers(self) -> list[int]:
         """The group whose snapshot each teacher holds; `NO_PEER` before the first."""
@@ -193,7 +193,7 @@ class FrozenTeachers(Teaching):
         model = self.frozen[index]
         weights.give(quantized_model.stored(model), self.stage(index, snapshot).weights)
         states = recurrent_state.variables(model)
-        steps_P, has_read_P = weights.values(self._facts)
+        steps_P, has_read_P = weights.values(self._metadata)
         keeps = (
             has_read_P[index]
             and self.held[index].peer == snapshot.ref.peer
@@ -202,7 +202,7 @@ class FrozenTeachers(Teaching):
         if states and snapshot.states and not keeps:
             recurrent_state.assign(states, snapshot.states, worker)
         steps_P[index], has_read_P[index] = snapshot.step, 0
-        weights.assign(self._facts, [steps_P, has_read_P])
+        weights.assign(self._metadata, [steps_P, has_read_P])
         self.held[index], self._published_at[index] = snapshot.ref, snapshot.published_at
 
     def state(self) -> tuple[Arrays, Arrays]:
@@ -216,12 +216,12 @@ class FrozenTeachers(Teaching):
         if not self.frozen:
             return [], []
         origins = [np.array(self.held, np.int64).reshape(-1, len(Ref._fields)), np.array(self._published_at)]
-        shared = [*origins, *weights.values([*self._facts, *self._weights()])]
+        shared = [*origins, *weights.values([*self._metadata, *self._weights()])]
         return shared, recurrent_state.values(self._recurrent_states())
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
-        weights.assign([*self._facts, *self._weights()], shared[2:])
+        weights.assign([*self._metadata, *self._weights()], shared[2:])
         recurrent_state.assign(self._recurrent_states(), own)
         if self.frozen:
             self.held = [Ref(*(int(number) for number in ref)) for ref in shared[0]]
@@ -234,4 +234,4 @@ class FrozenTeachers(Teaching):
         return [weight for model in self.frozen for weight in quantized_model.stored(model)]
 
     def _steps_P(self) -> tf.Tensor:  # noqa: N802 - P is a shape letter
-        return tf.convert_to_tensor(self._facts[0].value) if self._facts else tf.zeros([0], tf.int64)
+        return tf.convert_to_tensor(self._metadata[0].value) if self._metadata else tf.zeros([0], tf.int64)

@@ -244,7 +244,7 @@ def test_an_error_of_the_block_passes_as_it_is(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("operation", ["write", "close"])
-def test_a_disk_that_is_full_is_told_of_the_file(
+def test_a_full_disk_raises_an_error_that_names_the_file(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, operation: str, place: Any
 ) -> None:
     def full(*_: object) -> None:

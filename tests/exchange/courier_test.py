@@ -131,9 +131,9 @@ def test_nobody_waits_for_storage_that_hangs_when_training_is_broken_off(
     may_write.set()
 
 
-def test_what_fails_is_counted_told_once_and_tried_again(tmp_path: pathlib.Path, monkeypatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: told.append(text % args))
+def test_what_fails_is_counted_logged_once_and_tried_again(tmp_path: pathlib.Path, monkeypatch) -> None:
+    messages: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: messages.append(text % args))
     writer, reader = courier_of(tmp_path, 0), courier_of(tmp_path, 1, peers=(0,))
     writer.send(5, MODEL, arrays(5), [])
     with failing_storage(lambda call: True):
@@ -142,7 +142,7 @@ def test_what_fails_is_counted_told_once_and_tried_again(tmp_path: pathlib.Path,
     # The reader announces itself, too, and has nothing to read as long as it cannot say so.
     assert (writer._costs.failed_publications, reader._costs.failed_publications) == (3, 3)
     assert reader._costs.failed_reads == 3
-    assert len([text for text in told if "group 0" in text]) == 1, told
+    assert len([text for text in messages if "group 0" in text]) == 1, messages
     for one in (writer, reader):
         one.work()
     assert published(tmp_path) == [5]
@@ -205,7 +205,7 @@ def test_a_damaged_snapshot_is_passed_over_for_the_next(tmp_path: pathlib.Path, 
     assert reader._costs.failed_reads == 3
 
 
-def test_a_seat_that_only_reads_what_it_is_told_looks_nowhere(tmp_path: pathlib.Path) -> None:
+def test_a_seat_that_only_reads_what_is_requested_looks_nowhere(tmp_path: pathlib.Path) -> None:
     writer = courier_of(tmp_path, 0)
     for step in (5, 10):
         writer.send(step, MODEL, arrays(step), [])

@@ -359,9 +359,10 @@ def test_outputs_and_regularisers_are_those_of_each_student() -> None:
     results = model.evaluate(batches(x, {"kind": y, "place": y}), return_dict=True, verbose=0)
     of_each = []
     for number, student in enumerate(model.students):
-        said = student(x)
+        predictions = student(x)
         kind, place, penalty = (
-            float(value) for value in (xent()(y, said["kind"]), xent()(y, said["place"]), student.losses[0])
+            float(value)
+            for value in (xent()(y, predictions["kind"]), xent()(y, predictions["place"]), student.losses[0])
         )
         assert results[f"student_{number}_task_loss"] == pytest.approx(kind + place + penalty, rel=1e-5)
         of_each.append(kind)

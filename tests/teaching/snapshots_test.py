@@ -383,14 +383,14 @@ def test_failures_are_logged_and_bad_teachers_warned_of_by_the_group_that_publis
     (data,) = (tmp_path / "group_0").glob("snapshot_*/*.data*")
     data.write_bytes(b"")
     monkeypatch.setattr(Store, "publish", _full)
-    said: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
+    messages: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *args: messages.append(text % args))
     model = compiled(waiting(tmp_path, 1, 3, every_steps=4), rate=0.0)
     train(model)
     logs = model.history.history
     assert (logs["failed_reads"], logs["failed_publications"]) == ([2.0], [1.0])
     assert model.teachers.peers() == [NO_PEER, 2]
-    assert [text for text in said if "worse than chance" in text][0].startswith(
+    assert [text for text in messages if "worse than chance" in text][0].startswith(
         "group 1: the teacher from group 2"
     )
 

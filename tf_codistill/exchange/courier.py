@@ -6,8 +6,8 @@
         seats[0].staged              <----
 
 It knows no model, no variable and no other worker, and never waits for anybody. If it is still writing when
-the next snapshot is due, the newest wins. What fails is counted, told once, and tried again. Under several
-workers the chief's couriers choose what to read, and the others read what they are told to, `Seat.wanted`.
+the next snapshot is due, the newest wins. What fails is counted, logged once, and tried again. Under several
+workers the chief's couriers choose what to read, and the others read `Seat.wanted` alone.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Courier:
 
     Attributes:
         seats: The teachers.
-        has_readers: Whether somebody has said to learn from this group.
+        has_readers: Whether another group has announced that it learns from this one.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Courier:
         self._period = 0.0
         self._sent_at: float | None = None
         self._memory = memory or weights.Pool()
-        self._told: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
         self._readers_of: set[int] = set()
         self._thread: threading.Thread | None = None
 
@@ -274,6 +274,6 @@ class Courier:
         except Exception as error:  # whatever it is, training goes on
             setattr(self._costs, failures, getattr(self._costs, failures) + 1)
             about = re.sub(r"[0-9a-f]*\d[0-9a-f]*", "", str(error))
-            if self._told.get(failures) != about:  # the same sentence at each try would tell nothing new
+            if self._logged.get(failures) != about:  # the same sentence at each try would be nothing new
                 logging.warning("group %d, %s: %s", self._store.group, failures.replace("_", " "), error)
-            self._told[failures] = about
+            self._logged[failures] = about

@@ -140,7 +140,7 @@ class Store:
         self.incarnation, self._serial = incarnation, 0
 
     def withdraw(self) -> None:
-        """Takes back what `announce` said, unless snapshots of this group lie there already."""
+        """Takes back the announcement, unless snapshots of this group lie there already."""
         if not self._refs(self.group):
             files.remove(files.join(self._group_dir(self.group), "model.json"))
 
@@ -242,12 +242,12 @@ class Store:
         return found
 
     def announce_reader(self, peer: int) -> None:
-        """Says that this group learns from a peer."""
+        """Announces that this group learns from a peer."""
         directory = files.ensure_directory(self._group_dir(peer))
         files.write(files.join(directory, f"{_READER}{self.group}"), b"")
 
     def has_readers(self) -> bool:
-        """Whether anybody has said so of this group."""
+        """Whether any group has announced that it learns from this one."""
         return any(name.startswith(_READER) for name in files.names(self._group_dir(self.group)))
 
     def newest(self, peer: int, held: Ref | None = None) -> Ref | None:
@@ -333,18 +333,22 @@ class Store:
         """The run of this group; where none has been given that of the directory, None before the first."""
         if self._given_run_id is None:
             with contextlib.suppress(FileNotFoundError):
-                said = files.read_json(files.join(self._directory, "run.json"))
-                self._run_id = said.get("run_id") if isinstance(said, dict) else None
+                run = files.read_json(files.join(self._directory, "run.json"))
+                self._run_id = run.get("run_id") if isinstance(run, dict) else None
         return self._run_id
 
     def _announcement(self, group: int) -> dict[str, Any] | None:
         try:
-            said = files.read_json(files.join(self._group_dir(group), "model.json"))
+            message = files.read_json(files.join(self._group_dir(group), "model.json"))
         except FileNotFoundError:
             return None
-        if not isinstance(said, dict) or said.get("format_version") != FORMAT_VERSION or "run_id" not in said:
+        if (
+            not isinstance(message, dict)
+            or message.get("format_version") != FORMAT_VERSION
+            or "run_id" not in message
+        ):
             raise self._no_announcement(group, f"expected format version {FORMAT_VERSION}")
-        return said
+        return message
 
     def _no_announcement(self, group: int, reason: object) -> files.CorruptError:
         path = files.join(self._group_dir(group), "model.json")

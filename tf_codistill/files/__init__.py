@@ -391,5 +391,5 @@ def _os_errors(path: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """The first line of what an error of TensorFlow or of the system says, without the file's name."""
-    said = getattr(error, "message", None) or getattr(error, "strerror", None) or str(error)
-    return (said or type(error).__name__).splitlines()[0]
+    message = getattr(error, "message", None) or getattr(error, "strerror", None) or str(error)
+    return (message or type(error).__name__).splitlines()[0]

@@ -156,13 +156,13 @@ class FellowStudents(Teaching):
     ) -> list[Taught]:
         """Asks the teachers that are sampled for this step."""
         asked = [self.asked(learner, step) for learner in range(self.num_students)]
-        said = self._predictions(features, predictions, asked)
+        of_teachers = self._predictions(features, predictions, asked)
         return [
             Taught(
-                [keras.tree.map_structure(tf.stop_gradient, one) for one in heard],
+                [keras.tree.map_structure(tf.stop_gradient, one) for one in theirs],
                 tf.repeat(asked_P[:, tf.newaxis], rows_of(own), axis=1),
             )
-            for heard, asked_P, own in zip(said, asked, predictions, strict=True)
+            for theirs, asked_P, own in zip(of_teachers, asked, predictions, strict=True)
         ]
 
     def wait(self, features: Sequence[Any], predictions: Sequence[Any]) -> list[Taught]:
@@ -215,18 +215,18 @@ class FellowStudents(Teaching):
         """For each student the predictions of its teachers; zeros of those who are not asked."""
         if self._serve_twice():
             return [[own[teacher] for teacher in teachers] for teachers in self.taught_by]
-        said: dict[_Pass, Any] = {}
+        predictions: dict[_Pass, Any] = {}
         for one, askers in self._askers().items():
             read = functools.partial(self._read, *one, features[one[1]])
             if self._random is None:
-                said[one] = read()
+                predictions[one] = read()
                 continue
             is_asked = tf.reduce_max(tf.stack([asked[learner][position] for learner, position in askers])) > 0
-            said[one] = tf.cond(
+            predictions[one] = tf.cond(
                 is_asked, read, functools.partial(self._skip, *one, features[one[1]], own[one[1]])
             )
         return [
-            [said[self._pass(teacher, learner)] for teacher in teachers]
+            [predictions[self._pass(teacher, learner)] for teacher in teachers]
             for learner, teachers in enumerate(self.taught_by)
         ]
 

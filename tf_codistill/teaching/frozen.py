@@ -117,14 +117,14 @@ class FrozenTeachers(Teaching):
         self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
     ) -> list[Taught]:
         """Asks every teacher; recurrent states move on."""
-        said = [
+        of_teachers = [
             keras.tree.map_structure(tf.stop_gradient, model(features[0], training=False))
             for model in self.frozen
         ]
         if self.frozen:
             self._metadata[1].assign(tf.ones([len(self.frozen)], tf.int64))
         rows = rows_of(features[0])
-        return [Taught(said, tf.repeat(self.present()[:, tf.newaxis], rows, axis=1))]
+        return [Taught(of_teachers, tf.repeat(self.present()[:, tf.newaxis], rows, axis=1))]
 
     def present(self) -> tf.Tensor:
         """1.0 for every teacher that holds a snapshot, else 0.0; float32 [P]."""

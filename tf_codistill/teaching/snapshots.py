@@ -75,7 +75,7 @@ class PeerExchange(FrozenTeachers):
             keep: How many of this group's newest snapshots stay.
             min_age_secs: Age in seconds before an older one goes; if not given, three intervals.
             max_bytes: Size of all of them from which on older ones go whatever their age.
-            publish: ``"when_read"``: by the topology, or because another has said so; or ``"always"``.
+            publish: ``"when_read"``: by the topology, or because another has announced it; or ``"always"``.
             run_id: Names the run: others' snapshots are never taken. If not given, `launch` or a group does.
             wait: Whether training stands still at an exchange until all is written and read.
             replay: Takes these snapshots at these steps, and no others; all have to be there still.
@@ -100,7 +100,7 @@ class PeerExchange(FrozenTeachers):
         self._exchanging: Exchanging | None = None
         self._stand(directory or "", group, num_groups)
         self.store()
-        if num_groups > 1:  # otherwise it may be said by `join`
+        if num_groups > 1:  # otherwise `join` may follow
             self._take_seats()
 
     def _stand(self, directory: str, group: int, num_groups: int) -> None:

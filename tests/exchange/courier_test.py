@@ -58,10 +58,10 @@ def test_what_is_sent_is_published_and_reaches_a_peers_seat(tmp_path: pathlib.Pa
         eventually(lambda: seat.is_ready)
         staged = seat.staged
         assert staged is not None
-        assert (staged.step, staged.ref) == (step, seat.wanted)
+        assert (staged.step, staged.ref) == (step, seat.requested)
         np.testing.assert_array_equal(staged.weights[0], arrays(step)[0])
         seat.held = staged.ref
-        seat.want(None)
+        seat.request(None)
     for one in (writer, reader):
         one.close(finish=True)
     assert writer.has_readers
@@ -167,7 +167,7 @@ def test_every_call_of_storage_may_fail(tmp_path: pathlib.Path) -> None:
                 if seat.is_ready and staged is not None:
                     np.testing.assert_array_equal(staged.weights[0], arrays(staged.step)[0])
                     seat.held = staged.ref
-                    seat.want(None)
+                    seat.request(None)
         writer.work()  # a superseded one that could not be deleted goes with the next
         writer.send(20, MODEL, arrays(20), [])
         writer.work()
@@ -215,7 +215,7 @@ def test_a_seat_that_only_reads_what_is_requested_looks_nowhere(tmp_path: pathli
     worker = Courier(store, [Seat(MODEL)], lambda _, snapshot: snapshot, None, Costs())
     worker.work()
     assert worker.seats[0].staged is None
-    worker.seats[0].want(first)
+    worker.seats[0].request(first)
     worker.work()
     staged = worker.seats[0].staged
     assert staged is not None

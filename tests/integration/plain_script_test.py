@@ -74,8 +74,8 @@ class Watched(keras.callbacks.Callback):
         if [worker, step] == settings["dies_at"]:
             os.kill(os.getpid(), signal.SIGKILL)
         def is_coming(seat):
-            is_sought = worker == 0 and not (seat.wanted or seat.held.incarnation)
-            return is_sought or (seat.wanted and not seat.is_ready)
+            is_sought = worker == 0 and not (seat.requested or seat.held.incarnation)
+            return is_sought or (seat.requested and not seat.is_ready)
         seats = exchange._exchanging._courier.seats
         while replay is None and step < settings["waits_until"] and any(map(is_coming, seats)):
             time.sleep(0.01)

@@ -141,7 +141,7 @@ def test_topologies(topology: object, form: dict[str, object]) -> None:
 
 def test_random_peers_are_drawn_anew_at_every_refresh() -> None:
     model = compiled(num_students=4, topology=RandomPeers(2, seed=1), refresh_every_steps=3)
-    draws = [[tuple(model.teachers.asked(i, step).numpy()) for step in range(30)] for i in range(4)]
+    draws = [[tuple(model.teachers.present(i, step).numpy()) for step in range(30)] for i in range(4)]
     for drawn in draws:
         assert {sum(one) for one in drawn} == {2.0}
         assert len(set(drawn)) > 2
@@ -173,7 +173,7 @@ def counted() -> keras.Model:
     ids=str,
 )
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_nobody_is_asked_who_is_not_heard(topology, steps_taught: int, passes: int, jit_compile) -> None:
+def test_nobody_is_asked_who_is_not_present(topology, steps_taught: int, passes: int, jit_compile) -> None:
     keras.utils.set_random_seed(3)
     weight = BurnIn(8 - steps_taught, 0.7)
     model = CodistillationModel(
@@ -192,8 +192,8 @@ def test_random_peers_equal_algorithm_1_with_those_who_were_drawn(form: dict[str
     model.fit(batches(*examples(num_steps)), verbose=0)
 
     def drawn(step: int) -> list[list[int]]:
-        places = [int(np.argmax(model.teachers.asked(i, step))) for i in range(N)]
-        return [[peers[place]] for peers, place in zip(model.teachers.taught_by, places, strict=True)]
+        indices = [int(np.argmax(model.teachers.present(i, step))) for i in range(N)]
+        return [[peers[index]] for peers, index in zip(model.teachers.taught_by, indices, strict=True)]
 
     d_psi, different = cross_entropy("probabilities"), form["batches"] == "different"
     expected = algorithm_1(start, d_psi, form["refresh_every_steps"], different, drawn, num_steps)

@@ -110,10 +110,10 @@ def test_predicts_as_a_plain_model_does(kind: str, compiled: bool, precision: st
         shape = model.compute_output_spec(symbol).shape
 
         @tf.function(jit_compile=compiled)
-        def ask(asked: tf.Tensor) -> tf.Tensor:
-            return tf.cond(asked, lambda: model(features(), training=False), lambda: tf.zeros(shape))
+        def predict(is_present: tf.Tensor) -> tf.Tensor:
+            return tf.cond(is_present, lambda: model(features(), training=False), lambda: tf.zeros(shape))
 
-        return [ask(tf.constant(asked)).numpy() for asked in (True, False, True)]
+        return [predict(tf.constant(one)).numpy() for one in (True, False, True)]
 
     tolerance = 1e-5 if compiled else 0.0
     for one, other in zip(logits(quantized), logits(plain), strict=True):

@@ -7,7 +7,7 @@
 
 It knows no model, no variable and no other worker, and never waits for anybody. If it is still writing when
 the next snapshot is due, the newest wins. What fails is counted, logged once, and tried again. Under several
-workers the chief's couriers choose what to read, and the others read `Seat.wanted` alone.
+workers the chief's couriers choose what to read, and the others read `Seat.requested` alone.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Seat:
 
     Attributes:
         model: Describes the weights of its model.
-        peer: The group whose newest snapshot it shall have; None where only `wanted` counts.
+        peer: The group whose newest snapshot it shall have; None where only `requested` counts.
         held: The snapshot that it has.
-        wanted: The one to be read.
-        staged: The one that has been, if it is `wanted`.
+        requested: The one to be read.
+        staged: The one that has been, if it is `requested`.
         failures: How often that has failed.
         not_before: When to try again, by a clock that never goes back.
     """
@@ -73,21 +73,21 @@ class Seat:
     model: weights.Description
     peer: int | None = None
     held: Ref | None = None
-    wanted: Ref | None = None
+    requested: Ref | None = None
     staged: Snapshot | None = None
     failures: int = 0
     not_before: float = 0.0
 
-    def want(self, ref: Ref | None) -> None:
-        """Changes what is to be read."""
-        if ref != self.wanted:
-            self.wanted, self.staged, self.failures = ref, None, 0
+    def request(self, ref: Ref | None) -> None:
+        """Changes which snapshot is to be read."""
+        if ref != self.requested:
+            self.requested, self.staged, self.failures = ref, None, 0
 
     @property
     def is_ready(self) -> bool:
-        """Whether what is wanted has been read."""
+        """Whether what is requested has been read."""
         staged = self.staged
-        return staged is not None and staged.ref == self.wanted
+        return staged is not None and staged.ref == self.requested
 
     @property
     def has_failed(self) -> bool:
@@ -181,7 +181,7 @@ class Courier:
         self._wake.set()
 
     def work(self) -> None:
-        """Publishes what has been sent, and reads what is wanted."""
+        """Publishes what has been sent, and reads what is requested."""
         with self._counting("failed_publications"):
             self._publish()
         for number, seat in enumerate(self.seats):
@@ -245,27 +245,27 @@ class Courier:
     def _read(self, number: int, seat: Seat) -> None:
         if seat.peer is not None:
             self._look(seat, seat.peer)
-        wanted = seat.wanted
-        if wanted is None or seat.is_ready or time.monotonic() < seat.not_before:
+        requested = seat.requested
+        if requested is None or seat.is_ready or time.monotonic() < seat.not_before:
             return
         try:
-            staged = self._stage(number, self._store.read(wanted, seat.model, self._memory))
+            staged = self._stage(number, self._store.read(requested, seat.model, self._memory))
         except Exception:
             seat.failures += 1
             seat.not_before = time.monotonic() + self._period * 2 ** min(seat.failures, 4)
             raise
         self._costs.read_bytes += staged.num_bytes
-        if seat.wanted == wanted:
+        if seat.requested == requested:
             seat.staged = staged
 
     def _look(self, seat: Seat, peer: int) -> None:
-        """Chooses what the chief wants: the newest, as long as nothing else is on its way."""
+        """Chooses what the chief requests: the newest, as long as nothing else is on its way."""
         if peer not in self._readers_of:
             self._store.announce_reader(peer)
             self._readers_of.add(peer)
-        if seat.wanted is None or seat.failures:
+        if seat.requested is None or seat.failures:
             newest = self._store.newest(peer, seat.held)
-            seat.want(newest if newest != seat.held else None)
+            seat.request(newest if newest != seat.held else None)
 
     @contextlib.contextmanager
     def _counting(self, failures: str) -> Iterator[None]:

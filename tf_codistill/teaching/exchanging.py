@@ -2,11 +2,11 @@
 
     training, at the end of each execution                    courier, meanwhile (see `exchange.courier`)
         every `every_steps` steps: copy weights to the host --->  write the snapshot of this group
-        propose  what the chief wants, what this worker has       look for peers' newest, read, stage
+        propose  what the chief requests, what this worker has   look for peers' newest, read, stage
         decide   where every worker has it, the teacher takes it: an assignment
 
-Under several workers the chief says in one meeting what it wants; every worker's courier reads just that; in
-the first meeting in which all have it, all take it. If one cannot read it, the chief looks for another one.
+Under several workers the chief says in one meeting what it requests; every worker's courier reads just that;
+in the first meeting in which all have it, all take it. If one cannot read it, the chief looks for another.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Exchanging(keras.callbacks.Callback):
             courier.start()
 
     def _propose(self) -> list[int]:
-        """For each seat whether it has been read here, whether that has failed, and what the chief wants."""
+        """For each seat whether its snapshot is read, whether that has failed, and the chief's request."""
         courier, every = self._courier, self._teachers.every_steps
         if courier is None:
             raise ValueError("there has been no step in which an exchange could begin")
@@ -136,8 +136,8 @@ class Exchanging(keras.callbacks.Callback):
     def _publish(self, courier: Courier, step: int) -> None:
         """Sends the courier off with a copy of this group's weights, if anybody wants them."""
         means = self.model.statistics.average()  # here all workers are
-        is_wanted = self._teachers.is_read() or courier.has_readers
-        if self._worker == 0 and is_wanted and step != self._sent_step:
+        is_read = self._teachers.is_read() or courier.has_readers
+        if self._worker == 0 and is_read and step != self._sent_step:
             courier.take_back()
             states = recurrent_state.values(recurrent_state.variables(self._student))
             copies = weights.values(self._student.weights, self._teachers.own_memory)
@@ -189,35 +189,39 @@ class Exchanging(keras.callbacks.Callback):
         if self._teachers.waits and self._is_due and self._worker == 0:
             courier.work()
         for index, seat in enumerate(courier.seats):
-            if seat.wanted is not None and seat.peer not in (None, seat.wanted.peer):
-                seat.want(None)
-            wanted = seat.wanted
+            if seat.requested is not None and seat.peer not in (None, seat.requested.peer):
+                seat.request(None)
+            requested = seat.requested
             if self._num_workers == 1:
-                self._agreed[index] = wanted
-            is_ready = seat.is_ready and wanted == self._agreed[index]
+                self._agreed[index] = requested
+            is_ready = seat.is_ready and requested == self._agreed[index]
             self._offered[index] = seat.staged if is_ready else None
-            of_chief = [wanted.peer + 1, *wanted[1:]] if wanted is not None and self._worker == 0 else [0] * 3
+            of_chief = (
+                [requested.peer + 1, *requested[1:]]
+                if requested is not None and self._worker == 0
+                else [0] * 3
+            )
             numbers += [int(is_ready), int(seat.has_failed), *of_chief]
         return numbers
 
     def _exchange(self, courier: Courier, sums: Sequence[int]) -> None:
         for index, seat in enumerate(courier.seats):
             num_ready, num_failed = sums[_NUMBERS * index : _NUMBERS * index + 2]
-            wanted, offered = _wanted(sums, index), self._offered[index]
-            if offered is not None and wanted == self._agreed[index] and num_ready == self._num_workers:
+            requested, offered = _requested(sums, index), self._offered[index]
+            if offered is not None and requested == self._agreed[index] and num_ready == self._num_workers:
                 self._swap(index, seat, offered)
                 continue
-            self._agreed[index] = wanted
+            self._agreed[index] = requested
             if self._worker:
-                seat.want(wanted)
+                seat.request(requested)
             elif num_failed:
                 seat.failures += 1  # so that it looks for another one
 
     def _exchange_now(self, courier: Courier, sums: Sequence[int]) -> None:
-        """Reads what the chief wants, or what is to be taken again, and does not go on before."""
+        """Reads what the chief requests, or what is to be taken again, and does not go on before."""
         seats, replay = range(len(courier.seats)), self._teachers.replay
         if replay is None and self._is_due:
-            self._read_and_swap(courier, [_wanted(sums, index) for index in seats])
+            self._read_and_swap(courier, [_requested(sums, index) for index in seats])
         for swap in replay or ():
             ref = Ref(*swap[2:])
             if swap.step == self._step and self._teachers.held[swap.seat] != ref:
@@ -227,9 +231,9 @@ class Exchanging(keras.callbacks.Callback):
         if replay is not None and self._is_due:
             courier.work()
 
-    def _read_and_swap(self, courier: Courier, wanted: Sequence[Ref | None]) -> None:
-        for seat, ref in zip(courier.seats, wanted, strict=True):
-            seat.want(ref)
+    def _read_and_swap(self, courier: Courier, requested: Sequence[Ref | None]) -> None:
+        for seat, ref in zip(courier.seats, requested, strict=True):
+            seat.request(ref)
         if self._worker or self._teachers.replay is not None:
             courier.work()
         ready = [int(seat.is_ready) for seat in courier.seats]
@@ -237,7 +241,7 @@ class Exchanging(keras.callbacks.Callback):
         for index, (seat, num_ready) in enumerate(zip(courier.seats, sums, strict=True)):
             if num_ready == self._num_workers and seat.staged is not None:
                 self._swap(index, seat, seat.staged)
-            seat.want(None)
+            seat.request(None)
 
     def _swap(self, index: int, seat: Seat, staged: Snapshot) -> None:
         self._teachers.refresh(index, staged, self._worker)
@@ -245,7 +249,7 @@ class Exchanging(keras.callbacks.Callback):
         self._teachers.swaps.append(swap)
         logging.info("swap at step %d, seat %d, peer %d, incarnation %d, serial %d", *swap)
         seat.held, self._agreed[index] = staged.ref, None
-        seat.want(None)
+        seat.request(None)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -254,6 +258,6 @@ class Exchanging(keras.callbacks.Callback):
         self._teachers.costs.exchange_secs += time.perf_counter() - began
 
 
-def _wanted(sums: Sequence[int], index: int) -> Ref | None:
+def _requested(sums: Sequence[int], index: int) -> Ref | None:
     peer, *rest = sums[_NUMBERS * index + 2 : _NUMBERS * (index + 1)]
     return Ref(peer - 1, *rest) if peer else None

@@ -125,7 +125,7 @@ class FellowStudents(Teaching):
     def prepare(self) -> None:
         """Makes the recurrent states of teachers that read on their own."""
         if not self._states and not self._serve_twice():
-            self._states = {one: recurrent_state.SecondState(self._model(one[0])) for one in self._askers()}
+            self._states = {one: recurrent_state.SecondState(self._model(one[0])) for one in self._passes()}
 
     def deal(self, batch: Batch) -> list[Batch]:
         """Each student's part of a batch."""
@@ -155,14 +155,14 @@ class FellowStudents(Teaching):
         self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
     ) -> list[Taught]:
         """Asks the teachers that are sampled for this step."""
-        asked = [self.asked(learner, step) for learner in range(self.num_students)]
-        of_teachers = self._predictions(features, predictions, asked)
+        present = [self.present(learner, step) for learner in range(self.num_students)]
+        of_teachers = self._predictions(features, predictions, present)
         return [
             Taught(
                 [keras.tree.map_structure(tf.stop_gradient, one) for one in theirs],
-                tf.repeat(asked_P[:, tf.newaxis], rows_of(own), axis=1),
+                tf.repeat(present_P[:, tf.newaxis], rows_of(own), axis=1),
             )
-            for theirs, asked_P, own in zip(of_teachers, asked, predictions, strict=True)
+            for theirs, present_P, own in zip(of_teachers, present, predictions, strict=True)
         ]
 
     def wait(self, features: Sequence[Any], predictions: Sequence[Any]) -> list[Taught]:
@@ -190,8 +190,8 @@ class FellowStudents(Teaching):
         weights.assign_replicas(apart, own[: len(apart)])
         recurrent_state.assign(self._own_states(), own[len(apart) :])
 
-    def asked(self, learner: int, step: tf.Tensor) -> tf.Tensor:
-        """Which of its teachers a student hears in a step.
+    def present(self, learner: int, step: tf.Tensor) -> tf.Tensor:
+        """Which of its teachers a student learns from in a step.
 
         Args:
             learner: The student.
@@ -210,20 +210,22 @@ class FellowStudents(Teaching):
         return tf.cast(keys >= least, tf.float32)
 
     def _predictions(
-        self, features: Sequence[Any], own: Sequence[Any], asked: Sequence[tf.Tensor]
+        self, features: Sequence[Any], own: Sequence[Any], present: Sequence[tf.Tensor]
     ) -> list[list[Any]]:
-        """For each student the predictions of its teachers; zeros of those who are not asked."""
+        """For each student the predictions of its teachers; zeros of those who are not present."""
         if self._serve_twice():
             return [[own[teacher] for teacher in teachers] for teachers in self.taught_by]
         predictions: dict[_Pass, Any] = {}
-        for one, askers in self._askers().items():
+        for one, served in self._passes().items():
             read = functools.partial(self._read, *one, features[one[1]])
             if self._random is None:
                 predictions[one] = read()
                 continue
-            is_asked = tf.reduce_max(tf.stack([asked[learner][position] for learner, position in askers])) > 0
+            is_present = (
+                tf.reduce_max(tf.stack([present[learner][position] for learner, position in served])) > 0
+            )
             predictions[one] = tf.cond(
-                is_asked, read, functools.partial(self._skip, *one, features[one[1]], own[one[1]])
+                is_present, read, functools.partial(self._skip, *one, features[one[1]], own[one[1]])
             )
         return [
             [predictions[self._pass(teacher, learner)] for teacher in teachers]
@@ -236,13 +238,13 @@ class FellowStudents(Teaching):
     def _pass(self, teacher: int, learner: int) -> _Pass:
         return (teacher, 0 if self._share_batch else learner)
 
-    def _askers(self) -> dict[_Pass, list[tuple[int, int]]]:
+    def _passes(self) -> dict[_Pass, list[tuple[int, int]]]:
         """For each forward pass whom it serves: a learner, and the teacher's position among its own."""
-        askers: dict[_Pass, list[tuple[int, int]]] = {}
+        served: dict[_Pass, list[tuple[int, int]]] = {}
         for learner, teachers in enumerate(self.taught_by):
             for position, teacher in enumerate(teachers):
-                askers.setdefault(self._pass(teacher, learner), []).append((learner, position))
-        return dict(sorted(askers.items()))
+                served.setdefault(self._pass(teacher, learner), []).append((learner, position))
+        return dict(sorted(served.items()))
 
     def _copied(self) -> list[keras.Variable]:
         return [weight for copy in self.copies.values() for weight in copy.weights]

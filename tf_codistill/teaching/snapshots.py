@@ -173,7 +173,7 @@ class PeerExchange(FrozenTeachers):
         )
 
     def is_read(self) -> bool:
-        """Whether the topology, or what has been asked for, lets anybody learn from this group."""
+        """Whether the topology, or `publish`, lets anybody learn from this group."""
         others = (group for group in range(self._num_groups) if group != self.group)
         return self._publish == "always" or any(
             self.group in peers

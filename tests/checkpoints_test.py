@@ -41,7 +41,7 @@ def assert_same(found: Arrays, expected: Arrays) -> None:
 
 
 def latest(directory: pathlib.Path | str) -> int:
-    """The step of the newest whole checkpoint, which holds what was saved."""
+    """The step of the newest complete checkpoint, which holds what was saved."""
     step, found, owns = checkpoints.read_latest(str(directory))
     assert_same(found, shared(step))
     assert len(owns) == 1
@@ -61,11 +61,11 @@ def save(saved: checkpoints.Checkpoints, step: int, **metadata: Any) -> None:
 def test_what_is_saved_comes_back_to_the_bit(tmp_path: pathlib.Path, scheme: str) -> None:
     directory = str(tmp_path / "new") if scheme == "local" else "ram://checkpoints_test"
     saved = at(directory)
-    assert checkpoints.newest_whole(directory) is None
+    assert checkpoints.newest_complete(directory) is None
     assert checkpoints.committed_steps(directory) == []
     save(saved, 500)
     save(saved, 1000, position=[0, 1, 2])
-    found = checkpoints.newest_whole(directory)
+    found = checkpoints.newest_complete(directory)
     assert found is not None
     step, manifest = found
     assert (step, manifest["metadata"], manifest["num_workers"]) == (1000, {"position": [0, 1, 2]}, 1)
@@ -192,7 +192,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_the_file(
 
 
 def test_a_damaged_checkpoint_is_written_anew_when_its_step_comes(tmp_path: pathlib.Path) -> None:
-    """It is not committed while that goes on: what is damaged stays damaged, or is whole."""
+    """It is not committed while that goes on: what is damaged stays damaged, or is complete."""
     for operation in itertools.count():
         directory = tmp_path / str(operation)
         saved = at(directory)
@@ -217,7 +217,7 @@ def test_a_part_of_an_earlier_start_is_not_taken_for_a_new_one(tmp_path: pathlib
         saved.start = 8
     with pytest.raises(OSError, match="worker 1 has not written its part of checkpoint .*00500' in time"):
         parts[1].save(500, shared(500), own(500), {})
-    assert checkpoints.newest_whole(str(tmp_path)) is None
+    assert checkpoints.newest_complete(str(tmp_path)) is None
 
 
 def test_no_flipped_bit_of_the_mark_gives_other_arrays(tmp_path: pathlib.Path) -> None:
@@ -233,7 +233,7 @@ def test_no_flipped_bit_of_the_mark_gives_other_arrays(tmp_path: pathlib.Path) -
         except ValueError as error:
             complaint = str(error)
         if complaint:
-            assert "checkpoint_00000500" in complaint or "no whole checkpoint" in complaint
+            assert "checkpoint_00000500" in complaint or "no complete checkpoint" in complaint
         else:
             by_name = [arrays for name, arrays in sorted(found.items()) if arrays]
             for one, other in zip(by_name, (shared(500)["optimizer"], shared(500)["weights"]), strict=True):
@@ -264,7 +264,7 @@ def test_storage_that_cannot_be_read_is_no_damage(
 
     monkeypatch.setattr(files, "checksum", failing)
     with pytest.raises(OSError, match="try again"):
-        checkpoints.newest_whole(str(tmp_path))
+        checkpoints.newest_complete(str(tmp_path))
 
 
 def test_a_directory_that_cannot_be_made_is_an_error_of_storage(tmp_path: pathlib.Path) -> None:
@@ -274,7 +274,9 @@ def test_a_directory_that_cannot_be_made_is_an_error_of_storage(tmp_path: pathli
 
 
 def test_what_is_not_there(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match=r"no whole checkpoint in '.*absent'; has the group been trained\?"):
+    with pytest.raises(
+        ValueError, match=r"no complete checkpoint in '.*absent'; has the group been trained\?"
+    ):
         checkpoints.read_latest(str(tmp_path / "absent"))
     with pytest.raises(ValueError, match="has a monitored value"):
         checkpoints.read_best(str(tmp_path / "absent"))

@@ -186,7 +186,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named(
     tmp_path: pathlib.Path, task: LanguageTask, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(
-        ValueError, match="no whole checkpoint in '.*group_1/checkpoints'; has the group been"
+        ValueError, match="no complete checkpoint in '.*group_1/checkpoints'; has the group been"
     ):
         evaluation.from_checkpoint(task, str(tmp_path), 1)
     directory = save_checkpoint(str(tmp_path), language_model(), lanes_of(0))
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named(
     ):
         evaluation.from_checkpoint(dataclasses.replace(task, model_fn=wider), str(tmp_path), 1)
     faults.flip(pathlib.Path(directory) / "checkpoint_00000500" / "shared.data-00000-of-00001", 10)
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="no complete checkpoint"):
         evaluation.from_checkpoint(task, str(tmp_path), 1)
     assert "shared.data-00000-of-00001' is damaged" in caplog.text
 

@@ -187,7 +187,7 @@ def manifest_of(directory: str, step: int) -> dict[str, Any]:
     return files.read_manifest(path_of(directory, step)) or {}
 
 
-def newest_whole(directory: str) -> tuple[int, dict[str, Any]] | None:
+def newest_complete(directory: str) -> tuple[int, dict[str, Any]] | None:
     """The newest checkpoint of which every byte is there; damaged ones are passed over with a warning.
 
     Args:
@@ -209,7 +209,7 @@ def newest_whole(directory: str) -> tuple[int, dict[str, Any]] | None:
 
 
 def read_latest(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
-    """Reads the newest whole checkpoint of a group, however many workers wrote it.
+    """Reads the newest complete checkpoint of a group, however many workers wrote it.
 
     Args:
         directory: Directory of the group's checkpoints.
@@ -220,9 +220,9 @@ def read_latest(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[
     Raises:
         ValueError: There is none.
     """
-    found = newest_whole(directory)
+    found = newest_complete(directory)
     if found is None:
-        raise ValueError(f"there is no whole checkpoint in {directory!r}; has the group been trained?")
+        raise ValueError(f"there is no complete checkpoint in {directory!r}; has the group been trained?")
     return _read(directory, *found)
 
 

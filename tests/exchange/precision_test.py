@@ -1,4 +1,4 @@
-"""Quantizing arrays: what is lost, what is not, and that nothing broken looks whole."""
+"""Quantizing arrays: what is lost, what is not, and that nothing broken looks intact."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def publish(writer: Store, step: int) -> int:
     return writer.publish(step, MODEL, arrays(step), states(step))
 
 
-def assert_whole(snapshot: Snapshot, step: int) -> None:
+def assert_complete(snapshot: Snapshot, step: int) -> None:
     assert snapshot.step == step
     np.testing.assert_array_equal(snapshot.weights[0], arrays(step)[0])
     np.testing.assert_array_equal(snapshot.weights[1], arrays(step)[1])
@@ -80,7 +80,7 @@ def test_a_snapshot_reaches_a_peer(tmp_path: pathlib.Path, scheme: str) -> None:
     first = reader.newest(0)
     assert first == Ref(0, 1000, 1)
     snapshot = reader.read(first, MODEL)
-    assert_whole(snapshot, 50)
+    assert_complete(snapshot, 50)
     assert (snapshot.group, snapshot.published_at, snapshot.num_bytes) == (0, 1000.0, num_bytes)
     assert snapshot.ref == first
     assert num_bytes > 4 * (6 + 2 + 20)
@@ -122,7 +122,7 @@ def test_a_snapshot_in_fewer_bits_is_read_whoever_reads_it(tmp_path: pathlib.Pat
 def test_damage_to_a_quantized_snapshot_is_seen(tmp_path: pathlib.Path, precision: str) -> None:
     writer, reader = store(tmp_path, 0, precision=precision), store(tmp_path, 1)
     writer.publish(100, WIDE, WIDE_ARRAYS)
-    whole = reader.read(FIRST, WIDE).weights
+    complete = reader.read(FIRST, WIDE).weights
     paths = snapshot_files(tmp_path)
     source = np.random.default_rng(0)
     for name in ("weights.data-00000-of-00001", "weights.index"):
@@ -145,7 +145,7 @@ def test_damage_to_a_quantized_snapshot_is_seen(tmp_path: pathlib.Path, precisio
         with pytest.raises(ValueError, match=NAMES[0]):
             reader.read(FIRST, WIDE)
     paths[files.MANIFEST].write_text(json.dumps(manifest))
-    for found, array in zip(reader.read(FIRST, WIDE).weights, whole, strict=True):
+    for found, array in zip(reader.read(FIRST, WIDE).weights, complete, strict=True):
         np.testing.assert_array_equal(found, array)
 
 
@@ -171,7 +171,7 @@ def test_the_newest_by_incarnation_and_number_counts(tmp_path: pathlib.Path) -> 
     third.announce(MODEL, 300)
     assert third.incarnation == 5000
     publish(third, 350)
-    assert_whole(reader.read(Ref(0, 5000, 1), MODEL), 350)
+    assert_complete(reader.read(Ref(0, 5000, 1), MODEL), 350)
 
 
 def test_another_runs_snapshots_are_never_taken(tmp_path: pathlib.Path) -> None:
@@ -224,11 +224,11 @@ def test_a_writer_that_dies_anywhere_leaves_the_snapshot_before(tmp_path: pathli
         died = faults.dies_at(operation, lambda: publish(writer, 100))  # noqa: B023
         newest = reader.newest(0)
         assert latest(reader) == (50 if died else 100)
-        assert_whole(reader.read(newest, MODEL), 50 if died else 100)
+        assert_complete(reader.read(newest, MODEL), 50 if died else 100)
         if not died:
             break
         publish(writer, 100)
-        assert_whole(reader.read(reader.newest(0), MODEL), 100)
+        assert_complete(reader.read(reader.newest(0), MODEL), 100)
     assert operation >= 4, "directory, weights, manifest aside, manifest in place"
 
 
@@ -260,7 +260,7 @@ def test_a_killed_process_leaves_the_snapshot_before(tmp_path: pathlib.Path) -> 
     assert files.names(str(tmp_path / "group_0" / half)), "it had begun"
     reader = store(tmp_path, 1)
     assert latest(reader) == 50
-    assert_whole(reader.read(reader.newest(0), MODEL), 50)
+    assert_complete(reader.read(reader.newest(0), MODEL), 50)
     with pytest.raises(ValueError, match=f"{half}' is not there"):
         reader.read(Ref(0, 1000, 2), MODEL)
     restarted = store(tmp_path, 0)
@@ -280,16 +280,16 @@ def test_a_damaged_snapshot_is_named_and_the_one_before_stays(tmp_path: pathlib.
     publish(writer, 50)
     publish(writer, 100)
     path = snapshot_files(tmp_path, 2)[name]
-    whole = path.read_bytes()
-    for length in {0, 1, len(whole) // 2, len(whole) - 1}:
-        path.write_bytes(whole[:length])
-        if whole[:length].rstrip() != whole.rstrip():  # a manifest may lack its last newline
+    complete = path.read_bytes()
+    for length in {0, 1, len(complete) // 2, len(complete) - 1}:
+        path.write_bytes(complete[:length])
+        if complete[:length].rstrip() != complete.rstrip():  # a manifest may lack its last newline
             with pytest.raises(ValueError, match=re.escape(name)):
                 reader.read(SECOND, MODEL)
     path.unlink()
     with pytest.raises(ValueError, match=NAMES[1]):
         reader.read(SECOND, MODEL)
-    assert_whole(reader.read(FIRST, MODEL), 50)
+    assert_complete(reader.read(FIRST, MODEL), 50)
 
 
 def test_no_flipped_bit_ever_gives_other_arrays(tmp_path: pathlib.Path) -> None:
@@ -297,17 +297,17 @@ def test_no_flipped_bit_ever_gives_other_arrays(tmp_path: pathlib.Path) -> None:
     publish(writer, 100)
     source = np.random.default_rng(0)
     for name, path in snapshot_files(tmp_path).items():
-        whole = path.read_bytes()
+        complete = path.read_bytes()
         is_manifest = name == files.MANIFEST
-        for position in source.choice(len(whole), 250 if is_manifest else 20, replace=False):
+        for position in source.choice(len(complete), 250 if is_manifest else 20, replace=False):
             faults.flip(path, position, 1 << int(source.integers(8)))
             complaint = ""
             try:
-                assert_whole(reader.read(FIRST, MODEL), 100)
+                assert_complete(reader.read(FIRST, MODEL), 100)
             except ValueError as error:
                 complaint = str(error)
             assert NAMES[0] in complaint or (is_manifest and not complaint), "every byte of a file counts"
-            path.write_bytes(whole)
+            path.write_bytes(complete)
 
 
 def test_a_writer_goes_on_although_its_own_snapshots_are_damaged(tmp_path: pathlib.Path) -> None:
@@ -320,7 +320,7 @@ def test_a_writer_goes_on_although_its_own_snapshots_are_damaged(tmp_path: pathl
     again.announce(MODEL, 100)
     assert files.names(str(tmp_path / "group_0")) == ["model.json"], "nobody can use them"
     publish(again, 100)
-    assert_whole(again.read(Ref(0, again.incarnation, 1), MODEL), 100)
+    assert_complete(again.read(Ref(0, again.incarnation, 1), MODEL), 100)
 
 
 def published(directory: pathlib.Path) -> list[int]:
@@ -409,7 +409,7 @@ def test_a_deletion_that_dies_leaves_nothing_half_committed(tmp_path: pathlib.Pa
         died = faults.dies_at(operation, lambda: publish(writer, 100))  # noqa: B023
         for ref, step in ((FIRST, 50), (SECOND, 100)):
             if files.read_manifest(reader._path(ref)) is not None:
-                assert_whole(reader.read(ref, MODEL), step)
+                assert_complete(reader.read(ref, MODEL), step)
         assert latest(reader) in (50, 100)
         if not died:
             break
@@ -470,7 +470,7 @@ def test_another_model_is_named_by_its_first_difference(tmp_path: pathlib.Path) 
         ValueError, match=rf"group_0' belongs to another model \({sentence}\); use an empty one"
     ):
         store(tmp_path, 0).announce(other, 100)
-    assert_whole(reader.read(ref, MODEL), 50)
+    assert_complete(reader.read(ref, MODEL), 50)
 
 
 def test_a_snapshot_of_another_format_is_refused(tmp_path: pathlib.Path) -> None:

@@ -215,6 +215,6 @@ def test_sigterm_in_a_long_validation_ends_within_seconds(tmp_path: pathlib.Path
         _, errors = process.communicate(timeout=60)
     assert time.monotonic() - asked_at < 10
     assert f"KeyboardInterrupt: stopped and saved at step {STEPS}" in errors
-    found = checkpoints.newest_whole(str(tmp_path / "asked"))
+    found = checkpoints.newest_complete(str(tmp_path / "asked"))
     assert found is not None
     assert (found[0], found[1]["metadata"]["position"]) == (STEPS, [0, 0, STEPS])

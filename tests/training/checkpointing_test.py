@@ -109,7 +109,7 @@ def steps_in(directory: pathlib.Path) -> list[int]:
 
 
 def position_in(directory: pathlib.Path) -> list[int]:
-    found = checkpoints.newest_whole(str(directory))
+    found = checkpoints.newest_complete(str(directory))
     assert found is not None
     return found[1]["metadata"]["position"]
 
@@ -448,7 +448,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_written_anew(
     assert "the checkpoint of step 15 is passed over: file" in caplog.text
     assert "is damaged" in caplog.text
     assert_same(whole, resumed)
-    found = checkpoints.newest_whole(str(tmp_path))
+    found = checkpoints.newest_complete(str(tmp_path))
     assert found is not None
     assert found[0] == 15
 

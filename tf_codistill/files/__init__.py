@@ -1,4 +1,4 @@
-"""Directories and files that are either whole or not there.
+"""Directories and files that are either complete or not there.
 
 The only module that knows how something is committed, listed and checked. Every path may be local or of
 a scheme that TensorFlow has: ``gs://``, for tests ``ram://``, and what a package such as tensorflow-io adds.
@@ -172,7 +172,7 @@ class Piecewise:
     """A file that `writing` writes.
 
     Args:
-        path: Its path when it is whole.
+        path: Its path when it is complete.
         file: Where it is written aside.
     """
 

@@ -35,7 +35,7 @@ _FAILED = -2
 
 
 class Checkpointing(keras.callbacks.Callback):
-    """Saves checkpoints, and lets `fit` go on from the newest whole one.
+    """Saves checkpoints, and lets `fit` go on from the newest complete one.
 
     All workers of a group need it. A damaged checkpoint is passed over with a warning. Steps are those of
     `fit`, that is batches, also where gradients accumulate.
@@ -91,7 +91,7 @@ class Checkpointing(keras.callbacks.Callback):
     # What is found and restored, before training begins.
 
     def find(self, model: Any) -> Position | None:
-        """Finds the newest whole checkpoint; all workers of the group must call it.
+        """Finds the newest complete checkpoint; all workers of the group must call it.
 
         Args:
             model: The `CodistillationModel` that `fit` is about to train.
@@ -121,13 +121,13 @@ class Checkpointing(keras.callbacks.Callback):
     def _look(self) -> tuple[int, Exception | None]:
         try:
             self._store.prepare()
-            found = checkpoints.newest_whole(self._store.directory)
+            found = checkpoints.newest_complete(self._store.directory)
         except (ValueError, OSError) as error:
             return _FAILED, error
         return NONE if found is None else found[0], None
 
     def restore(self, model: Any) -> Position | None:
-        """Brings a model, built for its data, to where the newest whole checkpoint has it.
+        """Brings a model, built for its data, to where the newest complete checkpoint has it.
 
         Args:
             model: The `CodistillationModel`.

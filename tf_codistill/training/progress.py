@@ -36,7 +36,7 @@ class Found(NamedTuple):
     """What was in a directory of checkpoints when this process first looked.
 
     Attributes:
-        step: Step of the newest whole checkpoint; `NONE` if there was none.
+        step: Step of the newest complete checkpoint; `NONE` if there was none.
         start: Number that the workers of this start share.
         mark: Its mark.
     """

@@ -1,7 +1,7 @@
 """What `fit` does so that it goes on where a checkpoint has it.
 
 with resuming(model, callbacks, arguments) as (callbacks, goes_on):
-    which epoch               from the mark of the newest whole checkpoint
+    which epoch               from the manifest of the newest complete checkpoint
     ... Keras builds ...      then the checkpoint is restored, and data brought to where the epoch begins
     ... the first epoch ...   begins with reading over the batches that were done, see `pass_over`
 """
@@ -27,7 +27,7 @@ from tf_codistill.training.progress import Position
 def resuming(
     model: Any, callbacks: Sequence[Any], arguments: dict[str, Any]
 ) -> Iterator[tuple[list[Any], bool]]:
-    """Lets `fit` go on from the newest whole checkpoint, if `Checkpointing` is among its callbacks.
+    """Lets `fit` go on from the newest complete checkpoint, if `Checkpointing` is among its callbacks.
 
     Args:
         model: The `CodistillationModel`.

@@ -122,11 +122,11 @@ def size_bytes(path: str) -> int:
 
 
 def read(path: str, start: int = 0, num_bytes: int | None = None) -> bytes:
-    """The content of a file, or a stretch of it.
+    """The content of a file, or a byte range of it.
 
     Args:
         path: The file.
-        start: Where the stretch begins, in bytes.
+        start: Where the range begins, in bytes.
         num_bytes: Its length; None reads to the end of the file.
 
     Returns:
@@ -168,8 +168,8 @@ def append(path: str, content: bytes) -> None:
         file.write(content)
 
 
-class Piecewise:
-    """A file that `writing` writes.
+class PartialFile:
+    """A file that `writing` writes, there once it is complete.
 
     Args:
         path: Its path when it is complete.
@@ -187,7 +187,7 @@ class Piecewise:
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[Piecewise]:
+def writing(path: str) -> Iterator[PartialFile]:
     """Writes a file piece by piece, as `write` does at once: it is there when the ``with`` block ends.
 
     Something has to be written, if only no bytes: without that there is no file. An exception of the block
@@ -207,7 +207,7 @@ def writing(path: str) -> Iterator[Piecewise]:
     with _os_errors(path):
         file = place.GFile(aside, "wb")
     try:
-        yield Piecewise(path, file)
+        yield PartialFile(path, file)
         with _os_errors(path):
             file.close()
             place.rename(aside, path, overwrite=True)

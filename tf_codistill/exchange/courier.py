@@ -86,7 +86,7 @@ class Seat:
     @property
     def is_ready(self) -> bool:
         """Whether what is requested has been read."""
-        staged = self.staged
+        staged = self.staged  # the other thread may take it away
         return staged is not None and staged.ref == self.requested
 
     @property
@@ -120,7 +120,7 @@ class Courier:
             store: The exchange.
             seats: The teachers.
             stage: Makes of a snapshot what the teacher of a seat holds, on the host.
-            announce: Tells others of this group, on the chief alone; called until it succeeds.
+            announce: Announces this group, on the chief alone; called until it succeeds.
             costs: Counts.
             grace: Whether the age of superseded snapshots follows the interval between exchanges.
             reserve: Makes memory for so many copies of what is sent, so that `send` need not wait for it.
@@ -130,8 +130,7 @@ class Courier:
         self.has_readers = False
         self._store, self._stage, self._announce, self._costs = store, stage, announce, costs
         self._grace, self._reserve = grace, reserve or (lambda copies: None)
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._lock, self._wake = threading.Lock(), threading.Event()
         self._closing = False
         self._outbox: Sent | None = None
         self._period = 0.0
@@ -150,14 +149,7 @@ class Courier:
     def send(
         self, step: int, model: weights.Description, arrays: list[np.ndarray], states: list[np.ndarray]
     ) -> None:
-        """Hands over a snapshot of this group; returns at once.
-
-        Args:
-            step: The step at which it was taken.
-            model: Describes its weights.
-            arrays: Its weights, which nobody else uses.
-            states: The recurrent state of this worker's lanes.
-        """
+        """Hands over a snapshot of this group, as `Store.publish` takes it; returns at once."""
         self.take_back()
         with self._lock:
             self._outbox = (step, model, arrays, states)
@@ -237,10 +229,8 @@ class Courier:
     def _put_back(self, sent: Sent) -> None:
         """What could not be written is tried again, unless there is a newer one."""
         with self._lock:
-            if self._outbox is None:
-                self._outbox = sent
-            else:
-                self._costs.skipped_publications += 1
+            self._costs.skipped_publications += self._outbox is not None
+            self._outbox = self._outbox or sent
 
     def _read(self, number: int, seat: Seat) -> None:
         if seat.peer is not None:

@@ -31,17 +31,7 @@ _LOW_BITS = np.uint32(0x7F)
 
 
 def check(precision: str) -> str:
-    """Returns a precision that exists.
-
-    Args:
-        precision: Its name.
-
-    Returns:
-        The same.
-
-    Raises:
-        ValueError: It is none of `PRECISIONS`.
-    """
+    """Returns a precision as it is; a `ValueError` if it is none of `PRECISIONS`."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     return precision
@@ -99,15 +89,7 @@ def quantize(array: np.ndarray, precision: str) -> list[np.ndarray]:
 
 
 def dequantize(parts: Sequence[np.ndarray], dtype: str) -> np.ndarray:
-    """Takes back what `quantize` did, but for the precision that is lost.
-
-    Args:
-        parts: What `quantize` returned.
-        dtype: Type of the array that was quantized.
-
-    Returns:
-        The array.
-    """
+    """Takes back what `quantize` did with an array of a type, but for the precision that is lost."""
     if len(parts) == 1:
         return parts[0].astype(dtype, copy=False)
     values, scale = parts
@@ -131,16 +113,7 @@ def quantize_all(arrays: Sequence[np.ndarray], precision: str) -> list[np.ndarra
 def dequantize_all(
     parts: Sequence[np.ndarray], model: weights.Description, precision: str
 ) -> list[np.ndarray]:
-    """Takes back what `quantize_all` did.
-
-    Args:
-        parts: What it returned.
-        model: Describes the arrays that it was given.
-        precision: The precision that it was given.
-
-    Returns:
-        The arrays.
-    """
+    """Takes back what `quantize_all` did with arrays that `model` describes."""
     remaining = iter(parts)
     return [
         dequantize([next(remaining) for _ in layout(row["shape"], row["dtype"], precision)], row["dtype"])

@@ -25,7 +25,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -87,15 +87,12 @@ class Store:
                 f"keep is {keep}, min_age_secs is {min_age_secs} and max_bytes is {max_bytes}; expected at "
                 "least 1, 0 and 0"
             )
-        self._directory = directory
-        self.group = group
-        self.min_age_secs = min_age_secs
-        self.incarnation = 0
+        self.group, self.min_age_secs = group, min_age_secs
+        self._directory, self._clock = directory, clock
         self._given_run_id, self._run_id = run_id, run_id
         self._keep, self._max_bytes = keep, max_bytes
         self._precision = precisions.check(precision)
-        self._clock = clock
-        self._serial = 0
+        self.incarnation, self._serial = 0, 0
         self._published: list[_Published] = []
         self._foreign: set[Ref] = set()
 
@@ -152,8 +149,7 @@ class Store:
             model: What `weights.description` says of the model to compare with.
 
         Returns:
-            In words where they differ first; None if they do not, or if the group has announced none for this
-            run.
+            In words where they differ first; None if they do not, or if it has announced none for this run.
 
         Raises:
             CorruptError: The announcement cannot be read.
@@ -187,8 +183,7 @@ class Store:
         Raises:
             OSError: The snapshot cannot be written; then nothing is left of it, if the storage lets.
         """
-        with contextlib.suppress(OSError):  # they go the next time
-            self._delete_superseded(self._keep, self.min_age_secs)
+        self._delete_superseded(self._keep, self.min_age_secs)
         metadata = {
             "format_version": FORMAT_VERSION,
             "run_id": self._run_id,
@@ -210,8 +205,7 @@ class Store:
             if not self._delete_superseded(max(self._keep - 1, 1), 0.0):
                 raise
             num_bytes = self._write(metadata, parts)
-        with contextlib.suppress(OSError):
-            self._delete_superseded(self._keep, self.min_age_secs)
+        self._delete_superseded(self._keep, self.min_age_secs)
         return num_bytes
 
     def _write(self, metadata: dict[str, Any], parts: dict[str, list[np.ndarray]]) -> int:
@@ -231,15 +225,15 @@ class Store:
         return _num_bytes(manifest)
 
     def _delete_superseded(self, keep: int, min_age_secs: float) -> bool:
-        """Deletes what is old enough, or too much; whether there was anything."""
-        found = False
-        for one in self._published[:-keep]:
-            is_too_much = sum(other.num_bytes for other in self._published) > self._max_bytes
-            if is_too_much or self._clock() - one.at >= min_age_secs:
-                files.remove(self._path(one.ref))
-                self._published.remove(one)
-                found = True
-        return found
+        """Deletes what is old enough, or too much; whether anything went. What cannot go does the next time."""
+        before = len(self._published)
+        with contextlib.suppress(OSError):
+            for one in self._published[:-keep]:
+                is_too_much = sum(other.num_bytes for other in self._published) > self._max_bytes
+                if is_too_much or self._clock() - one.at >= min_age_secs:
+                    files.remove(self._path(one.ref))
+                    self._published.remove(one)
+        return len(self._published) < before
 
     def announce_reader(self, peer: int) -> None:
         """Announces that this group learns from a peer."""
@@ -342,13 +336,10 @@ class Store:
             message = files.read_json(files.join(self._group_dir(group), "model.json"))
         except FileNotFoundError:
             return None
-        if (
-            not isinstance(message, dict)
-            or message.get("format_version") != FORMAT_VERSION
-            or "run_id" not in message
-        ):
+        version = message.get("format_version") if isinstance(message, dict) else None
+        if version != FORMAT_VERSION or "run_id" not in message:
             raise self._no_announcement(group, f"expected format version {FORMAT_VERSION}")
-        return message
+        return cast(dict[str, Any], message)
 
     def _no_announcement(self, group: int, reason: object) -> files.CorruptError:
         path = files.join(self._group_dir(group), "model.json")

@@ -5,7 +5,7 @@
     pairs              groups 2k and 2k + 1 learn from each other  0 <- 1,  1 <- 0,  2 <- 3
     star               group 0 is in the middle                    0 <- 1 2 3,  1 <- 0,  2 <- 0
     a table            {0: [1, 2], 1: [0], 2: []}                  as written
-    RandomPeers(2)     two others, drawn anew at every exchange    0 <- 1 3, then 0 <- 2 3, ...
+    RandomPeers(2)     two others, sampled anew at every exchange    0 <- 1 3, then 0 <- 2 3, ...
 
 Anil et al. (2018) train fully connected pairs and name rings as future work (section 4). In a star what one
 group has learned reaches all others through group 0, which alone pays for many teachers.
@@ -25,12 +25,12 @@ TOPOLOGIES = ("fully_connected", "ring", "pairs", "star")
 
 @dataclasses.dataclass(frozen=True)
 class RandomPeers:
-    """A topology in which every group learns from a few others, drawn anew at every exchange.
+    """A topology in which every group learns from a few others, sampled anew at every exchange.
 
     Attributes:
         num_peers: How many teach each group, at least 1. As many teachers are in memory, whatever the number
             of groups.
-        seed: With the group and the number of the exchange it fixes who is drawn.
+        seed: With the group and the number of the exchange it fixes who is sampled.
     """
 
     num_peers: int
@@ -76,46 +76,16 @@ def teachers_of(
         return _from_table(group, num_groups, topology)
     everybody = [peer for peer in range(num_groups) if peer != group]
     if isinstance(topology, RandomPeers):
-        return _drawn(everybody, topology, [topology.seed, group, exchange])
+        return _sampled(everybody, topology, [topology.seed, group, exchange])
     if topology == "pairs" and num_groups % 2:
         raise ValueError(f"topology 'pairs' needs an even number of groups; num_groups is {num_groups}")
     if topology == "fully_connected" or (topology == "star" and group == 0):
         return everybody
-    peer = {"pairs": group ^ 1, "ring": (group - 1) % num_groups, "star": 0}[topology]
-    return [peer] if peer != group else []
-
-
-def num_teachers_of(group: int, num_groups: int, topology: Topology = "fully_connected") -> int:
-    """How many groups teach a group at a time, and so how many teachers it holds in memory.
-
-    Args:
-        group: The learning group, from 0.
-        num_groups: Number of groups.
-        topology: As for `teachers_of`.
-
-    Returns:
-        The length of what `teachers_of` returns, the same at every exchange.
-
-    Raises:
-        ValueError: As `teachers_of`.
-    """
-    return len(teachers_of(group, num_groups, topology))
+    return [{"pairs": group ^ 1, "ring": (group - 1) % num_groups, "star": 0}[topology]]
 
 
 def candidates_of(group: int, num_groups: int, topology: Topology) -> list[list[int]]:
-    """Which groups each teacher may come to stand for, so that its model must fit theirs.
-
-    Args:
-        group: The learning group, from 0.
-        num_groups: Number of groups.
-        topology: As for `teachers_of`.
-
-    Returns:
-        A list for each teacher, in order.
-
-    Raises:
-        ValueError: As `teachers_of`.
-    """
+    """For each teacher of a group the groups that it may come to stand for; otherwise as `teachers_of`."""
     peers = teachers_of(group, num_groups, topology)
     if isinstance(topology, RandomPeers):
         return [teachers_of(group, num_groups) for _ in peers]
@@ -136,13 +106,13 @@ def seats(held: Sequence[int], peers: Sequence[int]) -> list[int]:
     return [peer if peer in peers else next(others) for peer in held]
 
 
-def _drawn(everybody: list[int], topology: RandomPeers, entropy: list[int]) -> list[int]:
+def _sampled(everybody: list[int], topology: RandomPeers, entropy: list[int]) -> list[int]:
     if topology.num_peers > len(everybody):
         raise ValueError(
             f"RandomPeers needs {topology.num_peers} peers for each group; there are {len(everybody)}"
         )
-    drawn = np.random.default_rng(entropy).choice(everybody, topology.num_peers, replace=False)
-    return sorted(drawn.tolist())
+    sampled = np.random.default_rng(entropy).choice(everybody, topology.num_peers, replace=False)
+    return sorted(sampled.tolist())
 
 
 def _from_table(group: int, num_groups: int, table: Mapping[int, Sequence[int]]) -> list[int]:

@@ -225,7 +225,7 @@ class Store:
         return _num_bytes(manifest)
 
     def _delete_superseded(self, keep: int, min_age_secs: float) -> bool:
-        """Deletes what is old enough, or too much; whether anything went. What cannot go does the next time."""
+        """Deletes what is old enough, or too much, if the storage lets; whether anything went."""
         before = len(self._published)
         with contextlib.suppress(OSError):
             for one in self._published[:-keep]:

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -33,11 +34,7 @@ class Exchanging(keras.callbacks.Callback):
     """Meets at the end of each execution; begins with the first step, when everything has been restored."""
 
     def __init__(self, teachers: Any) -> None:
-        """Takes note of whom it serves.
-
-        Args:
-            teachers: The `PeerExchange`.
-        """
+        """Takes note of the `PeerExchange` that it serves."""
         super().__init__()
         self._teachers = teachers
         self._logged = dataclasses.asdict(teachers.costs)
@@ -61,7 +58,7 @@ class Exchanging(keras.callbacks.Callback):
             costs = dataclasses.asdict(self._teachers.costs)
             logs.update({name: float(cost - self._logged[name]) for name, cost in costs.items()})
             self._logged = costs
-            logs["staleness_secs"] = self._teachers.age_secs()
+            logs["staleness_secs"] = self._teachers.staleness_secs(self._teachers.clock())
 
     def on_train_end(self, logs: Any = None) -> None:
         """Publishes what training ended with, and waits until it has been written."""
@@ -80,28 +77,25 @@ class Exchanging(keras.callbacks.Callback):
     def _begin(self) -> None:
         """Announces this group's model and sends for what the peers have published."""
         teachers, strategy = self._teachers, self.model.distribute_strategy
-        self._worker, self._num_workers = (
-            distribution.worker_index(strategy),
-            distribution.num_workers(strategy),
-        )
+        self._worker = distribution.worker_index(strategy)
+        self._num_workers = distribution.num_workers(strategy)
         (self._student,) = self.model.students
         self._step, self._is_due, self._sent_step = self.model.step(), True, -1
-        store, step, memory = teachers.store(), self._step, teachers.own_memory
-        is_chief = self._worker == 0
-        own = weights.description(self._student) if is_chief and teachers.is_read() else []
-        if is_chief:
-            self._announce_at_start(store, step)
+        store, own = teachers.store(), weights.description(self._student)
+        announce: Callable[[], None] | None = None
+        if self._worker == 0:
+            announce = functools.partial(self._announce, store, self._step)
+            self._announce_at_start(store, announce)
+        is_sent = self._worker == 0 and teachers.is_read()
+        descriptions = map(weights.description, teachers.frozen)
         self._courier = courier = Courier(
             store,
-            [
-                Seat(weights.description(teacher), held=held)
-                for teacher, held in zip(teachers.frozen, teachers.held, strict=True)
-            ],
+            [Seat(model, held=held) for model, held in zip(descriptions, teachers.held, strict=True)],
             teachers.stage,
-            (lambda: self._announce(store, step)) if is_chief else None,
+            announce,
             teachers.costs,
             grace=teachers.min_age_secs is None,
-            reserve=lambda copies: memory.reserve(own, copies),
+            reserve=functools.partial(teachers.own_memory.reserve, own) if is_sent else None,
             memory=teachers.peers_memory,
         )
         self._agreed: list[Ref | None] = [None] * len(courier.seats)
@@ -147,9 +141,9 @@ class Exchanging(keras.callbacks.Callback):
             courier.send(step, weights.description(self._student), arrays, states)
             self._sent_step = step
 
-    def _announce_at_start(self, store: Store, step: int) -> None:
+    def _announce_at_start(self, store: Store, announce: Callable[[], None]) -> None:
         try:
-            self._announce(store, step)
+            announce()
         except PermissionError as error:
             raise ValueError(
                 f"the exchange directory cannot be written to ({error}); name another one or change its "
@@ -196,11 +190,8 @@ class Exchanging(keras.callbacks.Callback):
                 self._agreed[index] = requested
             is_ready = seat.is_ready and requested == self._agreed[index]
             self._offered[index] = seat.staged if is_ready else None
-            of_chief = (
-                [requested.peer + 1, *requested[1:]]
-                if requested is not None and self._worker == 0
-                else [0] * 3
-            )
+            chosen = requested if self._worker == 0 else None
+            of_chief = [chosen.peer + 1, *chosen[1:]] if chosen is not None else [0] * 3
             numbers += [int(is_ready), int(seat.has_failed), *of_chief]
         return numbers
 

@@ -78,7 +78,10 @@ class FellowStudents(Teaching):
                 raise ValueError(f"{name} is {value!r}; expected an integer >= 1")
         if batches not in ("same", "different"):
             raise ValueError(f"batches is {batches!r}; expected 'same' or 'different'")
-        self.taught_by = [_may_teach(learner, num_students, topology) for learner in range(num_students)]
+        self.taught_by = [
+            sorted({peer for seat in candidates_of(learner, num_students, topology) for peer in seat})
+            for learner in range(num_students)
+        ]
         self._random = topology if isinstance(topology, RandomPeers) else None
         self._share_batch = batches == "same"
         self._every_steps = refresh_every_steps
@@ -114,9 +117,7 @@ class FellowStudents(Teaching):
             self.copies = {teacher: model_fns[teacher]() for teacher in sorted(teaching)}
         for copy in self.copies.values():
             copy.trainable = False
-        self._copied_at = keras.Variable(
-            np.int64(_NEVER), dtype="int64", trainable=False, name="copied_at_step"
-        )
+        self._copied_at = keras.Variable(_NEVER, dtype="int64", trainable=False, name="copied_at_step")
 
     def models(self) -> dict[str, keras.Model]:
         """The stale copies."""
@@ -180,26 +181,18 @@ class FellowStudents(Teaching):
     def state(self) -> tuple[Arrays, Arrays]:
         """What a checkpoint keeps: the copies; of what they hold apart on replicas that, and states."""
         apart = [np.stack(weights.replica_values(one)) for one in self._apart()]
-        shared = weights.values([self._copied_at, *self._copied()])
+        shared = weights.values([self._copied_at, *(own for own, _ in self._pairs())])
         return shared, [*apart, *recurrent_state.values(self._own_states())]
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
         apart = self._apart()
-        weights.assign([self._copied_at, *self._copied()], shared)
+        weights.assign([self._copied_at, *(own for own, _ in self._pairs())], shared)
         weights.assign_replicas(apart, own[: len(apart)])
         recurrent_state.assign(self._own_states(), own[len(apart) :])
 
     def present(self, learner: int, step: tf.Tensor) -> tf.Tensor:
-        """Which of its teachers a student learns from in a step.
-
-        Args:
-            learner: The student.
-            step: Number of steps done, integer scalar.
-
-        Returns:
-            1.0 or 0.0 for each of ``taught_by[learner]``, float32 [P].
-        """
+        """1.0 for each of ``taught_by[learner]`` who teaches in a step, else 0.0; float32 [P]."""
         num_teachers = len(self.taught_by[learner])
         if self._random is None:
             return tf.ones([num_teachers])
@@ -216,17 +209,14 @@ class FellowStudents(Teaching):
         if self._serve_twice():
             return [[own[teacher] for teacher in teachers] for teachers in self.taught_by]
         predictions: dict[_Pass, Any] = {}
-        for one, served in self._passes().items():
-            read = functools.partial(self._read, *one, features[one[1]])
+        for (teacher, reads), served in self._passes().items():
+            read = functools.partial(self._read, teacher, reads, features[reads])
+            skip = functools.partial(self._skip, teacher, reads, features[reads], own[reads])
             if self._random is None:
-                predictions[one] = read()
-                continue
-            is_present = (
-                tf.reduce_max(tf.stack([present[learner][position] for learner, position in served])) > 0
-            )
-            predictions[one] = tf.cond(
-                is_present, read, functools.partial(self._skip, *one, features[one[1]], own[one[1]])
-            )
+                predictions[teacher, reads] = read()
+            else:
+                whether = tf.stack([present[learner][index] for learner, index in served])
+                predictions[teacher, reads] = tf.cond(tf.reduce_max(whether) > 0, read, skip)
         return [
             [predictions[self._pass(teacher, learner)] for teacher in teachers]
             for learner, teachers in enumerate(self.taught_by)
@@ -239,24 +229,24 @@ class FellowStudents(Teaching):
         return (teacher, 0 if self._share_batch else learner)
 
     def _passes(self) -> dict[_Pass, list[tuple[int, int]]]:
-        """For each forward pass whom it serves: a learner, and the teacher's position among its own."""
+        """For each forward pass whom it serves: a learner, and the teacher's index among its own."""
         served: dict[_Pass, list[tuple[int, int]]] = {}
         for learner, teachers in enumerate(self.taught_by):
-            for position, teacher in enumerate(teachers):
-                served.setdefault(self._pass(teacher, learner), []).append((learner, position))
+            for index, teacher in enumerate(teachers):
+                served.setdefault(self._pass(teacher, learner), []).append((learner, index))
         return dict(sorted(served.items()))
 
-    def _copied(self) -> list[keras.Variable]:
-        return [weight for copy in self.copies.values() for weight in copy.weights]
+    def _pairs(self) -> list[tuple[keras.Variable, keras.Variable]]:
+        """Each weight of the copies, with that of the student of which it is a copy."""
+        return [
+            pair
+            for teacher, copy in self.copies.items()
+            for pair in zip(copy.weights, self._students[teacher].weights, strict=True)
+        ]
 
     def _apart(self) -> list[keras.Variable]:
         """Of the copies what is not trained in the students, such as batch statistics."""
-        pairs = [
-            (own, theirs)
-            for teacher, copy in self.copies.items()
-            for own, theirs in zip(copy.weights, self._students[teacher].weights, strict=True)
-        ]
-        return [own for own, theirs in pairs if not theirs.trainable]
+        return [own for own, theirs in self._pairs() if not theirs.trainable]
 
     def _own_states(self) -> list[keras.Variable]:
         return [state for one in self._states.values() for state in one.states]
@@ -273,15 +263,10 @@ class FellowStudents(Teaching):
         return keras.tree.map_structure(functools.partial(equal_logits, rows=rows_of(features)), like)
 
     def _copy(self, step: tf.Tensor) -> None:
-        for teacher, copy in self.copies.items():
-            for own, theirs in zip(copy.weights, self._students[teacher].weights, strict=True):
-                for to_copy, from_copy in zip(
-                    weights.local_copies(own), weights.local_copies(theirs), strict=True
-                ):
-                    to_copy.assign(from_copy)
+        for own, theirs in self._pairs():
+            for to_copy, from_copy in zip(
+                weights.local_copies(own), weights.local_copies(theirs), strict=True
+            ):
+                to_copy.assign(from_copy)
         for copied_at in weights.local_copies(self._copied_at):
             copied_at.assign(step)
-
-
-def _may_teach(learner: int, number: int, topology: Topology) -> list[int]:
-    return sorted({peer for seat in candidates_of(learner, number, topology) for peer in seat})

@@ -66,34 +66,24 @@ class FrozenTeachers(Teaching):
         return [f"teacher {number}" for number in range(len(self.held))]
 
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
-        """What makes each teacher.
-
-        Args:
-            model_fn: What made the student.
-
-        Returns:
-            The same for each, unless a kind of teaching knows better.
-        """
+        """What makes each teacher: that which made the student, unless a kind of teaching knows better."""
         return [model_fn for _ in self.held]
 
     def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
-        """Makes the teachers; called in the scope of the strategy."""
+        """Makes the teachers, anew for another student; called in the scope of the strategy."""
+        self._seat(len(self.held))
         self.frozen = [make() for make in self.model_fns(model_fns[0])]
         for model in self.frozen:
             model.trainable = False
         self.prepare()
         if not self.frozen:
             return
+        kwargs = {"dtype": "int64", "trainable": False}
         steps_P = np.full(len(self.frozen), NO_SNAPSHOT, np.int64)
+        have_read_P = np.zeros(len(self.frozen), np.int64)
         self._metadata = [
-            keras.Variable(steps_P, dtype="int64", trainable=False, name="teachers_steps"),
-            keras.Variable(
-                np.zeros(len(self.frozen), np.int64),
-                dtype="int64",
-                trainable=False,
-                synchronization="on_read",
-                name="teachers_have_read",
-            ),
+            keras.Variable(steps_P, name="teachers_steps", **kwargs),
+            keras.Variable(have_read_P, name="teachers_have_read", synchronization="on_read", **kwargs),
         ]
 
     def models(self) -> dict[str, keras.Model]:
@@ -145,31 +135,16 @@ class FrozenTeachers(Teaching):
         return [ref.peer for ref in self.held]
 
     def staleness_secs(self, now: float) -> float:
-        """Age of the snapshots, averaged over the teachers that hold one.
-
-        Args:
-            now: Seconds since the epoch, by a clock that agrees with those of the peers.
-
-        Returns:
-            Seconds; 0 if no teacher holds a snapshot.
-        """
+        """Mean age of the snapshots that are held, at `now` in seconds since the epoch; 0 without any."""
         ages = [
             now - at for peer, at in zip(self.peers(), self._published_at, strict=True) if peer != NO_PEER
         ]
         return sum(ages) / len(ages) if ages else 0.0
 
     def stage(self, index: int, snapshot: Snapshot) -> Snapshot:
-        """Makes of a snapshot what a teacher holds; touches no variable, so that any thread may do it.
+        """A snapshot with weights as teacher `index` holds them; a `ValueError` if it does not fit the model.
 
-        Args:
-            index: Which teacher, from 0.
-            snapshot: The snapshot.
-
-        Returns:
-            The same, with weights that `refresh` gives to the teacher as they are.
-
-        Raises:
-            ValueError: The snapshot does not fit the model.
+        It touches no variable, so that any thread may do it.
         """
         model = self.frozen[index]
         if snapshot.is_staged:
@@ -206,12 +181,10 @@ class FrozenTeachers(Teaching):
         self.held[index], self._published_at[index] = snapshot.ref, snapshot.published_at
 
     def state(self) -> tuple[Arrays, Arrays]:
-        """What a checkpoint keeps.
+        """What a checkpoint keeps; of this worker alone the recurrent state of each teacher over its lanes.
 
-        Returns:
-            For all teachers the steps of their snapshots, whether they have read since, which snapshots, and
-            when they were published, then the weights of each as it holds them; and the recurrent state of
-            each over this worker's lanes.
+        Shared are which snapshots they hold, when these were published, their steps, whether teachers have
+        read since, and the weights of each as it holds them.
         """
         if not self.frozen:
             return [], []

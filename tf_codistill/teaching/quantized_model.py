@@ -29,25 +29,16 @@ class QuantizedVariable(keras.Variable):
     Attributes:
         words: The bits of its parts, one after another, int64. Several workers can only create variables of
             types that their first one can broadcast, and the small types are not among them.
+        parts: What `precision.layout` says of them.
     """
 
     words: keras.Variable
-    _parts: list[tuple[tuple[int, ...], str]]
-
-    def keep(self, words: keras.Variable, layout: list[tuple[tuple[int, ...], str]]) -> None:
-        """Takes its value from `words` from now on, and gives up the memory that it has had.
-
-        Args:
-            words: The bits of its parts.
-            layout: What `precision.layout` says of the parts.
-        """
-        self.words, self._parts = words, layout
-        keras_private.read_by(self, self._dequantized)
+    parts: list[tuple[tuple[int, ...], str]]
 
     def _dequantized(self, shape: Any, dtype: Any) -> tf.Tensor:
         words = tf.convert_to_tensor(self.words.value)
         parts = []
-        for part_shape, part_dtype in self._parts:
+        for part_shape, part_dtype in self.parts:
             parts.append(_from_words(words, part_shape, part_dtype))
             words = words[_num_words(part_shape, part_dtype) :]
         if len(parts) == 2:
@@ -76,7 +67,8 @@ def quantize(model: keras.Model, precision: str) -> None:
             _to_words(precisions.quantize(array, precision)), dtype="int64", trainable=False, name=weight.name
         )
         weight.__class__ = QuantizedVariable  # layers hold this very object, under names of their own
-        weight.keep(words, layout)
+        weight.words, weight.parts = words, layout
+        keras_private.read_by(weight, weight._dequantized)
 
 
 def staged(
@@ -99,9 +91,8 @@ def staged(
     arrays, remaining = [], list(parts)
     for weight in model.weights:
         layout = precisions.layout(weight.shape, weight.dtype, precision)
-        number = len(layout)
-        own, remaining = remaining[:number], remaining[number:]
-        if len(own) < number or tuple(weight.shape) != own[0].shape:
+        own, remaining = remaining[: len(layout)], remaining[len(layout) :]
+        if len(own) < len(layout) or tuple(weight.shape) != own[0].shape:
             shape = own[0].shape if own else "none"
             raise ValueError(f"variable {weight.path!r} has shape {tuple(weight.shape)}, array has {shape}")
         if precision != to_precision or str(own[0].dtype) != layout[0][1]:

@@ -65,32 +65,24 @@ class SavedTeachers(FrozenTeachers):
         """What reads the sources when training begins."""
         return [_Reading(self)]
 
-    def read(self, worker: int) -> None:
-        """Reads every source into its teacher, unless a checkpoint of this run has brought it already.
-
-        Args:
-            worker: Which worker of its group this one is.
-
-        Raises:
-            ValueError: A source cannot be read or does not fit.
-        """
-        for index, held in enumerate(self.steps()):
-            if held == NO_SNAPSHOT:
-                snapshot = _read(self._sources[index], index)
-                try:
-                    self.refresh(index, snapshot, worker)
-                except ValueError as error:
-                    raise ValueError(f"{self._sources[index]!r} does not fit the teacher: {error}") from error
-
 
 class _Reading(keras.callbacks.Callback):
+    """Reads every source into its teacher, unless a checkpoint of this run has brought it already."""
+
     def __init__(self, teachers: SavedTeachers) -> None:
         super().__init__()
         self._teachers = teachers
 
     def on_train_begin(self, logs: Any = None) -> None:
-        del logs
-        self._teachers.read(distribution.worker_index(self.model.distribute_strategy))
+        worker = distribution.worker_index(self.model.distribute_strategy)
+        teachers = self._teachers
+        for index, (source, step) in enumerate(zip(teachers.names(), teachers.steps(), strict=True)):
+            if step == NO_SNAPSHOT:
+                snapshot = _read(source, index)
+                try:
+                    teachers.refresh(index, snapshot, worker)
+                except ValueError as error:
+                    raise ValueError(f"{source!r} does not fit the teacher: {error}") from error
 
 
 def _read(source: str, index: int) -> Snapshot:
@@ -99,12 +91,10 @@ def _read(source: str, index: int) -> Snapshot:
             saved = keras.saving.load_model(source, compile=False)
         except (OSError, TypeError, ValueError) as error:
             raise ValueError(f"model {source!r} cannot be loaded: {error}") from error
-        return _snapshot(index, weights.values(saved.weights), [])
-    _, shared, owns = checkpoints.read_latest(os.path.join(source, "checkpoints"))
-    lanes = [np.concatenate(parts) for parts in zip(*(own["lanes"] for own in owns), strict=True)]
-    return _snapshot(index, shared["weights"], lanes)
-
-
-def _snapshot(index: int, arrays: list[np.ndarray], lanes: list[np.ndarray]) -> Snapshot:
+        arrays, lanes = weights.values(saved.weights), []
+    else:
+        _, shared, owns = checkpoints.read_latest(os.path.join(source, "checkpoints"))
+        arrays = shared["weights"]
+        lanes = [np.concatenate(parts) for parts in zip(*(own["lanes"] for own in owns), strict=True)]
     num_bytes = sum(array.nbytes for array in arrays)
     return Snapshot(group=index, step=0, published_at=0.0, weights=arrays, states=lanes, num_bytes=num_bytes)

@@ -26,8 +26,6 @@ from tf_codistill.teaching.frozen import FrozenTeachers
 
 PUBLISH = ("when_read", "always")
 
-_GRACE_SECS = 600.0
-
 
 @gin.configurable(module="tf_codistill")
 class PeerExchange(FrozenTeachers):
@@ -82,7 +80,7 @@ class PeerExchange(FrozenTeachers):
             clock: Returns seconds since the epoch.
 
         Raises:
-            ValueError: An argument is out of range.
+            ValueError: An argument is out of range, or the topology does not fit.
         """
         if every_steps < 1:
             raise ValueError(f"every_steps is {every_steps}; expected at least 1")
@@ -92,22 +90,20 @@ class PeerExchange(FrozenTeachers):
         super().__init__(0, precision)
         self.every_steps, self.topology, self.replay = every_steps, topology, replay
         self.waits, self.min_age_secs = wait or replay is not None, min_age_secs
-        self._publish, self._run_id, self._clock = publish, run_id, clock
+        self._directory, self._publish, self._run_id, self.clock = directory or "", publish, run_id, clock
         self._peer_model_fns = dict(peer_model_fns or {})
         self._settings: dict[str, Any] = {"keep": keep, "max_bytes": max_bytes, "precision": precision}
+        if min_age_secs is not None:
+            self._settings["min_age_secs"] = min_age_secs
         self.costs, self.swaps = Costs(), list[Swap]()
         self.own_memory, self.peers_memory = weights.Pool(), weights.Pool()  # of copies on the host
         self._exchanging: Exchanging | None = None
-        self._stand(directory or "", group, num_groups)
+        self._take_seats(group, num_groups)
         self.store()
-        if num_groups > 1:  # otherwise `join` may follow
-            self._take_seats()
 
-    def _stand(self, directory: str, group: int, num_groups: int) -> None:
-        self._directory, self.group, self._num_groups = directory, group, num_groups
-
-    def _take_seats(self) -> None:
-        self.candidates = candidates_of(self.group, self._num_groups, self.topology)
+    def _take_seats(self, group: int, num_groups: int) -> None:
+        self.group, self._num_groups = group, num_groups
+        self.candidates = candidates_of(group, num_groups, self.topology)
         self._seat(len(self.candidates))
 
     def join(self, place: Place) -> None:
@@ -115,13 +111,8 @@ class PeerExchange(FrozenTeachers):
         if not self._peer_model_fns:
             self._peer_model_fns = {peer: place.model_fn_of(peer) for peer in range(place.num_groups)}
         self._run_id = self._run_id or place.run_id
-        self._stand(self._directory or place.exchange_dir, place.group, place.num_groups)
-        self._take_seats()
-
-    def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
-        """Makes as many teachers as the topology says."""
-        self._take_seats()
-        super().make(students, model_fns)
+        self._directory = self._directory or place.exchange_dir
+        self._take_seats(place.group, place.num_groups)
 
     def learners(self) -> list[str]:
         """This group."""
@@ -156,39 +147,19 @@ class PeerExchange(FrozenTeachers):
         if self._exchanging is not None:
             self._exchanging.stop()
 
-    def age_secs(self) -> float:
-        """Age of the teachers' snapshots in seconds, see `staleness_secs`."""
-        return self.staleness_secs(self._clock())
-
     def store(self) -> Store:
         """The exchange, as one `fit` sees it."""
-        min_age_secs = _GRACE_SECS if self.min_age_secs is None else self.min_age_secs
-        return Store(
-            self._directory,
-            self.group,
-            run_id=self._run_id,
-            min_age_secs=min_age_secs,
-            clock=self._clock,
-            **self._settings,
-        )
+        return Store(self._directory, self.group, run_id=self._run_id, clock=self.clock, **self._settings)
 
     def is_read(self) -> bool:
         """Whether the topology, or `publish`, lets anybody learn from this group."""
-        others = (group for group in range(self._num_groups) if group != self.group)
         return self._publish == "always" or any(
             self.group in peers
-            for other in others
+            for other in range(self._num_groups)
             for peers in candidates_of(other, self._num_groups, self.topology)
         )
 
     def peers_at(self, step: int) -> list[int]:
-        """The group that each teacher shall stand for.
-
-        Args:
-            step: Steps done; a function of it, so that a group that resumes draws the same.
-
-        Returns:
-            Groups; of random peers those who teach already keep their seats.
-        """
+        """The group that each teacher stands for from a step on; random peers who teach keep their seats."""
         peers = teachers_of(self.group, self._num_groups, self.topology, step // self.every_steps)
         return seats(self.peers(), peers) if isinstance(self.topology, RandomPeers) else peers

@@ -220,7 +220,7 @@ def test_a_part_of_an_earlier_start_is_not_taken_for_a_new_one(tmp_path: pathlib
     assert checkpoints.newest_complete(str(tmp_path)) is None
 
 
-def test_no_flipped_bit_of_the_mark_gives_other_arrays(tmp_path: pathlib.Path) -> None:
+def test_no_flipped_bit_of_the_manifest_gives_other_arrays(tmp_path: pathlib.Path) -> None:
     save(at(tmp_path), 500)
     path = tmp_path / "checkpoint_00000500" / files.MANIFEST
     content = path.read_bytes()

@@ -106,7 +106,7 @@ def test_a_killed_process_leaves_the_old_content(tmp_path: pathlib.Path, which: 
     assert sorted(files.commit(str(tmp_path), {})["files"]) == ["file"], "what is aside belongs to no commit"
 
 
-def test_a_directory_is_there_from_its_mark_on(tmp_path: pathlib.Path) -> None:
+def test_a_directory_is_there_from_its_manifest_on(tmp_path: pathlib.Path) -> None:
     for operation in itertools.count():
         directory = tmp_path / str(operation)
         directory.mkdir()
@@ -152,7 +152,7 @@ def test_verify_names_the_damaged_file(tmp_path: pathlib.Path, name: str, damage
     [b"", b"{", b"[]", b"{}", b'{"files": []}', b'{"files": {"a.bin": 4}}', b"\xff\xfe"],
     ids=str,
 )
-def test_a_mark_that_is_rubbish_is_corrupt_and_named(tmp_path: pathlib.Path, content: bytes) -> None:
+def test_a_manifest_that_is_rubbish_is_corrupt_and_named(tmp_path: pathlib.Path, content: bytes) -> None:
     write_directory(tmp_path / "directory")
     (tmp_path / "directory" / files.MANIFEST).write_bytes(content)
     with pytest.raises(files.CorruptError, match="manifest.json"):
@@ -166,12 +166,12 @@ def test_an_entry_without_numbers_fits_no_file(tmp_path: pathlib.Path) -> None:
         files.verify(str(tmp_path / "directory"), manifest)
 
 
-def test_a_directory_without_mark_or_that_is_absent_has_none(tmp_path: pathlib.Path) -> None:
+def test_a_directory_without_manifest_or_that_is_absent_has_none(tmp_path: pathlib.Path) -> None:
     assert files.read_manifest(str(tmp_path)) is None
     assert files.read_manifest(str(tmp_path / "absent")) is None
 
 
-def test_remove_takes_the_mark_first(tmp_path: pathlib.Path) -> None:
+def test_remove_takes_the_manifest_first(tmp_path: pathlib.Path) -> None:
     for operation in itertools.count():
         directory = tmp_path / str(operation)
         write_directory(directory)

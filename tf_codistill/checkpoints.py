@@ -21,7 +21,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from absl import logging
@@ -31,6 +31,8 @@ from tf_codistill import files, weights
 FORMAT_VERSION = 2
 
 Arrays = Mapping[str, Sequence[np.ndarray]]
+
+ByName: TypeAlias = dict[str, list[np.ndarray]]
 
 _CHECKPOINT = re.compile(r"checkpoint_(\d{8,})")
 _SEAL = "seal"
@@ -78,9 +80,8 @@ class Checkpoints:
     def prepare(self) -> None:
         """Makes the directory, and removes what was never committed; the chief does it before any write."""
         files.make_directory(self.directory)
-        for step in _steps(self.directory):
-            if not files.exists(files.join(path_of(self.directory, step), files.MANIFEST)):
-                files.remove(path_of(self.directory, step))
+        for step in set(_steps(self.directory)).difference(committed_steps(self.directory)):
+            files.remove(path_of(self.directory, step))
 
     def save(self, step: int, shared: Arrays, own: Arrays, metadata: Mapping[str, Any]) -> None:
         """Writes this worker's part of a checkpoint; the chief commits it, then deletes superseded ones.
@@ -99,10 +100,9 @@ class Checkpoints:
             files.make_directory(path)
         except ValueError as error:
             raise OSError(str(error)) from error
+        listing: files.Listing = {}
         if self.worker == 0:
             files.remove(files.join(path, files.MANIFEST))  # of a damaged one
-        listing = {}
-        if self.worker == 0:
             listing = weights.write(files.join(path, "shared"), **shared)
         listing |= weights.write(files.join(path, f"worker_{self.worker}"), **own)
         described = {"start": self.start, "arrays": _describe(own), "files": listing}
@@ -117,15 +117,7 @@ class Checkpoints:
             self._delete_superseded()
 
     def update_metadata(self, step: int, metadata: Mapping[str, Any]) -> None:
-        """Adds to the metadata of a checkpoint, if it was committed; the chief does it.
-
-        Args:
-            step: Its step.
-            metadata: What to add.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Adds to the metadata of the checkpoint of a step, if it was committed; the chief does it."""
         path = path_of(self.directory, step)
         manifest = files.read_manifest(path) if self.worker == 0 else None
         if manifest is not None:
@@ -162,11 +154,8 @@ def path_of(directory: str, step: int) -> str:
 
 def committed_steps(directory: str) -> list[int]:
     """Steps of the committed checkpoints in a directory, in ascending order."""
-    return [
-        step
-        for step in _steps(directory)
-        if files.exists(files.join(path_of(directory, step), files.MANIFEST))
-    ]
+    manifests = {step: files.join(path_of(directory, step), files.MANIFEST) for step in _steps(directory)}
+    return [step for step, manifest in manifests.items() if files.exists(manifest)]
 
 
 def best_step(directory: str) -> int | None:
@@ -174,7 +163,7 @@ def best_step(directory: str) -> int | None:
     values = {}
     for step in committed_steps(directory):
         try:
-            metadata = (files.read_manifest(path_of(directory, step)) or {}).get("metadata", {})
+            metadata = manifest_of(directory, step).get("metadata", {})
         except files.CorruptError:
             continue
         if "rank" in metadata:
@@ -208,7 +197,7 @@ def newest_complete(directory: str) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
-def read_latest(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
+def read_latest(directory: str) -> tuple[int, ByName, list[ByName]]:
     """Reads the newest complete checkpoint of a group, however many workers wrote it.
 
     Args:
@@ -226,7 +215,7 @@ def read_latest(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[
     return _read(directory, *found)
 
 
-def read_best(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
+def read_best(directory: str) -> tuple[int, ByName, list[ByName]]:
     """Reads the checkpoint with the best value of what is monitored, as `read_latest` reads the newest.
 
     Args:
@@ -247,49 +236,21 @@ def read_best(directory: str) -> tuple[int, dict[str, list[np.ndarray]], list[di
     return _read(directory, step, _checked_manifest(path_of(directory, step)))
 
 
-def read_shared(path: str, manifest: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
-    """Reads what all workers hold alike.
-
-    Args:
-        path: Directory of the checkpoint.
-        manifest: Its manifest.
-
-    Returns:
-        The arrays by name.
-
-    Raises:
-        ValueError: They cannot be read.
-    """
+def read_shared(path: str, manifest: Mapping[str, Any]) -> ByName:
+    """Reads what all workers hold alike from the directory of a checkpoint."""
     return weights.read(files.join(path, "shared"), manifest["files"], **manifest["shared"])
 
 
-def read_own(path: str, manifest: Mapping[str, Any], worker: int) -> dict[str, list[np.ndarray]]:
-    """Reads what belongs to one worker.
-
-    Args:
-        path: Directory of the checkpoint.
-        manifest: Its manifest.
-        worker: The worker.
-
-    Returns:
-        The arrays by name.
-
-    Raises:
-        ValueError: They cannot be read.
-    """
+def read_own(path: str, manifest: Mapping[str, Any], worker: int) -> ByName:
+    """Reads what belongs to one worker from the directory of a checkpoint."""
     arrays = files.read_json(_part_of(path, worker))["arrays"]
     return weights.read(files.join(path, f"worker_{worker}"), manifest["files"], **arrays)
 
 
-def _read(
-    directory: str, step: int, manifest: Mapping[str, Any]
-) -> tuple[int, dict[str, list[np.ndarray]], list[dict[str, list[np.ndarray]]]]:
+def _read(directory: str, step: int, manifest: Mapping[str, Any]) -> tuple[int, ByName, list[ByName]]:
     path = path_of(directory, step)
-    return (
-        step,
-        read_shared(path, manifest),
-        [read_own(path, manifest, worker) for worker in range(manifest["num_workers"])],
-    )
+    owns = [read_own(path, manifest, worker) for worker in range(manifest["num_workers"])]
+    return step, read_shared(path, manifest), owns
 
 
 def _part_of(path: str, worker: int) -> str:

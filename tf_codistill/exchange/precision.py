@@ -46,15 +46,9 @@ def of_states(precision: str) -> str:
 
 
 def layout(shape: Sequence[int], dtype: str, precision: str) -> list[tuple[tuple[int, ...], str]]:
-    """Says which parts `quantize` makes of an array.
+    """Shape and type of each part that `quantize` makes of an array of a shape and type.
 
-    Args:
-        shape: Shape of the array.
-        dtype: Its type.
-        precision: One of `PRECISIONS`; float32 leaves every array as it is.
-
-    Returns:
-        Shape and type of each part: the values, and for int8 the scale of each channel.
+    They are the values, and for int8 the scale of each channel. float32 leaves every array as it is.
     """
     shape = tuple(shape)
     if precision == "float32" or len(shape) < 2 or dtype not in ("float64", "float32", "float16", "bfloat16"):
@@ -69,15 +63,7 @@ def layout(shape: Sequence[int], dtype: str, precision: str) -> list[tuple[tuple
 
 
 def quantize(array: np.ndarray, precision: str) -> list[np.ndarray]:
-    """Makes an array smaller.
-
-    Args:
-        array: Weights of any shape and type.
-        precision: One of `PRECISIONS`.
-
-    Returns:
-        Its parts, as `layout` says; the array itself where it stays as it is.
-    """
+    """The parts of weights in a precision, as `layout` says; the array itself where it stays as it is."""
     parts = layout(array.shape, str(array.dtype), precision)
     if len(parts) == 2:
         return _integers(array.astype(np.float32, copy=False), _channel_axis(array.shape))

@@ -30,14 +30,11 @@ class Ref(NamedTuple):
 
 
 class Swap(NamedTuple):
-    """A teacher took a snapshot; a list of them is all that it takes to repeat a run.
+    """A teacher took the snapshot of a `Ref`; a list of them is all that it takes to repeat a run.
 
     Attributes:
         step: Steps that the learning group had done.
         seat: Which teacher, from 0.
-        peer: As in `Ref`.
-        incarnation: As in `Ref`.
-        serial: As in `Ref`.
     """
 
     step: int

@@ -67,6 +67,8 @@ class Taught(NamedTuple):
 class Teaching:
     """Who teaches the students of one process, and with what; this kind: one student, and nobody.
 
+    A `step` is the number of steps done, an integer scalar.
+
     Attributes:
         taught_by: For each student those who may teach it, as positions in `names`.
     """
@@ -89,32 +91,15 @@ class Teaching:
     def join(self, place: Place) -> None:
         """Learns where in a run it is; called before everything else, and not at all in a plain script.
 
-        Args:
-            place: The place.
-
-        Raises:
-            ValueError: This kind of teaching does not fit it.
+        A place that this kind of teaching does not fit is a `ValueError`.
         """
 
     def parts(self, group: int, num_groups: int) -> list[tuple[int, int]]:
-        """Which parts of the data are read side by side.
-
-        Args:
-            group: This group.
-            num_groups: Number of groups.
-
-        Returns:
-            Index and number of each part: of a group its own, of students that read apart one for each.
-        """
+        """Index and number of each part of the data that is read by a group: its own, or one per student."""
         return [(group, num_groups)]
 
     def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
-        """Makes the models that teach; called in the scope of the strategy.
-
-        Args:
-            students: Those who are taught.
-            model_fns: What made each of them.
-        """
+        """Makes the models that teach students, with what made each; called in the strategy's scope."""
 
     def models(self) -> dict[str, keras.Model]:
         """Models beside the students that have to be built like them, by what they are called in errors."""
@@ -124,31 +109,16 @@ class Teaching:
         """Called in the scope of the strategy when all models have been built, maybe more than once."""
 
     def deal(self, batch: Batch) -> list[Batch]:
-        """Deals a batch out to the students.
-
-        Args:
-            batch: One replica's batch.
-
-        Returns:
-            What each student learns from.
-        """
+        """Deals one replica's batch out: what each student learns from."""
         return [batch]
 
     def before_step(self, step: tf.Tensor) -> None:
-        """Called before each training step, once for all replicas, eagerly or in a graph.
-
-        Args:
-            step: Number of steps done, integer scalar.
-        """
+        """Called before each training step, once for all replicas, eagerly or in a graph."""
 
     def any_present(self, step: tf.Tensor) -> tf.Tensor:
-        """Whether there is anybody to ask; called on a replica.
+        """Whether there is anybody to ask, a boolean scalar; called on a replica.
 
-        Args:
-            step: Number of steps done, integer scalar.
-
-        Returns:
-            A boolean scalar. Where it is false nothing is asked and nothing of distillation is computed.
+        Where it is false nobody is asked, and nothing of distillation is computed.
         """
         return tf.constant(False)
 
@@ -160,7 +130,7 @@ class Teaching:
         Args:
             features: Each student's features.
             keys: Each student's keys, or None for each.
-            step: Number of steps done, integer scalar.
+            step: Number of steps done.
             predictions: What each student predicts.
 
         Returns:
@@ -186,14 +156,7 @@ class Teaching:
         return taught
 
     def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
-        """How old that is with which students are taught; called on a replica.
-
-        Args:
-            step: Number of steps done, integer scalar.
-
-        Returns:
-            Steps, float32 scalar, averaged over teachers.
-        """
+        """How many steps old the teachers are on average, a float32 scalar; called on a replica."""
         return tf.constant(0.0)
 
     def state(self) -> tuple[Arrays, Arrays]:
@@ -201,15 +164,7 @@ class Teaching:
         return [], []
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
-        """Takes back what `state` returned.
-
-        Args:
-            shared: The first of it.
-            own: The second.
-
-        Raises:
-            ValueError: It does not fit; it comes from other models or other groups.
-        """
+        """Takes back what `state` returned; a `ValueError` if it comes from other models or other groups."""
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What has to happen around the steps; `fit` calls them before those of the user."""
@@ -220,14 +175,9 @@ class Teaching:
 
 
 def equal_logits(like: tf.Tensor, rows: tf.Tensor | int) -> tf.Tensor:
-    """What stands for the prediction of a teacher that is not asked: zeros.
+    """What stands for the prediction of a teacher that is not asked: zeros like the student's prediction.
 
-    Args:
-        like: The student's prediction, for its shape and type.
-        rows: How many rows it has.
-
-    Returns:
-        Zeros, which depend on the student's prediction only if more than the number of rows is unknown.
+    They depend on it only if more than the number of rows is unknown.
     """
     if like.shape[1:].is_fully_defined():
         return tf.zeros([rows, *like.shape[1:]], like.dtype)

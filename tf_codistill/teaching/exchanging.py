@@ -39,7 +39,6 @@ class Exchanging(keras.callbacks.Callback):
         self._teachers = teachers
         self._logged = dataclasses.asdict(teachers.costs)
         self._courier: Courier | None = None
-        self._has_begun = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes part in the meetings."""
@@ -47,14 +46,13 @@ class Exchanging(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Begins with the first step."""
-        if not self._has_begun:
-            self._has_begun = True
+        if self._courier is None:
             with self._timed():
                 self._begin()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds to the logs what exchanging has cost in this epoch."""
-        if logs is not None and self._has_begun:
+        if logs is not None and self._courier is not None:
             costs = dataclasses.asdict(self._teachers.costs)
             logs.update({name: float(cost - self._logged[name]) for name, cost in costs.items()})
             self._logged = costs

@@ -52,12 +52,7 @@ class QuantizedVariable(keras.Variable):
 
 
 def quantize(model: keras.Model, precision: str) -> None:
-    """Quantizes those weights of a model that are not quantized yet; call it in the scope of the strategy.
-
-    Args:
-        model: A model whose weights nobody trains. One that has not been built has none, and stays as it is.
-        precision: One of `precision.PRECISIONS`.
-    """
+    """Quantizes those weights of a frozen model that are not yet; called in the strategy's scope."""
     for weight in model.weights:
         layout = precisions.layout(weight.shape, weight.dtype, precision)
         if isinstance(weight, QuantizedVariable) or layout == [(tuple(weight.shape), weight.dtype)]:

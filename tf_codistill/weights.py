@@ -130,12 +130,7 @@ def assign(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) ->
 def give(variables: Sequence[keras.Variable], arrays: Sequence[np.ndarray]) -> None:
     """`assign` without a copy where variables are on the CPU: they go on to use the memory of the arrays.
 
-    Args:
-        variables: Variables of the default strategy or of one that mirrors them.
-        arrays: An array for each variable, of its shape, which nobody else uses any more.
-
-    Raises:
-        ValueError: The number of arrays or a shape does not fit; then no variable has changed.
+    Nobody else may use these any more.
     """
     assign(variables, [_tensor(array) for array in arrays])
 
@@ -146,12 +141,7 @@ def replica_values(variable: keras.Variable) -> list[np.ndarray]:
 
 
 def assign_replicas(variables: Sequence[keras.Variable], arrays: Sequence[Any]) -> None:
-    """Gives each replica of this worker its own value, without communication.
-
-    Args:
-        variables: The variables.
-        arrays: For each variable what `replica_values` returned.
-    """
+    """Gives each replica of this worker its own value, as `replica_values` returned it for each variable."""
     for variable, values_of_replicas in zip(variables, arrays, strict=True):
         for copy, value in zip(local_copies(variable), values_of_replicas, strict=True):
             copy.assign(tf.cast(value, copy.dtype))

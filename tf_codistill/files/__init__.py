@@ -83,17 +83,7 @@ def make_directory(path: str) -> str:
 
 
 def ensure_directory(path: str) -> str:
-    """`make_directory` without the trial: for a storage that may fail now and be back later.
-
-    Args:
-        path: The directory.
-
-    Returns:
-        Its path, as given.
-
-    Raises:
-        OSError: The storage fails.
-    """
+    """`make_directory` without the trial: for a storage that may fail (`OSError`) and be back later."""
     with _os_errors(path):
         storage.of(path).makedirs(path)
     return path

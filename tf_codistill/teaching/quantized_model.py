@@ -52,7 +52,7 @@ class QuantizedVariable(keras.Variable):
 
 
 def quantize(model: keras.Model, precision: str) -> None:
-    """Quantizes those weights of a frozen model that are not yet; called in the strategy's scope."""
+    """Quantizes what is left to quantize of a frozen model; called in the scope of the strategy."""
     for weight in model.weights:
         layout = precisions.layout(weight.shape, weight.dtype, precision)
         if isinstance(weight, QuantizedVariable) or layout == [(tuple(weight.shape), weight.dtype)]:

@@ -33,7 +33,7 @@ from tf_codistill.training.progress_line import ProgressLine
 from tf_codistill.training.replica_statistics import Averaging, ReplicaStatistics
 from tf_codistill.training.resuming import resuming
 from tf_codistill.training.watch import Watch
-from tf_codistill.training.whole_batch import Shares, total
+from tf_codistill.training.whole_batch import ReplicaFractions, total
 
 
 class CodistillationModel(MultiWorkerModel):
@@ -136,23 +136,23 @@ class CodistillationModel(MultiWorkerModel):
                 student(batch.features, training=True)
                 for student, batch in zip(self.students, batches, strict=True)
             ]
-            task_losses, shares = self._phi(batches, predictions)
+            task_losses, fractions = self._phi(batches, predictions)
             targets = self._soft_targets(batches, predictions, step)
-            distillation_losses, distilled = self._psi(batches, predictions, targets, shares)
+            distillation_losses, distilled = self._psi(batches, predictions, targets, fractions)
             loss = total([*task_losses, *self._penalties(step), *distilled])
             scaled_loss = self.optimizer.scale_loss(loss)
-        self._measure(step, batches, predictions, shares, loss, task_losses, distillation_losses, targets)
+        self._measure(step, batches, predictions, fractions, loss, task_losses, distillation_losses, targets)
         return tape.gradient(scaled_loss, self.trainable_variables)
 
     def _phi(
         self, batches: Sequence[Batch], predictions: Sequence[Any]
-    ) -> tuple[list[tf.Tensor], list[Shares]]:
-        """The task loss of each student, and its replica's shares in that of the whole batch."""
+    ) -> tuple[list[tf.Tensor], list[ReplicaFractions]]:
+        """The task loss of each student, and its replica's fractions of that of the whole batch."""
         # Before a student is asked as a teacher, which would make Keras forget what its layers added.
         added = [student.losses for student in self.students]
-        shares = self.shares(predictions)
-        losses = [self.task_loss(*one) for one in zip(batches, predictions, added, shares, strict=True)]
-        return losses, shares
+        fractions = self.replica_fractions(predictions)
+        losses = [self.task_loss(*one) for one in zip(batches, predictions, added, fractions, strict=True)]
+        return losses, fractions
 
     def _penalties(self, step: tf.Tensor) -> list[tf.Tensor]:
         decay = self.weight_decay
@@ -180,12 +180,12 @@ class CodistillationModel(MultiWorkerModel):
         batches: Sequence[Batch],
         predictions: Sequence[Any],
         targets: Sequence[SoftTargets],
-        shares: Sequence[Shares],
+        fractions: Sequence[ReplicaFractions],
     ) -> tuple[list[Outputs], list[tf.Tensor]]:
         """Psi of each student by output, and all of them times their weights."""
         losses = [
-            self.distillation(one, prediction, batch.sample_weight, share)
-            for one, prediction, batch, share in zip(targets, predictions, batches, shares, strict=True)
+            self.distillation(one, prediction, batch.sample_weight, fraction)
+            for one, prediction, batch, fraction in zip(targets, predictions, batches, fractions, strict=True)
         ]
         weighed = [
             one.weights[name] * psi
@@ -199,15 +199,15 @@ class CodistillationModel(MultiWorkerModel):
         step: tf.Tensor,
         batches: Sequence[Batch],
         predictions: Sequence[Any],
-        shares: Sequence[Shares],
+        fractions: Sequence[ReplicaFractions],
         loss: tf.Tensor,
         task_losses: Sequence[tf.Tensor],
         distillation_losses: Sequence[Outputs],
         targets: Sequence[SoftTargets],
     ) -> None:
         tasks = [
-            self._task(batch, prediction, share)
-            for batch, prediction, share in zip(batches, predictions, shares, strict=True)
+            self._task(batch, prediction, fraction)
+            for batch, prediction, fraction in zip(batches, predictions, fractions, strict=True)
         ]
         students = zip(predictions, tasks, task_losses, distillation_losses, targets, strict=True)
         self._count_loss(task_losses, batches[0].features)
@@ -215,20 +215,20 @@ class CodistillationModel(MultiWorkerModel):
         for batch, prediction in zip(batches, predictions, strict=True):
             self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)
 
-    def _task(self, batch: Batch, prediction: Any, shares: Shares) -> TaskLosses:
-        weights = self.task_weights(batch.sample_weight, prediction, shares)
+    def _task(self, batch: Batch, prediction: Any, fractions: ReplicaFractions) -> TaskLosses:
+        weights = self.task_weights(batch.sample_weight, prediction, fractions)
         return TaskLosses(keras_private.compile_loss(self), batch.targets, weights)
 
     def test_step(self, data: Any) -> None:
         """Measures the students' task loss and metrics on one replica's batch."""
         batch = batch_of(data)
         predictions = self._predictions(batch.features)
-        added, shares = [student.losses for student in self.students], self.shares(predictions)
-        losses = [self.task_loss(batch, *one) for one in zip(predictions, added, shares, strict=True)]
+        added, fractions = [student.losses for student in self.students], self.replica_fractions(predictions)
+        losses = [self.task_loss(batch, *one) for one in zip(predictions, added, fractions, strict=True)]
         self._count_loss(losses, batch.features)
         ensemble = None
         if len(self.students) > 1 and keras_private.compile_loss(self) is not None:
-            ensemble = self._task(batch, predictions[0], shares[0]).loss(_mean(predictions))
+            ensemble = self._task(batch, predictions[0], fractions[0]).loss(_mean(predictions))
         self.meters.note_validation(losses, ensemble)
         for prediction in predictions:
             self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)

@@ -27,7 +27,7 @@ import tensorflow as tf
 from tf_codistill import losses, schedules
 from tf_codistill.teaching.base import Taught
 from tf_codistill.training.outputs import Outputs, aligned, by_name, weight_of
-from tf_codistill.training.whole_batch import Shares, is_mean, total
+from tf_codistill.training.whole_batch import ReplicaFractions, is_mean, total
 
 Psi: TypeAlias = losses.DistillationLoss | Callable[[Any, Any], Any]  # a keras.losses.Loss is callable
 Losses: TypeAlias = Psi | Mapping[str, Psi]
@@ -174,7 +174,11 @@ class Distillation:
         return any(float(schedule(step)) > 0 for schedule in every)
 
     def __call__(
-        self, targets: SoftTargets, prediction: Any, sample_weight: Any, shares: Shares | None = None
+        self,
+        targets: SoftTargets,
+        prediction: Any,
+        sample_weight: Any,
+        fractions: ReplicaFractions | None = None,
     ) -> Outputs:
         """Computes psi of each output that anybody teaches: a sum over taught rows, divided by all rows.
 
@@ -182,12 +186,12 @@ class Distillation:
             targets: What the student learns from.
             prediction: The student's prediction.
             sample_weight: Weights of the examples, for all outputs or by output, or None.
-            shares: What `whole_batch.shares` returned for the prediction; None for that of a single replica.
+            fractions: What `whole_batch.replica_fractions` returned; None for the only replica.
 
         Returns:
             Scalars by name.
         """
-        shares = shares or {}
+        fractions = fractions or {}
         outputs = {
             name: output
             for name, output in self.outputs(prediction).items()
@@ -204,7 +208,7 @@ class Distillation:
                 taught_B = targets.taught_B()
                 weight = taught_B if weight is None else aligned(taught_B, len(weight.shape)) * weight
             loss = psi(target, outputs[name], weight)
-            return loss * shares[name] if name in shares and is_mean(psi) else loss
+            return loss * fractions[name] if name in fractions and is_mean(psi) else loss
 
         return tf.cond(
             tf.reduce_max(list(targets.weights.values())) > 0,

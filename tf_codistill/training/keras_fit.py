@@ -190,8 +190,8 @@ class MultiWorkerModel(keras.Model):
         """The results that `evaluate` logs; those of all metrics unless a subclass leaves some out."""
         return self.get_metrics_result()
 
-    def shares(self, predictions: Sequence[Any]) -> list[whole_batch.Shares]:
-        """`whole_batch.shares`, but for a step that XLA compiles: from there replicas cannot meet.
+    def replica_fractions(self, predictions: Sequence[Any]) -> list[whole_batch.ReplicaFractions]:
+        """`whole_batch.replica_fractions`, but for a step that XLA compiles: from there replicas cannot meet.
 
         Args:
             predictions: Outputs of models on this replica.
@@ -200,13 +200,17 @@ class MultiWorkerModel(keras.Model):
             For each of them factors by name of the output.
         """
         if not self._uses_xla():
-            return whole_batch.shares(predictions)
+            return whole_batch.replica_fractions(predictions)
         if self.distribute_strategy.num_replicas_in_sync > 1 and whole_batch.is_masked(predictions):
             logging.log_first_n(logging.WARNING, _XLA_AND_MASKS, 1)
         return [{} for _ in predictions]
 
     def task_loss(
-        self, batch: Batch, prediction: Any, added: Sequence[tf.Tensor], shares: whole_batch.Shares
+        self,
+        batch: Batch,
+        prediction: Any,
+        added: Sequence[tf.Tensor],
+        fractions: whole_batch.ReplicaFractions,
     ) -> tf.Tensor:
         """Keras's `compute_loss`, as this replica's part of that of the whole batch.
 
@@ -214,7 +218,7 @@ class MultiWorkerModel(keras.Model):
             batch: One replica's batch.
             prediction: A model's outputs.
             added: Its ``losses``: what `add_loss` and regularisers add.
-            shares: What `shares` returned for it.
+            fractions: What `replica_fractions` returned for it.
 
         Returns:
             A scalar; those of all replicas add up to the loss of the whole batch.
@@ -225,26 +229,28 @@ class MultiWorkerModel(keras.Model):
         values = [keras_private.added_loss(self, loss) for loss in added]
         compile_loss = keras_private.compile_loss(self)
         if compile_loss is not None:
-            weights_of_examples = self.task_weights(batch.sample_weight, prediction, shares)
+            weights_of_examples = self.task_weights(batch.sample_weight, prediction, fractions)
             values.append(compile_loss(batch.targets, prediction, weights_of_examples))
         if not values:
             raise ValueError("there is no task loss; give compile a loss, or a layer of the model add_loss")
         return total(values)
 
-    def task_weights(self, sample_weight: Any, prediction: Any, shares: whole_batch.Shares) -> Any:
+    def task_weights(
+        self, sample_weight: Any, prediction: Any, fractions: whole_batch.ReplicaFractions
+    ) -> Any:
         """Sample weights with which the losses given to `compile` are parts of those of the whole batch.
 
         Args:
             sample_weight: Weights of the examples, or None.
             prediction: A model's outputs.
-            shares: What `shares` returned for it.
+            fractions: What `replica_fractions` returned for it.
 
         Returns:
             Sample weights, or None.
         """
         every = keras_private.losses(keras_private.compile_loss(self))
         others = {name for name, loss in every.items() if not whole_batch.is_mean(loss)}
-        factors = {name: factor for name, factor in shares.items() if name not in others}
+        factors = {name: factor for name, factor in fractions.items() if name not in others}
         return weighed(sample_weight, prediction, factors)
 
     def step(self) -> int:

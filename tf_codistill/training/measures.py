@@ -1,6 +1,6 @@
 """How far teachers and student are apart, and what each teacher would score on the student's task.
 
-    teacher_agreement    share of positions at which a teacher and the student have the same favourite class
+    teacher_agreement    fraction of positions at which teacher and student have the same favourite class
     teacher_kl           KL(teacher || student), nats per position
     teacher_task_loss    the losses given to `compile`, of a teacher's prediction of the student's batch
     chance_task_loss     the same, if the teacher gave every class the same probability: log C for C classes

@@ -22,12 +22,12 @@ import tensorflow as tf
 from tf_codistill import keras_private
 from tf_codistill.training.outputs import by_name
 
-Shares: TypeAlias = dict[str, tf.Tensor]
+ReplicaFractions: TypeAlias = dict[str, tf.Tensor]
 
 _CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
 
 
-def shares(predictions: Sequence[Any]) -> list[Shares]:
+def replica_fractions(predictions: Sequence[Any]) -> list[ReplicaFractions]:
     """What to multiply a replica's mean over unmasked positions by, to add up to the whole batch's mean.
 
     Replicas meet here to add up their numbers of positions. TensorFlow traces one after the other until they
@@ -47,7 +47,7 @@ def shares(predictions: Sequence[Any]) -> list[Shares]:
         for name, part in by_name(prediction).items()
         if keras_private.mask(part) is not None
     ]
-    found: list[Shares] = [{} for _ in predictions]
+    found: list[ReplicaFractions] = [{} for _ in predictions]
     if not masks or strategy.num_replicas_in_sync == 1:
         return found
     counts = tf.stack([tf.reduce_sum(tf.cast(mask, tf.float32)) for _, _, mask in masks])

@@ -34,7 +34,7 @@ def test_a_worker_counts_once_however_many_replicas_it_has(monkeypatch: pytest.M
 
 
 def test_callbacks_meet_at_the_end_of_each_execution_and_some_in_validation() -> None:
-    said: list[str] = []
+    calls: list[str] = []
 
     class Member(keras.callbacks.Callback):
         def __init__(self, name: str, size: int, in_validation: bool) -> None:
@@ -45,26 +45,26 @@ def test_callbacks_meet_at_the_end_of_each_execution_and_some_in_validation() ->
             self.model.meeting.join(self._size, self.propose, self.decide, self._in_validation)
 
         def propose(self) -> list[int]:
-            said.append(f"{self._name} proposes")
+            calls.append(f"{self._name} proposes")
             return list(range(self._size))
 
         def decide(self, sums: list[int]) -> None:
             assert sums == list(range(self._size))
-            said.append(f"{self._name} decides")
+            calls.append(f"{self._name} decides")
 
     model = compiled(None, steps_per_execution=2)
     first, second = Member("first", 3, False), Member("second", 1, True)
     data = batches(*examples(0, 4))
     model.fit(data, validation_data=data, verbose=0, shuffle=False, callbacks=[first, second])
     both = ["first proposes", "second proposes", "first decides", "second decides"]
-    assert said == 2 * both + 2 * ["second proposes", "second decides"]
+    assert calls == 2 * both + 2 * ["second proposes", "second decides"]
     before = model.meeting
     model.fit(data, verbose=0, shuffle=False)
     assert model.meeting is not before, "nobody who took part in another `fit` does in this one"
-    assert len(said) == 12
+    assert len(calls) == 12
 
 
-def test_who_proposes_more_than_was_said_is_told() -> None:
+def test_who_proposes_more_than_was_agreed_is_refused() -> None:
     meeting = decisions.Meeting()
     meeting.join(2, lambda: [1], lambda sums: None)
     with pytest.raises(ValueError, match="1 integers are proposed; expected 2"):
@@ -90,16 +90,16 @@ print(json.dumps({
     "total": decisions.total(strategy, [index + 1, 2**40]),
 }))
 
-meeting, heard, sent = decisions.Meeting(), [], []
+meeting, sums, sent = decisions.Meeting(), [], []
 meeting.set_model(type("Model", (), {"distribute_strategy": strategy}))
-meeting.join(2, lambda: [index, 5], heard.append)
-meeting.join(0, list, heard.append)
-meeting.join(1, lambda: [10 + index], heard.append, in_validation=True)
+meeting.join(2, lambda: [index, 5], sums.append)
+meeting.join(0, list, sums.append)
+meeting.join(1, lambda: [10 + index], sums.append, in_validation=True)
 total = decisions.total
 decisions.total = lambda strategy, integers: sent.append(len(integers)) or total(strategy, integers)
 meeting.on_train_batch_end(0)
 meeting.on_test_batch_end(0)
-print(json.dumps([heard, sent]))
+print(json.dumps([sums, sent]))
 """
 
 

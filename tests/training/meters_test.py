@@ -19,7 +19,7 @@ OF_METHOD = {"total_loss", "distillation_loss", "distillation_weight", "stalenes
 MEASURED = {"teacher_agreement", "teacher_kl", "teacher_task_loss", "chance_task_loss"}
 OF_EACH = ("task_loss", "distillation_loss", "teacher_agreement", "teacher_kl")
 LOGITS = tf.constant([[0.0, 1.0], [2.0, 0.0]])
-SAID = tf.constant([[1.0, 0.0], [3.0, 0.0]])
+TEACHER_LOGITS = tf.constant([[1.0, 0.0], [3.0, 0.0]])
 
 
 class Table(Teaching):
@@ -41,7 +41,7 @@ def student(
     distillation: Distillation, task_loss: float, psi: float, weight: float, present: list[list[float]]
 ) -> tuple[Any, ...]:
     """What a student with one teacher for each row of `present` notes in a step."""
-    taught = Taught([SAID] * len(present), tf.constant(present, shape=[len(present), 2]))
+    taught = Taught([TEACHER_LOGITS] * len(present), tf.constant(present, shape=[len(present), 2]))
     given = distillation.teacher_weights(taught)
     targets = distillation.soft_targets(taught, given, {"": tf.constant(weight)})
     psis = {"": tf.constant(psi)} if present else {}

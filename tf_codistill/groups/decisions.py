@@ -98,7 +98,7 @@ class Meeting(keras.callbacks.Callback):
         proposals = [list(propose()) for _, propose, _, _ in members]
         for (size, *_), proposal in zip(members, proposals, strict=True):
             if len(proposal) != size:
-                raise ValueError(f"{len(proposal)} integers are proposed; expected {size}, as was said")
+                raise ValueError(f"{len(proposal)} integers are proposed; expected {size}, as given to join")
         sums = iter(total(self.model.distribute_strategy, [i for one in proposals for i in one]))
         for size, _, decide, _ in members:
             decide([next(sums) for _ in range(size)])

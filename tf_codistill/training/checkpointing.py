@@ -309,9 +309,9 @@ class Checkpointing(keras.callbacks.Callback):
         if self._stops:
             self._listen_no_more()
             self._wait()
-            said = f"stopped and saved at step {self._progress.saved_step}"
-            logging.info(said)
-            raise KeyboardInterrupt(said)
+            message = f"stopped and saved at step {self._progress.saved_step}"
+            logging.info(message)
+            raise KeyboardInterrupt(message)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame

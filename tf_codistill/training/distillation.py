@@ -203,8 +203,8 @@ class Distillation:
         def value(name: str) -> tf.Tensor:
             psi, weight, target = self.psi(name), weight_of(sample_weight, name), None
             if psi.needs_teachers:
-                said = [one[name] for one in targets.predictions]
-                target = psi.aggregate(said, targets.teacher_weights_PB)
+                predictions = [one[name] for one in targets.predictions]
+                target = psi.aggregate(predictions, targets.teacher_weights_PB)
                 taught_B = targets.taught_B()
                 weight = taught_B if weight is None else aligned(taught_B, len(weight.shape)) * weight
             loss = psi(target, outputs[name], weight)
@@ -240,8 +240,8 @@ class Distillation:
             The targets.
         """
         complete = [tf.nest.map_structure(tf.stop_gradient, one) for one in taught.predictions]
-        said = [self.outputs(one) for one in complete]
-        targets = SoftTargets(said, weights, taught.present_PB, teacher_weights_PB, complete)
+        predictions = [self.outputs(one) for one in complete]
+        targets = SoftTargets(predictions, weights, taught.present_PB, teacher_weights_PB, complete)
         is_taught = targets.is_taught()
         due = {
             name: weight * is_taught if self.psi(name).needs_teachers else weight

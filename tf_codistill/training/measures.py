@@ -177,13 +177,15 @@ class TeacherMeasures:
         own = self._distillation.outputs(prediction)
         classes = [name for name in own if self._has_classes(name, task)]
         taught = tf.unstack(targets.teacher_weights_PB, num=len(targets.complete))
-        said = [
+        predictions = [
             tf.nest.map_structure(functools.partial(_where_taught, rows), prediction, one)
             for one, rows in zip(targets.complete, taught, strict=True)
         ]
 
         def task_losses(form: Callable[[Any], Any]) -> tf.Tensor:
-            return _finite([task.loss(form(one), rows) for one, rows in zip(said, taught, strict=True)])
+            return _finite(
+                [task.loss(form(one), rows) for one, rows in zip(predictions, taught, strict=True)]
+            )
 
         measures: dict[str, Measure] = {}
         if classes:
@@ -218,9 +220,9 @@ class TeacherMeasures:
             is_binary = getattr(self._distillation.psi(name), "binary", False)
             is_binary = is_binary or (name in cross_entropies and _is_binary(cross_entropies[name]))
             form = _logistic if is_binary else tf.convert_to_tensor
-            said = [form(one[name]) for one in targets.predictions]
+            predictions = [form(one[name]) for one in targets.predictions]
             sample_weight = weight_of(task.sample_weight, name)
-            values.append(measure(said, form(own[name]), sample_weight, targets.teacher_weights_PB))
+            values.append(measure(predictions, form(own[name]), sample_weight, targets.teacher_weights_PB))
         return tf.reduce_mean(values)
 
 

@@ -1,4 +1,4 @@
-"""What is told of training: metrics on disk and on the screen.
+"""What is logged of training: metrics on disk and on the screen.
 
 An epoch of `fit` is one log interval, so that the averages in Keras's logs are those of the interval:
 
@@ -62,7 +62,7 @@ class MetricsLog(keras.callbacks.Callback):
         """Continues the metrics file behind the step that training resumes from."""
         del logs
         step, passed = self.model.step(), self.model.pass_over
-        # The interval that training goes on with is told of when it ends, once.
+        # The interval that training goes on with is logged when it ends, once.
         runs.rewind_metrics(self._path, step - (passed.batches if passed else 0))
         spent = max(
             (float(record.get("elapsed_secs", 0.0)) for record in runs.read_metrics(self._path)), default=0.0

@@ -79,7 +79,7 @@ class Checkpointing(keras.callbacks.Callback):
         self._every_steps, self._every_secs = every_steps, every_minutes and 60 * every_minutes
         self._monitor, self._sign = monitor, 1 if mode == "min" else -1
         self._clock = clock
-        self._in_fit = self._is_asked = self._is_due = self._stops = self._is_busy = False
+        self._in_fit = self._is_requested = self._is_due = self._stops = self._is_busy = False
         self._has_warned = False
         self._counted_from = self._epoch_began_at = 0
         self._saved_at = 0.0
@@ -171,12 +171,13 @@ class Checkpointing(keras.callbacks.Callback):
             raise TypeError(
                 "Checkpointing saves a CodistillationModel; of a single model CodistillationModel(model_fn)"
             )
-        self._is_asked = self._is_due = self._stops = self._is_busy = False
+        self._is_requested = self._is_due = self._stops = self._is_busy = False
         self._in_fit, self._saved_at, self._counted_from = True, self._clock(), self.model.batches()
         self.model.meeting.join(3, self._propose, self._decide, in_validation=True)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {
-                number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
+                number: signal.signal(number, self._request_stop)
+                for number in (signal.SIGINT, signal.SIGTERM)
             }
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -195,7 +196,7 @@ class Checkpointing(keras.callbacks.Callback):
         self._is_due = self._is_due or bool(every and step // every > self._counted_from // every)
         if self._stops or (self._is_due and not self._is_busy):
             self._save()
-        self._leave_if_asked()
+        self._leave_if_requested()
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Keeps the metrics of the epoch, which validation begins anew."""
@@ -207,7 +208,7 @@ class Checkpointing(keras.callbacks.Callback):
         del batch, logs
         if self._in_fit and self._stops:
             self._save(metrics=self._metrics)
-            self._leave_if_asked()
+            self._leave_if_requested()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves if it is time to, if the monitored value is the best so far, or if training ends."""
@@ -222,7 +223,7 @@ class Checkpointing(keras.callbacks.Callback):
         if is_best or is_saved or ends or self._stops or (self._is_due and not self._is_busy):
             progress.best = rank if is_best and rank is not None else progress.best
             self._save(rank)
-        self._leave_if_asked()
+        self._leave_if_requested()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Waits until what training has ended with is saved."""
@@ -249,7 +250,7 @@ class Checkpointing(keras.callbacks.Callback):
     def _propose(self) -> Sequence[int]:
         late = self._every_secs and self._clock() - self._saved_at >= self._every_secs
         is_busy = self._writing is not None and self._writing.is_alive()
-        return [int(self._is_asked), int(bool(late) and self._store.worker == 0), int(is_busy)]
+        return [int(self._is_requested), int(bool(late) and self._store.worker == 0), int(is_busy)]
 
     def _decide(self, sums: Sequence[int]) -> None:
         self._stops, self._is_due = self._stops or sums[0] > 0, self._is_due or sums[1] > 0
@@ -305,7 +306,7 @@ class Checkpointing(keras.callbacks.Callback):
         if failure is not None:
             raise failure
 
-    def _leave_if_asked(self) -> None:
+    def _leave_if_requested(self) -> None:
         if self._stops:
             self._listen_no_more()
             self._wait()
@@ -313,10 +314,10 @@ class Checkpointing(keras.callbacks.Callback):
             logging.info(message)
             raise KeyboardInterrupt(message)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
         del frame
         logging.info("%s: stopping at the end of the step", signal.Signals(number).name)
-        self._is_asked = True
+        self._is_requested = True
         self._listen_no_more()
 
     def _listen_no_more(self) -> None:

@@ -148,7 +148,7 @@ class CodistillationModel(MultiWorkerModel):
         self, batches: Sequence[Batch], predictions: Sequence[Any]
     ) -> tuple[list[tf.Tensor], list[ReplicaFractions]]:
         """The task loss of each student, and its replica's fractions of that of the whole batch."""
-        # Before a student is asked as a teacher, which would make Keras forget what its layers added.
+        # Before a student predicts as a teacher, which would make Keras forget what its layers added.
         added = [student.losses for student in self.students]
         fractions = self.replica_fractions(predictions)
         losses = [self.task_loss(*one) for one in zip(batches, predictions, added, fractions, strict=True)]
@@ -163,7 +163,7 @@ class CodistillationModel(MultiWorkerModel):
     def _soft_targets(
         self, batches: Sequence[Batch], predictions: Sequence[Any], step: tf.Tensor
     ) -> list[SoftTargets]:
-        """What teachers say of each student's batch; they are asked only in steps in which it has weight."""
+        """What teachers predict for each batch, only in steps in which that has weight."""
         weights = self.distillation.weights_at(step, predictions[0])
         is_due = (tf.add_n(list(weights.values())) > 0) & self.teachers.any_present(step)
         features, keys = [batch.features for batch in batches], [batch.keys for batch in batches]

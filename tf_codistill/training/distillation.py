@@ -41,7 +41,7 @@ class SoftTargets:
     Attributes:
         predictions: The distilled outputs of each of P teachers.
         weights: Factor of psi in this step by output, float32 scalars; 0 for what nobody teaches.
-        present_PB: How much each teacher has to say of each row, 0 to 1, float32.
+        present_PB: How present each teacher is in each row, 0 to 1, float32.
         teacher_weights_PB: Its weight in the mean; 0 also where its prediction is not finite.
         complete: The predictions with the outputs that are not distilled, structured like the student's.
     """
@@ -169,7 +169,7 @@ class Distillation:
         return _of(self._psi, name)
 
     def is_on(self, step: int) -> bool:
-        """Whether any output has a weight at a step, so that teachers are asked."""
+        """Whether any output has a weight at a step, so that teachers predict."""
         every = self._schedules.values() if isinstance(self._schedules, Mapping) else [self._schedules]
         return any(float(schedule(step)) > 0 for schedule in every)
 
@@ -217,7 +217,7 @@ class Distillation:
         )
 
     def teacher_weights(self, taught: Taught) -> tf.Tensor:
-        """The weight of each teacher in the mean: how much it has to say of a row, if that is finite.
+        """The weight of each teacher in the mean: how present it is in a row, if that is finite.
 
         Args:
             taught: What a student is taught.

@@ -325,7 +325,7 @@ class MultiWorkerModel(keras.Model):
     ) -> StepFunction:
         strategy = self.distribute_strategy
 
-        # Where a batch is asked for and there is none, nothing shall happen, not even to what needs no batch,
+        # Where a batch is requested and there is none, nothing shall happen, not even to what needs no batch,
         # such as the number of steps. Control dependencies do not reach from here into replicas.
         def on_replica(data: Any) -> None:
             with tf.control_dependencies(tf.nest.flatten(data)):

@@ -247,8 +247,8 @@ class CodistillationModel(MultiWorkerModel):
         given: Any = call.arguments.get("callbacks") or []
         is_list = isinstance(given, keras.callbacks.CallbackList)
         users = given.callbacks if is_list else keras.tree.flatten(given)
-        with resuming(self, users, call.arguments) as (users, goes_on):
-            if not goes_on:
+        with resuming(self, users, call.arguments) as (users, continues):
+            if not continues:
                 return keras.callbacks.History()
             self.meeting = decisions.Meeting()
             callbacks = [self.meeting, *self.teachers.callbacks(), Watch(), Averaging(), *users]

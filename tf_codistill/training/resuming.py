@@ -1,6 +1,6 @@
 """What `fit` does so that it goes on where a checkpoint has it.
 
-with resuming(model, callbacks, arguments) as (callbacks, goes_on):
+with resuming(model, callbacks, arguments) as (callbacks, continues):
     which epoch               from the mark of the newest whole checkpoint
     ... Keras builds ...      then the checkpoint is restored, and data brought to where the epoch begins
     ... the first epoch ...   begins with reading over the batches that were done, see `pass_over`
@@ -76,14 +76,14 @@ def _begin(model: Any, checkpointing: Checkpointing, arguments: dict[str, Any]) 
         )
     if found is not None and found.fit == progress.fit:
         arguments["initial_epoch"] = max(found.epoch, first.epoch)
-        model.when_built = functools.partial(_go_on, model, checkpointing, first, found)
+        model.when_built = functools.partial(_continue_from, model, checkpointing, first, found)
     else:
         progress.position = first
         model.batches_seen.begin()
     return True
 
 
-def _go_on(model: Any, checkpointing: Checkpointing, first: Position, found: Position, feed: Any) -> None:
+def _continue_from(model: Any, checkpointing: Checkpointing, first: Position, found: Position, feed: Any) -> None:
     """Restores the model when it has been built, and brings data to where training goes on."""
     progress = model.progress
     if progress.restored is None:

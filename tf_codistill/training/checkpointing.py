@@ -29,7 +29,7 @@ from absl import logging
 from tf_codistill import checkpoints, distribution
 from tf_codistill.groups import decisions
 from tf_codistill.training import state
-from tf_codistill.training.progress import NONE, Found, Position, Progress
+from tf_codistill.training.progress import NONE, Found, Position, TrainingProgress
 
 _FAILED = -2
 
@@ -243,8 +243,8 @@ class Checkpointing(keras.callbacks.Callback):
             self._writing.join()
 
     @property
-    def _progress(self) -> Progress:
-        progress: Progress = self.model.progress
+    def _progress(self) -> TrainingProgress:
+        progress: TrainingProgress = self.model.progress
         return progress
 
     def _propose(self) -> Sequence[int]:

@@ -36,7 +36,7 @@ from tf_codistill.losses import shared_softmax
 from tf_codistill.training import whole_batch
 from tf_codistill.training.outputs import weighed
 from tf_codistill.training.pass_over import PassOver
-from tf_codistill.training.progress import BatchesSeen, Progress
+from tf_codistill.training.progress import BatchesSeen, TrainingProgress
 from tf_codistill.training.whole_batch import of_whole_batch, total
 
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
@@ -68,7 +68,7 @@ class MultiWorkerModel(keras.Model):
             **kwargs: As in Keras.
         """
         super().__init__(**kwargs)
-        self.progress, self.batches_seen = Progress(), BatchesSeen()
+        self.progress, self.batches_seen = TrainingProgress(), BatchesSeen()
         self.when_built: Callable[[Any], None] | None = None
         self.pass_over: PassOver | None = None
 

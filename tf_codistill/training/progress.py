@@ -1,7 +1,7 @@
 """How far the training of a model has come, in numbers that a checkpoint keeps.
 
-BatchesSeen     variables: every batch counts, also one whose step loss scaling has skipped
-Progress        fit 0 ... fit 1, epoch 3, 40 batches of it        a script may call `fit` more than once
+BatchesSeen         variables: every batch counts, also one whose step loss scaling has skipped
+TrainingProgress    fit 0 ... fit 1, epoch 3, 40 batches of it    a script may call `fit` more than once
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Found(NamedTuple):
 
 
 @dataclasses.dataclass
-class Progress:
+class TrainingProgress:
     """What callbacks of one `fit` after another know of the training of a model.
 
     Attributes:

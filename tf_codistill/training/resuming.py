@@ -83,7 +83,9 @@ def _begin(model: Any, checkpointing: Checkpointing, arguments: dict[str, Any]) 
     return True
 
 
-def _continue_from(model: Any, checkpointing: Checkpointing, first: Position, found: Position, feed: Any) -> None:
+def _continue_from(
+    model: Any, checkpointing: Checkpointing, first: Position, found: Position, feed: Any
+) -> None:
     """Restores the model when it has been built, and brings data to where training goes on."""
     progress = model.progress
     if progress.restored is None:

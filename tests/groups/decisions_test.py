@@ -17,10 +17,6 @@ def test_one_worker_decides_alone() -> None:
     for strategy in (tf.distribute.get_strategy(), two_replicas()):
         assert decisions.broadcast(strategy, [3, -1, 2**40]) == [3, -1, 2**40]
         assert decisions.broadcast(strategy, []) == []
-        assert decisions.all_agree(strategy, True)
-        assert not decisions.all_agree(strategy, False)
-        assert decisions.any_worker(strategy, True)
-        assert not decisions.any_worker(strategy, False)
 
 
 def test_a_worker_counts_once_however_many_replicas_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +26,7 @@ def test_a_worker_counts_once_however_many_replicas_it_has(monkeypatch: pytest.M
     monkeypatch.setattr(distribution, "worker_index", lambda strategy: 0)
     monkeypatch.setattr(distribution, "num_local_replicas", lambda strategy: 2)
     assert decisions.broadcast(strategy, [7, -1]) == [7, -1]
-    assert not decisions.all_agree(strategy, True), "the other worker has not agreed"
+    assert decisions.total(strategy, [1]) == [1], "the other worker adds nothing"
 
 
 def test_callbacks_meet_at_the_end_of_each_execution_and_some_in_validation() -> None:
@@ -81,12 +77,6 @@ from tf_codistill.groups import decisions
 index = distribution.worker_index(strategy)
 print(json.dumps({
     "broadcast": decisions.broadcast(strategy, [7 + index, -1, 2**40 - index]),
-    "both": decisions.all_agree(strategy, True),
-    "one": decisions.all_agree(strategy, index == 0),
-    "any": decisions.any_worker(strategy, index == 1),
-    "not any": decisions.any_worker(strategy, False),
-    "other": decisions.all_agree(strategy, index == 1),
-    "none": decisions.all_agree(strategy, False),
     "total": decisions.total(strategy, [index + 1, 2**40]),
 }))
 
@@ -109,11 +99,5 @@ def test_two_workers_take_the_chiefs_decision() -> None:
         assert met == [[[1, 10], [], [21], [21]], [3, 1]], "by one collective each"
         assert answer == {
             "broadcast": [7, -1, 2**40],
-            "both": True,
-            "one": False,
-            "any": True,
-            "not any": False,
-            "other": False,
-            "none": False,
             "total": [3, 2**41],
         }

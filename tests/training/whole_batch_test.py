@@ -168,13 +168,29 @@ def test_what_keras_cannot_do_on_several_replicas_is_refused(options: dict[str, 
 
 
 def test_xla_on_several_replicas_says_what_it_does_with_masks(caplog: pytest.LogCaptureFixture) -> None:
-    with two_replicas().scope():
-        model = CodistillationModel(sequence_model)
-        model.compile("sgd", xent(), jit_compile=True)
-    with caplog.at_level(standard_logging.WARNING, logger="absl"):
-        assert model.replica_fractions([masked(tf.constant(VALUES), tf.constant(KEEP))]) == [{}]
-        assert model.replica_fractions([tf.constant(VALUES)]) == [{}]
+    with caplog.at_level(standard_logging.WARNING, logger="absl"), two_replicas().scope():
+        assert whole_batch.replica_fractions([tf.constant(VALUES)], can_meet=False) == [{}]
+        assert not caplog.text
+        prediction = masked(tf.constant(VALUES), tf.constant(KEEP))
+        assert whole_batch.replica_fractions([prediction], can_meet=False) == [{}]
     assert "jit_compile=False" in caplog.text
+
+
+def test_replicas_meet_unless_xla_compiles_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[bool] = []
+
+    def replica_fractions(predictions: list[Any], can_meet: bool) -> list[dict[str, Any]]:
+        found.append(can_meet)
+        return [{} for _ in predictions]
+
+    monkeypatch.setattr(whole_batch, "replica_fractions", replica_fractions)
+    data = (np.ones((BATCH, 6), "int32"), np.zeros((BATCH, 6), "int32"))
+    for jit_compile in (True, False):
+        model = CodistillationModel(sequence_model)
+        model.compile("sgd", xent(), jit_compile=jit_compile)
+        model.build_for_data(tf.data.Dataset.from_tensors(data).element_spec)
+        model.test_step(data)
+    assert found == [False, True]
 
 
 def test_the_mean_of_students_has_their_mask() -> None:

@@ -166,7 +166,6 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Listens to signals, where Python lets it: in the main thread."""
-        del logs
         if getattr(self.model, "progress", None) is None:
             raise TypeError(
                 "Checkpointing saves a CodistillationModel; of a single model CodistillationModel(model_fn)"
@@ -182,7 +181,6 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes where the epoch begins."""
-        del logs
         begin, position = Position(self._progress.fit, epoch), self._progress.position
         done = position.batch if position[:2] == begin[:2] else 0
         self._progress.position = begin._replace(batch=done)
@@ -190,7 +188,6 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves if it is time to, or if training shall stop."""
-        del batch, logs
         step, every = self.model.batches(), self._every_steps
         self._progress.position = self._progress.position._replace(batch=step - self._epoch_began_at)
         self._is_due = self._is_due or bool(every and step // every > self._counted_from // every)
@@ -200,12 +197,10 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Keeps the metrics of the epoch, which validation begins anew."""
-        del logs
         self._metrics = state.metrics_of(self.model) if self._in_fit else None
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Leaves a validation, to begin it anew when training goes on."""
-        del batch, logs
         if self._in_fit and self._stops:
             self._save(metrics=self._metrics)
             self._leave_if_requested()
@@ -221,13 +216,13 @@ class Checkpointing(keras.callbacks.Callback):
         ends = self.model.stop_training or epoch + 1 >= self.params["epochs"]
         is_saved = progress.saved_step == self.model.batches()
         if is_best or is_saved or ends or self._stops or (self._is_due and not self._is_busy):
-            progress.best = rank if is_best and rank is not None else progress.best
+            if is_best and rank is not None:
+                progress.best = rank
             self._save(rank)
         self._leave_if_requested()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Waits until what training has ended with is saved."""
-        del logs
         self._listen_no_more()
         self._wait()
 
@@ -239,13 +234,12 @@ class Checkpointing(keras.callbacks.Callback):
         """
         self._listen_no_more()
         self._in_fit = False
-        if waits and self._writing is not None:
-            self._writing.join()
+        if waits:
+            self._join()
 
     @property
     def _progress(self) -> TrainingProgress:
-        progress: TrainingProgress = self.model.progress
-        return progress
+        return self.model.progress
 
     def _propose(self) -> Sequence[int]:
         late = self._every_secs and self._clock() - self._saved_at >= self._every_secs
@@ -263,10 +257,10 @@ class Checkpointing(keras.callbacks.Callback):
         if self._monitor not in logs:
             is_due = not self._monitor.startswith("val_") or any(name.startswith("val_") for name in logs)
             if is_due and not self._has_warned:
+                self._has_warned = True
                 logging.warning(
                     "%r is not in the logs, which have %s", self._monitor, ", ".join(sorted(logs))
                 )
-            self._has_warned = self._has_warned or is_due
             return None
         rank = self._sign * float(logs[self._monitor])
         return rank if math.isfinite(rank) else None
@@ -294,14 +288,16 @@ class Checkpointing(keras.callbacks.Callback):
                 logging.warning("the checkpoint of step %d is not saved: %s", step, error)
                 self._failure = error
 
-        if self._writing is not None:
-            self._writing.join()
+        self._join()
         self._writing = threading.Thread(target=write, name="checkpointing", daemon=True)
         self._writing.start()
 
-    def _wait(self) -> None:
+    def _join(self) -> None:
         if self._writing is not None:
             self._writing.join()
+
+    def _wait(self) -> None:
+        self._join()
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -315,7 +311,6 @@ class Checkpointing(keras.callbacks.Callback):
             raise KeyboardInterrupt(message)
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        del frame
         logging.info("%s: stopping at the end of the step", signal.Signals(number).name)
         self._is_requested = True
         self._listen_no_more()

@@ -30,7 +30,6 @@ class Watch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Warns, if need be."""
-        del epoch
         if not logs or not distribution.is_chief(self.model.distribute_strategy):
             return
         learners, names = self.model.teachers.learners(), self.model.teachers.names()

@@ -130,7 +130,7 @@ def storage_of(bytes_per_sec: float | None) -> Iterator[None]:
     def slow_write(prefix: str, **arrays: Any) -> files.Listing:
         began = time.perf_counter()
         listing = write(prefix, **arrays)
-        num_bytes = sum(facts["bytes"] for facts in listing.values())
+        num_bytes = sum(entry["bytes"] for entry in listing.values())
         time.sleep(max(0.0, num_bytes / (bytes_per_sec or 1) - (time.perf_counter() - began)))
         return listing
 

@@ -69,8 +69,6 @@ USUAL_SHARE = 0.9
 # Rooms of whose kinds nobody asks which one it is: what they have in common, and how it is called elsewhere.
 KINDS = {"tasks": ("Task", ("task",)), "teaching": ("Teaching", ("teaching", "teachers"))}
 
-TWICE = {"Progress"}  # of jobs and of training, which is to have a name of its own
-
 _LOOKS = ("isinstance", "issubclass", "hasattr", "getattr", "type")
 
 House = Mapping[str, str]  # source by dotted module name below the package: {"exchange.store": "..."}
@@ -246,7 +244,7 @@ def defined_twice(house: House) -> list[str]:
         for node in ast.parse(source).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 modules.setdefault(node.name, []).append(module)
-    twice = [name for name, found in modules.items() if len(found) > 1 and name not in TWICE]
+    twice = [name for name, found in modules.items() if len(found) > 1]
     return [f"class {name} is in {' and '.join(modules[name])}" for name in twice]
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import gin
 import keras
@@ -33,7 +33,6 @@ from tf_codistill import (
     settings,
     weights,
 )
-from tf_codistill.batches import Stream
 from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.tasks.base import Part, Task
 from tf_codistill.teaching.base import Place, Teaching
@@ -126,12 +125,9 @@ class Experiment:
         """
         workers = SynchronousGroup(strategy)
         rows = workers.rows(self.task.batch_size)
-        exchange_dir = exchange_dir or runs.exchange_dir(workdir)
-        teaching = self.teachers(exchange_dir, group, num_groups, rows, run_id)
-        training = [
-            self.task.training(Part(index, number, self.seed))
-            for index, number in teaching.parts(group, num_groups)
-        ]
+        teaching = self.teachers(exchange_dir or runs.exchange_dir(workdir), group, num_groups, rows, run_id)
+        parts = [Part(*part, self.seed) for part in teaching.parts(group, num_groups)]
+        training = [self.task.training(part) for part in parts]
         validation = self.task.validation()
         directory = files.make_directory(runs.group_dir(workdir, group))
         self.task.keep_beside_model(directory, is_writer=workers.is_chief)
@@ -140,6 +136,8 @@ class Experiment:
             model = self.build(teaching, group, rows)
         model.build_for_data(workers.feed(training).element_spec)
         checkpointing = Checkpointing(runs.checkpoints_dir(workdir, group), self.checkpoint_every_steps)
+        per_step = sum(stream.units_per_step for stream in training)
+        log = MetricsLog(workdir, group, self.num_steps, per_step, self.task.units, self.task.derived)
         when_built()
         position = checkpointing.restore(model) or Position()
         workers.fit(
@@ -150,7 +148,7 @@ class Experiment:
             num_steps=self.num_steps,
             log_every_steps=self.log_every_steps,
             validate_every_steps=self.validate_every_steps,
-            callbacks=[*self._logs(workdir, group, workers, training), checkpointing],
+            callbacks=[log, checkpointing] if workers.is_chief else [checkpointing],
         )
         logging.info("trained to step %d, weights %s", model.step(), weights.checksum(model))
         for number, student in enumerate(model.students if workers.is_chief else []):
@@ -194,14 +192,6 @@ class Experiment:
             jit_compile=self.jit_compile,
         )
         return model
-
-    def _logs(
-        self, workdir: str, group: int, workers: SynchronousGroup, training: Sequence[Stream]
-    ) -> list[keras.callbacks.Callback]:
-        if not workers.is_chief:
-            return []
-        per_step = sum(stream.units_per_step for stream in training)
-        return [MetricsLog(workdir, group, self.num_steps, per_step, self.task.units, self.task.derived)]
 
 
 def configured() -> Experiment:

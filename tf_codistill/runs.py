@@ -101,8 +101,8 @@ def append_metrics(path: str, kind: str, step: int, **values: float | int | str)
 
     Args:
         path: The metrics file; created if it is not there.
-        kind: What the line tells, one of `KINDS`.
-        step: The optimizer step that it tells of.
+        kind: What the line is, one of `KINDS`.
+        step: The optimizer step that it belongs to.
         **values: Numbers by name.
 
     Raises:
@@ -121,7 +121,7 @@ def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
 
     Args:
         path: The metrics file.
-        kind: The only kind that is wanted, one of `KINDS`; all by default.
+        kind: The only kind that is returned, one of `KINDS`; all by default.
 
     Returns:
         One dictionary for each line, in order; empty if there is no file.

@@ -127,7 +127,7 @@ def duration(secs: float | None) -> str:
 class Display:
     """Shows one line per group: rewritten in place on a terminal, added every ten seconds elsewhere.
 
-    A context manager; on leaving it shows the last state. Metrics that cannot be read are told of, once, and
+    A context manager; on leaving it shows the last state. Metrics that cannot be read are reported once, and
     looked at again the next time. Those on remote storage are read every ten seconds.
 
     Args:

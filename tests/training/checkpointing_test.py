@@ -298,7 +298,7 @@ def test_what_is_kept(tmp_path: pathlib.Path) -> None:
 
 
 class Measure(keras.callbacks.Callback):
-    """Puts into the logs of each epoch what it has been told."""
+    """Puts into the logs of each epoch what it has been given."""
 
     def __init__(self, values: Sequence[float]) -> None:
         super().__init__()

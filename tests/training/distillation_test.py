@@ -60,9 +60,9 @@ def test_each_output_has_its_loss_and_weight() -> None:
     teacher = two_headed()
     model.teachers.refresh(0, snapshot_of(teacher))
     logs = {name: values[0] for name, values in model.fit(data, verbose=0).history.items()}
-    own, said = ({k: np.array(v) for k, v in m(x).items()} for m in (model.student, teacher))
-    kind = psi(said["kind"], own["kind"])[BATCH:].mean()  # burn-in leaves the first batch out
-    place = ((said["place"] - own["place"]) ** 2).mean(-1)
+    own, theirs = ({k: np.array(v) for k, v in m(x).items()} for m in (model.student, teacher))
+    kind = psi(theirs["kind"], own["kind"])[BATCH:].mean()  # burn-in leaves the first batch out
+    place = ((theirs["place"] - own["place"]) ** 2).mean(-1)
     assert logs["kind_distillation_loss"] == pytest.approx(kind, rel=1e-4)
     assert logs["place_distillation_loss"] == pytest.approx(place.mean(), rel=1e-4)
     assert logs["kind_distillation_weight"] == pytest.approx(0.25)

@@ -136,8 +136,8 @@ def train(
     rng = np.random.default_rng(7)
     before = [np.array(array) for array in weights.values(model.student.weights)]
     for number in range(2):
-        said = [rng.normal(size=array.shape).astype("float32") for array in before]
-        model.teachers.refresh(number, Snapshot(1 + number, 0, 0.0, said, [], 0))
+        of_peer = [rng.normal(size=array.shape).astype("float32") for array in before]
+        model.teachers.refresh(number, Snapshot(1 + number, 0, 0.0, of_peer, [], 0))
     logs = model.fit(shared(strategy, arrays()), steps_per_epoch=NUM_STEPS, shuffle=False, verbose=0).history
     if (psi, optimizer) in SOME_CASES:
         logs["val_loss"] = [model.evaluate(shared(strategy, arrays(1)), steps=NUM_STEPS, verbose=0)[0]]

@@ -74,10 +74,10 @@ def test_numbers_of_two_teachers(options) -> None:
     teachers = [regression(), regression()]
     model, logs = trained(regression, teachers, batches(x, y), xent(), **options)
     own = np.array(model.student(x))
-    said = [np.array(teacher(x)) for teacher in teachers]
-    assert logs["teacher_agreement"] == pytest.approx(np.mean([same(one, own) for one in said]))
-    assert logs["teacher_kl"] == pytest.approx(np.mean([kl(one, own) for one in said]), rel=1e-5)
-    each = [nll(one, y).mean() for one in said]
+    theirs = [np.array(teacher(x)) for teacher in teachers]
+    assert logs["teacher_agreement"] == pytest.approx(np.mean([same(one, own) for one in theirs]))
+    assert logs["teacher_kl"] == pytest.approx(np.mean([kl(one, own) for one in theirs]), rel=1e-5)
+    each = [nll(one, y).mean() for one in theirs]
     assert logs["teacher_0_task_loss"] == pytest.approx(each[0], rel=1e-5)
     assert logs["teacher_1_task_loss"] == pytest.approx(each[1], rel=1e-5)
     assert logs["teacher_task_loss"] == pytest.approx(np.mean(each), rel=1e-5)
@@ -98,11 +98,11 @@ def test_sample_weights_and_masks_count_as_in_the_tasks_loss() -> None:
     weight = np.array([1, 0, 2, 0.5, 0, 1, 1, 3], "float32")[:, None] * np.ones((1, 6), "float32")
     teacher = sequence_model()
     model, logs = trained(sequence_model, [teacher], tf.data.Dataset.from_tensors((ids, y, weight)), xent())
-    own, said, kept = np.array(model.student(ids)), np.array(teacher(ids)), weight[:, :4]
-    assert logs["teacher_agreement"] == pytest.approx(np.average(same(said, own)[:, :4], weights=kept))
-    assert logs["teacher_kl"] == pytest.approx(np.average(kl(said, own)[:, :4], weights=kept), rel=1e-4)
+    own, theirs, kept = np.array(model.student(ids)), np.array(teacher(ids)), weight[:, :4]
+    assert logs["teacher_agreement"] == pytest.approx(np.average(same(theirs, own)[:, :4], weights=kept))
+    assert logs["teacher_kl"] == pytest.approx(np.average(kl(theirs, own)[:, :4], weights=kept), rel=1e-4)
     # Keras divides weighted losses by the number of positions that are not masked.
-    assert logs["teacher_task_loss"] == pytest.approx((nll(said, y)[:, :4] * kept).mean(), rel=1e-4)
+    assert logs["teacher_task_loss"] == pytest.approx((nll(theirs, y)[:, :4] * kept).mean(), rel=1e-4)
     assert logs["chance_task_loss"] == pytest.approx(math.log(NUM_CLASSES) * kept.mean(), rel=1e-4)
 
 
@@ -111,10 +111,10 @@ def test_several_outputs_and_keras_own_losses_are_the_students() -> None:
     data = tf.data.Dataset.from_tensors((x, y))
     teacher = two_headed()
     model, logs = trained(two_headed, [teacher], data, {"kind": xent(), "place": xent()})
-    own, said = ({k: np.array(v) for k, v in m(x).items()} for m in (model.student, teacher))
-    kls = [kl(said[name], own[name]).mean() for name in own]
+    own, theirs = ({k: np.array(v) for k, v in m(x).items()} for m in (model.student, teacher))
+    kls = [kl(theirs[name], own[name]).mean() for name in own]
     assert logs["teacher_kl"] == pytest.approx(np.mean(kls), rel=1e-5)
-    expected = sum(nll(said[name], y[name]).mean() for name in own)
+    expected = sum(nll(theirs[name], y[name]).mean() for name in own)
     assert logs["teacher_task_loss"] == pytest.approx(expected, rel=1e-5)
     assert logs["chance_task_loss"] == pytest.approx(math.log(NUM_CLASSES) + math.log(3), rel=1e-5)
     for name in own:
@@ -130,10 +130,10 @@ def test_an_output_that_is_no_class_has_no_chance() -> None:
     model, logs = trained(
         two_headed, [teacher], data, {"kind": xent(), "place": "mse"}, distillation_loss=psi
     )
-    own, said = ({k: np.array(v) for k, v in m(x).items()} for m in (model.student, teacher))
-    mse = ((said["place"] - y["place"]) ** 2).mean()
-    assert logs["teacher_kl"] == pytest.approx(kl(said["kind"], own["kind"]).mean(), rel=1e-5)
-    assert logs["teacher_task_loss"] == pytest.approx(nll(said["kind"], y["kind"]).mean() + mse, rel=1e-5)
+    own, theirs = ({k: np.array(v) for k, v in m(x).items()} for m in (model.student, teacher))
+    mse = ((theirs["place"] - y["place"]) ** 2).mean()
+    assert logs["teacher_kl"] == pytest.approx(kl(theirs["kind"], own["kind"]).mean(), rel=1e-5)
+    assert logs["teacher_task_loss"] == pytest.approx(nll(theirs["kind"], y["kind"]).mean() + mse, rel=1e-5)
     assert logs["chance_task_loss"] == pytest.approx(math.log(NUM_CLASSES) + mse, rel=1e-5)
 
 
@@ -158,10 +158,10 @@ def test_logistic_outputs_are_classes_of_their_own(width: int) -> None:
     psi = losses.BinarySoftCrossEntropy()
     data = tf.data.Dataset.from_tensors((x, y))
     model, logs = trained(logistic, [teacher], data, LOGITS, distillation_loss=psi)
-    own, said = (np.stack([np.zeros((BATCH, width)), np.array(m(x))], -1) for m in (model.student, teacher))
-    assert logs["teacher_agreement"] == pytest.approx(same(said, own).mean())
-    assert logs["teacher_kl"] == pytest.approx(kl(said, own).mean(), rel=1e-4)
-    assert logs["teacher_task_loss"] == pytest.approx(nll(said, y.astype(int)).mean(), rel=1e-5)
+    own, theirs = (np.stack([np.zeros((BATCH, width)), np.array(m(x))], -1) for m in (model.student, teacher))
+    assert logs["teacher_agreement"] == pytest.approx(same(theirs, own).mean())
+    assert logs["teacher_kl"] == pytest.approx(kl(theirs, own).mean(), rel=1e-4)
+    assert logs["teacher_task_loss"] == pytest.approx(nll(theirs, y.astype(int)).mean(), rel=1e-5)
     assert logs["chance_task_loss"] == pytest.approx(math.log(2), rel=1e-5)
 
 
@@ -197,8 +197,8 @@ def test_measured_now_and_then_and_at_the_first_teaching_of_each_epoch() -> None
         measure_every_steps=5,
         distillation_weight=schedules.BurnIn(3),
     )
-    own, said = np.array(model.student(x)), np.array(teacher(x))
-    each = kl(said, own).reshape(12, BATCH).mean(-1)
+    own, theirs = np.array(model.student(x)), np.array(teacher(x))
+    each = kl(theirs, own).reshape(12, BATCH).mean(-1)
     measured = [3, 4, 9]  # the first in which the teacher is heard; then those that complete 5 and 10 steps
     assert logs["teacher_kl"] == pytest.approx(each[measured].mean(), rel=1e-5)
     again = model.fit(batches(x, y), verbose=0, shuffle=False).history
@@ -210,15 +210,15 @@ def test_a_teacher_that_is_dropped_is_measured_nowhere() -> None:
     good, broken = regression(), regression()
     broken.set_weights([np.full_like(weight, np.nan) for weight in broken.get_weights()])
     model, logs = trained(regression, [broken, good], batches(x, y), xent())
-    own, said = np.array(model.student(x)), np.array(good(x))
-    assert logs["teacher_kl"] == pytest.approx(kl(said, own).mean(), rel=1e-5)
-    assert logs["teacher_task_loss"] == pytest.approx(nll(said, y).mean(), rel=1e-5)
-    assert logs["teacher_1_task_loss"] == pytest.approx(nll(said, y).mean(), rel=1e-5)
+    own, theirs = np.array(model.student(x)), np.array(good(x))
+    assert logs["teacher_kl"] == pytest.approx(kl(theirs, own).mean(), rel=1e-5)
+    assert logs["teacher_task_loss"] == pytest.approx(nll(theirs, y).mean(), rel=1e-5)
+    assert logs["teacher_1_task_loss"] == pytest.approx(nll(theirs, y).mean(), rel=1e-5)
     assert logs["teacher_0_task_loss"] == 0.0
     assert logs["dropped_teachers"] == 1.0
 
 
-def test_nothing_is_said_without_teachers() -> None:
+def test_nothing_is_measured_without_teachers() -> None:
     x, y = examples(0, 2)
     _, logs = trained(regression, [], batches(x, y), xent())
     assert [logs[name] for name in ("teacher_kl", "teacher_agreement", "teacher_task_loss")] == [0, 0, 0]

@@ -10,16 +10,17 @@ import pytest
 import tensorflow as tf
 
 from tf_codistill import losses
+from tf_codistill.batches import Batch
 from tf_codistill.teaching.base import Taught, Teaching
-from tf_codistill.training.distillation import Distillation
-from tf_codistill.training.measures import TaskLosses
+from tf_codistill.training.distillation import Distillation, SoftTargets
 from tf_codistill.training.meters import Meters
+from tf_codistill.training.task_losses import StudentStep, TaskLosses
 
 OF_METHOD = {"total_loss", "distillation_loss", "distillation_weight", "staleness_steps", "dropped_teachers"}
 MEASURED = {"teacher_agreement", "teacher_kl", "teacher_task_loss", "chance_task_loss"}
 OF_EACH = ("task_loss", "distillation_loss", "teacher_agreement", "teacher_kl")
 LOGITS = tf.constant([[0.0, 1.0], [2.0, 0.0]])
-SAID = tf.constant([[1.0, 0.0], [3.0, 0.0]])
+TEACHER_LOGITS = tf.constant([[1.0, 0.0], [3.0, 0.0]])
 
 
 class Table(Teaching):
@@ -39,13 +40,21 @@ def meters(*taught_by: tuple[int, ...], psi: Any = None) -> tuple[Meters, Distil
 
 def student(
     distillation: Distillation, task_loss: float, psi: float, weight: float, present: list[list[float]]
-) -> tuple[Any, ...]:
-    """What a student with one teacher for each row of `present` notes in a step."""
-    taught = Taught([SAID] * len(present), tf.constant(present, shape=[len(present), 2]))
+) -> tuple[StudentStep, SoftTargets, dict[str, tf.Tensor]]:
+    """What a student with one teacher for each row of `present` does, learns from, and its psi."""
+    taught = Taught([TEACHER_LOGITS] * len(present), tf.constant(present, shape=[len(present), 2]))
     given = distillation.teacher_weights(taught)
     targets = distillation.soft_targets(taught, given, {"": tf.constant(weight)})
     psis = {"": tf.constant(psi)} if present else {}
-    return LOGITS, TaskLosses(None, None, None), tf.constant(task_loss), psis, targets
+    return step_of(task_loss), targets, psis
+
+
+def step_of(task_loss: float) -> StudentStep:
+    return StudentStep(Batch(None), LOGITS, {}, TaskLosses(None, None, None), tf.constant(task_loss))
+
+
+def note(found: Meters, step: int, staleness: float, loss: float, *students: tuple[Any, ...]) -> None:
+    found.note(tf.constant(step), tf.constant(staleness), tf.constant(loss), *zip(*students, strict=True))
 
 
 def results(found: Meters) -> dict[str, float]:
@@ -55,7 +64,7 @@ def results(found: Meters) -> dict[str, float]:
 def test_a_lone_model_has_the_parts_of_the_method_alone() -> None:
     found, distillation = meters(())
     assert {metric.name for metric in found.metrics} == OF_METHOD | MEASURED
-    found.note(tf.constant(0), tf.constant(0.0), tf.constant(2.0), [student(distillation, 2.0, 0.0, 1.0, [])])
+    note(found, 0, 0.0, 2.0, student(distillation, 2.0, 0.0, 1.0, []))
     expected = dict.fromkeys(OF_METHOD | MEASURED, 0.0) | {"total_loss": 2.0}
     assert results(found) == expected
 
@@ -89,8 +98,8 @@ def test_what_is_taught_counts_in_steps_in_which_it_is_taught() -> None:
         (6.0, 3.0, 1.0, [[1.0, 0.0]]),  # of one row
     ]
     for number, step in enumerate(steps):
-        loss = tf.constant(step[0] + step[1] * step[2])
-        found.note(tf.constant(number), tf.constant(10.0 * number), loss, [student(distillation, *step)])
+        loss = step[0] + step[1] * step[2]
+        note(found, number, 10.0 * number, loss, student(distillation, *step))
     logs = results(found)
     assert logs["total_loss"] == (1.0 + 2.0 + 6.5 + 9.0) / 4
     assert logs["distillation_loss"] == 5.0
@@ -106,8 +115,7 @@ def test_a_broken_row_is_a_part_of_a_dropped_teacher() -> None:
     given = distillation.teacher_weights(taught)
     targets = distillation.soft_targets(taught, given, {"": tf.constant(1.0)})
     np.testing.assert_array_equal(targets.taught_B(), [0.0, 1.0])
-    step = (LOGITS, TaskLosses(None, None, None), tf.constant(1.0), {"": tf.constant(1.0)}, targets)
-    found.note(tf.constant(0), tf.constant(0.0), tf.constant(2.0), [step])
+    note(found, 0, 0.0, 2.0, (step_of(1.0), targets, {"": tf.constant(1.0)}))
     assert results(found)["dropped_teachers"] == 0.5
     assert results(found)["teacher_agreement"] == 1.0
 
@@ -116,7 +124,7 @@ def test_means_over_students_and_each_by_itself() -> None:
     found, distillation = meters((1,), (0,))
     present = [[1.0, 1.0]]
     students = [student(distillation, 2.0, 1.0, 0.5, present), student(distillation, 4.0, 5.0, 0.5, present)]
-    found.note(tf.constant(0), tf.constant(0.0), tf.constant(9.0), students)
+    note(found, 0, 0.0, 9.0, *students)
     logs = results(found)
     assert (logs["total_loss"], logs["student_0_task_loss"], logs["student_1_task_loss"]) == (4.5, 2.0, 4.0)
     assert [logs[f"{who}distillation_loss"] for who in ("", "student_0_", "student_1_")] == [3.0, 1.0, 5.0]
@@ -124,13 +132,13 @@ def test_means_over_students_and_each_by_itself() -> None:
 
 def test_validation_notes_each_student_and_the_ensemble() -> None:
     found, _ = meters((1,), (0,))
-    found.note_validation([tf.constant(1.0), tf.constant(2.0)], tf.constant(0.5))
-    found.note_validation([tf.constant(3.0), tf.constant(6.0)], tf.constant(1.5))
+    found.note_task_losses([tf.constant(1.0), tf.constant(2.0)], tf.constant(0.5))
+    found.note_task_losses([tf.constant(3.0), tf.constant(6.0)], tf.constant(1.5))
     logs = results(found)
     assert (logs["student_0_task_loss"], logs["student_1_task_loss"]) == (2.0, 4.0)
     assert logs["ensemble_task_loss"] == 1.0
     alone, _ = meters(())
-    alone.note_validation([tf.constant(1.0)], None)
+    alone.note_task_losses([tf.constant(1.0)])
     assert set(results(alone).values()) == {0.0}, "Keras's own loss says it already"
 
 
@@ -138,6 +146,6 @@ def test_keras_resets_what_is_noted() -> None:
     model = keras.Sequential()
     found, _ = meters((1,), (0,))
     model.mine = found.metrics
-    found.note_validation([tf.constant(1.0), tf.constant(2.0)], tf.constant(0.5))
+    found.note_task_losses([tf.constant(1.0), tf.constant(2.0)], tf.constant(0.5))
     model.reset_metrics()
     assert set(results(found).values()) == {0.0}

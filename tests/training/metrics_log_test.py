@@ -1,4 +1,4 @@
-"""MetricsLog: every interval is told of once, whenever training was stopped."""
+"""MetricsLog: every interval is logged once, whenever training was stopped."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_it_writes(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_run_that_died_twice_tells_of_each_interval_once(tmp_path: pathlib.Path) -> None:
-    """Killed in an interval behind a checkpoint in it, and in a validation that has been told of."""
+    """Killed in an interval behind a checkpoint in it, and in a validation that has been logged."""
     data = {"validation_data": batches(*examples(5, 2))}
     fit(tmp_path / "whole", **data)
     stopped = tmp_path / "stopped"

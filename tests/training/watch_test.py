@@ -23,12 +23,12 @@ from tf_codistill.training.watch import IDENTICAL_KL, Watch
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[list[str]]:
+def warned() -> Iterator[list[str]]:
     """The warnings that are given within it."""
-    said: list[str] = []
+    warnings: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logging, "warning", lambda text, *args: said.append(text % args))
-        yield said
+        patch.setattr(logging, "warning", lambda text, *args: warnings.append(text % args))
+        yield warnings
 
 
 class Named(Teaching):
@@ -48,9 +48,9 @@ def warnings_of(logs: dict[str, float], teachers: list[str], watch: Watch | None
     watch = watch or Watch()
     strategy = tf.distribute.get_strategy()
     watch.set_model(types.SimpleNamespace(teachers=Named(teachers), distribute_strategy=strategy))
-    with heard() as said:
+    with warned() as warnings:
         watch.on_epoch_end(0, logs)
-    return said
+    return warnings
 
 
 FINE = {"teacher_agreement": 0.9, "teacher_kl": 0.1, "teacher_task_loss": 1.0, "chance_task_loss": 2.0}
@@ -71,11 +71,11 @@ FINE = {"teacher_agreement": 0.9, "teacher_kl": 0.1, "teacher_task_loss": 1.0, "
     ],
 )
 def test_each_warning_comes_when_it_is_due(changes: dict[str, float], expected: str | None) -> None:
-    said = warnings_of({**FINE, **changes}, ["group 1"])
-    assert len(said) == (expected is not None)
+    warnings = warnings_of({**FINE, **changes}, ["group 1"])
+    assert len(warnings) == (expected is not None)
     if expected:
-        assert said[0].startswith("group 0: ")
-        assert expected in said[0]
+        assert warnings[0].startswith("group 0: ")
+        assert expected in warnings[0]
 
 
 def test_a_warning_comes_once_until_its_condition_clears() -> None:
@@ -87,8 +87,8 @@ def test_a_warning_comes_once_until_its_condition_clears() -> None:
 
 def test_the_bad_one_of_several_teachers_is_named() -> None:
     logs = {**FINE, "teacher_task_loss": 3.0, "teacher_0_task_loss": 1.0, "teacher_1_task_loss": 5.0}
-    (said,) = warnings_of(logs, ["group 2", "group 7"])
-    assert "group 7 is worse than chance" in said
+    (warning,) = warnings_of(logs, ["group 2", "group 7"])
+    assert "group 7 is worse than chance" in warning
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ def test_real_teachers_cause_the_warnings(teacher: str, expected: str) -> None:
         return made
 
     _, logs = trained(student, [bad], batches(x, y), xent())
-    assert [expected in said for said in warnings_of(logs, ["group 1"])] == [True]
+    assert [expected in warning for warning in warnings_of(logs, ["group 1"])] == [True]
 
 
-def test_nothing_is_said_where_nothing_was_measured() -> None:
+def test_nothing_is_warned_of_where_nothing_was_measured() -> None:
     assert not warnings_of({}, [])
     assert not warnings_of(dict.fromkeys(FINE, 0.0), ["group 1"])
 
@@ -130,7 +130,7 @@ EXPECTED = {"itself": "nearly identical", "inverted": "worse than chance", "nan"
 
 
 @pytest.mark.parametrize("kind", SCALES)
-def test_saved_teachers_that_are_of_no_use_are_told_of_once(tmp_path, kind: str) -> None:
+def test_saved_teachers_that_are_of_no_use_are_warned_of_once(tmp_path, kind: str) -> None:
     kernel, bias = regression().get_weights()
     teacher = regression()
     teacher.set_weights([kernel * SCALES[kind], bias])
@@ -138,14 +138,14 @@ def test_saved_teachers_that_are_of_no_use_are_told_of_once(tmp_path, kind: str)
     teacher.save(source)
     model = compiled(SavedTeachers([source]), rate=0.0)
     model.student.set_weights([kernel, bias])
-    with heard() as said:
+    with warned() as warnings:
         model.fit(batches(*labelled_by(kernel, bias)), epochs=2, verbose=0)
-    assert len(said) == (EXPECTED[kind] is not None)
-    if said:
-        assert EXPECTED[kind] in said[0]
-        assert said[0].startswith("student: ")
+    assert len(warnings) == (EXPECTED[kind] is not None)
+    if warnings:
+        assert EXPECTED[kind] in warnings[0]
+        assert warnings[0].startswith("student: ")
     if kind == "inverted":
-        assert source in said[0]
+        assert source in warnings[0]
 
 
 def students(scales: list[float], **options: object) -> tuple[CodistillationModel, np.ndarray, np.ndarray]:
@@ -174,12 +174,12 @@ DELAYED = {"batches": "different", "refresh_every_steps": 2}
         ([1.0, np.nan, 0.5], "fully_connected", ["students: 0.67 teachers of a student dropped"]),
     ],
 )
-def test_students_of_no_use_to_each_other_are_told_of_once(scales, topology, expected, form) -> None:
+def test_students_of_no_use_to_each_other_are_warned_of_once(scales, topology, expected, form) -> None:
     model, x, y = students(scales, topology=topology, **form)
-    with heard() as said:
+    with warned() as warnings:
         model.fit(batches_of(6, x, y), epochs=2, verbose=0)
-    assert len(said) == len(expected)
-    for sentence, beginning in zip(said, expected, strict=True):
+    assert len(warnings) == len(expected)
+    for sentence, beginning in zip(warnings, expected, strict=True):
         assert sentence.startswith(beginning)
 
 
@@ -201,9 +201,9 @@ def test_callbacks_may_be_given_in_any_way_that_keras_takes() -> None:
     model, x, y = students([1.0, 1.0])
     mine = keras.callbacks.CallbackList([Seen()], model=model, epochs=1, steps=2)
     for callbacks in (None, [], [Seen()], Seen(), mine):
-        with heard() as said:
+        with warned() as warnings:
             model.fit(x, y, 8, 1, 0, callbacks)
             model.fit(x, y, batch_size=8, verbose=0, callbacks=callbacks)
-        assert len(said) == 4, "two students are told of each time"
+        assert len(warnings) == 4, "two students are warned of each time"
     assert len(seen) == 6
     assert len(mine.callbacks) == 1, "what is the user's stays as it is"

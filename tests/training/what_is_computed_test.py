@@ -146,7 +146,7 @@ def test_teachers_need_not_wait_for_the_student(rows: int | None) -> None:
         for function in definition.library.function
         if any("forward_pass" in node.name for node in function.node_def)
     }
-    asked = [node for node in definition.node if node.attr["then_branch"].func.name in asking]
+    requests = [node for node in definition.node if node.attr["then_branch"].func.name in asking]
     students = {node.name for node in definition.node if node.name.endswith("forward_pass")}
-    assert len(asked) == len(students) == 1
-    assert not depends(definition.node, asked[0]) & students
+    assert len(requests) == len(students) == 1
+    assert not depends(definition.node, requests[0]) & students

@@ -66,7 +66,7 @@ def test_each_masked_output_gets_the_mean_over_the_whole_batch(kind: str, weight
 
     def parts(values: tf.Tensor, keep: tf.Tensor, sample_weight: tf.Tensor) -> tf.Tensor:
         prediction = structured(kind, masked(values, keep), masked(values, None))
-        (factors,) = whole_batch.shares([prediction])
+        (factors,) = whole_batch.replica_fractions([prediction])
         assert set(factors) == {{"dict": "a", "list": "0"}[kind]}
         found = weighed(sample_weight if weighted else None, prediction, factors)
         each = zip(keras.tree.flatten(prediction), found.values() if kind == "dict" else found, strict=True)
@@ -77,15 +77,15 @@ def test_each_masked_output_gets_the_mean_over_the_whole_batch(kind: str, weight
     np.testing.assert_allclose(on_two_replicas(parts, VALUES, KEEP, given), expected, rtol=1e-6)
 
 
-def test_shares_of_several_models_and_of_a_replica_without_positions() -> None:
+def test_fractions_of_several_models_and_of_a_replica_without_positions() -> None:
     def parts(values: tf.Tensor, keep: tf.Tensor, nowhere: tf.Tensor) -> tf.Tensor:
-        found = whole_batch.shares([masked(values, keep), values, masked(values, nowhere)])
+        found = whole_batch.replica_fractions([masked(values, keep), values, masked(values, nowhere)])
         assert found[1] == {}
         number = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.float32)
         return tf.stack([found[0][""], found[2][""]]) * tf.stack([1 - number, number])[:, tf.newaxis]
 
-    shares = on_two_replicas(parts, VALUES, KEEP, np.zeros_like(KEEP))
-    np.testing.assert_allclose(shares, [[2 * 5 / 6, 0], [2 / 6, 0]], rtol=1e-6)
+    fractions = on_two_replicas(parts, VALUES, KEEP, np.zeros_like(KEEP))
+    np.testing.assert_allclose(fractions, [[2 * 5 / 6, 0], [2 / 6, 0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -168,13 +168,29 @@ def test_what_keras_cannot_do_on_several_replicas_is_refused(options: dict[str, 
 
 
 def test_xla_on_several_replicas_says_what_it_does_with_masks(caplog: pytest.LogCaptureFixture) -> None:
-    with two_replicas().scope():
-        model = CodistillationModel(sequence_model)
-        model.compile("sgd", xent(), jit_compile=True)
-    with caplog.at_level(standard_logging.WARNING, logger="absl"):
-        assert model.shares([masked(tf.constant(VALUES), tf.constant(KEEP))]) == [{}]
-        assert model.shares([tf.constant(VALUES)]) == [{}]
+    with caplog.at_level(standard_logging.WARNING, logger="absl"), two_replicas().scope():
+        assert whole_batch.replica_fractions([tf.constant(VALUES)], can_meet=False) == [{}]
+        assert not caplog.text
+        prediction = masked(tf.constant(VALUES), tf.constant(KEEP))
+        assert whole_batch.replica_fractions([prediction], can_meet=False) == [{}]
     assert "jit_compile=False" in caplog.text
+
+
+def test_replicas_meet_unless_xla_compiles_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[bool] = []
+
+    def replica_fractions(predictions: list[Any], can_meet: bool) -> list[dict[str, Any]]:
+        found.append(can_meet)
+        return [{} for _ in predictions]
+
+    monkeypatch.setattr(whole_batch, "replica_fractions", replica_fractions)
+    data = (np.ones((BATCH, 6), "int32"), np.zeros((BATCH, 6), "int32"))
+    for jit_compile in (True, False):
+        model = CodistillationModel(sequence_model)
+        model.compile("sgd", xent(), jit_compile=jit_compile)
+        model.build_for_data(tf.data.Dataset.from_tensors(data).element_spec)
+        model.test_step(data)
+    assert found == [False, True]
 
 
 def test_the_mean_of_students_has_their_mask() -> None:

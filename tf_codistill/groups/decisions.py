@@ -1,7 +1,7 @@
 """Decisions that hold for all workers of a group.
 
     step, = broadcast(strategy, [step])     the chief decides, then every worker knows
-    if all_agree(strategy, is_readable):    every worker, or none
+    sums = total(strategy, [is_ready])      how many workers are
     meeting.join(size, propose, decide)     once an execution of `fit`, for all that has to be decided
 
 They are collectives: all workers make the same calls in the same order. While training goes on there is one
@@ -26,28 +26,15 @@ def broadcast(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list
     return total(strategy, mine)
 
 
-def all_agree(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Whether the flag is true on every worker. All workers must call it; it is also a barrier."""
-    return total(strategy, [int(flag)]) == [distribution.num_workers(strategy)]
-
-
-def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Whether the flag is true on at least one worker. All workers must call it."""
-    return total(strategy, [int(flag)]) > [0]
-
-
 def total(strategy: tf.distribute.Strategy, integers: Sequence[int]) -> list[int]:
     """The sums of all workers' integers, on every worker. All must call it, with lists of one length."""
     if distribution.num_workers(strategy) == 1 or not integers:
         return [int(i) for i in integers]
     # Only the first replica of each worker carries the values, so that a worker counts once.
     replicas = distribution.num_local_replicas(strategy)
-    rows = [
-        np.asarray(integers, np.int64) if r == 0 else np.zeros(len(integers), np.int64)
-        for r in range(replicas)
-    ]
+    own, nothing = np.asarray(integers, np.int64), np.zeros(len(integers), np.int64)
     values = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(rows[context.replica_id_in_sync_group % replicas])
+        lambda context: tf.constant(nothing if context.replica_id_in_sync_group % replicas else own)
     )
     sums = strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None)
     return [int(i) for i in sums.numpy()]
@@ -98,7 +85,7 @@ class Meeting(keras.callbacks.Callback):
         proposals = [list(propose()) for _, propose, _, _ in members]
         for (size, *_), proposal in zip(members, proposals, strict=True):
             if len(proposal) != size:
-                raise ValueError(f"{len(proposal)} integers are proposed; expected {size}, as was said")
+                raise ValueError(f"{len(proposal)} integers are proposed; expected {size}, as given to join")
         sums = iter(total(self.model.distribute_strategy, [i for one in proposals for i in one]))
         for size, _, decide, _ in members:
             decide([next(sums) for _ in range(size)])

@@ -28,11 +28,7 @@ class SynchronousGroup:
     """
 
     def __init__(self, strategy: tf.distribute.Strategy | None = None) -> None:
-        """Takes note of the strategy.
-
-        Args:
-            strategy: The group's; the default strategy if not given.
-        """
+        """Takes note of the group's strategy; the default strategy if not given."""
         self.strategy = strategy or tf.distribute.get_strategy()
 
     @property

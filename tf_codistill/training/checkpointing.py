@@ -29,7 +29,7 @@ from absl import logging
 from tf_codistill import checkpoints, distribution
 from tf_codistill.groups import decisions
 from tf_codistill.training import state
-from tf_codistill.training.progress import NONE, Found, Position, Progress
+from tf_codistill.training.progress import NONE, Found, Position, TrainingProgress
 
 _FAILED = -2
 
@@ -79,7 +79,7 @@ class Checkpointing(keras.callbacks.Callback):
         self._every_steps, self._every_secs = every_steps, every_minutes and 60 * every_minutes
         self._monitor, self._sign = monitor, 1 if mode == "min" else -1
         self._clock = clock
-        self._in_fit = self._is_asked = self._is_due = self._stops = self._is_busy = False
+        self._in_fit = self._is_requested = self._is_due = self._stops = self._is_busy = False
         self._has_warned = False
         self._counted_from = self._epoch_began_at = 0
         self._saved_at = 0.0
@@ -112,11 +112,11 @@ class Checkpointing(keras.callbacks.Callback):
                 raise ValueError(
                     str(error or "the chief of this group cannot use its checkpoints")
                 ) from error
-            mark = {} if step == NONE else checkpoints.manifest_of(directory, step)
-            model.progress.found[directory] = Found(step, start, mark)
+            manifest = {} if step == NONE else checkpoints.manifest_of(directory, step)
+            model.progress.found[directory] = Found(step, start, manifest)
         found = model.progress.found[directory]
         self._store.start = found.start
-        return None if found.step == NONE else Position(*found.mark["metadata"]["position"])
+        return None if found.step == NONE else Position(*found.manifest["metadata"]["position"])
 
     def _look(self) -> tuple[int, Exception | None]:
         try:
@@ -141,22 +141,22 @@ class Checkpointing(keras.callbacks.Callback):
         position = self.find(model)
         if position is None:
             return None
-        step, _, mark = model.progress.found[self._store.directory]
+        step, _, manifest = model.progress.found[self._store.directory]
         path = checkpoints.path_of(self._store.directory, step)
-        if mark["num_workers"] != self._store.num_workers:
+        if manifest["num_workers"] != self._store.num_workers:
             raise ValueError(
-                f"checkpoint {path!r} was written by {mark['num_workers']} workers, this group has "
+                f"checkpoint {path!r} was written by {manifest['num_workers']} workers, this group has "
                 f"{self._store.num_workers}; start as many, or use another directory"
             )
-        own = checkpoints.read_own(path, mark, self._store.worker)
+        own = checkpoints.read_own(path, manifest, self._store.worker)
         try:
-            state.assign(model, checkpoints.read_shared(path, mark), own)
+            state.assign(model, checkpoints.read_shared(path, manifest), own)
         except ValueError as error:
             raise ValueError(
                 f"the checkpoint of step {step} holds another model or other groups: {error}; "
                 "use the settings that it was made with, or another directory"
             ) from error
-        progress, best = model.progress, mark["metadata"]["best"]
+        progress, best = model.progress, manifest["metadata"]["best"]
         progress.position, progress.saved_step, progress.restored = position, step, own["metrics"]
         progress.best = math.inf if best is None else best
         logging.info("resumed from step %d", step)
@@ -166,22 +166,21 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Listens to signals, where Python lets it: in the main thread."""
-        del logs
         if getattr(self.model, "progress", None) is None:
             raise TypeError(
                 "Checkpointing saves a CodistillationModel; of a single model CodistillationModel(model_fn)"
             )
-        self._is_asked = self._is_due = self._stops = self._is_busy = False
+        self._is_requested = self._is_due = self._stops = self._is_busy = False
         self._in_fit, self._saved_at, self._counted_from = True, self._clock(), self.model.batches()
         self.model.meeting.join(3, self._propose, self._decide, in_validation=True)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {
-                number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
+                number: signal.signal(number, self._request_stop)
+                for number in (signal.SIGINT, signal.SIGTERM)
             }
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes where the epoch begins."""
-        del logs
         begin, position = Position(self._progress.fit, epoch), self._progress.position
         done = position.batch if position[:2] == begin[:2] else 0
         self._progress.position = begin._replace(batch=done)
@@ -189,25 +188,22 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Saves if it is time to, or if training shall stop."""
-        del batch, logs
         step, every = self.model.batches(), self._every_steps
         self._progress.position = self._progress.position._replace(batch=step - self._epoch_began_at)
         self._is_due = self._is_due or bool(every and step // every > self._counted_from // every)
         if self._stops or (self._is_due and not self._is_busy):
             self._save()
-        self._leave_if_asked()
+        self._leave_if_requested()
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Keeps the metrics of the epoch, which validation begins anew."""
-        del logs
         self._metrics = state.metrics_of(self.model) if self._in_fit else None
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         """Leaves a validation, to begin it anew when training goes on."""
-        del batch, logs
         if self._in_fit and self._stops:
             self._save(metrics=self._metrics)
-            self._leave_if_asked()
+            self._leave_if_requested()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Saves if it is time to, if the monitored value is the best so far, or if training ends."""
@@ -220,13 +216,13 @@ class Checkpointing(keras.callbacks.Callback):
         ends = self.model.stop_training or epoch + 1 >= self.params["epochs"]
         is_saved = progress.saved_step == self.model.batches()
         if is_best or is_saved or ends or self._stops or (self._is_due and not self._is_busy):
-            progress.best = rank if is_best and rank is not None else progress.best
+            if is_best and rank is not None:
+                progress.best = rank
             self._save(rank)
-        self._leave_if_asked()
+        self._leave_if_requested()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Waits until what training has ended with is saved."""
-        del logs
         self._listen_no_more()
         self._wait()
 
@@ -238,18 +234,17 @@ class Checkpointing(keras.callbacks.Callback):
         """
         self._listen_no_more()
         self._in_fit = False
-        if waits and self._writing is not None:
-            self._writing.join()
+        if waits:
+            self._join()
 
     @property
-    def _progress(self) -> Progress:
-        progress: Progress = self.model.progress
-        return progress
+    def _progress(self) -> TrainingProgress:
+        return self.model.progress
 
     def _propose(self) -> Sequence[int]:
         late = self._every_secs and self._clock() - self._saved_at >= self._every_secs
         is_busy = self._writing is not None and self._writing.is_alive()
-        return [int(self._is_asked), int(bool(late) and self._store.worker == 0), int(is_busy)]
+        return [int(self._is_requested), int(bool(late) and self._store.worker == 0), int(is_busy)]
 
     def _decide(self, sums: Sequence[int]) -> None:
         self._stops, self._is_due = self._stops or sums[0] > 0, self._is_due or sums[1] > 0
@@ -262,10 +257,10 @@ class Checkpointing(keras.callbacks.Callback):
         if self._monitor not in logs:
             is_due = not self._monitor.startswith("val_") or any(name.startswith("val_") for name in logs)
             if is_due and not self._has_warned:
+                self._has_warned = True
                 logging.warning(
                     "%r is not in the logs, which have %s", self._monitor, ", ".join(sorted(logs))
                 )
-            self._has_warned = self._has_warned or is_due
             return None
         rank = self._sign * float(logs[self._monitor])
         return rank if math.isfinite(rank) else None
@@ -293,30 +288,31 @@ class Checkpointing(keras.callbacks.Callback):
                 logging.warning("the checkpoint of step %d is not saved: %s", step, error)
                 self._failure = error
 
-        if self._writing is not None:
-            self._writing.join()
+        self._join()
         self._writing = threading.Thread(target=write, name="checkpointing", daemon=True)
         self._writing.start()
 
-    def _wait(self) -> None:
+    def _join(self) -> None:
         if self._writing is not None:
             self._writing.join()
+
+    def _wait(self) -> None:
+        self._join()
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
-    def _leave_if_asked(self) -> None:
+    def _leave_if_requested(self) -> None:
         if self._stops:
             self._listen_no_more()
             self._wait()
-            said = f"stopped and saved at step {self._progress.saved_step}"
-            logging.info(said)
-            raise KeyboardInterrupt(said)
+            message = f"stopped and saved at step {self._progress.saved_step}"
+            logging.info(message)
+            raise KeyboardInterrupt(message)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        del frame
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
         logging.info("%s: stopping at the end of the step", signal.Signals(number).name)
-        self._is_asked = True
+        self._is_requested = True
         self._listen_no_more()
 
     def _listen_no_more(self) -> None:

@@ -11,29 +11,30 @@ theta_j predict comes from `teachers`, whoever they are.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tf_codistill import keras_private, recurrent_state, schedules, weights
+from tf_codistill import keras_private, recurrent_state, schedules
 from tf_codistill.batches import Batch, batch_of
 from tf_codistill.groups import decisions
 from tf_codistill.teaching.base import ModelFn, Teaching
+from tf_codistill.training import whole_batch
 from tf_codistill.training.distillation import Distillation, Losses, SoftTargets, Weights
 from tf_codistill.training.keras_fit import MultiWorkerModel, on_one_replica
-from tf_codistill.training.measures import TaskLosses
 from tf_codistill.training.meters import Meters
-from tf_codistill.training.outputs import Outputs
+from tf_codistill.training.outputs import Outputs, mean_of
 from tf_codistill.training.progress_line import ProgressLine
-from tf_codistill.training.replica_statistics import Averaging, ReplicaStatistics
+from tf_codistill.training.replica_statistics import ReplicaStatistics
 from tf_codistill.training.resuming import resuming
+from tf_codistill.training.task_losses import StudentStep, TaskLosses
 from tf_codistill.training.watch import Watch
-from tf_codistill.training.whole_batch import Shares, total
+from tf_codistill.training.whole_batch import of_whole_batch, total
 
 
 class CodistillationModel(MultiWorkerModel):
@@ -131,42 +132,43 @@ class CodistillationModel(MultiWorkerModel):
     def gradients(self, data: Any) -> list[Any]:
         """The gradients of the students' total loss on one replica's batch."""
         batches, step = self.teachers.deal(batch_of(data)), self._steps_done()
+        pairs = zip(self.students, batches, strict=True)
         with tf.GradientTape() as tape:
-            predictions = [
-                student(batch.features, training=True)
-                for student, batch in zip(self.students, batches, strict=True)
-            ]
-            task_losses, shares = self._phi(batches, predictions)
+            predictions = [student(batch.features, training=True) for student, batch in pairs]
+            students = self._phi(batches, predictions)
             targets = self._soft_targets(batches, predictions, step)
-            distillation_losses, distilled = self._psi(batches, predictions, targets, shares)
-            loss = total([*task_losses, *self._penalties(step), *distilled])
+            psis, distilled = self._psi(students, targets)
+            loss = total([*(one.task_loss for one in students), *self._penalties(step), *distilled])
             scaled_loss = self.optimizer.scale_loss(loss)
-        self._measure(step, batches, predictions, shares, loss, task_losses, distillation_losses, targets)
+        self._note_for_keras(students)
+        self.meters.note(step, self.teachers.staleness_steps(step), loss, students, targets, psis)
         return tape.gradient(scaled_loss, self.trainable_variables)
 
-    def _phi(
-        self, batches: Sequence[Batch], predictions: Sequence[Any]
-    ) -> tuple[list[tf.Tensor], list[Shares]]:
-        """The task loss of each student, and its replica's shares in that of the whole batch."""
-        # Before a student is asked as a teacher, which would make Keras forget what its layers added.
-        added = [student.losses for student in self.students]
-        shares = self.shares(predictions)
-        losses = [self.task_loss(*one) for one in zip(batches, predictions, added, shares, strict=True)]
-        return losses, shares
-
-    def _penalties(self, step: tf.Tensor) -> list[tf.Tensor]:
-        decay = self.weight_decay
-        return (
-            [] if decay is None else [decay.penalty(one.trainable_variables, step) for one in self.students]
-        )
+    def _phi(self, batches: Sequence[Batch], predictions: Sequence[Any]) -> list[StudentStep]:
+        """The task loss of each student: Keras's `compute_loss`, as this replica's part of the batch's."""
+        # Before a student predicts as a teacher, which would make Keras forget what its layers added.
+        added = [[keras_private.added_loss(self, one) for one in student.losses] for student in self.students]
+        fractions = whole_batch.replica_fractions(predictions, can_meet=not self._uses_xla())
+        losses = keras_private.compile_loss(self)
+        students: list[StudentStep] = []
+        for batch, prediction, own, values in zip(batches, predictions, fractions, added, strict=True):
+            task = TaskLosses.of_batch(losses, batch, prediction, own)
+            if losses is not None:
+                values.append(losses(batch.targets, prediction, task.sample_weight))
+            if not values:
+                raise ValueError(
+                    "there is no task loss; give compile a loss, or a layer of the model add_loss"
+                )
+            students.append(StudentStep(batch, prediction, own, task, total(values)))
+        return students
 
     def _soft_targets(
         self, batches: Sequence[Batch], predictions: Sequence[Any], step: tf.Tensor
     ) -> list[SoftTargets]:
-        """What teachers say of each student's batch; they are asked only in steps in which it has weight."""
+        """What teachers predict for each batch, only in steps in which that has weight."""
+        features, keys = [batch.features for batch in batches], [batch.keys for batch in batches]
         weights = self.distillation.weights_at(step, predictions[0])
         is_due = (tf.add_n(list(weights.values())) > 0) & self.teachers.any_present(step)
-        features, keys = [batch.features for batch in batches], [batch.keys for batch in batches]
         weigh = self.distillation.teacher_weights
         taught = tf.cond(
             is_due,
@@ -176,70 +178,43 @@ class CodistillationModel(MultiWorkerModel):
         return [self.distillation.soft_targets(one, given, weights) for one, given in taught]
 
     def _psi(
-        self,
-        batches: Sequence[Batch],
-        predictions: Sequence[Any],
-        targets: Sequence[SoftTargets],
-        shares: Sequence[Shares],
+        self, students: Sequence[StudentStep], targets: Sequence[SoftTargets]
     ) -> tuple[list[Outputs], list[tf.Tensor]]:
         """Psi of each student by output, and all of them times their weights."""
-        losses = [
-            self.distillation(one, prediction, batch.sample_weight, share)
-            for one, prediction, batch, share in zip(targets, predictions, batches, shares, strict=True)
-        ]
-        weighed = [
-            one.weights[name] * psi
-            for one, psis in zip(targets, losses, strict=True)
-            for name, psi in psis.items()
-        ]
-        return losses, weighed
+        psis = [self.distillation(*one) for one in zip(students, targets, strict=True)]
+        pairs = zip(targets, psis, strict=True)
+        return psis, [one.weights[name] * psi for one, values in pairs for name, psi in values.items()]
 
-    def _measure(
-        self,
-        step: tf.Tensor,
-        batches: Sequence[Batch],
-        predictions: Sequence[Any],
-        shares: Sequence[Shares],
-        loss: tf.Tensor,
-        task_losses: Sequence[tf.Tensor],
-        distillation_losses: Sequence[Outputs],
-        targets: Sequence[SoftTargets],
-    ) -> None:
-        tasks = [
-            self._task(batch, prediction, share)
-            for batch, prediction, share in zip(batches, predictions, shares, strict=True)
-        ]
-        students = zip(predictions, tasks, task_losses, distillation_losses, targets, strict=True)
-        self._count_loss(task_losses, batches[0].features)
-        self.meters.note(step, self.teachers.staleness_steps(step), loss, list(students))
-        for batch, prediction in zip(batches, predictions, strict=True):
+    def _penalties(self, step: tf.Tensor) -> list[tf.Tensor]:
+        decay = self.weight_decay
+        return [decay.penalty(one.trainable_variables, step) for one in self.students] if decay else []
+
+    def _note_for_keras(self, students: Sequence[StudentStep]) -> None:
+        """Notes the mean of task losses as ``loss``, and the metrics given to `compile`."""
+        mean = total([one.task_loss for one in students]) / len(students)
+        batch_size = tf.shape(keras.tree.flatten(students[0].batch.features)[0])[0]
+        keras_private.loss_tracker(self).update_state(of_whole_batch(mean), sample_weight=batch_size)
+        for batch, prediction, *_ in students:
             self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)
-
-    def _task(self, batch: Batch, prediction: Any, shares: Shares) -> TaskLosses:
-        weights = self.task_weights(batch.sample_weight, prediction, shares)
-        return TaskLosses(keras_private.compile_loss(self), batch.targets, weights)
 
     def test_step(self, data: Any) -> None:
         """Measures the students' task loss and metrics on one replica's batch."""
         batch = batch_of(data)
         predictions = self._predictions(batch.features)
-        added, shares = [student.losses for student in self.students], self.shares(predictions)
-        losses = [self.task_loss(batch, *one) for one in zip(predictions, added, shares, strict=True)]
-        self._count_loss(losses, batch.features)
-        ensemble = None
-        if len(self.students) > 1 and keras_private.compile_loss(self) is not None:
-            ensemble = self._task(batch, predictions[0], shares[0]).loss(_mean(predictions))
-        self.meters.note_validation(losses, ensemble)
-        for prediction in predictions:
-            self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)
+        students = self._phi([batch] * len(predictions), predictions)
+        task, ensemble = students[0].task, None
+        if len(students) > 1 and task.losses is not None:
+            ensemble = task.loss(mean_of(predictions))
+        self.meters.note_task_losses([one.task_loss for one in students], ensemble)
+        self._note_for_keras(students)
 
     def predict_step(self, data: Any) -> Any:
         """The mean of the students' predictions for text that their training lanes do not read."""
-        return _mean(self._predictions(batch_of(data).features))
+        return mean_of(self._predictions(batch_of(data).features))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """The mean of the students' predictions."""
-        return _mean([student(inputs, training=training) for student in self.students])
+        return mean_of([student(inputs, training=training) for student in self.students])
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `fit`, with the callbacks of `teachers`, and warnings of teachers that are of no use."""
@@ -247,11 +222,13 @@ class CodistillationModel(MultiWorkerModel):
         given: Any = call.arguments.get("callbacks") or []
         is_list = isinstance(given, keras.callbacks.CallbackList)
         users = given.callbacks if is_list else keras.tree.flatten(given)
-        with resuming(self, users, call.arguments) as (users, goes_on):
-            if not goes_on:
+        with resuming(self, users, call.arguments) as users:
+            if users is None:
                 return keras.callbacks.History()
             self.meeting = decisions.Meeting()
-            callbacks = [self.meeting, *self.teachers.callbacks(), Watch(), Averaging(), *users]
+            # At the end of an epoch, where all workers are, so that the chief alone may save.
+            averaging = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: self.statistics.average())
+            callbacks = [self.meeting, *self.teachers.callbacks(), Watch(), averaging, *users]
             if not is_list and (verbose := call.arguments.get("verbose", "auto")):
                 callbacks.append(ProgressLine(verbose))
                 call.arguments["verbose"] = 0
@@ -266,14 +243,22 @@ class CodistillationModel(MultiWorkerModel):
         return history
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `evaluate`, with what replicas hold apart averaged over them."""
-        with self.statistics.in_use():
+        """Keras's `evaluate`, with means over replicas and copies of the recurrent states of the lanes."""
+        with self._in_use():
             return super().evaluate(*args, **kwargs)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `predict`, with what replicas hold apart averaged over them."""
-        with self.statistics.in_use():
+        """Keras's `predict`, with means over replicas and copies of the recurrent states of the lanes."""
+        with self._in_use():
             return super().predict(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self.statistics.in_use():
+            with self.distribute_strategy.scope():
+                for state in self._second_states:
+                    state.start()
+            yield
 
     @property
     def statistics(self) -> ReplicaStatistics:
@@ -282,18 +267,6 @@ class CodistillationModel(MultiWorkerModel):
             apart = [weight for student in self.students for weight in student.non_trainable_weights]
             self._statistics = ReplicaStatistics(self.distribute_strategy, apart)
         return self._statistics
-
-    def served(self) -> list[list[np.ndarray]]:
-        """The weights with which each student would be served; all workers must call it.
-
-        Returns:
-            For each student an array for each of its weights, of what replicas hold apart the mean over them.
-        """
-        means = self.statistics.average()
-        return [
-            [means.get(id(one), weights.values([one])[0]) for one in student.weights]
-            for student in self.students
-        ]
 
     def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         """Saves the student, the model that is served; `keras.callbacks.ModelCheckpoint` calls it, too."""
@@ -322,10 +295,6 @@ class CodistillationModel(MultiWorkerModel):
         """Lets teachers prepare for the step."""
         self.teachers.before_step(self._steps_done())
 
-    def second_states(self) -> list[recurrent_state.SecondState]:
-        """The recurrent states that validation uses in place of the training lanes', one for each student."""
-        return self._second_states
-
     def build_for_data(self, element_spec: Any) -> None:
         """Builds everything; `fit` and `evaluate` do it if it has not been done."""
         lanes = recurrent_state.variables(self.students[0])
@@ -347,35 +316,21 @@ class CodistillationModel(MultiWorkerModel):
         self.teachers.prepare()
         self._second_states = self._second_states or self._make_second_states()
 
-    def get_metrics_result(self) -> dict[str, tf.Tensor]:
-        """The results that training logs."""
-        return self._results_without(self.meters.hidden(validation=False))
+    def get_metrics_result(self, validation: bool = False) -> dict[str, tf.Tensor]:
+        """The results that training logs, or validation."""
+        hidden = self.meters.hidden(validation)
+        return {name: value for name, value in super().get_metrics_result().items() if name not in hidden}
 
     def get_test_results(self) -> dict[str, tf.Tensor]:
         """The results that validation logs."""
-        return self._results_without(self.meters.hidden(validation=True))
-
-    def _results_without(self, names: set[str]) -> dict[str, tf.Tensor]:
-        return {name: value for name, value in super().get_metrics_result().items() if name not in names}
+        return self.get_metrics_result(validation=True)
 
     def _make_second_states(self) -> list[recurrent_state.SecondState]:
         return [recurrent_state.SecondState(student) for student in self.students]
 
     def _predictions(self, features: Any) -> list[Any]:
         predictions = []
-        for student, state in zip(self.students, self.second_states(), strict=True):
+        for student, state in zip(self.students, self._second_states, strict=True):
             with state.in_use():
                 predictions.append(student(features, training=False))
         return predictions
-
-
-def _mean(predictions: Sequence[Any]) -> Any:
-    return (
-        predictions[0] if len(predictions) == 1 else keras.tree.map_structure(_mean_of_outputs, *predictions)
-    )
-
-
-def _mean_of_outputs(*outputs: tf.Tensor) -> tf.Tensor:
-    mean = keras.ops.mean(keras.ops.stack(outputs), axis=0)
-    mask = keras_private.mask(outputs[0])
-    return mean if mask is None else keras_private.set_mask(mean, mask)

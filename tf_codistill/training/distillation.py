@@ -27,7 +27,8 @@ import tensorflow as tf
 from tf_codistill import losses, schedules
 from tf_codistill.teaching.base import Taught
 from tf_codistill.training.outputs import Outputs, aligned, by_name, weight_of
-from tf_codistill.training.whole_batch import Shares, is_mean, total
+from tf_codistill.training.task_losses import StudentStep
+from tf_codistill.training.whole_batch import is_mean, total
 
 Psi: TypeAlias = losses.DistillationLoss | Callable[[Any, Any], Any]  # a keras.losses.Loss is callable
 Losses: TypeAlias = Psi | Mapping[str, Psi]
@@ -41,7 +42,7 @@ class SoftTargets:
     Attributes:
         predictions: The distilled outputs of each of P teachers.
         weights: Factor of psi in this step by output, float32 scalars; 0 for what nobody teaches.
-        present_PB: How much each teacher has to say of each row, 0 to 1, float32.
+        present_PB: How present each teacher is in each row, 0 to 1, float32.
         teacher_weights_PB: Its weight in the mean; 0 also where its prediction is not finite.
         complete: The predictions with the outputs that are not distilled, structured like the student's.
     """
@@ -82,22 +83,14 @@ class Distillation:
             ValueError: A constant weight is negative or not finite, or weights name other outputs than
                 losses.
         """
-        self._psi = (
-            {name: losses.get(one) for name, one in psi.items()}
-            if isinstance(psi, Mapping)
-            else losses.get(psi)
-        )
+        self._psi = _each(psi, losses.get)
         self._names = list(self._psi) if isinstance(self._psi, Mapping) else []
         if isinstance(weights, Mapping) and set(weights) != set(self._names):
             raise ValueError(
                 f"distillation_weight names outputs {sorted(weights)}, distillation_loss names "
                 f"{sorted(self._names)}; name the same in both, or give one weight for all"
             )
-        self._schedules = (
-            {name: _schedule(weight) for name, weight in weights.items()}
-            if isinstance(weights, Mapping)
-            else _schedule(weights)
-        )
+        self._schedules = _each(weights, _schedule)
 
     def part_names(self) -> list[str]:
         """Names of what is logged beside the totals: loss and weight of each output that was named."""
@@ -125,10 +118,6 @@ class Distillation:
             )
         return {name: found[name] for name in self._names or found}
 
-    def shapes(self, prediction: Any) -> dict[str, tuple[int | None, ...]]:
-        """Shapes of the distilled parts of a prediction by name, without the batch axis."""
-        return {name: tuple(part.shape[1:]) for name, part in self.outputs(prediction).items()}
-
     def build_alike(self, models: Mapping[str, keras.Model], features: Any) -> None:
         """Builds models that have not been built, and compares their distilled outputs.
 
@@ -143,7 +132,11 @@ class Distillation:
         symbols = keras.tree.map_structure(
             lambda spec: keras.KerasTensor(spec.shape, keras.backend.standardize_dtype(spec.dtype)), features
         )
-        shapes = {name: self.shapes(_output_spec(name, model, symbols)) for name, model in models.items()}
+        specs = {name: self.outputs(_output_spec(name, model, symbols)) for name, model in models.items()}
+        shapes = {
+            name: {output: tuple(spec.shape[1:]) for output, spec in outputs.items()}
+            for name, outputs in specs.items()
+        }
         first, expected = next(iter(shapes.items()))
         for name, found in shapes.items():
             if found != expected:
@@ -153,58 +146,33 @@ class Distillation:
                 )
 
     def weights_at(self, step: tf.Tensor, prediction: Any) -> Outputs:
-        """The weight of each distilled output at a step, whether anybody teaches or not.
-
-        Args:
-            step: Number of optimizer steps done, integer scalar.
-            prediction: A prediction, for the names of its outputs.
-
-        Returns:
-            Float32 scalars by name.
-        """
+        """The weight of each distilled output of a prediction after so many steps, float32 scalars."""
         return {name: _of(self._schedules, name)(step) for name in self.outputs(prediction)}
 
     def psi(self, name: str) -> losses.DistillationLoss:
         """The loss of an output."""
         return _of(self._psi, name)
 
-    def is_on(self, step: int) -> bool:
-        """Whether any output has a weight at a step, so that teachers are asked."""
-        every = self._schedules.values() if isinstance(self._schedules, Mapping) else [self._schedules]
-        return any(float(schedule(step)) > 0 for schedule in every)
-
-    def __call__(
-        self, targets: SoftTargets, prediction: Any, sample_weight: Any, shares: Shares | None = None
-    ) -> Outputs:
-        """Computes psi of each output that anybody teaches: a sum over taught rows, divided by all rows.
-
-        Args:
-            targets: What the student learns from.
-            prediction: The student's prediction.
-            sample_weight: Weights of the examples, for all outputs or by output, or None.
-            shares: What `whole_batch.shares` returned for the prediction; None for that of a single replica.
-
-        Returns:
-            Scalars by name.
-        """
-        shares = shares or {}
+    def __call__(self, student: StudentStep, targets: SoftTargets) -> Outputs:
+        """Computes psi of each output that anybody teaches: a sum over taught rows, divided by all rows."""
         outputs = {
             name: output
-            for name, output in self.outputs(prediction).items()
+            for name, output in self.outputs(student.prediction).items()
             if targets.predictions or not self.psi(name).needs_teachers
         }
         if not outputs:
             return {}
 
         def value(name: str) -> tf.Tensor:
-            psi, weight, target = self.psi(name), weight_of(sample_weight, name), None
+            psi, target = self.psi(name), None
+            weight, fraction = weight_of(student.batch.sample_weight, name), student.fractions.get(name)
             if psi.needs_teachers:
-                said = [one[name] for one in targets.predictions]
-                target = psi.aggregate(said, targets.teacher_weights_PB)
+                predictions = [one[name] for one in targets.predictions]
+                target = psi.aggregate(predictions, targets.teacher_weights_PB)
                 taught_B = targets.taught_B()
                 weight = taught_B if weight is None else aligned(taught_B, len(weight.shape)) * weight
             loss = psi(target, outputs[name], weight)
-            return loss * shares[name] if name in shares and is_mean(psi) else loss
+            return loss if fraction is None or not is_mean(psi) else loss * fraction
 
         return tf.cond(
             tf.reduce_max(list(targets.weights.values())) > 0,
@@ -213,14 +181,7 @@ class Distillation:
         )
 
     def teacher_weights(self, taught: Taught) -> tf.Tensor:
-        """The weight of each teacher in the mean: how much it has to say of a row, if that is finite.
-
-        Args:
-            taught: What a student is taught.
-
-        Returns:
-            Float32 [P, B].
-        """
+        """The weight of each teacher in the mean, [P, B]: how present it is in a row that is finite, or 0."""
         finite = [_is_finite(self.outputs(one)) for one in taught.predictions]
         return taught.present_PB * tf.stack(finite) if finite else taught.present_PB
 
@@ -229,15 +190,15 @@ class Distillation:
 
         Args:
             taught: What the student is taught.
-            teacher_weights_PB: What `teacher_weights` returned for it.
+            teacher_weights_PB: Those of it, see `teacher_weights`.
             weights: What `weights_at` returned.
 
         Returns:
             The targets.
         """
         complete = [tf.nest.map_structure(tf.stop_gradient, one) for one in taught.predictions]
-        said = [self.outputs(one) for one in complete]
-        targets = SoftTargets(said, weights, taught.present_PB, teacher_weights_PB, complete)
+        predictions = [self.outputs(one) for one in complete]
+        targets = SoftTargets(predictions, weights, taught.present_PB, teacher_weights_PB, complete)
         is_taught = targets.is_taught()
         due = {
             name: weight * is_taught if self.psi(name).needs_teachers else weight
@@ -246,15 +207,7 @@ class Distillation:
         return dataclasses.replace(targets, weights=due)
 
     def parts(self, values: Outputs, targets: SoftTargets) -> Iterator[tuple[str, tf.Tensor, tf.Tensor]]:
-        """What is logged: name, value, and 1.0 or 0.0 for whether it counts in this step.
-
-        Args:
-            values: psi of each output.
-            targets: What the student learns from.
-
-        Yields:
-            The parts.
-        """
+        """What is logged of psi by output: name, value, and 1.0 or 0.0 for whether it counts in this step."""
         counts = {name: tf.cast(weight > 0, tf.float32) for name, weight in targets.weights.items()}
         strongest = tf.reduce_max(list(targets.weights.values()))
         if values:
@@ -268,16 +221,23 @@ class Distillation:
 
 
 def _output_spec(name: str, model: keras.Model, symbols: Any) -> Any:
-    if model.built:
-        return model.compute_output_spec(symbols)
     try:
         return model.compute_output_spec(symbols)
     except (ValueError, RuntimeError) as error:
+        if model.built:
+            raise
         raise ValueError(
             f"{name}, {model.name!r}, has not been built, and cannot be from the shapes of its inputs alone, "
             "as with stateful layers in a subclassed model; let model_fn call it once on a batch before it "
             f"returns it. Keras says: {error}"
         ) from error
+
+
+def _each(given: Any, make: Callable[[Any], Any]) -> Any:
+    """What is made of the one that is given for every output, or of each that is given by name."""
+    if isinstance(given, Mapping):
+        return {name: make(one) for name, one in given.items()}
+    return make(given)
 
 
 def _of(given: Any, name: str) -> Any:

@@ -22,32 +22,24 @@ optimizer stays outside (https://github.com/keras-team/keras/issues/17187: a sto
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from tf_codistill import keras_private, recurrent_state, weights
-from tf_codistill.batches import Batch, batch_of
+from tf_codistill import keras_private, weights
+from tf_codistill.batches import batch_of
 from tf_codistill.losses import shared_softmax
 from tf_codistill.training import whole_batch
-from tf_codistill.training.outputs import weighed
-from tf_codistill.training.pass_over import PassOver
-from tf_codistill.training.progress import BatchesSeen, Progress
-from tf_codistill.training.whole_batch import of_whole_batch, total
+from tf_codistill.training.progress import BatchesSeen, TrainingProgress
+from tf_codistill.training.resuming import PassOver
 
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 
 StepFunction = Callable[[Any], Any]
 Results = Callable[[], dict[str, tf.Tensor]]
-
-_XLA_AND_MASKS = (
-    "with jit_compile=True each replica takes the mean over the positions that masks leave it: if they are "
-    "not as many on every replica, compile with jit_compile=False for the mean over the whole batch"
-)
 
 
 class MultiWorkerModel(keras.Model):
@@ -62,30 +54,18 @@ class MultiWorkerModel(keras.Model):
     _compiled_gradients: StepFunction | None = None
 
     def __init__(self, **kwargs: Any) -> None:
-        """Makes the count of steps; call it in the scope of the strategy.
-
-        Args:
-            **kwargs: As in Keras.
-        """
+        """Makes the count of steps, and takes what Keras takes; call it in the scope of the strategy."""
         super().__init__(**kwargs)
-        self.progress, self.batches_seen = Progress(), BatchesSeen()
+        self.progress, self.batches_seen = TrainingProgress(), BatchesSeen()
         self.when_built: Callable[[Any], None] | None = None
         self.pass_over: PassOver | None = None
 
-    def compile(
-        self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        *args: Any,
-        auto_scale_loss: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any) -> None:
         """Keras's `compile`; a cross-entropy shares its softmax with psi, any float16 scales the loss."""
-        sharing = shared_softmax.sharing(loss)
-        super().compile(optimizer, sharing, *args, auto_scale_loss=auto_scale_loss, **kwargs)
+        super().compile(optimizer, shared_softmax.sharing(loss), *args, **kwargs)
         is_half = any(layer.compute_dtype == "float16" for layer in keras_private.layers(self))
-        scaled = keras.optimizers.LossScaleOptimizer
-        if auto_scale_loss and is_half and self.optimizer and not isinstance(self.optimizer, scaled):
+        shall_scale, scaled = kwargs.get("auto_scale_loss", True), keras.optimizers.LossScaleOptimizer
+        if shall_scale and is_half and self.optimizer and not isinstance(self.optimizer, scaled):
             self.optimizer = scaled(self.optimizer)
 
     def gradients(self, data: Any) -> list[Any]:
@@ -162,90 +142,21 @@ class MultiWorkerModel(keras.Model):
     def _at_once(self, results: Results) -> Results:
         """The results of metrics, for which sums over replicas are taken by one collective, not by dozens."""
         variables = [variable for metric in self.metrics for variable in metric.variables]
-        alone = self.distribute_strategy.num_replicas_in_sync == 1
-        if alone or any(variable.aggregation != "sum" for variable in variables):
+        strategy = self.distribute_strategy
+        if strategy.num_replicas_in_sync == 1 or any(one.aggregation != "sum" for one in variables):
             return results
 
         def read() -> dict[str, tf.Tensor]:
-            with keras.StatelessScope(state_mapping=zip(variables, self._sums(variables), strict=True)):
+            reduced = whole_batch.reduced(strategy, tf.distribute.ReduceOp.SUM, variables)
+            sums = [tf.cast(one, variable.dtype) for one, variable in zip(reduced, variables, strict=True)]
+            with keras.StatelessScope(state_mapping=zip(variables, sums, strict=True)):
                 return results()
 
         return read
 
-    def _sums(self, variables: Sequence[keras.Variable]) -> list[tf.Tensor]:
-        """Sums of variables over replicas, by one collective."""
-
-        def flat() -> tf.Tensor:
-            return tf.concat([tf.reshape(tf.cast(one.value, tf.float64), [-1]) for one in variables], 0)
-
-        strategy = self.distribute_strategy
-        sums = strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(flat), axis=None)
-        parts = tf.split(sums, [math.prod(one.shape) for one in variables])
-        return [
-            tf.cast(tf.reshape(part, one.shape), one.dtype)
-            for part, one in zip(parts, variables, strict=True)
-        ]
-
     def get_test_results(self) -> dict[str, tf.Tensor]:
         """The results that `evaluate` logs; those of all metrics unless a subclass leaves some out."""
         return self.get_metrics_result()
-
-    def shares(self, predictions: Sequence[Any]) -> list[whole_batch.Shares]:
-        """`whole_batch.shares`, but for a step that XLA compiles: from there replicas cannot meet.
-
-        Args:
-            predictions: Outputs of models on this replica.
-
-        Returns:
-            For each of them factors by name of the output.
-        """
-        if not self._uses_xla():
-            return whole_batch.shares(predictions)
-        if self.distribute_strategy.num_replicas_in_sync > 1 and whole_batch.is_masked(predictions):
-            logging.log_first_n(logging.WARNING, _XLA_AND_MASKS, 1)
-        return [{} for _ in predictions]
-
-    def task_loss(
-        self, batch: Batch, prediction: Any, added: Sequence[tf.Tensor], shares: whole_batch.Shares
-    ) -> tf.Tensor:
-        """Keras's `compute_loss`, as this replica's part of that of the whole batch.
-
-        Args:
-            batch: One replica's batch.
-            prediction: A model's outputs.
-            added: Its ``losses``: what `add_loss` and regularisers add.
-            shares: What `shares` returned for it.
-
-        Returns:
-            A scalar; those of all replicas add up to the loss of the whole batch.
-
-        Raises:
-            ValueError: There is no loss.
-        """
-        values = [keras_private.added_loss(self, loss) for loss in added]
-        compile_loss = keras_private.compile_loss(self)
-        if compile_loss is not None:
-            weights_of_examples = self.task_weights(batch.sample_weight, prediction, shares)
-            values.append(compile_loss(batch.targets, prediction, weights_of_examples))
-        if not values:
-            raise ValueError("there is no task loss; give compile a loss, or a layer of the model add_loss")
-        return total(values)
-
-    def task_weights(self, sample_weight: Any, prediction: Any, shares: whole_batch.Shares) -> Any:
-        """Sample weights with which the losses given to `compile` are parts of those of the whole batch.
-
-        Args:
-            sample_weight: Weights of the examples, or None.
-            prediction: A model's outputs.
-            shares: What `shares` returned for it.
-
-        Returns:
-            Sample weights, or None.
-        """
-        every = keras_private.losses(keras_private.compile_loss(self))
-        others = {name for name, loss in every.items() if not whole_batch.is_mean(loss)}
-        factors = {name: factor for name, factor in shares.items() if name not in others}
-        return weighed(sample_weight, prediction, factors)
 
     def step(self) -> int:
         """Number of steps done, skipped ones too; where gradients accumulate one takes several batches."""
@@ -255,29 +166,10 @@ class MultiWorkerModel(keras.Model):
         """Number of batches that have been learned from."""
         return int(weights.local_copies(self.batches_seen.number)[0].numpy())
 
-    def second_states(self) -> list[recurrent_state.SecondState]:
-        """Recurrent states that validation uses in place of the training lanes'; a subclass names its own.
-
-        Returns:
-            The states; they are made, if need be, in the strategy's scope, in which this is called.
-        """
-        return []
-
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `evaluate`, from a copy of the recurrent state of the training lanes."""
+        """Keras's `evaluate`, each time from the beginning of the data."""
         keras_private.restart_validation(self)
-        self._start_second_states()
         return super().evaluate(*args, **kwargs)
-
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `predict`, from a copy of the recurrent state of the training lanes."""
-        self._start_second_states()
-        return super().predict(*args, **kwargs)
-
-    def _start_second_states(self) -> None:
-        with self.distribute_strategy.scope():
-            for state in self.second_states():
-                state.start()
 
     def _steps_done(self) -> tf.Tensor:
         """`step` as a tensor."""
@@ -290,19 +182,13 @@ class MultiWorkerModel(keras.Model):
     def save_own_variables(self, store: Any) -> None:
         """Saves what belongs to no layer; Keras calls it."""
         super().save_own_variables(store)
-        self.batches_seen.save(store)
+        store["batches_seen"] = weights.values([self.batches_seen.number])[0]
 
     def load_own_variables(self, store: Any) -> None:
         """Loads it again; Keras calls it."""
         others = {name: store[name] for name in store.keys()}  # noqa: SIM118 - not every store is a mapping
-        self.batches_seen.load(others)
-        del others["batches_seen"]
+        weights.assign([self.batches_seen.number], [np.array(others.pop("batches_seen"))])
         super().load_own_variables(others)
-
-    def _count_loss(self, losses: Sequence[tf.Tensor], features: Any) -> None:
-        """Counts the mean of task losses as what Keras logs as ``loss``."""
-        batch_size, mean = tf.shape(keras.tree.flatten(features)[0])[0], total(losses) / len(losses)
-        keras_private.loss_tracker(self).update_state(of_whole_batch(mean), sample_weight=batch_size)
 
     def _by_xla(self, function: StepFunction) -> StepFunction:
         return tf.function(function, jit_compile=True) if self._uses_xla() else function
@@ -319,7 +205,7 @@ class MultiWorkerModel(keras.Model):
     ) -> StepFunction:
         strategy = self.distribute_strategy
 
-        # Where a batch is asked for and there is none, nothing shall happen, not even to what needs no batch,
+        # Where a batch is requested and there is none, nothing shall happen, not even to what needs no batch,
         # such as the number of steps. Control dependencies do not reach from here into replicas.
         def on_replica(data: Any) -> None:
             with tf.control_dependencies(tf.nest.flatten(data)):

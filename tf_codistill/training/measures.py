@@ -1,6 +1,6 @@
 """How far teachers and student are apart, and what each teacher would score on the student's task.
 
-    teacher_agreement    share of positions at which a teacher and the student have the same favourite class
+    teacher_agreement    fraction of positions at which teacher and student have the same favourite class
     teacher_kl           KL(teacher || student), nats per position
     teacher_task_loss    the losses given to `compile`, of a teacher's prediction of the student's batch
     chance_task_loss     the same, if the teacher gave every class the same probability: log C for C classes
@@ -13,83 +13,21 @@ costs next to nothing. `training.watch` reads the averages of an epoch and warns
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
-from tf_codistill import keras_private, losses, metrics
+from tf_codistill import losses, metrics
 from tf_codistill.training.distillation import Distillation, SoftTargets
-from tf_codistill.training.outputs import Outputs, aligned, by_name, structured, weighed, weight_of
-from tf_codistill.training.whole_batch import of_whole_batch
+from tf_codistill.training.outputs import aligned, masked_like, weight_of
+from tf_codistill.training.task_losses import StudentStep, TaskLosses, is_binary
 
 Measure = Callable[[], tf.Tensor]
+Form = Callable[[Any], Any]
 
 _PARTS = ("teacher_agreement", "teacher_kl", "teacher_task_loss", "chance_task_loss")
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskLosses:
-    """The losses given to `compile`, for predictions that are not the student's.
-
-    Attributes:
-        losses: What Keras made of them, `keras_private.compile_loss`; None if none were given.
-        targets: The targets of one replica's batch.
-        sample_weight: Weights of its examples, or None.
-    """
-
-    losses: Any
-    targets: Any
-    sample_weight: Any
-
-    def loss(self, prediction: Any, taught_B: tf.Tensor | None = None) -> tf.Tensor:
-        """The loss of a prediction.
-
-        Args:
-            prediction: A prediction of the batch, structured like the student's.
-            taught_B: How much each row counts, float32 [B]; None for all alike.
-
-        Returns:
-            A float32 scalar, a mean over the rows that count; the mean of those of all replicas is that of
-            the whole batch.
-        """
-        sample_weight = self.sample_weight
-        if taught_B is not None:
-            rows = tf.cast(tf.size(taught_B), tf.float32)
-            scaled_B = taught_B * tf.math.divide_no_nan(rows, tf.reduce_sum(taught_B))
-            sample_weight = weighed(sample_weight, prediction, dict.fromkeys(by_name(prediction), scaled_B))
-        # In the scope assignments are noted and forgotten: Keras's own averages shall be the student's.
-        with keras.StatelessScope():
-            loss = self.losses(self.targets, prediction, sample_weight)
-        return tf.cast(of_whole_batch(loss), tf.float32)
-
-    def by_chance(self, prediction: Any) -> Any:
-        """A prediction without knowledge: wherever it is one of classes, all are equally probable.
-
-        Args:
-            prediction: A prediction of the batch.
-
-        Returns:
-            Another one; outputs whose loss is no cross-entropy are left as they are.
-        """
-        classifying = self.classifying()
-        parts = by_name(prediction)
-        equal = {name: _equal(classifying[name], parts[name]) for name in classifying if name in parts}
-        return structured({**parts, **equal}, prediction)
-
-    def classifying(self) -> dict[str, keras.losses.Loss]:
-        """The cross-entropies among the losses, by output.
-
-        Returns:
-            Keras's losses that take logits or probabilities of classes, which those have in common that ask
-            which of both they get.
-        """
-        every = keras_private.losses(self.losses)
-        return {name: loss for name, loss in every.items() if _takes_logits(loss) is not None}
 
 
 class TeacherMeasures:
@@ -99,17 +37,8 @@ class TeacherMeasures:
         every_steps: Steps between two times.
     """
 
-    def __init__(self, distillation: Distillation, num_teachers: int, every_steps: int = 10) -> None:
-        """Takes note of the arguments.
-
-        Args:
-            distillation: Which outputs are distilled, and by which losses.
-            num_teachers: How many teachers there are.
-            every_steps: Steps between two times, at least 1.
-
-        Raises:
-            ValueError: `every_steps` is less than 1.
-        """
+    def __init__(self, distillation: Distillation, num_teachers: int, every_steps: int) -> None:
+        """Takes note of what is distilled and how often to compare; a `ValueError` if that is below 1."""
         if every_steps < 1:
             raise ValueError(f"measure_every_steps is {every_steps}; expected at least 1")
         self._distillation = distillation
@@ -120,45 +49,35 @@ class TeacherMeasures:
         """Names of what is measured."""
         return [*_PARTS, *self._each]
 
-    def is_due(self, step: tf.Tensor, num_measured: tf.Tensor, targets: SoftTargets) -> tf.Tensor:
-        """Whether to measure in this step.
-
-        Args:
-            step: Number of optimizer steps done.
-            num_measured: How often it has been done in this epoch.
-            targets: What the student learns from.
-
-        Returns:
-            A boolean scalar.
-        """
-        is_time = tf.equal(tf.cast(step, tf.int64) % self.every_steps, 0) | tf.equal(num_measured, 0)
-        return is_time & (targets.is_taught() > 0)
-
     def __call__(
         self,
+        step: tf.Tensor,
+        num_measured: tf.Tensor,
+        student: StudentStep,
         targets: SoftTargets,
-        prediction: Any,
-        task: TaskLosses,
-        is_due: tf.Tensor,
         numbers: Sequence[int],
     ) -> Iterator[tuple[str, tf.Tensor, tf.Tensor]]:
         """Measures, if it is due: name, value, and weight in the average, 0 if it is not.
 
         Args:
-            targets: What the student learns from.
-            prediction: The student's prediction.
-            task: The task's losses for this batch.
-            is_due: What the method of this name returned.
+            step: Number of optimizer steps done, this one included.
+            num_measured: How often it has been done in this epoch.
+            student: What the student does.
+            targets: What it learns from.
             numbers: Of those that there are, which teachers those in `targets` are.
 
         Yields:
-            The parts.
+            The parts; none if there is no teacher.
         """
-        measures = self._measures(targets, prediction, task)
+        if not targets.predictions:
+            return
+        is_time = tf.equal(tf.cast(step, tf.int64) % self.every_steps, 0) | tf.equal(num_measured, 0)
+        is_due = is_time & (targets.is_taught() > 0)
+        measures, num_values = self._measures(student, targets), [len(targets.complete)]
         values = tf.cond(
             is_due,
             lambda: {name: measure() for name, measure in measures.items()},
-            lambda: {name: tf.zeros(_shape(name, targets)) for name in measures},
+            lambda: {name: tf.zeros(num_values if name in _PARTS[2:] else []) for name in measures},
         )
         counts = tf.cast(is_due, tf.float32)
         weights_P = tf.reduce_mean(targets.teacher_weights_PB, axis=1)
@@ -172,22 +91,32 @@ class TeacherMeasures:
             for index, number in enumerate(numbers):
                 yield self._each[number], values["teacher_task_loss"][index], counts * weights_P[index]
 
-    def _measures(self, targets: SoftTargets, prediction: Any, task: TaskLosses) -> dict[str, Measure]:
+    def _measures(self, student: StudentStep, targets: SoftTargets) -> dict[str, Measure]:
         """What there is to be measured: scalars and, of the task's loss, the value of each teacher, [P]."""
-        own = self._distillation.outputs(prediction)
-        classes = [name for name in own if self._has_classes(name, task)]
+        task, own = student.task, self._distillation.outputs(student.prediction)
+        forms = {name: form for name in own if (form := self._form(name, task)) is not None}
         taught = tf.unstack(targets.teacher_weights_PB, num=len(targets.complete))
-        said = [
-            tf.nest.map_structure(functools.partial(_where_taught, rows), prediction, one)
+        predictions = [
+            tf.nest.map_structure(functools.partial(_where_taught, rows), student.prediction, one)
             for one, rows in zip(targets.complete, taught, strict=True)
         ]
 
-        def task_losses(form: Callable[[Any], Any]) -> tf.Tensor:
-            return _finite([task.loss(form(one), rows) for one, rows in zip(said, taught, strict=True)])
+        def mean(measure: Callable[..., tf.Tensor]) -> tf.Tensor:
+            values = []
+            for name, form in forms.items():
+                theirs, weight = [form(one[name]) for one in targets.predictions], task.sample_weight
+                values.append(
+                    measure(theirs, form(own[name]), weight_of(weight, name), targets.teacher_weights_PB)
+                )
+            return tf.reduce_mean(values)
+
+        def task_losses(form: Form) -> tf.Tensor:
+            return _finite(
+                [task.loss(form(one), rows) for one, rows in zip(predictions, taught, strict=True)]
+            )
 
         measures: dict[str, Measure] = {}
-        if classes:
-            mean = functools.partial(self._mean, targets, own, classes, task)
+        if forms:
             measures["teacher_agreement"] = lambda: mean(metrics.agreement)
             measures["teacher_kl"] = lambda: mean(metrics.divergence)
         if task.losses is not None:
@@ -196,71 +125,28 @@ class TeacherMeasures:
             measures["chance_task_loss"] = lambda: task_losses(task.by_chance)
         return measures
 
-    def _has_classes(self, name: str, task: TaskLosses) -> bool:
-        psi = self._distillation.psi(name)
+    def _form(self, name: str, task: TaskLosses) -> Form | None:
+        """What makes of an output the logits of classes; None if there are no classes."""
+        psi, cross_entropy = self._distillation.psi(name), task.classifying().get(name)
         forms = (getattr(psi, "teacher", "probabilities"), getattr(psi, "student", "logits"))
-        if isinstance(psi, losses.SquaredLogits) or "probabilities" not in forms:
-            # Such a loss suits regression as well, so the task's loss has to say what the output is.
-            return name in task.classifying()
-        return True
-
-    def _mean(
-        self,
-        targets: SoftTargets,
-        own: Outputs,
-        names: Sequence[str],
-        task: TaskLosses,
-        measure: Callable[..., tf.Tensor],
-    ) -> tf.Tensor:
-        cross_entropies = task.classifying()
-        values = []
-        for name in names:
-            is_binary = getattr(self._distillation.psi(name), "binary", False)
-            is_binary = is_binary or (name in cross_entropies and _is_binary(cross_entropies[name]))
-            form = _logistic if is_binary else tf.convert_to_tensor
-            said = [form(one[name]) for one in targets.predictions]
-            sample_weight = weight_of(task.sample_weight, name)
-            values.append(measure(said, form(own[name]), sample_weight, targets.teacher_weights_PB))
-        return tf.reduce_mean(values)
-
-
-def _shape(measure: str, targets: SoftTargets) -> list[int]:
-    return [len(targets.complete)] if measure.endswith("_task_loss") else []
-
-
-def _takes_logits(loss: keras.losses.Loss) -> bool | None:
-    """Whether a cross-entropy gets logits, not probabilities; None for a loss that is no cross-entropy."""
-    function = getattr(loss, "fn", None)
-    parameter = inspect.signature(function).parameters.get("from_logits") if function else None
-    return None if parameter is None else bool(getattr(loss, "from_logits", parameter.default))
-
-
-def _is_binary(loss: keras.losses.Loss) -> bool:
-    return loss.fn.__name__.startswith("binary")
-
-
-def _equal(loss: keras.losses.Loss, prediction: tf.Tensor) -> tf.Tensor:
-    if _takes_logits(loss):
-        return _masked_like(prediction, tf.zeros_like(prediction))
-    num_classes = 2 if _is_binary(loss) else prediction.shape[-1]
-    return _masked_like(prediction, tf.ones_like(prediction) / num_classes)
-
-
-def _masked_like(student: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
-    """A prediction with the student's Keras mask, so that its loss is taken of the same positions."""
-    return keras_private.set_mask(tf.identity(prediction), keras_private.mask(student))
+        suits_regression = isinstance(psi, losses.SquaredLogits) or "probabilities" not in forms
+        if suits_regression and cross_entropy is None:
+            return None
+        of_psi = getattr(psi, "binary", False)
+        of_task = cross_entropy is not None and is_binary(cross_entropy)
+        return _logistic if of_psi or of_task else tf.convert_to_tensor
 
 
 def _where_taught(taught_B: tf.Tensor, student: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     """A prediction with the student's mask, and the student's own in rows that count nowhere."""
     # 0 * NaN is NaN, so a weight of 0 alone would not keep a broken row out.
     is_taught = aligned(taught_B, len(prediction.shape)) > 0
-    return _masked_like(student, tf.where(is_taught, prediction, tf.cast(student, prediction.dtype)))
+    return masked_like(student, tf.where(is_taught, prediction, tf.cast(student, prediction.dtype)))
 
 
 def _logistic(logits: tf.Tensor) -> tf.Tensor:
     """Logistic outputs with an axis of length 1 behind, each an example of its own."""
-    return logits if logits.shape[-1] == 1 else _masked_like(logits, logits[..., tf.newaxis])
+    return logits if logits.shape[-1] == 1 else masked_like(logits, logits[..., tf.newaxis])
 
 
 def _finite(values: list[tf.Tensor]) -> tf.Tensor:

@@ -12,23 +12,21 @@ several students the first ones are means over them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.training.distillation import Distillation, SoftTargets
-from tf_codistill.training.measures import TaskLosses, TeacherMeasures
+from tf_codistill.training.measures import TeacherMeasures
 from tf_codistill.training.outputs import Outputs
+from tf_codistill.training.task_losses import StudentStep
 from tf_codistill.training.whole_batch import of_whole_batch
 
 _PARTS = ("total_loss", "distillation_loss", "distillation_weight", "staleness_steps", "dropped_teachers")
 _PARTS_OF_EACH = ("distillation_loss", "teacher_agreement", "teacher_kl")
 _ENSEMBLE = "ensemble_task_loss"
-
-_Part = tuple[str, tf.Tensor, tf.Tensor]
 
 
 class Meters:
@@ -55,17 +53,19 @@ class Meters:
         several = range(len(self._taught_by)) if len(self._taught_by) > 1 else ()
         of_each = [f"student_{one}_{part}" for one in several for part in ("task_loss", *_PARTS_OF_EACH)]
         names = [*_PARTS, *distillation.part_names(), *self._measures.part_names(), *of_each]
+        names += [_ENSEMBLE] if several else []
         self._meters = {name: keras.metrics.Mean(name=name) for name in names}
         self._task_losses = [f"student_{number}_task_loss" for number in several]
-        self._ensemble = keras.metrics.Mean(name=_ENSEMBLE) if several else None
-        self.metrics = [*self._meters.values(), *([self._ensemble] if self._ensemble else [])]
+        self.metrics = list(self._meters.values())
 
     def note(
         self,
         step: tf.Tensor,
         staleness_steps: tf.Tensor,
         loss: tf.Tensor,
-        students: Sequence[tuple[Any, TaskLosses, tf.Tensor, Outputs, SoftTargets]],
+        students: Sequence[StudentStep],
+        targets: Sequence[SoftTargets],
+        psis: Sequence[Outputs],
     ) -> None:
         """Notes a training step of one replica.
 
@@ -73,56 +73,35 @@ class Meters:
             step: Number of steps done before it.
             staleness_steps: How old teaching was.
             loss: The sum of all that is minimised.
-            students: Of each student its prediction, the losses of its batch, its task loss, psi by output,
-                and what it learned from.
+            students: What each student does.
+            targets: What each learns from.
+            psis: psi of each, by output.
         """
         self._meters["total_loss"].update_state(of_whole_batch(loss / len(students)))
-        self._note_task_losses([student[2] for student in students])
-        for number, (prediction, task, _, psis, targets) in enumerate(students):
-            losses = {name: of_whole_batch(psi) for name, psi in psis.items()}
+        self.note_task_losses([student.task_loss for student in students])
+        for number, (student, target, values) in enumerate(zip(students, targets, psis, strict=True)):
+            of_student = f"student_{number}_" if self._task_losses else ""
+            num_measured = tf.convert_to_tensor(self._meters[f"{of_student}teacher_kl"].count)
+            numbers = self._taught_by[number]
+            losses = {name: of_whole_batch(psi) for name, psi in values.items()}
             parts = [
-                ("staleness_steps", staleness_steps, targets.is_taught()),
-                ("dropped_teachers", targets.num_dropped(), tf.constant(1.0)),
-                *self._distillation.parts(losses, targets),
-                *self._compared(step, number, prediction, task, targets),
+                ("staleness_steps", staleness_steps, target.is_taught()),
+                ("dropped_teachers", target.num_dropped(), tf.constant(1.0)),
+                *self._distillation.parts(losses, target),
+                *self._measures(step + 1, num_measured, student, target, numbers),
             ]
             for name, value, counts in parts:
                 self._meters[name].update_state(value, counts)
-                if name in _PARTS_OF_EACH and self._task_losses:
-                    self._meters[f"student_{number}_{name}"].update_state(value, counts)
+                if name in _PARTS_OF_EACH and of_student:
+                    self._meters[of_student + name].update_state(value, counts)
 
-    def note_validation(self, task_losses: Sequence[tf.Tensor], ensemble: tf.Tensor | None) -> None:
-        """Notes a validation step of one replica.
-
-        Args:
-            task_losses: The task loss of each student.
-            ensemble: That of the mean of their predictions, or None.
-        """
-        self._note_task_losses(task_losses)
-        if self._ensemble is not None and ensemble is not None:
-            self._ensemble.update_state(ensemble)
-
-    def _note_task_losses(self, task_losses: Sequence[tf.Tensor]) -> None:
-        for name, loss in zip(self._task_losses, task_losses, strict=False):
+    def note_task_losses(self, losses: Sequence[tf.Tensor], ensemble: tf.Tensor | None = None) -> None:
+        """Notes the task loss of each student on one replica, and that of the mean of their predictions."""
+        for name, loss in zip(self._task_losses, losses, strict=False):
             self._meters[name].update_state(of_whole_batch(loss))
+        if ensemble is not None:
+            self._meters[_ENSEMBLE].update_state(ensemble)
 
     def hidden(self, validation: bool) -> set[str]:
-        """Names of what is not logged, because it has not been noted.
-
-        Args:
-            validation: Whether that is by validation, or by training.
-
-        Returns:
-            The names.
-        """
-        return set(self._meters) - set(self._task_losses) if validation else {_ENSEMBLE}
-
-    def _compared(
-        self, step: tf.Tensor, number: int, prediction: Any, task: TaskLosses, targets: SoftTargets
-    ) -> Iterator[_Part]:
-        if not targets.predictions:
-            return
-        name = f"student_{number}_teacher_kl" if self._task_losses else "teacher_kl"
-        num_measured = tf.convert_to_tensor(self._meters[name].count)
-        is_due = self._measures.is_due(step + 1, num_measured, targets)
-        yield from self._measures(targets, prediction, task, is_due, self._taught_by[number])
+        """Names of what validation, or training, does not log because it has not noted it."""
+        return set(self._meters) - {*self._task_losses, _ENSEMBLE} if validation else {_ENSEMBLE}

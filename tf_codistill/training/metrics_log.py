@@ -1,4 +1,4 @@
-"""What is told of training: metrics on disk and on the screen.
+"""What is logged of training: metrics on disk and on the screen.
 
 An epoch of `fit` is one log interval, so that the averages in Keras's logs are those of the interval:
 
@@ -48,51 +48,34 @@ class MetricsLog(keras.callbacks.Callback):
         super().__init__()
         self._path = runs.metrics_path(workdir, group)
         self._tensorboard_dir = runs.tensorboard_dir(workdir, group)
-        self._num_steps = num_steps
-        self._units_per_step = units_per_step
-        self._units = units
-        self._derived = derived
-        self._clock = clock
-        self._began = 0.0
-        self._interval_began = 0.0
+        self._num_steps, self._units_per_step, self._units = num_steps, units_per_step, units
+        self._derived, self._clock = derived, clock
+        self._began = self._interval_began = self._last_step_ended = 0.0
         self._interval_step = 0
-        self._last_step_ended = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Continues the metrics file behind the step that training resumes from."""
-        del logs
         step, passed = self.model.step(), self.model.pass_over
-        # The interval that training goes on with is told of when it ends, once.
+        # The interval that training goes on with is logged when it ends, once.
         runs.rewind_metrics(self._path, step - (passed.batches if passed else 0))
-        spent = max(
-            (float(record.get("elapsed_secs", 0.0)) for record in runs.read_metrics(self._path)), default=0.0
-        )
+        records = runs.read_metrics(self._path)
+        spent = max((float(record.get("elapsed_secs", 0.0)) for record in records), default=0.0)
         self._began = self._clock() - spent
-        runs.append_metrics(
-            self._path,
-            "start",
-            step,
-            num_steps=self._num_steps,
-            units=self._units,
-            time=time.time(),
-            elapsed_secs=spent,
-        )
+        start: dict[str, Any] = {"num_steps": self._num_steps, "units": self._units, "time": time.time()}
+        runs.append_metrics(self._path, "start", step, **start, elapsed_secs=spent)
         self._writer = tf.summary.create_file_writer(self._tensorboard_dir)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Starts the clock of an interval."""
-        del epoch, logs
         self._interval_began = self._clock()
         self._interval_step = self.model.step()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Notes when the last step of the interval ended, so that validation does not count as training."""
-        del batch, logs
         self._last_step_ended = self._clock()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Writes the averages of the interval."""
-        del epoch
         numbers = {name: float(value) for name, value in (logs or {}).items()}
         step = self.model.step()
         secs = max(self._last_step_ended - self._interval_began, 1e-9)
@@ -106,7 +89,6 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Marks the end if the last step has been reached."""
-        del logs
         self._writer.close()
         if self.model.step() >= self._num_steps:
             runs.append_metrics(self._path, "end", self.model.step(), elapsed_secs=self._elapsed_secs())

@@ -9,9 +9,10 @@ Keras takes sample weights for all outputs at once, by name or in sequence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tf_codistill import keras_private
@@ -20,14 +21,7 @@ Outputs = dict[str, tf.Tensor]
 
 
 def by_name(prediction: Any) -> Outputs:
-    """The outputs of a prediction.
-
-    Args:
-        prediction: What a model returned: a tensor, or a mapping or sequence of tensors.
-
-    Returns:
-        The outputs by name.
-    """
+    """The outputs of a prediction, which is a tensor, or a mapping or sequence of tensors."""
     if isinstance(prediction, Mapping):
         return dict(prediction)
     if isinstance(prediction, (list, tuple)):
@@ -36,30 +30,14 @@ def by_name(prediction: Any) -> Outputs:
 
 
 def structured(outputs: Outputs, like: Any) -> Any:
-    """Takes back what `by_name` did.
-
-    Args:
-        outputs: Outputs by name, or something else for each of them.
-        like: The prediction.
-
-    Returns:
-        They, structured like the prediction.
-    """
+    """Takes back what `by_name` did: outputs by name, or something for each, structured like a prediction."""
     if isinstance(like, Mapping):
         return dict(outputs)
     return list(outputs.values()) if isinstance(like, (list, tuple)) else outputs[""]
 
 
 def weight_of(sample_weight: Any, name: str) -> Any:
-    """The sample weights of an output.
-
-    Args:
-        sample_weight: Weights of the examples, for all outputs or by output, or None.
-        name: Name of the output.
-
-    Returns:
-        A tensor, or None.
-    """
+    """The sample weights of an output, of those for all outputs or by output; None if there are none."""
     if isinstance(sample_weight, Mapping):
         return sample_weight.get(name)
     return sample_weight[int(name or 0)] if isinstance(sample_weight, (list, tuple)) else sample_weight
@@ -102,6 +80,21 @@ def aligned(factor: tf.Tensor, num_axes: int) -> tf.Tensor:
     for _ in range(missing):
         factor = factor[..., tf.newaxis]
     return factor
+
+
+def mean_of(predictions: Sequence[Any]) -> Any:
+    """The mean of predictions of the same positions, with their masks; of one prediction that one."""
+
+    def mean(*outputs: tf.Tensor) -> tf.Tensor:
+        value = keras.ops.mean(keras.ops.stack(outputs), axis=0)
+        return keras_private.set_mask(value, keras_private.mask(outputs[0]))
+
+    return predictions[0] if len(predictions) == 1 else keras.tree.map_structure(mean, *predictions)
+
+
+def masked_like(student: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+    """A prediction with the student's Keras mask, so that its loss is taken of the same positions."""
+    return keras_private.set_mask(tf.identity(prediction), keras_private.mask(student))
 
 
 def _num_axes(output: tf.Tensor) -> int:

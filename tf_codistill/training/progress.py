@@ -1,7 +1,7 @@
 """How far the training of a model has come, in numbers that a checkpoint keeps.
 
-BatchesSeen     variables: every batch counts, also one whose step loss scaling has skipped
-Progress        fit 0 ... fit 1, epoch 3, 40 batches of it        a script may call `fit` more than once
+BatchesSeen         variables: every batch counts, also one whose step loss scaling has skipped
+TrainingProgress    fit 0 ... fit 1, epoch 3, 40 batches of it    a script may call `fit` more than once
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Found(NamedTuple):
     Attributes:
         step: Step of the newest complete checkpoint; `NONE` if there was none.
         start: Number that the workers of this start share.
-        mark: Its mark.
+        manifest: Its manifest.
     """
 
     step: int
     start: int
-    mark: dict[str, Any]
+    manifest: dict[str, Any]
 
 
 @dataclasses.dataclass
-class Progress:
+class TrainingProgress:
     """What callbacks of one `fit` after another know of the training of a model.
 
     Attributes:
@@ -83,11 +83,7 @@ class BatchesSeen:
         )
 
     def note(self, data: Any) -> None:
-        """Counts a batch; called once for all replicas of this worker.
-
-        Args:
-            data: The batch of all of them.
-        """
+        """Counts a batch; called once for all replicas of this worker, with what all of them get."""
         copies = zip(weights.local_copies(self.number), weights.local_copies(self.first), strict=True)
         for number, first in copies:
             first.assign(tf.cond(first == 0, lambda: fingerprint(data), lambda first=first: first))
@@ -96,14 +92,6 @@ class BatchesSeen:
     def begin(self) -> None:
         """Forgets the first batch."""
         weights.assign([self.first], [np.array(0)])
-
-    def save(self, store: Any) -> None:
-        """Keras's `save_own_variables`."""
-        store["batches_seen"] = weights.values([self.number])[0]
-
-    def load(self, store: Any) -> None:
-        """Keras's `load_own_variables`."""
-        weights.assign([self.number], [np.array(store["batches_seen"])])
 
 
 def fingerprint(batch: Any) -> tf.Tensor:

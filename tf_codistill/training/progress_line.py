@@ -19,11 +19,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
     """Shows the losses and the metrics given to `compile`; `fit` takes it in place of Keras's own."""
 
     def __init__(self, verbose: int | str) -> None:
-        """Takes note of how much is shown.
-
-        Args:
-            verbose: As `fit` takes it: 1 for a bar, 2 for a line for each epoch, ``auto`` for one of these.
-        """
+        """Shows as much as `fit` shows: 1 for a bar, 2 for a line for each epoch, ``auto`` for either."""
         super().__init__()
         self._verbose = verbose
         self._known: set[str] = set()

@@ -11,15 +11,14 @@ it had never stopped. Values that agree stay as they are, to the bit.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_codistill import distribution, weights
+from tf_codistill.training.whole_batch import reduced
 
 Means = dict[int, np.ndarray]
 """Means over replicas by the identity of the variable."""
@@ -29,12 +28,7 @@ class ReplicaStatistics:
     """The floating state of a model that no optimizer keeps equal."""
 
     def __init__(self, strategy: tf.distribute.Strategy, variables: Sequence[keras.Variable]) -> None:
-        """Takes note of the variables.
-
-        Args:
-            strategy: What they are replicated by.
-            variables: Weights that are not trained.
-        """
+        """Takes note of weights that are not trained, and of the strategy that replicates them."""
         self._strategy = strategy
         apart = strategy.num_replicas_in_sync > 1
         self._variables = [one for one in variables if apart and tf.as_dtype(one.dtype).is_floating]
@@ -45,12 +39,9 @@ class ReplicaStatistics:
     def average(self) -> Means:
         """The means over all replicas; all workers must call it."""
         if self._variables and not self._set_aside:
-            parts = np.split(
-                self._mean().numpy(), np.cumsum([math.prod(one.shape) for one in self._variables])[:-1]
-            )
             self._means = {
-                id(one): part.reshape(one.shape).astype(tf.as_dtype(one.dtype).as_numpy_dtype)
-                for part, one in zip(parts, self._variables, strict=True)
+                id(one): np.asarray(mean).astype(tf.as_dtype(one.dtype).as_numpy_dtype)
+                for mean, one in zip(self._mean(), self._variables, strict=True)
             }
             self._taken_of = self._own_values()
         return self._means
@@ -84,45 +75,20 @@ class ReplicaStatistics:
         self._assign(self.average())
 
     def own(self, variable: keras.Variable) -> list[np.ndarray]:
-        """What each replica of this worker holds of a variable when means are not in use.
-
-        Args:
-            variable: Any variable.
-
-        Returns:
-            A value for each local replica.
-        """
+        """What each replica of this worker holds of a variable when means are not in use."""
         return self._set_aside.get(id(variable)) or weights.replica_values(variable)
 
     def _known(self) -> Means:
         own = self._own_values()
-        same = [
-            np.array_equal(value, before, equal_nan=True)
-            for key, before_of_replicas in self._taken_of.items()
-            for value, before in zip(own[key], before_of_replicas, strict=True)
-        ]
+        same = [np.array_equal(own[key], one, equal_nan=True) for key, one in self._taken_of.items()]
         return self._means if all(same) else {}
 
     def _own_values(self) -> dict[int, list[np.ndarray]]:
         return {id(one): weights.replica_values(one) for one in self._variables}
 
     def _assign(self, means: Means) -> None:
-        for one in self._variables:
-            weights.assign([one], [means[id(one)]])
+        weights.assign(self._variables, [means[id(one)] for one in self._variables])
 
     @tf.function
-    def _mean(self) -> tf.Tensor:
-        # The mean of equal numbers is exact in float64.
-        def flat() -> tf.Tensor:
-            return tf.concat([tf.reshape(tf.cast(one.value, tf.float64), [-1]) for one in self._variables], 0)
-
-        return self._strategy.reduce(tf.distribute.ReduceOp.MEAN, self._strategy.run(flat), axis=None)
-
-
-class Averaging(keras.callbacks.Callback):
-    """Takes the means at the end of an epoch, where all workers are, so that the chief alone may save."""
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Takes them."""
-        del epoch, logs
-        self.model.statistics.average()
+    def _mean(self) -> list[tf.Tensor]:
+        return reduced(self._strategy, tf.distribute.ReduceOp.MEAN, self._variables)

@@ -35,9 +35,11 @@ def of(model: Any, metrics: Replicas | None = None) -> tuple[dict[str, Any], dic
         What the workers share, and what is this worker's own.
     """
     teachers, teacher_lanes = model.teachers.state()
-    served = model.served()
+    means, students = model.statistics.average(), model.students
     shared = {
-        "weights": [array for student in served for array in student],
+        "weights": [
+            means.get(id(one), weights.values([one])[0]) for student in students for one in student.weights
+        ],
         "optimizer": weights.values(model.optimizer.variables),
         "teachers": teachers,
     }
@@ -75,12 +77,7 @@ def assign(model: Any, shared: dict[str, Any], own: dict[str, Any]) -> None:
 
 
 def assign_metrics(model: Any, metrics: Replicas) -> None:
-    """Gives the metrics of the epoch the values that `metrics_of` returned, if they are still the same ones.
-
-    Args:
-        model: The `CodistillationModel`.
-        metrics: The values.
-    """
+    """Gives the metrics of the epoch the values that `metrics_of` returned, if they are still the same."""
     try:
         _check_replicas(_metrics(model), metrics)
     except ValueError as error:

@@ -3,7 +3,7 @@
     epoch ends, logs {"teacher_kl": 3e-5, "teacher_task_loss": 8.1, "chance_task_loss": 6.9, ...}
     "group 0: the teacher from group 1 is worse than chance: task loss 8.1, 6.9 with equal probabilities"
 
-The numbers are those that `training.measures` measures. Each condition is told of once, and again only after
+The numbers are those of `training.measures`. Each condition is warned of once, and again only after
 it has cleared.
 """
 
@@ -30,7 +30,6 @@ class Watch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Warns, if need be."""
-        del epoch
         if not logs or not distribution.is_chief(self.model.distribute_strategy):
             return
         learners, names = self.model.teachers.learners(), self.model.teachers.names()

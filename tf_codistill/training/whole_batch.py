@@ -13,21 +13,27 @@ One replica with the whole batch and several with parts of it so take the same s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from tf_codistill import keras_private
 from tf_codistill.training.outputs import by_name
 
-Shares: TypeAlias = dict[str, tf.Tensor]
+ReplicaFractions: TypeAlias = dict[str, tf.Tensor]
 
 _CLIPPING = ("clipnorm", "global_clipnorm", "clipvalue")
+_XLA_AND_MASKS = (
+    "with jit_compile=True each replica takes the mean over the positions that masks leave it: if they are "
+    "not as many on every replica, compile with jit_compile=False for the mean over the whole batch"
+)
 
 
-def shares(predictions: Sequence[Any]) -> list[Shares]:
+def replica_fractions(predictions: Sequence[Any], can_meet: bool = True) -> list[ReplicaFractions]:
     """What to multiply a replica's mean over unmasked positions by, to add up to the whole batch's mean.
 
     Replicas meet here to add up their numbers of positions. TensorFlow traces one after the other until they
@@ -35,10 +41,11 @@ def shares(predictions: Sequence[Any]) -> list[Shares]:
 
     Args:
         predictions: Outputs of models on this replica, each a tensor or a mapping or sequence of tensors.
+        can_meet: Whether replicas can meet: not from a step that XLA compiles.
 
     Returns:
         For each of them factors by name of the output, for those that have a Keras mask; none at all on a
-        single replica.
+        single replica, or where they cannot meet.
     """
     strategy = tf.distribute.get_strategy()
     masks = [
@@ -47,8 +54,11 @@ def shares(predictions: Sequence[Any]) -> list[Shares]:
         for name, part in by_name(prediction).items()
         if keras_private.mask(part) is not None
     ]
-    found: list[Shares] = [{} for _ in predictions]
+    found: list[ReplicaFractions] = [{} for _ in predictions]
     if not masks or strategy.num_replicas_in_sync == 1:
+        return found
+    if not can_meet:
+        logging.log_first_n(logging.WARNING, _XLA_AND_MASKS, 1)
         return found
     counts = tf.stack([tf.reduce_sum(tf.cast(mask, tf.float32)) for _, _, mask in masks])
     totals = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, counts)
@@ -63,23 +73,8 @@ def is_mean(loss: keras.losses.Loss) -> bool:
     return loss.reduction in ("sum_over_batch_size", "mean")
 
 
-def is_masked(predictions: Sequence[Any]) -> bool:
-    """Whether any output has a Keras mask."""
-    parts = [part for prediction in predictions for part in by_name(prediction).values()]
-    return any(keras_private.mask(part) is not None for part in parts)
-
-
 def check_optimizer(optimizer: keras.optimizers.Optimizer | None, num_replicas: int) -> None:
-    """Refuses what Keras's optimizers cannot do with several replicas, in words of its own.
-
-    Args:
-        optimizer: The optimizer, or None.
-        num_replicas: How many replicas there are.
-
-    Raises:
-        ValueError: The optimizer accumulates gradients, or overwrites weights by their averages, and there
-            are several replicas.
-    """
+    """Refuses by a `ValueError` what Keras's optimizers cannot do with several replicas."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     for name in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
         value = getattr(inner, name, None)
@@ -141,3 +136,16 @@ def total(terms: Sequence[tf.Tensor]) -> tf.Tensor:
         The sum, of their dtype.
     """
     return keras.ops.sum(keras.ops.stack(terms))
+
+
+def reduced(
+    strategy: tf.distribute.Strategy, operation: tf.distribute.ReduceOp, variables: Sequence[keras.Variable]
+) -> list[tf.Tensor]:
+    """Sums or means of variables over replicas, by one collective, in float64, exact for equal ones."""
+
+    def flat() -> tf.Tensor:
+        return tf.concat([tf.reshape(tf.cast(one.value, tf.float64), [-1]) for one in variables], 0)
+
+    values = strategy.reduce(operation, strategy.run(flat), axis=None)
+    parts = tf.split(values, [math.prod(one.shape) for one in variables])
+    return [tf.reshape(part, one.shape) for part, one in zip(parts, variables, strict=True)]

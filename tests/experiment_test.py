@@ -400,7 +400,7 @@ class Executions(keras.callbacks.Callback):
 def test_gin_says_how_many_steps_are_made_at_a_time(corpus, tmp_path, fresh_gin, monkeypatch) -> None:
     gin.parse_config("Experiment.steps_per_execution = 5")
     executions = Executions()
-    monkeypatch.setattr(Experiment, "_logs", lambda *_: [executions])
+    monkeypatch.setattr("tf_codistill.experiment.MetricsLog", lambda *_: executions)
     pairs = toy_peers(topology="pairs")
     model = toy_experiment(corpus, num_steps=10, teaching=pairs).train(str(tmp_path), 0, 1)
     assert model.step() == 10

@@ -26,7 +26,7 @@ from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
 
 NUM_STEPS, ROWS, WINDOW, VOCABULARY, NUM_CLASSES = 20, 12, 5, 7, 3
-SCALARS = ("loss", "task_loss", "distillation_loss", "teacher_task_loss", "accuracy", "val_loss")
+SCALARS = ("loss", "total_loss", "distillation_loss", "teacher_task_loss", "accuracy", "val_loss")
 
 # Adam divides by the size of a gradient. With an epsilon far above the rounding errors of gradients, 1e-8 to
 # 1e-7, those move a weight by at most rate / epsilon = 1 times as much in a step; with Keras's, by anything.

@@ -72,6 +72,11 @@ def test_memory_is_reserved_beside_training_and_twice_where_storage_is_slow(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reserved: list[tuple[str, int]] = []
+
+    def reserve(copies: int) -> None:
+        reserved.append((threading.current_thread().name, copies))
+        raise MemoryError  # which ends nothing
+
     store = Store(str(tmp_path), 0, run_id="run")
     courier = Courier(
         store,
@@ -79,7 +84,7 @@ def test_memory_is_reserved_beside_training_and_twice_where_storage_is_slow(
         lambda _, snapshot: snapshot,
         lambda: store.announce(MODEL, 0),
         Costs(),
-        reserve=lambda copies: reserved.append((threading.current_thread().name, copies)),
+        reserve=reserve,
     )
     write = weights.write
     monkeypatch.setattr(weights, "write", lambda *args, **kwargs: time.sleep(0.5) or write(*args, **kwargs))
@@ -90,6 +95,7 @@ def test_memory_is_reserved_beside_training_and_twice_where_storage_is_slow(
     eventually(lambda: ("courier", 2) in reserved)
     courier.close(finish=True)
     assert reserved[0] == ("courier", 1)
+    assert published(tmp_path) == [5]
 
 
 def test_sending_never_waits_and_the_newest_wins(tmp_path: pathlib.Path, monkeypatch) -> None:

@@ -60,7 +60,8 @@ def leave():
     os._exit(0)
 
 class Watched(keras.callbacks.Callback):
-    "Notes swaps, waits for what is on its way from the peers, and dies."
+    "Notes swaps, waits for what is on its way from the peers, once also for news, and dies."
+    has_news = False
     def on_train_begin(self, logs=None):
         self.note(self.model.batches())
     def note(self, *lines):
@@ -70,14 +71,15 @@ class Watched(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         step, swaps = self.model.batches(), self.model.teachers.swaps
         self.note(*swaps)
+        self.has_news = self.has_news or any(swap.peer == 1 - group for swap in swaps)
         swaps.clear()
         if [worker, step] == settings["dies_at"]:
             os.kill(os.getpid(), signal.SIGKILL)
         def is_coming(seat):
-            is_sought = worker == 0 and not (seat.requested or seat.held.incarnation)
-            return is_sought or (seat.requested and not seat.is_ready)
+            is_new = not (self.has_news if seat.peer == 1 - group else seat.held.incarnation)
+            return (worker == 0 and is_new and not seat.requested) or (seat.requested and not seat.is_ready)
         seats = exchange._exchanging._courier.seats
-        while replay is None and step < settings["waits_until"] and any(map(is_coming, seats)):
+        while replay is None and group == 0 and any(map(is_coming, seats)):
             time.sleep(0.01)
         time.sleep(settings["secs_per_step"])
     def on_test_begin(self, logs=None):
@@ -134,7 +136,6 @@ def settings(place: pathlib.Path, name: str, **others: object) -> str:
         "replay": None,
         "num_validation": 1,
         "secs_per_step": 0.0,
-        "waits_until": 0,
     }
     return json.dumps(told | others)
 
@@ -183,13 +184,14 @@ def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path: pathlib.Pat
     with peers(tmp_path, num_workers=2 if num_deaths > 1 else 1):
         for step in sorted(rng.sample(range(5, STEPS * epochs), num_deaths)):
             who = rng.randrange(2)
-            told = settings(tmp_path, "killed", epochs=epochs, dies_at=(who, step), waits_until=STEPS)
+            told = settings(tmp_path, "killed", epochs=epochs, dies_at=(who, step))
             with pytest.raises(RuntimeError, match=f"worker {who} exited with -9"):
                 run(told)
         killed = run(settings(tmp_path, "killed", epochs=epochs))
     swaps = swaps_that_count(tmp_path / "killed.notes")
     assert {swap.peer for swap in swaps} == {1, 2}
-    assert len(swaps) > (2 if num_deaths == 1 else num_deaths), "the peer's were taken again and again"
+    noted = [json.loads(line) for line in (tmp_path / "killed.notes").read_text().splitlines()]
+    assert sum(line[2] == 1 for line in noted if isinstance(line, list)) > 1, "and again after a start"
     whole = run(settings(tmp_path, "whole", epochs=epochs, replay=swaps))
     assert swaps_that_count(tmp_path / "whole.notes") == swaps
     ends = [[output.split()[-3:] for output in outputs] for outputs in (killed, whole)]

@@ -129,7 +129,7 @@ class Courier:
         self.seats = list(seats)
         self.has_readers = False
         self._store, self._stage, self._announce, self._costs = store, stage, announce, costs
-        self._grace, self._reserve = grace, reserve or (lambda copies: None)
+        self._grace, self._make_memory = grace, reserve or (lambda copies: None)
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._closing = False
         self._outbox: Sent | None = None
@@ -203,6 +203,10 @@ class Courier:
             self._wake.wait(self._period)
             self._wake.clear()
         self._deliver()
+
+    def _reserve(self, copies: int) -> None:
+        with contextlib.suppress(MemoryError):  # then whoever copies finds out whether there is enough
+            self._make_memory(copies)
 
     def _deliver(self) -> None:
         if self._outbox is not None:

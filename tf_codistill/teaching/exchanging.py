@@ -127,15 +127,12 @@ class Exchanging(keras.callbacks.Callback):
 
     def _publish(self, courier: Courier, step: int) -> None:
         """Sends the courier off with a copy of this group's weights, if anybody wants them."""
-        means = self.model.statistics.average()  # here all workers are
+        self.model.statistics.average()  # here all workers are
         is_read = self._teachers.is_read() or courier.has_readers
         if self._worker == 0 and is_read and step != self._sent_step:
             courier.take_back()
             states = recurrent_state.values(recurrent_state.variables(self._student))
-            copies = weights.values(self._student.weights, self._teachers.own_memory)
-            arrays = [
-                means.get(id(one), copy) for one, copy in zip(self._student.weights, copies, strict=True)
-            ]
+            arrays = self.model.statistics.values(self._student.weights, self._teachers.own_memory)
             courier.send(step, weights.description(self._student), arrays, states)
             self._sent_step = step
 

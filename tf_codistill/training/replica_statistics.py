@@ -46,6 +46,13 @@ class ReplicaStatistics:
             self._taken_of = self._own_values()
         return self._means
 
+    def values(
+        self, variables: Sequence[keras.Variable], pool: weights.Pool | None = None
+    ) -> list[np.ndarray]:
+        """Copies variables to the host; of what replicas hold apart the means that were taken last."""
+        copies = zip(variables, weights.values(variables, pool), strict=True)
+        return [self._means.get(id(one), copy) for one, copy in copies]
+
     @contextlib.contextmanager
     def in_use(self, alone: bool = False) -> Iterator[None]:
         """Within it the variables have the means.

@@ -35,11 +35,9 @@ def of(model: Any, metrics: Replicas | None = None) -> tuple[dict[str, Any], dic
         What the workers share, and what is this worker's own.
     """
     teachers, teacher_lanes = model.teachers.state()
-    means, students = model.statistics.average(), model.students
+    model.statistics.average()
     shared = {
-        "weights": [
-            means.get(id(one), weights.values([one])[0]) for student in students for one in student.weights
-        ],
+        "weights": model.statistics.values([one for student in model.students for one in student.weights]),
         "optimizer": weights.values(model.optimizer.variables),
         "teachers": teachers,
     }

@@ -9,13 +9,13 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
-_REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+from tests.forks import forks
 
 
 def run_workers(script: str, num_workers: int, timeout_secs: float = 300) -> list[str]:
@@ -33,30 +33,25 @@ def run_workers(script: str, num_workers: int, timeout_secs: float = 300) -> lis
         RuntimeError: A worker failed or time is up; the others have been killed. Holds the end of all logs.
     """
     addresses = [f"localhost:{port}" for port in _free_ports(num_workers)]
-    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as directory:
+        files = [[f"{directory}/{index}.{end}" for end in ("out", "err")] for index in range(num_workers)]
         workers = []
-        for index in range(num_workers):
-            out, err = (
-                stack.enter_context(open(f"{directory}/{index}.{end}", "wb")) for end in ("out", "err")
-            )
+        for index, (output, error) in enumerate(files):
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            environment = {**os.environ, "TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "2"}
-            environment["PYTHONPATH"] = os.pathsep.join([str(_REPOSITORY), os.environ.get("PYTHONPATH", "")])
-            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-c", script]
-            workers.append(subprocess.Popen(command, env=environment, stdout=out, stderr=err))
+            environment = {**os.environ, "TF_CONFIG": json.dumps(task), "OMP_NUM_THREADS": "1"}
+            workers.append(forks().start(script, output=output, error=error, environment=environment))
         failure = _wait(workers, time.monotonic() + timeout_secs)
-        texts = [[_text(f"{directory}/{i}.{end}") for end in ("out", "err")] for i in range(num_workers)]
+        texts = [[pathlib.Path(path).read_text(errors="replace") for path in paths] for paths in files]
     if failure:
         logs = [f"--- worker {i}\n{out[-3000:]}\n{err[-6000:]}" for i, (out, err) in enumerate(texts)]
         raise RuntimeError("\n".join([failure, *logs]))
     return [out for out, _ in texts]
 
 
-def _wait(workers: list[subprocess.Popen[bytes]], deadline: float) -> str | None:
+def _wait(workers: Sequence[int], deadline: float) -> str | None:
     try:
         while True:
-            codes = [worker.poll() for worker in workers]
+            codes = [forks().poll(worker) for worker in workers]
             failed = [f"worker {i} exited with {code}" for i, code in enumerate(codes) if code]
             if failed:
                 return ", ".join(failed)
@@ -67,8 +62,9 @@ def _wait(workers: list[subprocess.Popen[bytes]], deadline: float) -> str | None
             time.sleep(0.05)
     finally:
         for worker in workers:
-            worker.kill()
-            worker.wait()
+            while forks().poll(worker) is None:
+                os.kill(worker, signal.SIGKILL)
+                time.sleep(0.01)
 
 
 def _free_ports(number: int) -> list[int]:
@@ -77,8 +73,3 @@ def _free_ports(number: int) -> list[int]:
         for one in sockets:
             one.bind(("localhost", 0))
         return [one.getsockname()[1] for one in sockets]
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.integration.programs import Programs
@@ -9,9 +7,8 @@ from tests.toy_experiments import write_language_corpus
 
 
 @pytest.fixture(scope="session")
-def programs() -> Iterator[Programs]:
-    with Programs() as running:
-        yield running
+def programs() -> Programs:
+    return Programs()
 
 
 @pytest.fixture(scope="session")

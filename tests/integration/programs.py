@@ -1,31 +1,23 @@
 """The real programs, run as a user runs them, on an experiment that trains in seconds.
 
-    with Programs() as programs:
-        ended = programs.run("train", "--workdir=...", *experiment(tmp_path, corpus))
-        ended.status, ended.output, ended.error
-
-Importing TensorFlow takes seconds. So one process imports it once and forks for every program that is run;
-the fork starts like ``python -m tf_codistill.train``, with its own flags, directory, environment and output.
+ended = programs.run("train", "--workdir=...", *experiment(tmp_path, corpus))
+ended.status, ended.output, ended.error
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 
+from tests.forks import REPOSITORY, forks
 from tf_codistill import runs
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TIMEOUT_SECS = 300
 
 # The recurrent state of an untrained layer-normalised LSTM is chaotic: noise of one part in 10 million grows
@@ -48,36 +40,6 @@ Experiment.checkpoint_every_steps = 10
 ADAM = ("Experiment.optimizer = @keras.optimizers.Adam", "keras.optimizers.Adam.learning_rate = 0.002")
 SGD = ("Experiment.optimizer = @keras.optimizers.SGD", "keras.optimizers.SGD.learning_rate = 0.5")
 PEERS = ("PeerExchange.every_steps = 5", "PeerExchange.wait = True")
-
-_FORKS = """
-import json, os, runpy, signal, sys
-import tensorflow
-from tf_codistill import experiment
-
-def child(work):
-    for target, path in ((1, work["output"]), (2, work["error"])):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), target)
-    os.chdir(work["directory"])
-    os.environ.update(work["environment"])
-    signal.alarm(work["timeout_secs"])
-    sys.argv = ["-m", *work["arguments"]]
-    try:
-        runpy.run_module("tf_codistill." + work["program"], run_name="__main__", alter_sys=True)
-    except SystemExit as end:  # tidying up after TensorFlow takes longer than many a program
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.code or 0)
-
-for line in sys.stdin:
-    work = json.loads(line)
-    if "wait_for" in work:
-        print(os.waitstatus_to_exitcode(os.waitpid(work["wait_for"], 0)[1]), flush=True)
-    elif pid := os.fork():
-        print(pid, flush=True)
-    else:
-        child(work)
-        sys.exit(0)
-"""
 
 
 @dataclasses.dataclass
@@ -110,53 +72,41 @@ class Running:
         pid: Its process.
     """
 
-    def __init__(self, pid: int, paths: Sequence[str], wait: Callable[[], int]) -> None:
+    def __init__(self, pid: int, paths: Sequence[str]) -> None:
         self.pid = pid
         self._paths = paths
-        self._wait = wait
         self._ended: Ended | None = None
 
     def output_so_far(self) -> str:
         """What it has written to standard output by now."""
-        path = pathlib.Path(self._paths[0])  # appears when the program starts
-        return path.read_text(errors="replace") if path.exists() else ""
+        return pathlib.Path(self._paths[0]).read_text(errors="replace")
+
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return forks().poll(self.pid) is not None
 
     def wait(self) -> Ended:
         """Waits for its end."""
-        if self._ended is None:
-            status = self._wait()
-            self._ended = Ended(status, *(pathlib.Path(p).read_text(errors="replace") for p in self._paths))
+        while self._ended is None:
+            status = forks().poll(self.pid)
+            if status is None:
+                time.sleep(0.01)
+            else:
+                texts = (pathlib.Path(path).read_text(errors="replace") for path in self._paths)
+                self._ended = Ended(status, *texts)
         return self._ended
 
     def wait_until(self, condition: Callable[[], bool], timeout_secs: float = TIMEOUT_SECS) -> None:
         """Waits for something that the program does."""
         deadline = time.monotonic() + timeout_secs
         while not condition():
-            assert not _is_over(self.pid), self.wait()
+            assert not self.is_over(), self.wait()
             assert time.monotonic() < deadline, "time is up"
             time.sleep(0.01)
 
 
 class Programs:
-    """Runs programs; a context manager."""
-
-    def __enter__(self) -> Programs:
-        changes = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
-        self._forks = subprocess.Popen(
-            [sys.executable, "-c", _FORKS],
-            env={**{name: value for name, value in os.environ.items() if name != "TF_CONFIG"}, **changes},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._forks.kill()
-        self._forks.communicate()
+    """Runs programs."""
 
     @contextlib.contextmanager
     def started(
@@ -178,21 +128,21 @@ class Programs:
             The running program.
         """
         with tempfile.TemporaryDirectory() as scratch:
-            paths = {name: os.path.join(scratch, name) for name in ("output", "error")}
-            work = {
-                "program": program,
-                "arguments": arguments,
-                "timeout_secs": TIMEOUT_SECS,
-                "directory": os.fspath(directory),
-                "environment": dict(environment or {}),
-                **paths,
-            }
-            pid = self._ask(work)
-            running = Running(pid, list(paths.values()), lambda: self._ask({"wait_for": pid}))
+            paths = [os.path.join(scratch, name) for name in ("output", "error")]
+            pid = forks().start(
+                module=f"tf_codistill.{program}",
+                arguments=arguments,
+                output=paths[0],
+                error=paths[1],
+                directory=directory,
+                environment=environment,
+                timeout_secs=TIMEOUT_SECS,
+            )
+            running = Running(pid, paths)
             try:
                 yield running
             finally:
-                if not _is_over(pid):
+                if not running.is_over():
                     os.kill(pid, signal.SIGTERM)  # `launch` then stops its workers
                 running.wait()
 
@@ -212,15 +162,6 @@ class Programs:
         ended = self.run(program, *arguments)
         assert ended.status == 0, f"{program} ended with {ended.status}\n{ended.output}\n{ended.error}"
         return ended
-
-    def _ask(self, question: Mapping[str, object]) -> int:
-        assert self._forks.stdin is not None
-        assert self._forks.stdout is not None
-        self._forks.stdin.write(json.dumps(question) + "\n")
-        self._forks.stdin.flush()
-        answer = self._forks.stdout.readline()
-        assert answer, "tf_codistill cannot be imported"
-        return int(answer)
 
 
 def experiment(
@@ -266,10 +207,3 @@ def pids_of(workdir: str | os.PathLike[str]) -> list[int]:
             if flag in words and b"tf_codistill.train" in words:
                 found.append(int(path.parent.name))
     return sorted(found)
-
-
-def _is_over(pid: int) -> bool:
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True

@@ -94,7 +94,7 @@ def trained(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> pat
     return place
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_of_both_that_was_killed_ends_as_one_that_was_not(
     programs: Programs, trained: pathlib.Path, tmp_path: pathlib.Path, num_workers: int
 ) -> None:

@@ -58,12 +58,12 @@ def note(found: Meters, step: int, staleness: float, loss: float, *students: tup
 
 
 def results(found: Meters) -> dict[str, float]:
-    return {metric.name: float(metric.result()) for metric in found.metrics}
+    return {name: float(value) for name, value in found.result().items()}
 
 
 def test_a_lone_model_has_the_parts_of_the_method_alone() -> None:
     found, distillation = meters(())
-    assert {metric.name for metric in found.metrics} == OF_METHOD | MEASURED
+    assert set(found.names) == OF_METHOD | MEASURED
     note(found, 0, 0.0, 2.0, student(distillation, 2.0, 0.0, 1.0, []))
     expected = dict.fromkeys(OF_METHOD | MEASURED, 0.0) | {"total_loss": 2.0}
     assert results(found) == expected
@@ -72,14 +72,14 @@ def test_a_lone_model_has_the_parts_of_the_method_alone() -> None:
 def test_several_teachers_have_a_task_loss_each_and_named_outputs_their_parts() -> None:
     found, _ = meters((0, 1), psi={"kind": losses.SoftCrossEntropy()})
     own = {"teacher_0_task_loss", "teacher_1_task_loss", "kind_distillation_loss", "kind_distillation_weight"}
-    assert {metric.name for metric in found.metrics} == OF_METHOD | MEASURED | own
+    assert set(found.names) == OF_METHOD | MEASURED | own
 
 
 def test_several_students_have_parts_of_their_own_and_an_ensemble() -> None:
     found, _ = meters((1,), (0,))
     of_each = {f"student_{number}_{part}" for number in range(2) for part in OF_EACH}
     more = {"teacher_0_task_loss", "teacher_1_task_loss", "ensemble_task_loss", *of_each}
-    names = {metric.name for metric in found.metrics}
+    names = set(found.names)
     assert names == OF_METHOD | MEASURED | more
     assert found.hidden(validation=False) == {"ensemble_task_loss"}
     assert names - found.hidden(validation=True) == {
@@ -145,7 +145,7 @@ def test_validation_notes_each_student_and_the_ensemble() -> None:
 def test_keras_resets_what_is_noted() -> None:
     model = keras.Sequential()
     found, _ = meters((1,), (0,))
-    model.mine = found.metrics
+    model.mine = found
     found.note_task_losses([tf.constant(1.0), tf.constant(2.0)], tf.constant(0.5))
     model.reset_metrics()
     assert set(results(found).values()) == {0.0}

@@ -110,7 +110,6 @@ class CodistillationModel(MultiWorkerModel):
         self.teachers.make(self.students, model_fns)
         self.weight_decay = weight_decay
         self.meters = Meters(self.distillation, self.teachers, measure_every_steps)
-        self._tracked_meters = self.meters.metrics  # Keras resets what it finds in an attribute
         self._statistics: ReplicaStatistics | None = None
         self.meeting = decisions.Meeting()
         self.built = all(student.built for student in self.students)

@@ -90,14 +90,12 @@ class MultiWorkerModel(keras.Model):
     def make_train_function(self, force: bool = False) -> None:
         """Creates what `fit` calls with an iterator; Keras calls it."""
         if self.train_function is None or force:
-            # Autograph cannot convert a method of which nothing but a docstring is written.
-            before = tf.autograph.experimental.do_not_convert(self.before_train_step)
             shared = self.distribute_strategy.num_replicas_in_sync > 1
             self._compiled_gradients = self._by_xla(self.gradients) if shared else None
             step = self.train_step if shared else self._by_xla(self.train_step)
             results = self._at_once(self.get_metrics_result)
-            train = self._steps(step, results, before, self.batches_seen.note)
-            self.read_metrics = results if self.run_eagerly else tf.function(results)
+            train = self._steps(step, results, self.before_train_step, self.batches_seen.note)
+            self.read_metrics = results if self.run_eagerly else tf.function(results, autograph=False)
 
             def train_or_pass_over(iterator: Any) -> dict[str, tf.Tensor]:
                 passed = self.pass_over and self.pass_over(iterator, self.steps_per_execution)
@@ -191,7 +189,7 @@ class MultiWorkerModel(keras.Model):
         super().load_own_variables(others)
 
     def _by_xla(self, function: StepFunction) -> StepFunction:
-        return tf.function(function, jit_compile=True) if self._uses_xla() else function
+        return tf.function(function, jit_compile=True, autograph=False) if self._uses_xla() else function
 
     def _uses_xla(self) -> bool:
         return bool(self.jit_compile and not self.run_eagerly)
@@ -211,6 +209,7 @@ class MultiWorkerModel(keras.Model):
             with tf.control_dependencies(tf.nest.flatten(data)):
                 step(data)
 
+        @tf.autograph.experimental.do_not_convert  # nothing but the loop over steps needs it, as in Keras
         def one(data: Any) -> None:
             with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
                 before()

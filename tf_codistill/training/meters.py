@@ -12,7 +12,8 @@ several students the first ones are means over them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -29,15 +30,11 @@ _PARTS_OF_EACH = ("distillation_loss", "teacher_agreement", "teacher_kl")
 _ENSEMBLE = "ensemble_task_loss"
 
 
-class Meters:
-    """Keras metrics by name, and what is noted in them.
-
-    Attributes:
-        metrics: The metrics, for Keras to reset and to read.
-    """
+class Meters(keras.metrics.Metric):
+    """All of them as one Keras metric: one variable, which a step changes once."""
 
     def __init__(self, distillation: Distillation, teachers: Teaching, every_steps: int) -> None:
-        """Makes the metrics.
+        """Makes the variable; call it in the scope of the strategy.
 
         Args:
             distillation: Which outputs are distilled, and by which losses.
@@ -47,16 +44,16 @@ class Meters:
         Raises:
             ValueError: `every_steps` is less than 1.
         """
+        super().__init__(name="meters")
         self._distillation = distillation
         self._taught_by = teachers.taught_by
         self._measures = TeacherMeasures(distillation, len(teachers.names()), every_steps)
         several = range(len(self._taught_by)) if len(self._taught_by) > 1 else ()
         of_each = [f"student_{one}_{part}" for one in several for part in ("task_loss", *_PARTS_OF_EACH)]
         names = [*_PARTS, *distillation.part_names(), *self._measures.part_names(), *of_each]
-        names += [_ENSEMBLE] if several else []
-        self._meters = {name: keras.metrics.Mean(name=name) for name in names}
+        self.names = [*names, _ENSEMBLE] if several else names
         self._task_losses = [f"student_{number}_task_loss" for number in several]
-        self.metrics = list(self._meters.values())
+        self._sums = self.add_variable([2, len(self.names)], "zeros", name="sums")  # of values, of weights
 
     def note(
         self,
@@ -77,31 +74,44 @@ class Meters:
             targets: What each learns from.
             psis: psi of each, by output.
         """
-        self._meters["total_loss"].update_state(of_whole_batch(loss / len(students)))
-        self.note_task_losses([student.task_loss for student in students])
+        noted = [("total_loss", of_whole_batch(loss / len(students)), 1.0)]
+        noted += self._of_tasks([student.task_loss for student in students])
         for number, (student, target, values) in enumerate(zip(students, targets, psis, strict=True)):
             of_student = f"student_{number}_" if self._task_losses else ""
-            num_measured = tf.convert_to_tensor(self._meters[f"{of_student}teacher_kl"].count)
-            numbers = self._taught_by[number]
+            num_measured = self._sums.value[1, self.names.index(f"{of_student}teacher_kl")]
             losses = {name: of_whole_batch(psi) for name, psi in values.items()}
             parts = [
                 ("staleness_steps", staleness_steps, target.is_taught()),
-                ("dropped_teachers", target.num_dropped(), tf.constant(1.0)),
+                ("dropped_teachers", target.num_dropped(), 1.0),
                 *self._distillation.parts(losses, target),
-                *self._measures(step + 1, num_measured, student, target, numbers),
+                *self._measures(step + 1, num_measured, student, target, self._taught_by[number]),
             ]
-            for name, value, counts in parts:
-                self._meters[name].update_state(value, counts)
-                if name in _PARTS_OF_EACH and of_student:
-                    self._meters[of_student + name].update_state(value, counts)
+            of_each = [part for part in parts if part[0] in _PARTS_OF_EACH and of_student]
+            noted += parts + [(of_student + name, value, counts) for name, value, counts in of_each]
+        self.update_state(noted)
 
     def note_task_losses(self, losses: Sequence[tf.Tensor], ensemble: tf.Tensor | None = None) -> None:
         """Notes the task loss of each student on one replica, and that of the mean of their predictions."""
-        for name, loss in zip(self._task_losses, losses, strict=False):
-            self._meters[name].update_state(of_whole_batch(loss))
-        if ensemble is not None:
-            self._meters[_ENSEMBLE].update_state(ensemble)
+        self.update_state(self._of_tasks(losses) + ([] if ensemble is None else [(_ENSEMBLE, ensemble, 1.0)]))
+
+    def update_state(self, noted: Iterable[tuple[str, Any, Any]]) -> None:
+        """Adds to averages: name, value, and its weight, all scalars."""
+        sums: dict[str, list[Any]] = {name: [] for name in self.names}
+        for name, value, counts in noted:
+            counts = tf.cast(counts, tf.float32)
+            sums[name].append(tf.stack([tf.cast(value, tf.float32) * counts, counts]))
+        every = [sum(terms[1:], terms[0]) if terms else tf.zeros([2]) for terms in sums.values()]
+        self._sums.assign_add(tf.stack(every, axis=1))
+
+    def result(self) -> dict[str, tf.Tensor]:
+        """The averages by name; 0 where nothing has been noted."""
+        averages = tf.math.divide_no_nan(*tf.unstack(self._sums.value))
+        return dict(zip(self.names, tf.unstack(averages), strict=True))
+
+    def _of_tasks(self, losses: Sequence[tf.Tensor]) -> list[tuple[str, Any, Any]]:
+        pairs = zip(self._task_losses, losses, strict=False)  # one alone is Keras's ``loss`` already
+        return [(name, of_whole_batch(loss), 1.0) for name, loss in pairs]
 
     def hidden(self, validation: bool) -> set[str]:
         """Names of what validation, or training, does not log because it has not noted it."""
-        return set(self._meters) - {*self._task_losses, _ENSEMBLE} if validation else {_ENSEMBLE}
+        return set(self.names) - {*self._task_losses, _ENSEMBLE} if validation else {_ENSEMBLE}

@@ -37,6 +37,6 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         super().on_epoch_end(epoch, self._thinned(logs))
 
     def _thinned(self, logs: Any) -> dict[str, Any]:
-        hidden = {meter.name for meter in self.model.meters.metrics if not _MATTERS.fullmatch(meter.name)}
+        hidden = {name for name in self.model.meters.names if not _MATTERS.fullmatch(name)}
         self._known = self._known or self.model.get_metrics_result().keys() - hidden
         return {name: one for name, one in (logs or {}).items() if name.removeprefix("val_") in self._known}

@@ -22,7 +22,7 @@ from absl import flags
 
 from tf_codistill import program, recurrent_state, schedules
 from tf_codistill.exchange.precision import PRECISIONS
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
@@ -68,7 +68,7 @@ def codistilling_step(num_teachers: int, precision: str, weight: float) -> Calla
     step = step_of(model)
     for index, teacher in enumerate(teachers.frozen):
         states = recurrent_state.values(recurrent_state.variables(teacher))
-        teachers.refresh(index, Snapshot(1 + index, 0, 0.0, teacher.get_weights(), states, 0))
+        teachers.refresh(index, Snapshot(Ref(1 + index), 0, 0.0, teacher.get_weights(), states, 0))
     return step
 
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 from absl import flags
 
 from tf_codistill import losses, program
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
 
@@ -66,7 +66,7 @@ def both(data: tf.data.Dataset) -> tuple[CodistillationModel, keras.Model]:
     our = CodistillationModel(classifier, teachers, losses.KLDivergence())
     our.compile(keras.optimizers.SGD(LEARNING_RATE), loss, jit_compile=JIT_COMPILE.value)
     our.build_for_data(data.element_spec)
-    teachers.refresh(0, Snapshot(1, 0, 0.0, teacher.get_weights(), [], 0))
+    teachers.refresh(0, Snapshot(Ref(1), 0, 0.0, teacher.get_weights(), [], 0))
     # By its name, which is also the default, Keras 3.15 takes the divergence of the logits themselves.
     # Half the loss of labels and half that of the teacher; twice the learning rate makes up for it.
     distillation = keras.distillation.LogitsDistillation(1.0, keras.losses.KLDivergence())

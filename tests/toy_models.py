@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_codistill import recurrent_state, weights
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.exchange.store import Store
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.training.codistillation import CodistillationModel
@@ -70,7 +70,7 @@ def batches(x: np.ndarray, y: np.ndarray) -> tf.data.Dataset:
 def snapshot_of(model: keras.Model, step: int = 50, group: int = 0) -> Snapshot:
     """What a peer would have published."""
     states = recurrent_state.values(recurrent_state.variables(model))
-    return Snapshot(group, step, 0.0, weights.values(model.weights), states, num_bytes=0)
+    return Snapshot(Ref(group), step, 0.0, weights.values(model.weights), states, num_bytes=0)
 
 
 def publish(

@@ -43,7 +43,6 @@ def test_instances_of_one_model_have_one_description() -> None:
     ours, theirs = weights.description(classifier()), weights.description(classifier())
     assert ours == theirs
     assert weights.first_difference(ours, theirs) is None
-    assert weights.fingerprint(ours) == weights.fingerprint(theirs)
     kernel = ours[0]
     assert kernel["name"].endswith("dense/kernel")
     assert (kernel["shape"], kernel["dtype"]) == ([4, 3], "float32")
@@ -77,7 +76,6 @@ def test_the_first_difference_is_named(change: dict[str, object], sentence: str)
     assert difference is not None
     with pytest.raises(ValueError, match=sentence):
         raise ValueError(difference)
-    assert weights.fingerprint(ours) != weights.fingerprint(theirs)
     assert weights.first_difference(ours, ours[:2]) == "there are 3 weights here and 2 there"
 
 

@@ -14,7 +14,6 @@ names apart (``dense`` and ``dense_1``), so names are compared with these number
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -39,11 +38,6 @@ def description(model: keras.Model) -> Description:
         {"name": _plain_name(weight.path), "shape": list(weight.shape), "dtype": str(weight.dtype)}
         for weight in model.weights
     ]
-
-
-def fingerprint(weights: Description) -> str:
-    """SHA-256 of a description as hexadecimal digits: equal exactly if the weights fit each other."""
-    return hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()
 
 
 def first_difference(ours: Description, theirs: Description) -> str | None:

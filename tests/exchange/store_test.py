@@ -81,7 +81,7 @@ def test_a_snapshot_reaches_a_peer(tmp_path: pathlib.Path, scheme: str) -> None:
     assert first == Ref(0, 1000, 1)
     snapshot = reader.read(first, MODEL)
     assert_complete(snapshot, 50)
-    assert (snapshot.group, snapshot.published_at, snapshot.num_bytes) == (0, 1000.0, num_bytes)
+    assert (snapshot.published_at, snapshot.num_bytes) == (1000.0, num_bytes)
     assert snapshot.ref == first
     assert num_bytes > 4 * (6 + 2 + 20)
     publish(writer, 100)
@@ -103,7 +103,7 @@ def test_a_snapshot_in_fewer_bits_is_read_whoever_reads_it(tmp_path: pathlib.Pat
     writer.publish(100, WIDE, WIDE_ARRAYS, states(5))
     ref = reader.newest(0)
     manifest = files.read_manifest(reader._path(ref))
-    assert (manifest["precision"], manifest["fingerprint"]) == (precision, weights.fingerprint(WIDE))
+    assert manifest["precision"] == precision
     snapshot = reader.read(ref, WIDE)
     assert snapshot.precision == precision
     expected = precisions.quantize_all(WIDE_ARRAYS, precision)
@@ -534,7 +534,6 @@ def test_arguments_out_of_range(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(PermissionError, match="file.* cannot be used"):
         store(tmp_path / "file").announce(MODEL, 0)
-    assert weights.fingerprint(MODEL) == weights.fingerprint(json.loads(json.dumps(MODEL)))
 
 
 def test_an_announcement_without_snapshots_binds_nobody(tmp_path: pathlib.Path) -> None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.replicas import two_replicas
 from tests.toy_models import snapshot_of
 from tf_codistill import recurrent_state
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.exchange.topology import NO_PEER
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.teaching.base import ModelFn
@@ -199,7 +199,7 @@ def test_a_snapshot_that_does_not_fit_leaves_the_teacher_as_it_is() -> None:
     before = teachers.state()[0]
     wrong = [*(array + 1 for array in snapshot_of(classifier()).weights[:-1]), np.zeros(9, "float32")]
     with pytest.raises(ValueError, match=r"array has \(9,\)"):
-        teachers.refresh(0, Snapshot(0, 100, 0.0, wrong, [], 0))
+        teachers.refresh(0, Snapshot(Ref(0), 100, 0.0, wrong, [], 0))
     for one, other in zip(teachers.state()[0], before, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -231,7 +231,7 @@ def test_every_replica_has_the_snapshot_and_its_own_lanes() -> None:
     lanes = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
     with strategy.scope():
         teachers = held(language_model, 1)
-        teachers.refresh(0, Snapshot(0, 50, 0.0, peers[0].get_weights(), lanes, 0))
+        teachers.refresh(0, Snapshot(Ref(0), 50, 0.0, peers[0].get_weights(), lanes, 0))
 
     @tf.function
     def on_replicas() -> tf.Tensor:

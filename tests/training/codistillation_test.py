@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.replicas import two_replicas
 from tf_codistill import losses, recurrent_state, schedules, weights
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.teaching.snapshots import PeerExchange
@@ -54,7 +54,7 @@ def test_logs_keep_the_parts_apart(tmp_path) -> None:
     x, y = examples(0, 4)
     teacher = regression()
     model.build_for_data(batches(x, y).element_spec)
-    model.teachers.refresh(0, Snapshot(1, 0, 0.0, teacher.get_weights(), [], 0))
+    model.teachers.refresh(0, Snapshot(Ref(1), 0, 0.0, teacher.get_weights(), [], 0))
     logs = model.fit(batches(x, y), verbose=0).history
     task = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, model.student(x))
     late = x[2 * BATCH :]
@@ -74,7 +74,7 @@ def test_a_teacher_without_a_snapshot_has_no_say() -> None:
     for model in models:
         model.student.set_weights(models[0].student.get_weights())
         model.build_for_data(batches(x, y).element_spec)
-    peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
+    peer = Snapshot(Ref(1), 0, 0.0, regression().get_weights(), [], 0)
     models[2].teachers.refresh(0, peer)
     models[3].teachers.refresh(1, peer)
     alone, unheard, one_of_one, one_of_two = (
@@ -111,7 +111,7 @@ def test_evaluate_and_predict_are_the_students() -> None:
 )
 def test_every_way_to_run_a_step_gives_the_same_weights(options: dict[str, object]) -> None:
     x, y = examples(0, 6)
-    peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
+    peer = Snapshot(Ref(1), 0, 0.0, regression().get_weights(), [], 0)
     plain, other = compiled(FrozenTeachers(1)), compiled(FrozenTeachers(1), **options)
     other.student.set_weights(plain.student.get_weights())
     for model in (plain, other):
@@ -187,7 +187,7 @@ def test_a_bad_weight_is_refused(weight: float) -> None:
 
 def test_accumulated_gradients_equal_larger_batches() -> None:
     x, y = examples(0, 6)
-    peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
+    peer = Snapshot(Ref(1), 0, 0.0, regression().get_weights(), [], 0)
     found = []
     for num_batches in (1, 3):
         keras.utils.set_random_seed(1)
@@ -209,7 +209,7 @@ def test_accumulated_gradients_equal_larger_batches() -> None:
 
 def test_class_weights_weigh_both_losses_as_sample_weights_do() -> None:
     x, y = examples(0, 4)
-    peer = Snapshot(1, 0, 0.0, regression().get_weights(), [], 0)
+    peer = Snapshot(Ref(1), 0, 0.0, regression().get_weights(), [], 0)
     class_weight = {0: 3.0, 1: 0.0, 2: 1.0, 3: 0.5}
     weight = np.array([class_weight[int(one)] for one in y])
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.training.codistillation_test import BATCH, NUM_CLASSES, NUM_FEATURES, regression, softmax
 from tf_codistill import losses, schedules
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.teaching.saved import SavedTeachers
 from tf_codistill.training.codistillation import CodistillationModel
@@ -31,7 +31,7 @@ def xent() -> keras.losses.Loss:
 
 
 def snapshot_of(model: keras.Model, step: int = 0) -> Snapshot:
-    return Snapshot(1, step, 0.0, [np.array(w) for w in model.get_weights()], [], 0)
+    return Snapshot(Ref(1), step, 0.0, [np.array(w) for w in model.get_weights()], [], 0)
 
 
 def features_and_targets(

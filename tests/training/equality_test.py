@@ -20,7 +20,7 @@ import tensorflow as tf
 from tests.replicas import two_replicas
 from tests.workers import run_workers
 from tf_codistill import losses, weights
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
@@ -137,7 +137,7 @@ def train(
     before = [np.array(array) for array in weights.values(model.student.weights)]
     for number in range(2):
         of_peer = [rng.normal(size=array.shape).astype("float32") for array in before]
-        model.teachers.refresh(number, Snapshot(1 + number, 0, 0.0, of_peer, [], 0))
+        model.teachers.refresh(number, Snapshot(Ref(1 + number), 0, 0.0, of_peer, [], 0))
     logs = model.fit(shared(strategy, arrays()), steps_per_epoch=NUM_STEPS, shuffle=False, verbose=0).history
     if (psi, optimizer) in SOME_CASES:
         logs["val_loss"] = [model.evaluate(shared(strategy, arrays(1)), steps=NUM_STEPS, verbose=0)[0]]

@@ -15,7 +15,7 @@ from tests.replicas import two_replicas
 from tests.training.codistillation_test import BATCH, NUM_CLASSES, NUM_FEATURES, batches, examples, regression
 from tests.workers import run_workers
 from tf_codistill import recurrent_state, weights
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
@@ -82,11 +82,8 @@ def test_before_the_first_fit(first: str, untouched: keras.Model) -> None:
     predicted = model.predict(X, verbose=0)
     np.testing.assert_allclose(predicted, model.student(X), atol=1e-6)
     model.fit(X, Y, verbose=0)
-    described = {
-        weights.fingerprint(weights.description(one))
-        for one in (untouched, model.student, *model.teachers.frozen)
-    }
-    assert len(described) == 1, "a peer can read the snapshots of a model however it was built"
+    for one in (model.student, *model.teachers.frozen):
+        assert weights.description(one) == weights.description(untouched), "peers can read its snapshots"
 
 
 def test_predict_before_the_first_fit_on_two_replicas() -> None:
@@ -217,7 +214,7 @@ def trained_by_xla(strategy: tf.distribute.Strategy, jit_compile: bool) -> list[
     spec = (tf.TensorSpec([BATCH, NUM_FEATURES], tf.int32), tf.TensorSpec([BATCH], tf.int32))
     model.build_for_data(spec)
     taught = [rng.uniform(0.1, 1, weight.shape).astype("float32") for weight in model.student.weights]
-    model.teachers.refresh(0, Snapshot(1, 0, 0.0, taught, [], 0))
+    model.teachers.refresh(0, Snapshot(Ref(1), 0, 0.0, taught, [], 0))
     options = {"batch_size": BATCH, "verbose": 0, "shuffle": False}
     logs = model.fit(x, y, epochs=2, validation_data=(x[: 2 * BATCH], y[: 2 * BATCH]), **options).history
     assert logs["teacher_kl"][0] > 0

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from tests.training.codistillation_test import NUM_CLASSES, NUM_FEATURES, regression
 from tests.workers import run_workers
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.whole_batch import total
@@ -97,7 +97,7 @@ def train(strategy: tf.distribute.Strategy) -> dict[str, Any]:
     taught = [
         rng.normal(size=shape).astype("float32") for shape in ((NUM_FEATURES, NUM_CLASSES), NUM_CLASSES)
     ]
-    model.teachers.refresh(0, Snapshot(1, 0, 0.0, taught, [], 0))
+    model.teachers.refresh(0, Snapshot(Ref(1), 0, 0.0, taught, [], 0))
     with tempfile.TemporaryDirectory() as directory:
         history = model.fit(
             feed(*training),

@@ -23,7 +23,7 @@ from tests.toy_models import publish, snapshots_in
 from tests.workers import run_workers
 from tf_codistill import recurrent_state, runs, weights
 from tf_codistill.exchange import precision as precisions
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.exchange.store import Store
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.teaching import quantized_model
@@ -51,7 +51,9 @@ def taught(
     source = np.random.default_rng(2)
     arrays = [weight + 0.3 * source.normal(size=weight.shape) for weight in model.student.get_weights()]
     states = [source.normal(size=(LANES, 24)).astype("float32") for _ in range(2)]
-    model.teachers.refresh(0, Snapshot(1, 3, 0.0, [array.astype("float32") for array in arrays], states, 0))
+    model.teachers.refresh(
+        0, Snapshot(Ref(1), 3, 0.0, [array.astype("float32") for array in arrays], states, 0)
+    )
     return model
 
 
@@ -194,7 +196,7 @@ def test_a_model_that_is_built_by_its_first_batch_is_quantized_then() -> None:
         model.fit(x, y, batch_size=4, verbose=0)
         assert model.teachers.num_bytes() == (16 * 32 + 4 * 32 + 4 * 32) + (32 * 3 + 16 + 4 * 3)
     arrays = [np.full(weight.shape, 0.5, "float32") for weight in model.student.weights]
-    model.teachers.refresh(0, Snapshot(1, 1, 0.0, arrays, [], 0))
+    model.teachers.refresh(0, Snapshot(Ref(1), 1, 0.0, arrays, [], 0))
     assert model.fit(x, y, batch_size=4, verbose=0).history["distillation_loss"][0] > 0
 
 
@@ -202,7 +204,7 @@ def test_a_broken_teacher_is_dropped_although_its_numbers_are_whole() -> None:
     model = taught("int8")
     arrays = model.student.get_weights()
     arrays[0][0, 0] = np.inf
-    model.teachers.refresh(0, Snapshot(1, 9, 0.0, arrays, [], 0))
+    model.teachers.refresh(0, Snapshot(Ref(1), 9, 0.0, arrays, [], 0))
     logs = fit(model, lanes())
     assert logs["dropped_teachers"] == 1.0
     assert np.isfinite(logs["loss"])

@@ -1,7 +1,7 @@
 """A peer's weights at one step, as they are in memory between the exchange and a teacher.
 
     Ref(peer=1, incarnation=1700000000, serial=3)     names a snapshot among all of a run
-    Snapshot(group=1, step=150, weights=[...], ...)   what lies there
+    Snapshot(ref, step=150, weights=[...], ...)       what lies there
     Swap(step=162, seat=0, *ref)                      when a teacher took it
 
 An incarnation is a start of a group, so that a peer which began anew is not mistaken for what it was.
@@ -49,31 +49,22 @@ class Snapshot:
     """A peer's weights at one step.
 
     Attributes:
-        group: The group that published it.
+        ref: Which one it is.
         step: The optimizer step after which it was taken.
         published_at: When it was committed, in seconds since the epoch, by the publisher's clock.
         weights: The arrays of ``model.weights`` in the model's order, in `precision`.
         states: The recurrent state [B, ...] of the publisher's lanes, from which a new teacher starts; empty
             for a model without memory.
         num_bytes: Size of the files that were read.
-        incarnation: See `Ref`.
-        serial: See `Ref`.
         precision: What `exchange.precision.quantize_all` has made `weights` with.
         is_staged: Whether `weights` are what a teacher's variables hold, ready to be given to them.
     """
 
-    group: int
+    ref: Ref
     step: int
     published_at: float
     weights: list[np.ndarray]
     states: list[np.ndarray]
     num_bytes: int
-    incarnation: int = 0
-    serial: int = 0
     precision: str = "float32"
     is_staged: bool = False
-
-    @property
-    def ref(self) -> Ref:
-        """Which one it is."""
-        return Ref(self.group, self.incarnation, self.serial)

@@ -189,7 +189,6 @@ class Store:
             "run_id": self._run_id,
             "group": self.group,
             "step": step,
-            "fingerprint": weights.fingerprint(model),
             "precision": self._precision,
             "weights": model,
             "states": weights.describe_arrays(states),
@@ -310,14 +309,12 @@ class Store:
                 states=precisions.quantized_description(manifest["states"], of_states),
             )
             return Snapshot(
-                group=ref.peer,
+                ref,
                 step=int(manifest["step"]),
                 published_at=float(manifest["published_at"]),
                 weights=parts["weights"],
                 states=precisions.dequantize_all(parts["states"], manifest["states"], of_states),
                 num_bytes=_num_bytes(manifest),
-                incarnation=ref.incarnation,
-                serial=ref.serial,
                 precision=precision,
             )
         except (AttributeError, KeyError, TypeError) as error:

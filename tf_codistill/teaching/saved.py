@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from tf_codistill import checkpoints, distribution, weights
-from tf_codistill.exchange.snapshot import Snapshot
+from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.teaching.base import ModelFn
 from tf_codistill.teaching.frozen import NO_SNAPSHOT, FrozenTeachers
 
@@ -97,4 +97,4 @@ def _read(source: str, index: int) -> Snapshot:
         arrays = shared["weights"]
         lanes = [np.concatenate(parts) for parts in zip(*(own["lanes"] for own in owns), strict=True)]
     num_bytes = sum(array.nbytes for array in arrays)
-    return Snapshot(group=index, step=0, published_at=0.0, weights=arrays, states=lanes, num_bytes=num_bytes)
+    return Snapshot(Ref(index), step=0, published_at=0.0, weights=arrays, states=lanes, num_bytes=num_bytes)

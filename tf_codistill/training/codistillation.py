@@ -111,6 +111,7 @@ class CodistillationModel(MultiWorkerModel):
         self.weight_decay = weight_decay
         self.meters = Meters(self.distillation, self.teachers, measure_every_steps)
         self._statistics: ReplicaStatistics | None = None
+        self._is_compared = False
         self.meeting = decisions.Meeting()
         self.built = all(student.built for student in self.students)
         self._second_states = self._make_second_states() if self.built else []
@@ -307,13 +308,16 @@ class CodistillationModel(MultiWorkerModel):
         super().build_for_data(keras.tree.map_structure(of_one_student, element_spec))
 
     def build_for(self, features: Any) -> None:
-        """Builds what teaches and compares outputs; those that are distilled must have the same shapes."""
+        """Builds what teaches and compares outputs, once: those that are distilled must have equal shapes."""
+        if self._is_compared:  # Keras asks at each validation.
+            return
         several = len(self.students) > 1
         names = [f"student {number}" if several else "the student" for number in range(len(self.students))]
         students = dict(zip(names, self.students, strict=True))
         self.distillation.build_alike({**students, **self.teachers.models()}, features)
         self.teachers.prepare()
         self._second_states = self._second_states or self._make_second_states()
+        self._is_compared = True
 
     def get_metrics_result(self, validation: bool = False) -> dict[str, tf.Tensor]:
         """The results that training logs, or validation."""

@@ -296,7 +296,7 @@ def test_metrics_are_plain_json_lines(corpus, tmp_path) -> None:
 
 
 def deeper(vocabulary_size: int, batch_size: int | None) -> keras.Model:
-    return LanguageModel(vocabulary_size, embedding_dim=6, num_layers=1, num_units=10, batch_size=batch_size)
+    return LanguageModel(vocabulary_size, embedding_dim=6, num_layers=2, num_units=10, batch_size=batch_size)
 
 
 def test_groups_of_two_architectures_learn_from_each_other_and_resume(corpus, tmp_path) -> None:

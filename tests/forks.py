@@ -15,6 +15,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -62,6 +63,7 @@ class Forks:
     """The process that forks."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         changes = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _FORKS],
@@ -114,9 +116,10 @@ class Forks:
     def _ask(self, question: Mapping[str, object]) -> int | None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        with self._lock:  # a test may wait for several at a time
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
         assert answer, "tf_codistill cannot be imported"
         return json.loads(answer)
 

@@ -63,8 +63,8 @@ def toy_experiment(task: LanguageTask | str, **changes: Any) -> Experiment:
 
 
 def toy_model(vocabulary_size: int, batch_size: int | None) -> keras.Model:
-    """Two small recurrent layers."""
-    return LanguageModel(vocabulary_size, embedding_dim=8, num_layers=2, num_units=12, batch_size=batch_size)
+    """A small recurrent layer."""
+    return LanguageModel(vocabulary_size, embedding_dim=8, num_layers=1, num_units=12, batch_size=batch_size)
 
 
 def _document(rng: np.random.Generator, vocabulary_size: int) -> list[int]:

@@ -25,6 +25,7 @@ TIMEOUT_SECS = 300
 TOY = """
 include 'gin/models/language_model_tiny.gin'
 LanguageModel.embedding_dim = 24
+LanguageModel.num_layers = 1
 LanguageModel.num_units = 32
 Experiment.task = @LanguageTask()
 LanguageTask.num_lanes = 32

@@ -138,7 +138,7 @@ def draw(shown: Sequence[Run], title: str) -> bytes:
         by_step, by_time = figure.subplots(1, 2, sharey=True)
         _draw_panel(by_step, shown, over_time=False)
         _draw_panel(by_time, shown, over_time=True)
-        by_step.set_ylabel("validation loss (nats per token)")
+        by_step.set_ylabel("validation loss")
         by_step.set_xlabel("step")
         by_step.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
         by_time.set_xlabel("training time (minutes)")

@@ -1,8 +1,8 @@
 """How far each group of a run is: one readable line per group.
 
-    group  step       tokens/s  loss   task   distillation  validation  staleness  ETA
-    0      1350/2000  7,180     7.913  3.812  4.101         3.714       50         1m 31s
-    1      1340/2000  7,165     7.880  3.790  4.090         3.720       60         1m 33s
+    group  step       points/s  loss   validation  distillation  staleness  ETA
+    0      1350/2000  7,180     3.812  3.714       4.101         50         1m 31s
+    1      1340/2000  7,165     3.790  3.720       4.090         60         1m 33s
 
 Everything is read from the groups' metrics files, so that whoever shows it needs no word with the workers.
 """

@@ -100,7 +100,7 @@ class Meters(keras.metrics.Metric):
         for name, value, counts in noted:
             counts = tf.cast(counts, tf.float32)
             sums[name].append(tf.stack([tf.cast(value, tf.float32) * counts, counts]))
-        every = [sum(terms[1:], terms[0]) if terms else tf.zeros([2]) for terms in sums.values()]
+        every = [tf.reduce_sum(tf.stack(terms or [tf.zeros([2])]), axis=0) for terms in sums.values()]
         self._sums.assign_add(tf.stack(every, axis=1))
 
     def result(self) -> dict[str, tf.Tensor]:

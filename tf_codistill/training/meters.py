@@ -100,8 +100,7 @@ class Meters(keras.metrics.Metric):
         for name, value, counts in noted:
             counts = tf.cast(counts, tf.float32)
             sums[name].append(tf.stack([tf.cast(value, tf.float32) * counts, counts]))
-        every = [tf.reduce_sum(tf.stack(terms or [tf.zeros([2])]), axis=0) for terms in sums.values()]
-        self._sums.assign_add(tf.stack(every, axis=1))
+        self._sums.assign_add(tf.stack([_sum(terms) for terms in sums.values()], axis=1))
 
     def result(self) -> dict[str, tf.Tensor]:
         """The averages by name; 0 where nothing has been noted."""
@@ -115,3 +114,9 @@ class Meters(keras.metrics.Metric):
     def hidden(self, validation: bool) -> set[str]:
         """Names of what validation, or training, does not log because it has not noted it."""
         return set(self.names) - {*self._task_losses, _ENSEMBLE} if validation else {_ENSEMBLE}
+
+
+def _sum(terms: list[Any]) -> tf.Tensor:
+    if len(terms) > 1:
+        return tf.reduce_sum(tf.stack(terms), axis=0)  # not by ``+``, see `whole_batch.total`
+    return terms[0] if terms else tf.zeros([2])

@@ -6,9 +6,10 @@ import math
 import os
 import pathlib
 import re
-import subprocess
-import sys
+import tempfile
+import time
 import zipfile
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -16,32 +17,32 @@ import pytest
 import tensorflow as tf
 
 from examples import images
+from tests.forks import forks
 from tf_codistill import runs
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-_TIMEOUT_SECS = 300
 _REAL_DATA = os.environ.get("TF_CODISTILL_REAL_DATA", "")
 
 
-def started(example: str, *flags: str, real_data: str = "") -> subprocess.Popen[str]:
-    environment = {**os.environ, "TF_CODISTILL_REAL_DATA": real_data, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(_REPOSITORY)}
-    return subprocess.Popen(
-        [sys.executable, "-m", f"examples.{example}", *flags],
-        cwd=_REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+def started(directory: pathlib.Path, example: str, *flags: str, real_data: str = "") -> Callable[[], str]:
+    """Starts an example; what is returned waits for its end, and has what it printed."""
+    path = str(tempfile.mkstemp(dir=directory)[1])
+    pid = forks().start(
+        module=f"examples.{example}",
+        arguments=flags,
+        output=path,
+        error=path,
+        environment={"TF_CODISTILL_REAL_DATA": real_data},
+        timeout_secs=600,
     )
 
+    def output() -> str:
+        while (status := forks().poll(pid)) is None:
+            time.sleep(0.05)
+        text = pathlib.Path(path).read_text(errors="replace")
+        assert status == 0, text[-5000:]
+        return text
 
-def output_of(process: subprocess.Popen[str], timeout_secs: float = _TIMEOUT_SECS) -> str:
-    try:
-        output, _ = process.communicate(timeout=timeout_secs)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output[-5000:]
     return output
 
 
@@ -49,8 +50,8 @@ def numbers(pattern: str, output: str) -> list[float]:
     return [float(number) for number in re.findall(pattern + r" (-?[0-9.e+-]+)", output)]
 
 
-def test_image_classifier() -> None:
-    output = output_of(started("image_classifier"))
+def test_image_classifier(tmp_path: pathlib.Path) -> None:
+    output = started(tmp_path, "image_classifier")()
     assert min(numbers("group [01]: accuracy", output)) > 0.6
     assert numbers("distillation_weight:", output)[-2:] == [1.0, 1.0]
     assert min(numbers("distillation_loss:", output)[-2:]) > 0
@@ -59,8 +60,8 @@ def test_image_classifier() -> None:
 
 
 @pytest.mark.slow
-def test_two_outputs() -> None:
-    output = output_of(started("two_outputs"))
+def test_two_outputs(tmp_path: pathlib.Path) -> None:
+    output = started(tmp_path, "two_outputs")()
     assert min(numbers("accuracy", output)) > 0.5
     assert max(numbers("error of size", output)) < 0.15
     assert numbers("kind_distillation_weight:", output)[-1] == 1.0
@@ -69,8 +70,8 @@ def test_two_outputs() -> None:
 
 def test_two_terminals(tmp_path: pathlib.Path) -> None:
     flags = [f"--exchange={tmp_path}", "--epochs=6"]
-    processes = [started("two_terminals", f"--group={group}", *flags) for group in (0, 1)]
-    outputs = [output_of(process) for process in processes]
+    both = [started(tmp_path, "two_terminals", f"--group={group}", *flags) for group in (0, 1)]
+    outputs = [output() for output in both]
     weights = [max(numbers(" distillation_weight:", output)) for output in outputs]
     assert max(weights) > 0, "whoever is later finds what the other has published"
     for group in (0, 1):
@@ -81,8 +82,8 @@ def test_two_terminals(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.skipif(not _REAL_DATA, reason="TF_CODISTILL_REAL_DATA is not set")
-def test_image_classifier_on_photographs() -> None:
-    output = output_of(started("image_classifier", real_data=_REAL_DATA))
+def test_image_classifier_on_photographs(tmp_path: pathlib.Path) -> None:
+    output = started(tmp_path, "image_classifier", real_data=_REAL_DATA)()
     assert min(numbers("group [01]: accuracy", output)) > 0.2
 
 
@@ -93,7 +94,7 @@ def test_image_classifier_on_photographs() -> None:
 def test_mobile_net_in_two_groups_of_two_workers(tmp_path: pathlib.Path) -> None:
     archive, *_ = sorted((pathlib.Path(_REAL_DATA) / "images").glob("*.zip"))
     flags = [f"--images={archive}", f"--workdir={tmp_path}", "--num_steps=160", "--log_every_steps=20"]
-    output_of(started("image_folder", *flags), timeout_secs=600)
+    started(tmp_path, "image_folder", *flags)()
     for group in (0, 1):
         student = keras.saving.load_model(tmp_path / f"group_{group}" / "student.keras")
         assert student(np.zeros((2, 64, 64, 3))).shape == (2, 10)

@@ -27,7 +27,7 @@ from tf_codistill import experiment
 
 def child(work):
     for target, path in ((1, work["output"]), (2, work["error"])):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), target)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), target)
     os.chdir(work["directory"])
     os.environ.update(work["environment"])
     signal.alarm(work["timeout_secs"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,6 +19,10 @@ from tensorflow.python.framework import ops
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what has been imported stays: to look through it each time costs more than the tests' own
 
 
 @pytest.fixture(autouse=True)

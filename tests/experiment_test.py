@@ -49,7 +49,7 @@ def peer(tmp_path) -> str:
     """A workdir in which group 1 has published one snapshot and is gone."""
     keras.utils.set_random_seed(77)
     model = toy_model(VOCABULARY_SIZE, batch_size=4)
-    lanes = [np.full((4, 12), 0.1, "float32")] * 4
+    lanes = [np.full((4, 12), 0.1, "float32")] * 2
     publish(runs.exchange_dir(str(tmp_path)), 1, 3, model, lanes)
     return str(tmp_path)
 
@@ -324,7 +324,7 @@ def test_random_peers_resume_with_the_peers_that_they_had(corpus, tmp_path_facto
         keras.utils.set_random_seed(5)
         for group in (1, 2, 3):
             model = toy_model(VOCABULARY_SIZE, batch_size=4)
-            lanes = [np.full((4, 12), 0.1 * group, "float32")] * 4
+            lanes = [np.full((4, 12), 0.1 * group, "float32")] * 2
             publish(runs.exchange_dir(workdir), group, 3, model, lanes, clock=lambda: 7.0)
         for num_steps in stops:
             teaching = toy_peers(topology=RandomPeers(2, seed=1))

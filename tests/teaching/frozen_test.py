@@ -250,7 +250,7 @@ def test_a_teacher_that_comes_to_stand_for_another_peer_takes_its_state_too() ->
     first, second = language_model(), language_model()
     first(tokens(1))
     second(tokens(2))
-    of_second = dataclasses.replace(snapshot_of(second), group=2)
+    of_second = dataclasses.replace(snapshot_of(second), ref=Ref(2))
     teachers = held(language_model, 1)
     assert teachers.peers() == [NO_PEER]
     for _ in range(2):
@@ -265,7 +265,7 @@ def test_age_is_the_mean_over_those_that_hold_a_snapshot_and_survives_a_restart(
     teachers = held(classifier, 3)
     assert teachers.staleness_secs(1000.0) == 0.0
     for index, (peer, published_at) in enumerate([(4, 940.0), (7, 980.5)]):
-        snapshot = dataclasses.replace(snapshot_of(classifier()), group=peer, published_at=published_at)
+        snapshot = dataclasses.replace(snapshot_of(classifier()), ref=Ref(peer), published_at=published_at)
         teachers.refresh(index, snapshot)
     assert teachers.staleness_secs(1000.0) == pytest.approx((60 + 19.5) / 2)
     again = held(classifier, 3)

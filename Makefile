@@ -38,8 +38,7 @@ quickstart: $(VENV)/.installed
 		--evaluation=$(RUN)/evaluation.json --output_dir=$(RUN)/report
 
 test: check
-	$(PY) -m pytest -m "not slow" --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
-		$(PYTEST_ARGS)
+	$(PY) -m pytest -m "not slow" --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	$(PY) -m pytest -m slow $(PYTEST_ARGS)

@@ -618,7 +618,12 @@ print(json.dumps([model.step(), weights.checksum(model.student), teachers.swaps,
 
 @pytest.mark.parametrize(
     ("fails", "wait"),
-    [({}, True), ({0: 31, 1: 13}, False), ({1: 1}, False), pytest.param({0: 1}, True)],
+    [
+        pytest.param({}, True, marks=pytest.mark.slow),
+        ({0: 31, 1: 13}, False),
+        ({1: 1}, False),
+        ({0: 1}, True),
+    ],
     ids=str,
 )
 def test_two_workers_take_the_same_at_the_same_step_whatever_storage_does(tmp_path, fails, wait) -> None:

@@ -44,7 +44,7 @@ class Meters(keras.metrics.Metric):
         Raises:
             ValueError: `every_steps` is less than 1.
         """
-        super().__init__(name="meters")
+        super().__init__(name="meters", dtype="float32")
         self._distillation = distillation
         self._taught_by = teachers.taught_by
         self._measures = TeacherMeasures(distillation, len(teachers.names()), every_steps)

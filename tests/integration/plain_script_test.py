@@ -206,7 +206,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_bits(tmp_path: pathlib.Pat
 
 @pytest.mark.slow
 def test_sigterm_in_a_long_validation_ends_within_seconds(tmp_path: pathlib.Path) -> None:
-    told = settings(tmp_path, "asked", num_validation=10**6)
+    told = settings(tmp_path, "asked", num_validation=10**6, replay=[])
     arguments = [sys.executable, "-c", SCRIPT, told]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -248,7 +248,7 @@ def test_replicas_keep_what_they_hold_apart(
         normalised, teachers, strategy=two_replicas(), **{"run_eagerly": False, **options}
     )
     data = {"x": shuffled, "epochs": 2, "validation_data": finite().take(2)}
-    resumed = assert_resumes(tmp_path, make, dies_at=(8,), **data)
+    resumed = assert_resumes(tmp_path, make, dies_at=(9,), **data)
     (own,) = checkpoints.read_latest(str(tmp_path / "stopped"))[2]
     assert any((copies[0] != copies[1]).any() for copies in own["replicas"] if copies.dtype == np.float32)
     for weight in resumed.weights:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -25,10 +24,6 @@ tf.config.set_logical_device_configuration(
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, as many a test waits for processes that it has started."""
     return min((os.cpu_count() or 1) + 1, 4)
-
-
-def pytest_collection_finish() -> None:
-    gc.freeze()  # what has been imported stays: to look through it each time costs more than the tests' own
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """The house: who may import whom, and how large things may grow.
 
-    12 programs          train evaluate score generate launch report prepare_* inspect_corpus
+    12 programs          train evaluate score generate launch report export prepare_* inspect_corpus
     11 program
     10 experiment
     9  configurables evaluation scoring generation launching reporting
@@ -55,7 +55,7 @@ FLOORS = (
     ("experiment",),
     ("program",),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
-    + ("inspect_corpus", "score", "generate"),
+    + ("inspect_corpus", "score", "generate", "export"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

@@ -36,7 +36,7 @@ def main() -> None:
         raise ValueError(f"--runs names {untrained[0]!r}, but no group has been trained there")
     if _OUTPUT.value:
         files.make_directory(os.path.dirname(_OUTPUT.value) or ".")  # before an evaluation that would be lost
-    program.parse_gin(instead=_bindings_of(workdirs))
+    program.parse_gin(instead=runs.bindings(workdirs[0]) if workdirs else "")
     task = experiment.configured().task
     for workdir in workdirs:
         for group in runs.groups(workdir):
@@ -55,12 +55,6 @@ def main() -> None:
     _print(rows, f"On {number:,} {task.units} that were held out")
     if _OUTPUT.value:
         files.write_json(_OUTPUT.value, {"models": rows, "num_units": number, "units": task.units})
-
-
-def _bindings_of(workdirs: list[str]) -> str:
-    """The bindings that were in force in the first of the runs."""
-    path = runs.config_path(workdirs[0], 0) if workdirs else ""
-    return files.read(path).decode("utf-8") if path and files.exists(path) else ""
 
 
 def _print(rows: Mapping[str, Mapping[str, float | str]], title: str) -> None:

@@ -169,7 +169,7 @@ class _Measured(keras.Model):
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        self.compile(loss=task.loss(), metrics=task.metrics())
+        self.compile(loss=task.loss(), weighted_metrics=task.metrics())
 
     def note(self, batch: Batch, prediction: Any) -> None:
         loss = self.compute_loss(batch.features, batch.targets, prediction, batch.sample_weight)

@@ -187,7 +187,7 @@ class Experiment:
         model.compile(
             optimizer,
             self.task.loss(),
-            metrics=self.task.metrics(),
+            weighted_metrics=self.task.metrics(),
             steps_per_execution=self.steps_per_execution,
             jit_compile=self.jit_compile,
         )

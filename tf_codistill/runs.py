@@ -74,6 +74,12 @@ def config_path(workdir: str, group: int) -> str:
     return files.join(group_dir(workdir, group), "config.gin")
 
 
+def bindings(workdir: str, group: int = 0) -> str:
+    """The bindings that are in force in a run, as a gin file; empty if it has written none."""
+    path = config_path(workdir, group)
+    return files.read(path).decode("utf-8") if files.exists(path) else ""
+
+
 def log_path(workdir: str, group: int, worker: int) -> str:
     """The log of one worker of one group."""
     return files.join(group_dir(workdir, group), f"worker_{worker}.log")

@@ -7,6 +7,8 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -139,3 +141,23 @@ def test_a_run_is_not_continued_on_another_vocabulary(programs: Programs, place:
 def test_a_corpus_is_inspected(place: pathlib.Path) -> None:
     assert (place / "page" / "index.html").read_text().startswith("<!DOCTYPE html>")
     assert (place / "page" / "corpus.png").stat().st_size > 10_000
+
+
+_READER = """
+import sys, tensorflow as tf
+found = tf.saved_model.load(sys.argv[1]).serve([[1, 2, 3]])["probabilities"].numpy()
+assert "tf_codistill" not in sys.modules
+print(found.shape, found.sum(axis=-1).round(4).tolist())
+"""
+
+
+def test_export_gives_what_reads_without_us(programs: Programs, place: pathlib.Path) -> None:
+    run, served = f"--workdir={place / 'run'}", place / "served"
+    corpus = f"--gin_bindings=LanguageTask.corpus_dir = '{place / 'moved'}'"
+    programs.succeed("export", run, f"--output_dir={served}", corpus)
+    reader = [sys.executable, "-c", _READER, str(served)]
+    ended = subprocess.run(reader, capture_output=True, text=True, check=False, cwd=place)
+    assert ended.stdout.endswith("[[1.0, 1.0, 1.0]]\n"), ended.stderr
+    assert "is not empty; name a new" in programs.run("export", run, f"--output_dir={served}").sentence()
+    missing = programs.run("export", run, "--group=3", f"--output_dir={place / 'none'}").sentence()
+    assert "group_3/student.keras'; let its run end" in missing

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pathlib
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.toy_house import Points
 from tf_codistill.tasks.base import Task
@@ -49,3 +51,14 @@ def test_a_saved_model_is_loaded_or_the_file_named(tmp_path: pathlib.Path) -> No
     assert isinstance(found, keras.Sequential)
     for one, other in zip(found.get_weights(), served.get_weights(), strict=True):
         assert (one == other).all()
+
+
+def test_a_task_that_says_nothing_else_is_served_as_its_model_is(tmp_path: pathlib.Path) -> None:
+    task = Points()
+    model = task.make_model()
+    module = task.serving(model, str(tmp_path))
+    places = np.asarray([[0.5, -0.5], [0.0, 1.0]], np.float32)
+    np.testing.assert_allclose(module.serve(places)["probabilities"], model(places), rtol=1e-5)
+    tf.saved_model.save(module, str(tmp_path / "served"), signatures=module.serve)
+    loaded = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(loaded.serve(places[:1])["probabilities"], model(places[:1]), rtol=1e-5)

@@ -2,8 +2,9 @@
 
     stream = task.training(Part(index=0, number=2, seed=1))     batches as a function of the step
     model = task.make_model(rows=32)                            for one replica; None for the served model
-    model.compile(optimizer, task.loss(), task.metrics())
+    model.compile(optimizer, task.loss(), weighted_metrics=task.metrics())
     task.keep_beside_model("runs/mine/group_0")                 what serving needs: a tokenizer, say
+    task.serving(model, "runs/mine/group_0").serve(raw_input)   probabilities
 
 `Task` holds settings; nothing is read before it is asked for. Whoever asks one task asks any other by the
 same names.
@@ -17,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
+import tensorflow as tf
 
 from tf_codistill import files, weights
 from tf_codistill.batches import Stream
@@ -45,6 +47,28 @@ class _Make:
 
     def __call__(self) -> keras.Model:
         return self.task.make_model(self.rows, self.group)
+
+
+class Served(tf.Module):
+    """A model and what it says of each class.
+
+    Args:
+        model: The trained model.
+        probabilities: From its predictions.
+        features: What it takes, as a structure of tensor specs.
+
+    Attributes:
+        serve: Takes features, returns ``{"probabilities": ...}``.
+    """
+
+    def __init__(self, model: keras.Model, probabilities: Callable[[Any], Any], features: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.serve = tf.function(
+            lambda features: {"probabilities": probabilities(model(features, training=False))},
+            input_signature=[features],
+            autograph=False,
+        )
 
 
 class Task(abc.ABC):
@@ -119,7 +143,7 @@ class Task(abc.ABC):
         """The task loss, phi of Algorithm 1, as `compile` takes it; a new one each time."""
 
     def metrics(self) -> list[Any]:
-        """Metrics, as `compile` takes them; new ones each time."""
+        """Metrics, as `compile` takes ``weighted_metrics``; new ones each time."""
         return []
 
     def derived(self, averages: Mapping[str, float]) -> dict[str, float]:
@@ -144,6 +168,35 @@ class Task(abc.ABC):
         Returns:
             Structured like one of them.
         """
+
+    def probabilities(self, predictions: Any) -> Any:
+        """What a prediction says of each class; the prediction itself, unless a task knows better.
+
+        Args:
+            predictions: What the model puts out.
+
+        Returns:
+            Probabilities ``[B, ..., C]``, or of the second of two classes ``[B]``.
+        """
+        return predictions
+
+    def serving(self, model: keras.Model, directory: str) -> tf.Module:
+        """A trained model as it is served: from raw input to probabilities.
+
+        Args:
+            model: The trained model.
+            directory: Where `keep_beside_model` has kept what belongs to it.
+
+        Returns:
+            A module with a function ``serve`` of fixed signature, which returns ``{"probabilities": ...}``.
+            Here its input is that of the model, any number of examples.
+        """
+        del directory
+        features = keras.tree.map_structure(
+            lambda spec: tf.TensorSpec([None, *spec.shape[1:]], spec.dtype),
+            self.validation().dataset().element_spec.data[0],
+        )
+        return Served(model, self.probabilities, features)
 
     def groups_of_their_own(self) -> set[int]:
         """The groups whose models are not those of all the others."""

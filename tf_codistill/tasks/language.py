@@ -20,7 +20,7 @@ from tf_codistill import settings, trained
 from tf_codistill.batches import Stream
 from tf_codistill.inputs import language, mixture
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.tasks.base import Part, Task
+from tf_codistill.tasks.base import Part, Served, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +124,15 @@ class LanguageTask(Task):
         """Logits of the mean of probabilities."""
         log_probabilities = tf.stack([tf.nn.log_softmax(logits) for logits in predictions])
         return tf.reduce_logsumexp(log_probabilities, axis=0) - math.log(len(predictions))
+
+    def probabilities(self, predictions: tf.Tensor) -> tf.Tensor:
+        """Of each piece of the vocabulary to come next, ``[B, T, V]``."""
+        return tf.nn.softmax(predictions)
+
+    def serving(self, model: keras.Model, directory: str) -> tf.Module:
+        """Takes ids of word pieces, int32 ``[B, T]``, of which each row begins a document."""
+        del directory
+        return Served(model, self.probabilities, tf.TensorSpec([None, None], tf.int32, "ids"))
 
     def load_model(self, path: str) -> keras.Model:
         """Loads a saved language model with as many lanes as validation has."""

@@ -35,7 +35,8 @@ def main() -> None:
     program.parse_gin(instead=runs.bindings(program.WORKDIR.value, _GROUP.value))
     task = experiment.configured().task
     module = task.serving(keras.saving.load_model(path, compile=False), directory)
-    tf.saved_model.save(module, _OUTPUT_DIR.value, signatures=module.serve)
+    without_gradients = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, _OUTPUT_DIR.value, module.serve, without_gradients)
     logging.info("exported %s to %s", path, _OUTPUT_DIR.value)
 
 

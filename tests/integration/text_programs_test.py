@@ -145,7 +145,8 @@ def test_a_corpus_is_inspected(place: pathlib.Path) -> None:
 
 _READER = """
 import sys, tensorflow as tf
-found = tf.saved_model.load(sys.argv[1]).serve([[1, 2, 3]])["probabilities"].numpy()
+served = tf.saved_model.load(sys.argv[1])
+found = served.serve([[1, 2, 3]])["probabilities"].numpy()
 assert "tf_codistill" not in sys.modules
 print(found.shape, found.sum(axis=-1).round(4).tolist())
 """

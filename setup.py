@@ -22,6 +22,7 @@ REQUIREMENTS = [
     "keras>=3.15,<3.16",
     "matplotlib>=3.9,<4",
     "numpy>=2.0,<3",
+    "psutil>=6,<8",
     "pyarrow>=18,<26",
     "pycld2>=0.42,<0.43",
     "requests>=2.32,<3",

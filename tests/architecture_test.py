@@ -3,7 +3,7 @@
     12 programs          train evaluate score generate launch report export prepare_* inspect_corpus
     11 program
     10 experiment
-    9  configurables evaluation scoring generation launching reporting
+    9  configurables evaluation scoring generation launching reporting run_matrix
     8  tasks/            WHAT is learned
     7  groups/           how one group does SGD
     6  training/         Algorithm 1
@@ -51,7 +51,7 @@ FLOORS = (
     ("training",),
     ("groups",),
     ("tasks",),
-    ("configurables", "evaluation", "launching", "reporting", "scoring", "generation"),
+    ("configurables", "evaluation", "launching", "reporting", "scoring", "generation", "run_matrix"),
     ("experiment",),
     ("program",),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")

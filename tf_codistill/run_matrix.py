@@ -1,0 +1,279 @@
+"""Many runs of one question: settings x seeds, several at a time, each going on where it stopped.
+
+    <workdir>/
+        lone/seed_1/           the workdir of a run, as `launch` makes it; launch.log: what that printed
+        lone/seed_2/
+        codistilled/seed_1/
+        ...
+        runs.jsonl             {"setting": "lone", "seed": 1, "status": "done", "secs": 81.2, ...} each
+
+    settings = {"lone": Setting(gin_files=["gin/quickstart_alone.gin"]), ...}
+    planned = plan("runs/matrix", {"lone": [1, 2, 3], "codistilled": [1, 2, 3]}, settings)
+    train(planned, "runs/matrix", num_parallel=2)
+
+Every run has the same threads, however many there are at a time, and operations that TensorFlow keeps
+deterministic: the same setting and seed end with the same bits. Ctrl-C lets each run write a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gin
+import psutil
+
+from tf_codistill import files, settings, status
+from tf_codistill.jobs.progress import Progress
+
+_POLL_SECS = 0.5
+_GRACE_SECS = 60.0
+_LOG = "launch.log"
+_ROWS = "runs.jsonl"
+
+
+@gin.configurable(module="tf_codistill")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How the runs of a setting are trained.
+
+    Attributes:
+        gin_files: Configurations of an `Experiment`, as ``--gin_file`` of `launch`.
+        bindings: Further bindings, as its ``--gin_bindings``.
+        num_groups: Groups of a run.
+        workers_per_group: Processes of each group.
+    """
+
+    gin_files: Sequence[str]
+    bindings: Sequence[str] = ()
+    num_groups: int = 1
+    workers_per_group: int = 1
+
+    def __post_init__(self) -> None:
+        settings.check_types(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A run of the matrix: a setting with a seed.
+
+    Attributes:
+        name: The name of its setting.
+        setting: How it is trained.
+        seed: Its seed.
+        workdir: Its directory.
+    """
+
+    name: str
+    setting: Setting
+    seed: int
+    workdir: str
+
+    def is_done(self) -> bool:
+        """Whether all its groups have trained to their end."""
+        return status.finished_steps(self.workdir, self.setting.num_groups) is not None
+
+    def steps(self) -> tuple[int, int | None]:
+        """Steps that its groups have made together, and that they are to make, if that is known."""
+        groups = [status.read_status(self.workdir, group) for group in range(self.setting.num_groups)]
+        totals = [group.num_steps for group in groups]
+        return sum(group.step for group in groups), None if None in totals else sum(map(int, totals))  # type: ignore[arg-type]
+
+    def command(self) -> list[str]:
+        """The command line that trains it."""
+        setting = self.setting
+        return [
+            *(sys.executable, "-m", "tf_codistill.launch", f"--workdir={self.workdir}"),
+            *(f"--num_groups={setting.num_groups}", f"--workers_per_group={setting.workers_per_group}"),
+            *(f"--gin_file={name}" for name in setting.gin_files),
+            *(f"--gin_bindings={binding}" for binding in setting.bindings),
+            f"--gin_bindings=Experiment.seed = {self.seed}",
+        ]
+
+
+def plan(workdir: str, seeds: Mapping[str, Sequence[int]], by_name: Mapping[str, Setting]) -> list[Trial]:
+    """The runs of a matrix, seed by seed, so that what is done first is a comparison already.
+
+    Args:
+        workdir: Directory of the matrix.
+        seeds: For each setting its seeds.
+        by_name: The settings.
+
+    Returns:
+        The runs.
+    """
+    longest = max(map(len, seeds.values()), default=0)
+    return [
+        Trial(name, by_name[name], own[place], files.join(workdir, name, f"seed_{own[place]}"))
+        for place in range(longest)
+        for name, own in seeds.items()
+        if place < len(own)
+    ]
+
+
+def train(
+    planned: Sequence[Trial],
+    workdir: str,
+    *,
+    num_parallel: int = 1,
+    threads: int = 1,
+    max_memory_bytes: int | None = None,
+) -> None:
+    """Trains those runs that are not done.
+
+    A run that fails leaves the others alone, unless none has ended well before it: then they would all fail.
+
+    Args:
+        planned: The runs.
+        workdir: Directory on this machine, where ``runs.jsonl`` says what became of each.
+        num_parallel: How many at a time.
+        threads: Threads of each worker; what is computed may depend on it.
+        max_memory_bytes: Together they should take no more: after the first has ended, so many are trained at
+            a time as would fit if each were as large as the largest so far. None leaves that out.
+
+    Raises:
+        ValueError: A number is below 1.
+        ChildProcessError: Some have failed; the message has the end of what each said.
+        KeyboardInterrupt: Ctrl-C was pressed; all have been stopped and go on when called again.
+    """
+    for name, value in (("num_parallel", num_parallel), ("threads", threads)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; expected 1 or more")
+    files.make_directory(workdir)
+    waiting = [run for run in planned if not run.is_done()]
+    has_succeeded = len(waiting) < len(planned)
+    running: list[_Running] = []
+    failures: list[str] = []
+    largest = max([0, *(row["memory_bytes"] for row in rows(workdir))])  # that a run has had in the end
+    with Progress(f"{len(planned)} runs", 1, "steps") as progress, _stopping(running):
+        show = _shown(planned, progress)
+        while waiting or running:
+            for one in running:
+                one.measure()
+            fits = max_memory_bytes is None or (
+                largest > 0 and (len(running) + 1) * largest <= max_memory_bytes
+            )
+            if waiting and len(running) < num_parallel and (fits or not running):
+                running.append(_Running(waiting.pop(0), threads))
+                continue
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                largest = max(largest, one.memory_bytes)
+                failure = one.end(workdir)
+                has_succeeded |= failure is None
+                failures += [failure] if failure else []
+            if failures and not has_succeeded:
+                break
+            show()
+            time.sleep(_POLL_SECS)
+    if failures:
+        raise ChildProcessError(f"{len(failures)} of {len(planned)} runs failed:\n" + "\n".join(failures))
+
+
+class _Running:
+    """A run that is being trained by a process of its own."""
+
+    def __init__(self, run: Trial, threads: int) -> None:
+        self.run, self.started = run, time.monotonic()
+        self.memory_bytes = 0
+        files.make_directory(run.workdir)
+        self.log_path = files.join(run.workdir, _LOG)
+        number = str(threads)
+        own = {"TF_NUM_INTRAOP_THREADS": number, "OMP_NUM_THREADS": number, "TF_DETERMINISTIC_OPS": "1"}
+        with open(self.log_path, "ab") as log:
+            # A session of its own keeps the terminal's Ctrl-C away: it comes once, from here.
+            self.process = subprocess.Popen(
+                run.command(),
+                env={**os.environ, **own},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def measure(self) -> None:
+        """Notes how much memory its processes have now, if it is the most so far."""
+        with contextlib.suppress(psutil.Error):
+            parent = psutil.Process(self.process.pid)
+            now = 0
+            for process in (parent, *parent.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    now += process.memory_info().rss
+            self.memory_bytes = max(self.memory_bytes, now)
+
+    def end(self, workdir: str) -> str | None:
+        """Notes what became of it; returns what it said if it has failed."""
+        code = self.process.returncode
+        said = files.read(self.log_path).decode("utf-8", "replace").strip().splitlines()[-3:]
+        row: dict[str, Any] = {
+            "setting": self.run.name,
+            "seed": self.run.seed,
+            "status": "failed" if code else "done",
+            "secs": round(time.monotonic() - self.started, 1),
+            "memory_bytes": self.memory_bytes,
+            "steps": self.run.steps()[0],
+            "workdir": self.run.workdir,
+        }
+        if not code:
+            groups = range(self.run.setting.num_groups)
+            row["validation_loss"] = [
+                status.read_status(self.run.workdir, group).validation_loss for group in groups
+            ]
+        with open(files.join(workdir, _ROWS), "a", encoding="utf-8") as rows:
+            rows.write(json.dumps(row) + "\n")
+        return f"{self.run.workdir}: {' '.join(said) or f'exit status {code}'}" if code else None
+
+
+@contextlib.contextmanager
+def _stopping(running: list[_Running]) -> Iterator[None]:
+    """Stops what is running when something ends the block, each with time for a checkpoint."""
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            for one in running:
+                one.process.send_signal(number)
+            deadline = time.monotonic() + _GRACE_SECS
+            while any(one.process.poll() is None for one in running) and time.monotonic() < deadline:
+                time.sleep(_POLL_SECS / 10)
+
+
+def _shown(planned: Sequence[Trial], progress: Progress) -> Callable[[], None]:
+    """What shows how far all runs are; of those that have not begun it expects what the others have."""
+    shown = 0
+
+    def show() -> None:
+        nonlocal shown
+        found = [run.steps() for run in planned]
+        known = [total for _, total in found if total]
+        if known:
+            progress.expect(round(sum(known) * len(planned) / len(known)))
+        done = sum(step for step, _ in found)
+        progress.advance(done - shown)
+        shown = done
+
+    return show
+
+
+def rows(workdir: str) -> list[dict[str, Any]]:
+    """What became of the runs so far, the newest last.
+
+    Args:
+        workdir: Directory of the matrix.
+
+    Returns:
+        A row for each run that has ended: ``setting``, ``seed``, ``status`` (``done``, ``failed``), ``secs``,
+        ``memory_bytes``, ``steps``, ``workdir`` and ``validation_loss`` of each group.
+    """
+    path = files.join(workdir, _ROWS)
+    if not files.exists(path):
+        return []
+    return [json.loads(line) for line in files.read(path).decode("utf-8").splitlines()]

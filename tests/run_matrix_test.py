@@ -15,7 +15,7 @@ import time
 import pytest
 
 from tf_codistill import run_matrix
-from tf_codistill.run_matrix import Trial, Setting
+from tf_codistill.run_matrix import Setting, Trial
 
 LONE, TWO = (
     Setting(gin_files=["lone.gin"], bindings=["A.b = 1"]),

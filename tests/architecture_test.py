@@ -19,6 +19,7 @@ so that each is also tried on a small house that breaks it.
 """
 
 import ast
+import collections
 import functools
 import pathlib
 import subprocess
@@ -61,6 +62,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]
 
 MODULE_LINES = 400
+PACKAGE_MODULES = 12
+CROWDED = ("corpus",)  # as yet
 PROGRAM_LINES = 79
 FUNCTION_LINES = 60
 USUAL_FUNCTION_LINES = 39
@@ -248,6 +251,18 @@ def defined_twice(house: House) -> list[str]:
     return [f"class {name} is in {' and '.join(modules[name])}" for name in twice]
 
 
+def crowded_packages(house: House) -> list[str]:
+    """Packages with more modules than one can keep in mind: such a one gets rooms of its own."""
+    packages = collections.Counter(
+        module.rpartition(".")[0] for module in house if f"{module}." not in " ".join(house)
+    )
+    return [
+        f"{package} has {number} modules; expected at most {PACKAGE_MODULES}, make a room of some"
+        for package, number in packages.items()
+        if package and number > PACKAGE_MODULES and package not in CROWDED
+    ]
+
+
 def asserts(house: House) -> list[str]:
     return [
         f"{module}, line {node.lineno}: assert in library code; raise ValueError"
@@ -331,6 +346,7 @@ RULES = {
         unannotated,
         bad_names,
         defined_twice,
+        crowded_packages,
         asserts,
         configurable_programs,
         asks_for_kinds,
@@ -348,6 +364,7 @@ BROKEN = {
     "unannotated": {"files": DOC + "class A:\n    'Doc.'\n    def __init__(self, x) -> None: ...\n"},
     "bad_names": {"corpus.queue": DOC},
     "defined_twice": {"files": DOC + "class A: ...\n", "runs": DOC + "class A: ...\n"},
+    "crowded_packages": {"losses": DOC, **{f"losses.m{number}": DOC for number in range(13)}},
     "asserts": {"files": DOC + "assert True\n"},
     "configurable_programs": {"train": DOC + "import gin\n@gin.configurable\ndef _f(): ...\n"},
     "asks_for_kinds": {

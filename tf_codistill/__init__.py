@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tf_codistill.teaching.fellows import FellowStudents
     from tf_codistill.teaching.saved import SavedTeachers
     from tf_codistill.teaching.snapshots import PeerExchange
-    from tf_codistill.training.checkpointing import Checkpointing
+    from tf_codistill.training.checkpoint.checkpointing import Checkpointing
     from tf_codistill.training.codistillation import CodistillationModel
 
 __version__ = "0.1.0"
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Checkpointing": "training.checkpointing",
+    "Checkpointing": "training.checkpoint.checkpointing",
     "CodistillationModel": "training.codistillation",
     "Experiment": "experiment",
     "FellowStudents": "teaching.fellows",

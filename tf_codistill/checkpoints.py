@@ -8,7 +8,7 @@
             worker_1.index, ...
             manifest.json                        the commit, by the chief when all parts are there
 
-Values are arrays by name, so what a checkpoint holds is decided by the caller (`training.checkpointing`).
+Values are arrays by name, so what a checkpoint holds is decided by the caller (`training.checkpoint`).
 Workers find out by files that the others are done, so that writing needs no collective and can be done by a
 thread beside training. A checkpoint that is damaged is passed over for the one before it, and written anew
 when training comes to its step once more.

@@ -37,10 +37,10 @@ from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.tasks.base import Part, Task
 from tf_codistill.teaching.base import Place, Teaching
 from tf_codistill.teaching.snapshots import PeerExchange
-from tf_codistill.training.checkpointing import Checkpointing
+from tf_codistill.training.checkpoint.checkpointing import Checkpointing
+from tf_codistill.training.checkpoint.progress import Position
 from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.metrics_log import MetricsLog
-from tf_codistill.training.progress import Position
 
 
 @gin.configurable

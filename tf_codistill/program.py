@@ -3,7 +3,7 @@
     from tf_codistill import program
 
     def main() -> None:
-        from tf_codistill.training import experiment    # here, so that --help does not wait for TensorFlow
+        from tf_codistill import experiment    # here, so that --help does not wait for TensorFlow
 
         program.parse_gin()          # --gin_file, --gin_bindings
         ...                          # one call into the library; before its expensive part:

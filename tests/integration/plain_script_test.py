@@ -48,7 +48,7 @@ import hashlib, json, os, signal, sys, threading, time
 import numpy as np, tensorflow as tf
 import tf_codistill
 from tf_codistill.exchange.snapshot import Swap
-from tf_codistill.training import state
+from tf_codistill.training.checkpoint import state
 {STUDENT}
 settings = json.loads(sys.argv[1])
 directory, group, replay = settings["directory"], settings["group"], settings["replay"]

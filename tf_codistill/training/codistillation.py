@@ -25,13 +25,13 @@ from tf_codistill.batches import Batch, batch_of
 from tf_codistill.groups import decisions
 from tf_codistill.teaching.base import ModelFn, Teaching
 from tf_codistill.training import whole_batch
+from tf_codistill.training.checkpoint.replica_statistics import ReplicaStatistics
+from tf_codistill.training.checkpoint.resuming import resuming
 from tf_codistill.training.distillation import Distillation, Losses, SoftTargets, Weights
 from tf_codistill.training.keras_fit import MultiWorkerModel, on_one_replica
 from tf_codistill.training.meters import Meters
 from tf_codistill.training.outputs import Outputs, mean_of
 from tf_codistill.training.progress_line import ProgressLine
-from tf_codistill.training.replica_statistics import ReplicaStatistics
-from tf_codistill.training.resuming import resuming
 from tf_codistill.training.task_losses import StudentStep, TaskLosses
 from tf_codistill.training.watch import Watch
 from tf_codistill.training.whole_batch import of_whole_batch, total

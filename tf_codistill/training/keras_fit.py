@@ -33,8 +33,8 @@ from tf_codistill import keras_private, weights
 from tf_codistill.batches import batch_of
 from tf_codistill.losses import shared_softmax
 from tf_codistill.training import whole_batch
-from tf_codistill.training.progress import BatchesSeen, TrainingProgress
-from tf_codistill.training.resuming import PassOver
+from tf_codistill.training.checkpoint.progress import BatchesSeen, TrainingProgress
+from tf_codistill.training.checkpoint.resuming import PassOver
 
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 

@@ -16,9 +16,9 @@ from tf_codistill import checkpoints, weights
 from tf_codistill.exchange.store import Store
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.snapshots import PeerExchange
-from tf_codistill.training.checkpointing import Checkpointing
+from tf_codistill.training.checkpoint.checkpointing import Checkpointing
+from tf_codistill.training.checkpoint.replica_statistics import ReplicaStatistics
 from tf_codistill.training.codistillation import CodistillationModel
-from tf_codistill.training.replica_statistics import ReplicaStatistics
 
 
 def normalised(synchronized: bool = False) -> keras.Model:

@@ -23,9 +23,9 @@ import tensorflow as tf
 from absl import logging
 
 from tf_codistill import keras_private, weights
-from tf_codistill.training import state
-from tf_codistill.training.checkpointing import Checkpointing
-from tf_codistill.training.progress import Position, fingerprint
+from tf_codistill.training.checkpoint import state
+from tf_codistill.training.checkpoint.checkpointing import Checkpointing
+from tf_codistill.training.checkpoint.progress import Position, fingerprint
 
 _SHORTER = (
     "the data end {} batches before the one with which training goes on; resume with the data with which it "

@@ -6,7 +6,7 @@
     when a monitored value is best,  -->  then written by   -> | checkpoint | -> found by the next `fit`
     at SIGTERM or Ctrl-C, at the end      a thread beside it   +------------+    of a new model
 
-What is in it: `training.state`. A signal ends training with the step, or in a validation with the test batch,
+What is in it: `state`. A signal ends training with the step, or in a validation with the test batch,
 that is under way: a checkpoint is saved, then KeyboardInterrupt leaves `fit`. A second signal does not wait.
 What is resumed reads over the data of the steps that were done, which takes as long as reading them; that the
 data is the same is checked by its first batch.
@@ -28,8 +28,8 @@ from absl import logging
 
 from tf_codistill import checkpoints, distribution
 from tf_codistill.groups import decisions
-from tf_codistill.training import state
-from tf_codistill.training.progress import NONE, Found, Position, TrainingProgress
+from tf_codistill.training.checkpoint import state
+from tf_codistill.training.checkpoint.progress import NONE, Found, Position, TrainingProgress
 
 _FAILED = -2
 

@@ -23,8 +23,8 @@ from tests.toy_models import BATCH, NUM_CLASSES, NUM_FEATURES, batches, examples
 from tf_codistill import checkpoints, files, metrics, weights
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.fellows import FellowStudents
-from tf_codistill.training import state
-from tf_codistill.training.checkpointing import Checkpointing
+from tf_codistill.training.checkpoint import state
+from tf_codistill.training.checkpoint.checkpointing import Checkpointing
 from tf_codistill.training.codistillation import CodistillationModel
 
 STEPS = 5  # of an epoch

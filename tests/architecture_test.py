@@ -45,7 +45,7 @@ FLOORS = (
         "bindings",
         "jobs",
     ),
-    ("tokenizer", "distribution"),
+    ("tokenizer", "distribution", "reproducibility"),
     ("models", "corpus", "inputs", "recurrent_state", "groups.decisions", "status", "learning_curves"),
     ("exchange", "checkpoints", "trained"),
     ("teaching",),
@@ -53,10 +53,10 @@ FLOORS = (
     ("groups",),
     ("tasks",),
     ("configurables", "evaluation", "launching", "reporting", "scoring", "generation", "run_matrix"),
-    ("experiment",),
+    ("experiment", "model_comparison"),
     ("program",),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
-    + ("inspect_corpus", "score", "generate", "export"),
+    + ("inspect_corpus", "score", "generate", "export", "churn"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

@@ -11,12 +11,15 @@ Models with a recurrent state read everything once from a zero state, which is h
 once from a state that the model carried here: that of its training lanes. The two can differ much, because
 the hidden state of a training lane is never reset (section 3.1 of Anil et al. 2018), so that a zero state is
 one the model has not seen since it began. Of models without one there is just ``loss``.
+
+    predictions(task, [members["group 0"]])               what a model, or an ensemble, says of each example
+    for batch in predicted(task, [[one], [other]]): ...   the same of several, a batch at a time
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +28,7 @@ import tensorflow as tf
 
 from tf_codistill import checkpoints, keras_private, recurrent_state, runs, weights
 from tf_codistill.batches import Batch, Keyed, batch_of
+from tf_codistill.reproducibility.predictions import Predictions
 from tf_codistill.tasks.base import Task
 
 ENSEMBLE = "ensemble"
@@ -134,6 +138,126 @@ def evaluate(task: Task, members: Mapping[str, Member]) -> dict[str, Row]:
         }
         for name, zero, kept, origin in zip(names, first, carried, origins, strict=False)
     }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PredictedBatch:
+    """What several models say of the same examples.
+
+    Attributes:
+        probabilities: Of each model, float32 [B], of class 1, [B, C] or [B, T, C].
+        labels: True classes, [B] or [B, T]; None if the targets are no classes.
+        keys: Id and visit of each example, int64 [B, 2], or None.
+        counted: Which positions have a sample weight, booleans [B, T]; None for all.
+        features: What the models were given, arrays [B, ...] in the task's structure.
+    """
+
+    probabilities: list[np.ndarray]
+    labels: np.ndarray | None
+    keys: np.ndarray | None
+    counted: np.ndarray | None
+    features: Any
+
+
+def predicted(task: Task, models: Sequence[Sequence[Member]]) -> Iterator[PredictedBatch]:
+    """What models say of what the task holds out, in its order, a batch at a time.
+
+    Models with a recurrent state begin with the one that each carries; with a zero state if there is one
+    model that carries none, so that all begin alike.
+
+    Args:
+        task: What was learned.
+        models: The members of each model: one, or several of which the model is the ensemble.
+
+    Yields:
+        A batch without the examples of sample weight 0.
+
+    Raises:
+        ValueError: A model's predictions and the targets do not fit together.
+    """
+    members = [member for ensemble in models for member in ensemble]
+    states = [recurrent_state.variables(member.model) for member in members]
+    begin = [member.lanes for member in members]
+    for state, lanes in zip(states, begin, strict=True):
+        from_zero = [np.zeros(variable.shape, np.float32) for variable in state]
+        recurrent_state.assign(state, lanes if lanes and None not in begin else from_zero)
+
+    @tf.function
+    def predict(features: Any) -> list[Any]:
+        each = [[member.model(features, training=False) for member in ensemble] for ensemble in models]
+        means = [task.mean_prediction(one) if len(one) > 1 else one[0] for one in each]
+        return [tf.cast(task.probabilities(mean), tf.float32) for mean in means]
+
+    stream = task.validation()
+    for data in stream.dataset(num_steps=stream.steps_per_epoch):
+        batch = batch_of(data)
+        arrays = keras.tree.map_structure(lambda part: None if part is None else np.asarray(part), batch)
+        yield _predicted_batch(arrays, predict(batch.features))
+
+
+def predictions(task: Task, members: Sequence[Member], run: str | None = None) -> Predictions:
+    """What a model says of what the task holds out.
+
+    Args:
+        task: What was learned.
+        members: The model, or several of which it is the ensemble.
+        run: Names the run that trained it, if that is known.
+
+    Returns:
+        Predictions of all examples with their labels and keys, in the order of the task.
+
+    Raises:
+        ValueError: Predictions and targets do not fit together.
+    """
+    batches = list(predicted(task, [members]))
+
+    def joined(name: str) -> np.ndarray | None:
+        arrays = [getattr(batch, name) for batch in batches]
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    probabilities = np.concatenate([batch.probabilities[0] for batch in batches])
+    return Predictions(probabilities, joined("labels"), joined("keys"), {}, joined("counted"), run)
+
+
+def _predicted_batch(batch: Batch, predictions: Sequence[Any]) -> PredictedBatch:
+    """Brings arrays into the shapes of `PredictedBatch`, without what has no weight."""
+    probabilities = [np.asarray(one) for one in predictions]
+    shape = probabilities[0].shape
+    if len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) > 3:
+        shape = (shape[0], -1, shape[-1])
+    probabilities = [one.reshape(shape) for one in probabilities]
+    positions = probabilities[0].shape[: max(1, len(shape) - 1)]
+    counted = None
+    rows = np.ones(positions[0], bool)
+    if batch.sample_weight is not None:
+        weights = np.asarray(batch.sample_weight)
+        weights = (
+            weights.reshape(positions) if weights.size == np.prod(positions) else weights.reshape(len(rows))
+        )
+        rows = (weights > 0).reshape(len(rows), -1).any(axis=1)
+        counted = (weights > 0)[rows] if weights.ndim > 1 else None
+    return PredictedBatch(
+        probabilities=[one[rows] for one in probabilities],
+        labels=None if batch.targets is None else _labels(batch.targets, probabilities[0], positions)[rows],
+        keys=None if batch.keys is None else batch.keys[rows],
+        counted=counted,
+        features=keras.tree.map_structure(lambda array: array[rows], batch.features),
+    )
+
+
+def _labels(targets: Any, probabilities: np.ndarray, positions: tuple[int, ...]) -> np.ndarray:
+    """Classes: as they are, or the likeliest of targets that are probabilities themselves."""
+    (targets, *more) = keras.tree.flatten(targets)
+    if not more and targets.size == probabilities.size and probabilities.ndim > 1:
+        return np.asarray(targets.reshape(probabilities.shape).argmax(axis=-1))
+    if more or targets.size != np.prod(positions):
+        raise ValueError(
+            f"targets have the shape {list(targets.shape)} beside predictions of the shape "
+            f"{list(probabilities.shape)}; expected one class for each position, of one output"
+        )
+    return np.asarray(targets.reshape(positions))
 
 
 class _Pass:

@@ -1,0 +1,1 @@
+"""How far apart the predictions of independent runs are: churn (Anil et al. 2018, section 3.5)."""

@@ -1,13 +1,16 @@
-"""The Python blocks of docs/codistillation.md run, and links between documents lead somewhere."""
+"""The Python blocks of two pages run, and links between documents lead somewhere."""
 
 from __future__ import annotations
 
 import pathlib
 import re
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+
+from tf_codistill.reproducibility import measures
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _PAGES = sorted([*_REPOSITORY.glob("*.md"), *_REPOSITORY.glob("docs/*.md")])
@@ -41,6 +44,21 @@ def test_blocks_of_the_how_to_run(tmp_path: pathlib.Path) -> None:
         exec(compile(block, "docs/codistillation.md", "exec"), names)
     assert keras.saving.load_model(names["student_path"]).count_params() == 15
     assert names["num_teachers"] == 1
+
+
+def test_blocks_of_the_page_about_churn_run(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (_REPOSITORY / "docs" / "churn.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/churn.md", "exec"), names)
+    printed = capsys.readouterr().out.splitlines()
+    for number in re.findall(r"# (0\.\d+)$", text, re.MULTILINE):
+        assert any(line.startswith(number) for line in printed), number
+    fields = set(re.findall(r"^\| `(.*)` \|", text, re.MULTILINE))
+    told = {name for field in fields for name in field.split("`, `")}
+    assert told == {*measures.RATIOS, "auc"}
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)

@@ -192,7 +192,9 @@ def predicted(task: Task, models: Sequence[Sequence[Member]]) -> Iterator[Predic
     for data in stream.dataset(num_steps=stream.steps_per_epoch):
         batch = batch_of(data)
         arrays = keras.tree.map_structure(lambda part: None if part is None else np.asarray(part), batch)
-        yield _predicted_batch(arrays, predict(batch.features))
+        found = _predicted_batch(arrays, predict(batch.features))
+        if len(found.probabilities[0]):
+            yield found
 
 
 def predictions(task: Task, members: Sequence[Member], run: str | None = None) -> Predictions:
@@ -221,23 +223,9 @@ def predictions(task: Task, members: Sequence[Member], run: str | None = None) -
 
 def _predicted_batch(batch: Batch, predictions: Sequence[Any]) -> PredictedBatch:
     """Brings arrays into the shapes of `PredictedBatch`, without what has no weight."""
-    probabilities = [np.asarray(one) for one in predictions]
-    shape = probabilities[0].shape
-    if len(shape) > 1 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) > 3:
-        shape = (shape[0], -1, shape[-1])
-    probabilities = [one.reshape(shape) for one in probabilities]
-    positions = probabilities[0].shape[: max(1, len(shape) - 1)]
-    counted = None
-    rows = np.ones(positions[0], bool)
-    if batch.sample_weight is not None:
-        weights = np.asarray(batch.sample_weight)
-        weights = (
-            weights.reshape(positions) if weights.size == np.prod(positions) else weights.reshape(len(rows))
-        )
-        rows = (weights > 0).reshape(len(rows), -1).any(axis=1)
-        counted = (weights > 0)[rows] if weights.ndim > 1 else None
+    probabilities = [_of_classes(np.asarray(one)) for one in predictions]
+    positions = probabilities[0].shape[: max(1, probabilities[0].ndim - 1)]
+    rows, counted = _weighted(batch.sample_weight, positions)
     return PredictedBatch(
         probabilities=[one[rows] for one in probabilities],
         labels=None if batch.targets is None else _labels(batch.targets, probabilities[0], positions)[rows],
@@ -245,6 +233,27 @@ def _predicted_batch(batch: Batch, predictions: Sequence[Any]) -> PredictedBatch
         counted=counted,
         features=keras.tree.map_structure(lambda array: array[rows], batch.features),
     )
+
+
+def _of_classes(predictions: np.ndarray) -> np.ndarray:
+    """[B], [B, C] or [B, T, C], with all other axes for positions."""
+    if predictions.ndim < 3:
+        is_logistic = predictions.ndim == 2 and predictions.shape[-1] == 1
+        return predictions[:, 0] if is_logistic else predictions
+    if predictions.shape[-1] == 1:
+        predictions = np.concatenate([1 - predictions, predictions], axis=-1)
+    return predictions.reshape(len(predictions), -1, predictions.shape[-1])
+
+
+def _weighted(weights: Any, positions: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Which rows have a weight; and of these which positions, None for all."""
+    if weights is None:
+        return np.ones(positions[0], bool), None
+    is_weighted = np.greater(weights, 0)
+    by_position = is_weighted.size == np.prod(positions) and len(positions) > 1
+    is_weighted = is_weighted.reshape(positions if by_position else positions[:1])
+    rows: np.ndarray = is_weighted.reshape(positions[0], -1).any(axis=1)
+    return rows, is_weighted[rows] if by_position else None
 
 
 def _labels(targets: Any, probabilities: np.ndarray, positions: tuple[int, ...]) -> np.ndarray:

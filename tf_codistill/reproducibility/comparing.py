@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tf_codistill.reproducibility import measures, slicing
-from tf_codistill.reproducibility.comparison import Change, ModelComparison, Figures, Pair, Slice
+from tf_codistill.reproducibility.comparison import Change, Figures, ModelComparison, Pair, Slice
 from tf_codistill.reproducibility.intervals import Bootstrap
 from tf_codistill.reproducibility.measures import Array, Vectors
 from tf_codistill.reproducibility.predictions import (
@@ -221,8 +221,8 @@ class Comparer:
         """Keeps of a few examples what is added up later, and their worst position."""
         differences: Any = 0
         for pair, sums in self._pairs.items():
-            both = (probabilities[index] for index in pair)
-            vectors = measures.per_position(*both, labels=labels, threshold=self._threshold)
+            first, second = (probabilities[index] for index in pair)
+            vectors = measures.per_position(first, second, labels, self._threshold)
             if pair in self._counted_pairs:
                 differences = differences + vectors["absolute_difference"] / len(self._counted_pairs)
             sums.append(measures.over_positions(vectors, counted))

@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from tf_codistill import files, pictures, terminal
-from tf_codistill.reproducibility.comparison import ModelComparison, Figures, Slice
+from tf_codistill.reproducibility.comparison import Figures, ModelComparison, Slice
 from tf_codistill.reproducibility.intervals import Estimate
 
 PAGE = "index.html"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -145,6 +146,13 @@ def test_language_models_are_compared_position_by_position(
     found = {name: estimate.value for name, estimate in comparison.pairs[0].figures.items()}
     assert found == pytest.approx(measures.measure(p, q, labels), rel=1e-3)
     assert (comparison.num_examples, comparison.num_positions) == (len(p), len(p) * evaluation_test.WINDOW)
+    members[1].model.save(tmp_path / "student.keras")
+    both = parse([f"{tmp_path}/run_0", f"{tmp_path}/student.keras"])
+    zero = [dataclasses.replace(member, lanes=None) for member in members]
+    p_zero, q_zero = (predicted_test.language_probabilities(task, member) for member in zero)
+    for question in (Question(), Question(save_dir=str(tmp_path / "kept"))):
+        mixed = compare(both, task, question).overall["mean_absolute_difference"].value
+        assert mixed == pytest.approx(np.abs(p_zero - q_zero).sum(axis=-1).mean() / 2, rel=1e-3)
     difference = np.abs(p - q).sum(axis=-1) / 2
     worst = comparison.most_changed[0]
     assert worst.difference == pytest.approx(difference.max(), rel=1e-3)

@@ -48,18 +48,28 @@ def compare(sources: Sequence[Source], task: Task | None, question: Question) ->
     Raises:
         ValueError: Something cannot be loaded, or does not fit the rest.
     """
+    from_zero = any(source.group is None and not source.has_predictions for source in sources)
     if task is None or question.save_dir or any(source.has_predictions for source in sources):
-        comparison = answer(sources, question, lambda source: _predictions(source, task, question))
+
+        def predict(source: Source) -> Predictions:
+            if task is None:
+                return _from_arrays(source, question)
+            return evaluation.predictions(task, [_member(source, task, from_zero)], source.run)
+
+        comparison = answer(sources, question, predict)
     else:
-        comparison = _by_batches(sources, task, question)
+        comparison = _by_batches(sources, task, question, from_zero)
     notes = [note for source in sources if (note := source.note)]
     return dataclasses.replace(comparison, notes=[*notes, *comparison.notes])
 
 
-def _by_batches(sources: Sequence[Source], task: Task, question: Question) -> ModelComparison:
+def _by_batches(
+    sources: Sequence[Source], task: Task, question: Question, from_zero: bool
+) -> ModelComparison:
     names = [source.name for source in sources]
     comparer = comparing.Comparer(names, [source.run for source in sources], question.threshold)
-    for batch in evaluation.predicted(task, [[_member(source, task)] for source in sources]):
+    members = [[_member(source, task, from_zero)] for source in sources]
+    for batch in evaluation.predicted(task, members):
         columns = _columns_of(batch.features, [*question.slices, question.cluster or ""])
         first = Predictions(batch.probabilities[0], batch.labels, batch.keys, columns)
         if question.table is not None:
@@ -73,17 +83,13 @@ def _by_batches(sources: Sequence[Source], task: Task, question: Question) -> Mo
     return comparer.result(question.slices, question.cluster)
 
 
-def _predictions(source: Source, task: Task | None, question: Question) -> Predictions:
-    if task is None:
-        return _from_arrays(source, question)
-    return evaluation.predictions(task, [_member(source, task)], source.run)
-
-
-def _member(source: Source, task: Task) -> evaluation.Member:
+def _member(source: Source, task: Task, from_zero: bool) -> evaluation.Member:
+    """The model, with the recurrent state that it carries unless all are to begin with a zero state."""
     if source.group is None:
         return evaluation.from_saved_model(task, source.path)
     task.check_beside_model(runs.group_dir(source.path, source.group))
-    return next(iter(evaluation.from_checkpoint(task, source.path, source.group).values()))
+    member = next(iter(evaluation.from_checkpoint(task, source.path, source.group).values()))
+    return dataclasses.replace(member, lanes=None) if from_zero else member
 
 
 def _columns_of(features: Any, names: Sequence[str]) -> dict[str, Array]:

@@ -261,6 +261,16 @@ def test_what_cannot_be_compared_is_named(found: Mapping[str, Predictions], sent
         compare(found)
 
 
+def test_keys_with_and_without_visit_and_as_text_are_the_same_examples() -> None:
+    visits = np.stack([KEYS, np.zeros(N, int)], axis=1)
+    found = compare({"a": random(keys=visits), "b": random(), "c": random(keys=KEYS.astype(str))})
+    assert found.most_changed[0].key.endswith("visit 0")
+    with pytest.raises(
+        ValueError, match="key of example 0 is 100 in 'a' and 101 in 'b'; 40 of 40 keys differ"
+    ):
+        compare({"a": random(keys=visits), "b": random(keys=KEYS + 1)})
+
+
 def test_columns_and_thresholds_that_are_not_there() -> None:
     with pytest.raises(ValueError, match="no column 'air' to slice or .* --data have origin, label"):
         compare(everyone(columns={"origin": ORIGIN}), slices=["air"])

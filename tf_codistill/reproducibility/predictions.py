@@ -17,7 +17,7 @@ import numpy as np
 
 from tf_codistill.reproducibility.measures import Array
 
-_ELEMENTS_AT_A_TIME = 1 << 22
+_ELEMENTS_AT_A_TIME = 1 << 18  # what a processor keeps near itself: twice as fast as 1 << 22
 _SUM_TOLERANCE = 0.02  # bfloat16 has eight bits, and files are often rounded
 _TOLERANCE = 1e-6
 
@@ -269,6 +269,10 @@ def _check_values(name: str, p: Array, first_row: int) -> None:
 
 
 def _check_equal(what: str, name: str, first: Array, other: str, second: Array) -> None:
+    if what == "key" and {first.ndim, second.ndim} == {1, 2}:  # one does not tell the visit
+        first, second = (array[:, 0] if array.ndim == 2 else array for array in (first, second))
+    if (first.dtype.kind in "iuf") != (second.dtype.kind in "iuf"):
+        first, second = first.astype(str), second.astype(str)
     if first.shape != second.shape:
         raise ValueError(
             f"{what}s of {name!r} have the shape {list(first.shape)}, those of {other!r} "

@@ -54,9 +54,9 @@ FLOORS = (
     ("tasks",),
     ("configurables", "evaluation", "launching", "reporting", "scoring", "generation", "run_matrix"),
     ("experiment", "model_comparison"),
-    ("program",),
+    ("program", "retraining"),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
-    + ("inspect_corpus", "score", "generate", "export", "churn"),
+    + ("inspect_corpus", "score", "generate", "export", "churn", "retrain"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

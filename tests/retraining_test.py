@@ -14,7 +14,7 @@ from tf_codistill.retraining import AGAIN, CHURN, PEERS, Retraining
 from tf_codistill.run_matrix import Setting, Trial
 
 LONE, TWO = Setting(gin_files=["lone.gin"]), Setting(gin_files=["two.gin"], bindings=["B = 2"], num_groups=2)
-NUMBER = 20_000
+NUMBER = 3000
 
 
 def table_1() -> Retraining:
@@ -64,7 +64,7 @@ def test_rows_against_what_the_noise_says() -> None:
         ("ensemble of two", expected / np.sqrt(2)),
         ("codistilled" + PEERS, 0.75 * 0.0999 * expected),
     ):
-        assert rows[name].figures[CHURN][0] == pytest.approx(churn, rel=0.02)
+        assert rows[name].figures[CHURN][0] == pytest.approx(churn, rel=0.05)
         assert rows[name].number == 3
     assert rows["lone" + AGAIN].figures[CHURN] == (0, 0)
     assert [row.is_control for row in rows.values()] == [False, False, False, True, True]

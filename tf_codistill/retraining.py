@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import gin
 import matplotlib
@@ -27,6 +28,7 @@ import numpy as np
 from tf_codistill import evaluation, experiment, files, pictures, runs, settings
 from tf_codistill.reproducibility import comparing, prediction_files
 from tf_codistill.reproducibility.comparison import ModelComparison
+from tf_codistill.reproducibility.intervals import Estimate
 from tf_codistill.reproducibility.predictions import Predictions, check_alignment
 from tf_codistill.run_matrix import Setting, Trial, plan
 
@@ -48,6 +50,21 @@ Predict = Callable[[Trial, int], Predictions]
 """What the group of a run predicts."""
 
 
+class Spread(NamedTuple):
+    """A figure of several retrains, or of pairs of them.
+
+    Attributes:
+        mean: Its mean.
+        half_range: Half the distance from the lowest to the highest.
+    """
+
+    mean: float
+    half_range: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.5f} ± {self.half_range:.5f}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """A row of the table.
@@ -55,16 +72,16 @@ class Row:
     Attributes:
         name: A setting, an ensemble, a control.
         is_control: Whether its distance is no churn.
-        figures: Mean and half the range of each figure, over retrains or over pairs of them.
+        figures: By name.
         number: Of how many retrains; of a control, of how many pairs.
-        comparison: Of the retrains with each other; None for a control.
+        reduction: By which share its churn is lower than the first row's; None where that means nothing.
     """
 
     name: str
     is_control: bool
-    figures: Mapping[str, tuple[float, float]]
+    figures: Mapping[str, Spread]
     number: int
-    comparison: ModelComparison | None = None
+    reduction: Estimate | None = None
 
 
 @gin.configurable(module="tf_codistill")
@@ -137,11 +154,11 @@ class Retraining:
             ValueError: Predictions are not of the same examples.
         """
         by_name = {name: [one for one in trials if one.name == name] for name in (t.name for t in trials)}
-        found, controls = [], []
+        compared, controls = {}, []
         for name, setting in self.settings.items():
             own = by_name[name][:: self._models_of(name)]
             served = [predict(trial, 0) for trial in own]
-            found.append(_row(name, served))
+            compared[name] = _compared(name, served)
             if self.rerun == name:
                 controls.append(_control(name + AGAIN, [(served[0], predict(by_name[name + AGAIN][0], 0))]))
             if setting.num_groups > 1:
@@ -149,8 +166,21 @@ class Retraining:
                 controls.append(_control(name + PEERS, peers))
         for name, of in self.ensembles.items():
             members = [predict(trial, 0) for trial in by_name[of]]
-            found.append(_row(name, list(map(_mean, members[::2], members[1::2]))))
-        return [*found, *controls]
+            compared[name] = _compared(name, list(map(_mean, members[::2], members[1::2])))
+        first = next(iter(compared.values()))
+        return [
+            *(
+                Row(
+                    name,
+                    False,
+                    _spreads([one]),
+                    len(one.scores),
+                    None if one is first else one.reduction_from(first),
+                )
+                for name, one in compared.items()
+            ),
+            *controls,
+        ]
 
     def _models_of(self, name: str) -> int:
         return 2 if name in self.ensembles.values() else 1
@@ -190,9 +220,8 @@ def _mean(first: Predictions, second: Predictions) -> Predictions:
     return dataclasses.replace(first, probabilities=probabilities, run=f"{first.run} and {second.run}")
 
 
-def _row(name: str, served: Sequence[Predictions]) -> Row:
-    comparison = comparing.compare({f"{name} {place}": one for place, one in enumerate(served, start=1)})
-    return Row(name, False, _spreads([comparison]), len(served), comparison)
+def _compared(name: str, served: Sequence[Predictions]) -> ModelComparison:
+    return comparing.compare({f"{name} {place}": one for place, one in enumerate(served, start=1)})
 
 
 def _control(name: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> Row:
@@ -200,13 +229,15 @@ def _control(name: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> Row
     return Row(name, True, _spreads(compared), len(pairs))
 
 
-def _spreads(compared: Sequence[ModelComparison]) -> dict[str, tuple[float, float]]:
+def _spreads(compared: Sequence[ModelComparison]) -> dict[str, Spread]:
     figures: dict[str, list[float]] = {}
     for comparison in compared:
         for of_some in (*comparison.models.values(), *(pair.figures for pair in comparison.counted_pairs())):
             for name, estimate in of_some.items():
                 figures.setdefault(name, []).append(estimate.value)
-    return {name: (float(np.mean(values)), float(np.ptp(values)) / 2) for name, values in figures.items()}
+    return {
+        name: Spread(float(np.mean(values)), float(np.ptp(values)) / 2) for name, values in figures.items()
+    }
 
 
 def write(rows: Sequence[Row], output_dir: str) -> str:
@@ -220,26 +251,21 @@ def write(rows: Sequence[Row], output_dir: str) -> str:
         The table, as text.
     """
     shown = [name for name in _TITLES if name in rows[0].figures]
-    reductions = {
-        row.name: row.comparison.reduction_from(rows[0].comparison) for row in rows[1:] if row.comparison
-    }  # type: ignore[arg-type]
     lines = [["", *(_TITLES[name] for name in shown), f"churn less than {rows[0].name}"]]
     lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
     for row in rows:
-        cells = [
-            "{:.5f} ± {:.5f}".format(*row.figures[name]) if name in row.figures else "" for name in shown
-        ]
-        reduction = reductions.get(row.name)
-        less = "{:.1%} ({:.1%} to {:.1%})".format(*dataclasses.astuple(reduction)) if reduction else ""
-        lines.append([row.name, *cells, "no churn" if row.is_control else less])
+        less = "no churn" if row.is_control else ""
+        if row.reduction:
+            less = "{:.1%} ({:.1%} to {:.1%})".format(*dataclasses.astuple(row.reduction))
+        lines.append([row.name, *(str(row.figures.get(name, "")) for name in shown), less])
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     records = [
         {
             "name": row.name,
             "is_control": row.is_control,
             "number": row.number,
-            "reduction": reductions[row.name].to_json() if row.name in reductions else None,
-            **{name: dict(zip(("mean", "half_range"), both)) for name, both in row.figures.items()},
+            "reduction": row.reduction.to_json() if row.reduction else None,
+            **{name: spread._asdict() for name, spread in row.figures.items()},
         }
         for row in rows
     ]
@@ -257,9 +283,8 @@ def _picture(rows: Sequence[Row]) -> bytes:
         for place, row in enumerate(reversed(rows)):
             look = {"color": pictures.QUIET if row.is_control else pictures.COLOURS[2], "capsize": 3}
             for one, name in zip(axes, (CHURN, "log_loss"), strict=True):
-                if name in row.figures:
-                    mean, half_range = row.figures[name]
-                    one.errorbar(mean, place, xerr=half_range, fmt="o", **look)
+                if spread := row.figures.get(name):
+                    one.errorbar(spread.mean, place, xerr=spread.half_range, fmt="o", **look)
         axes[0].set_xlim(left=0)
         for one, title in zip(axes, ("mean |p - q| between retrains", "log loss"), strict=True):
             one.set_xlabel(title)

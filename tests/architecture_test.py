@@ -44,6 +44,8 @@ FLOORS = (
         "batches",
         "bindings",
         "jobs",
+        "sparse_adagrad",
+        "click_metrics",
     ),
     ("tokenizer", "distribution", "reproducibility"),
     ("models", "corpus", "inputs", "recurrent_state", "groups.decisions", "status", "learning_curves"),

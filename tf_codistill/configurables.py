@@ -13,9 +13,14 @@ from __future__ import annotations
 import gin
 import keras
 
-from tf_codistill import losses, schedules
+from tf_codistill import (
+    losses,
+    schedules,
+    sparse_adagrad,  # noqa: F401 - configurable where it is defined
+)
 from tf_codistill.exchange import topology
 from tf_codistill.inputs import frequencies
+from tf_codistill.models import click_network  # noqa: F401 - so is this
 from tf_codistill.tasks import language  # noqa: F401 - configurable where it is defined
 from tf_codistill.teaching import fellows, saved, snapshots  # noqa: F401 - so are these
 

@@ -18,6 +18,7 @@ from tf_codistill import (
     schedules,
     sparse_adagrad,  # noqa: F401 - configurable where it is defined
 )
+from tf_codistill.example_tables import synthetic_clicks  # noqa: F401 - so is this
 from tf_codistill.exchange import topology
 from tf_codistill.inputs import frequencies
 from tf_codistill.models import click_network  # noqa: F401 - so is this

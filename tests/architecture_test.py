@@ -10,8 +10,9 @@
     5  teaching/         WHERE teaching comes from
     4  exchange/ checkpoints
     3  models/ corpus/ inputs/ example_tables/ recurrent_state groups.decisions status learning_curves
-    2  tokenizer/ distribution
-    1  losses schedules metrics tokens weights runs pictures batches bindings jobs/
+    2  tokenizer/ distribution calibration
+    1  losses schedules metrics click_metrics tokens weights sparse_adagrad runs pictures batches bindings
+       jobs/
     0  shapes files/ gpus settings quiet_start keras_private
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
@@ -47,7 +48,7 @@ FLOORS = (
         "sparse_adagrad",
         "click_metrics",
     ),
-    ("tokenizer", "distribution", "reproducibility"),
+    ("tokenizer", "distribution", "reproducibility", "calibration"),
     (
         "models",
         "corpus",

@@ -162,7 +162,10 @@ def _draw_ratio(axes: Axes, name: str, table: ReliabilityTable, colour: str) -> 
 
 def _finish(left: Axes, right: Axes, largest: float) -> None:
     left.plot([0, largest], [0, largest], color=pictures.QUIET, linestyle="--", linewidth=1)
-    left.set(xlabel="mean prediction of a bin", ylabel="share of clicks in it; bars: two standard deviations of chance")
+    left.set(
+        xlabel="mean prediction of a bin",
+        ylabel="share of clicks in it; bars: two standard deviations of chance",
+    )
     left.legend(loc="upper left", frameon=False)
     right.axhline(1, color=pictures.QUIET, linestyle="--", linewidth=1)
     right.set(xlabel="mean prediction of a bin", ylabel="share of clicks / prediction", xscale="log")

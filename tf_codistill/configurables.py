@@ -29,6 +29,7 @@ _OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
 _LEARNING_RATES = ("CosineDecay", "ExponentialDecay", "PiecewiseConstantDecay", "PolynomialDecay")
 _LOSSES = (
     *("SoftCrossEntropy", "KLDivergence", "SquaredProbabilities", "SquaredLogits"),
+    *("BinarySoftCrossEntropy", "BinaryKLDivergence", "BinarySquaredProbabilities"),
     *("UniformSmoothing", "UnigramSmoothing"),
 )
 _SCHEDULES = ("Constant", "BurnIn", "LinearRamp", "Cosine", "Piecewise", "ExponentialDecay", "WeightDecay")

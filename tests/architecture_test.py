@@ -1,6 +1,6 @@
 """The house: who may import whom, and how large things may grow.
 
-    12 programs          train evaluate score generate launch report export prepare_* inspect_corpus
+    12 programs          train evaluate score generate launch report export prepare_* make_* inspect_corpus
     11 program
     10 experiment
     9  configurables evaluation scoring generation launching reporting run_matrix
@@ -9,9 +9,10 @@
     6  training/         Algorithm 1
     5  teaching/         WHERE teaching comes from
     4  exchange/ checkpoints
-    3  models/ corpus/ inputs/ recurrent_state groups.decisions status learning_curves
-    2  tokenizer/ distribution
-    1  losses schedules metrics tokens weights runs pictures batches bindings jobs/
+    3  models/ corpus/ inputs/ example_tables/ recurrent_state groups.decisions status learning_curves
+    2  tokenizer/ distribution calibration
+    1  losses schedules metrics click_metrics tokens weights sparse_adagrad runs pictures batches bindings
+       jobs/
     0  shapes files/ gpus settings quiet_start keras_private
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
@@ -44,9 +45,20 @@ FLOORS = (
         "batches",
         "bindings",
         "jobs",
+        "sparse_adagrad",
+        "click_metrics",
     ),
-    ("tokenizer", "distribution", "reproducibility"),
-    ("models", "corpus", "inputs", "recurrent_state", "groups.decisions", "status", "learning_curves"),
+    ("tokenizer", "distribution", "reproducibility", "calibration"),
+    (
+        "models",
+        "corpus",
+        "inputs",
+        "example_tables",
+        "recurrent_state",
+        "groups.decisions",
+        "status",
+        "learning_curves",
+    ),
     ("exchange", "checkpoints", "trained"),
     ("teaching",),
     ("training",),
@@ -56,7 +68,7 @@ FLOORS = (
     ("experiment", "model_comparison"),
     ("program", "retraining"),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
-    + ("inspect_corpus", "score", "generate", "export", "churn", "retrain"),
+    + ("make_clicks", "make_flights", "inspect_corpus", "score", "generate", "export", "churn", "retrain"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

@@ -205,6 +205,31 @@ def _clip_gradients() -> None:
     np.testing.assert_array_equal(clipped, [-0.5, 0.25])
 
 
+def _accumulators() -> None:
+    optimizer, variables = keras.optimizers.Adagrad(1.0), [keras.Variable(1.0), keras.Variable(np.zeros(2))]
+    optimizer.build(variables)
+    optimizer.apply_gradients([(tf.constant(3.0), variables[0])])
+    found = [keras_private.accumulator(optimizer, one) for one in variables]
+    assert [tuple(one.shape) for one in found] == [(), (2,)]
+    assert float(found[0]) == pytest.approx(0.1 + 3**2)
+    assert keras_private.accumulator(optimizer, variables[1].value) is found[1]
+
+
+def _get_variable_index() -> None:
+    seen = []
+
+    class Seen(keras.optimizers.Adagrad):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            seen.append(keras_private.accumulator(self, variable))
+
+    with two_replicas().scope():
+        optimizer, variable = Seen(1.0), keras.Variable(1.0)
+        optimizer.build([variable])
+    two_replicas().run(lambda: optimizer.apply_gradients([(tf.constant(1.0), variable)]))
+    assert len(seen) == 2
+    assert seen[0] is seen[1], "one for the copies of both replicas"
+
+
 def _fn_kwargs() -> None:
     plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True, axis=1)
     assert keras_private.arguments(plain)["axis"] == 1
@@ -225,6 +250,7 @@ CHECKS = {
         *(_keras_mask, _value, _initializer, _direct_assign, _flatten_layers, _compile_loss, _flat_losses),
         *(_loss_tracker, _aggregate_additional_loss, _symbolic_build, _maybe_symbolic_build),
         *(_distributed_dataset, _eval_epoch_iterator, _clip_gradients, _fn_kwargs, _value_specs),
+        *(_accumulators, _get_variable_index),
     )
 }
 

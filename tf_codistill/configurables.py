@@ -13,9 +13,15 @@ from __future__ import annotations
 import gin
 import keras
 
-from tf_codistill import losses, schedules
+from tf_codistill import (
+    losses,
+    schedules,
+    sparse_adagrad,  # noqa: F401 - configurable where it is defined
+)
+from tf_codistill.example_tables import synthetic_clicks  # noqa: F401 - so is this
 from tf_codistill.exchange import topology
 from tf_codistill.inputs import frequencies
+from tf_codistill.models import click_network  # noqa: F401 - so is this
 from tf_codistill.tasks import language  # noqa: F401 - configurable where it is defined
 from tf_codistill.teaching import fellows, saved, snapshots  # noqa: F401 - so are these
 
@@ -23,6 +29,7 @@ _OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
 _LEARNING_RATES = ("CosineDecay", "ExponentialDecay", "PiecewiseConstantDecay", "PolynomialDecay")
 _LOSSES = (
     *("SoftCrossEntropy", "KLDivergence", "SquaredProbabilities", "SquaredLogits"),
+    *("BinarySoftCrossEntropy", "BinaryKLDivergence", "BinarySquaredProbabilities"),
     *("UniformSmoothing", "UnigramSmoothing"),
 )
 _SCHEDULES = ("Constant", "BurnIn", "LinearRamp", "Cosine", "Piecewise", "ExponentialDecay", "WeightDecay")

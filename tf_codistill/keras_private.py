@@ -55,6 +55,12 @@ PRIVATE = (
     ),
     Private("keras.optimizers.Optimizer", "_clip_gradients", "clips as `apply` does, before replicas add up"),
     Private(
+        "keras.optimizers.Adagrad", "_accumulators", "its sums of squares, to update single rows of them"
+    ),
+    Private(
+        "keras.optimizers.Optimizer", "_get_variable_index", "which of them belongs to a replica's variable"
+    ),
+    Private(
         "keras.src.trainers.compile_utils.CompileLoss", "_flat_losses", "losses with the paths of outputs"
     ),
     Private(
@@ -181,6 +187,19 @@ def build(model: Any, data: tuple[Any, ...]) -> None:
 def clip(optimizer: Any, gradients: Sequence[Any]) -> list[Any]:
     """Gradients clipped as the optimizer is told to."""
     return optimizer._clip_gradients(list(gradients))
+
+
+def accumulator(adagrad: Any, variable: Any) -> Any:
+    """The sum of squared gradients that Adagrad keeps of a variable.
+
+    Args:
+        adagrad: The optimizer.
+        variable: What it is given to update: a variable, or the copy of a replica.
+
+    Returns:
+        A Keras variable.
+    """
+    return adagrad._accumulators[adagrad._get_variable_index(variable)]
 
 
 def dataset(epoch_iterator: Any) -> Any:

@@ -10,7 +10,7 @@
     5  teaching/         WHERE teaching comes from
     4  exchange/ checkpoints
     3  models/ corpus/ inputs/ example_tables/ recurrent_state groups.decisions status learning_curves
-    2  tokenizer/ distribution calibration
+    2  tokenizer/ tables/ distribution calibration
     1  losses schedules metrics click_metrics tokens weights sparse_adagrad runs pictures batches bindings
        jobs/
     0  shapes files/ gpus settings quiet_start keras_private
@@ -48,7 +48,7 @@ FLOORS = (
         "sparse_adagrad",
         "click_metrics",
     ),
-    ("tokenizer", "distribution", "reproducibility", "calibration"),
+    ("tokenizer", "tables", "distribution", "reproducibility", "calibration"),
     (
         "models",
         "corpus",
@@ -68,7 +68,17 @@ FLOORS = (
     ("experiment", "model_comparison"),
     ("program", "retraining"),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
-    + ("make_clicks", "make_flights", "inspect_corpus", "score", "generate", "export", "churn", "retrain"),
+    + (
+        "prepare_clicks",
+        "make_clicks",
+        "make_flights",
+        "inspect_corpus",
+        "score",
+        "generate",
+        "export",
+        "churn",
+        "retrain",
+    ),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

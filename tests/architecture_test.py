@@ -11,7 +11,7 @@
     4  exchange/ checkpoints
     3  models/ corpus/ inputs/ recurrent_state groups.decisions status learning_curves
     2  tokenizer/ distribution
-    1  losses schedules metrics tokens weights runs pictures batches bindings jobs/
+    1  losses schedules metrics tokens weights runs pictures batches bindings jobs/ image_files/
     0  shapes files/ gpus settings quiet_start keras_private
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
@@ -44,9 +44,19 @@ FLOORS = (
         "batches",
         "bindings",
         "jobs",
+        "image_files",
     ),
     ("tokenizer", "distribution"),
-    ("models", "corpus", "inputs", "recurrent_state", "groups.decisions", "status", "learning_curves"),
+    (
+        "models",
+        "corpus",
+        "image_preparation",
+        "inputs",
+        "recurrent_state",
+        "groups.decisions",
+        "status",
+        "learning_curves",
+    ),
     ("exchange", "checkpoints", "trained"),
     ("teaching",),
     ("training",),
@@ -56,7 +66,7 @@ FLOORS = (
     ("experiment",),
     ("program",),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
-    + ("inspect_corpus", "score", "generate", "export"),
+    + ("inspect_corpus", "score", "generate", "export", "prepare_images"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

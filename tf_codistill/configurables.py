@@ -16,7 +16,7 @@ import keras
 from tf_codistill import losses, schedules
 from tf_codistill.exchange import topology
 from tf_codistill.inputs import frequencies
-from tf_codistill.tasks import language  # noqa: F401 - configurable where it is defined
+from tf_codistill.tasks import images, language  # noqa: F401 - configurable where they are defined
 from tf_codistill.teaching import fellows, saved, snapshots  # noqa: F401 - so are these
 
 _OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
@@ -33,6 +33,7 @@ MAY_CHANGE = (
     *("Experiment.measure_every_steps", "Experiment.steps_per_execution", "Experiment.jit_compile"),
     *("PeerExchange.directory", "PeerExchange.keep", "PeerExchange.min_age_secs", "PeerExchange.max_bytes"),
     "LanguageTask.corpus_dir",  # it may have moved; that it holds the same documents is checked
+    *("ImageTask.data_dir", "ImageTask.num_threads"),  # the same of images
 )
 """What may be other than when a run began."""
 

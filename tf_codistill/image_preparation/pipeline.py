@@ -53,8 +53,8 @@ def prepare(
 
     Args:
         sources: Folders or archives.
-        output_dir: Directory of the records. What is not finished is kept beside it, in
-        ``<output_dir>.work``. settings: Sizes and shares.
+        output_dir: Directory of the records; what is not finished is beside it, in ``<output_dir>.work``.
+        settings: Sizes and shares.
         engine: What runs the tasks; by default this process.
         quarantine_dir: Directory that gets what cannot be decoded; by default nothing is kept.
 

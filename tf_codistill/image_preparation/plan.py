@@ -225,14 +225,21 @@ def _with_parts(found: _Found, settings: ImageSettings) -> tuple[list[_Image], s
         key = _key(name, located.name)
         keyed.append((settings.part(key) if is_chosen else str(part), name, key, located))
     keyed.sort(key=lambda image: (image[2], image[3].name))
-    with_images = {
-        "/".join(above[:depth])
-        for _, _, located in found.images
-        for above in [located.name.split("/")[:-1]]
-        for depth in range(1, len(above) + 1)
+    return keyed, _empty_classes(found)
+
+
+def _empty_classes(found: _Found) -> set[tuple[str, str]]:
+    """Part and class of folders without images that stand where those of classes do."""
+    classes = {located.name.rpartition("/")[0] for _, _, located in found.images}
+    places = {folder.rpartition("/")[0] for folder in classes}
+    above = {
+        "/".join(parts[:depth]) for parts in (c.split("/") for c in classes) for depth in range(len(parts))
     }
-    empty = {path: part for path, part in found.folders.items() if path not in with_images}
-    return keyed, {(part or "train", path.rpartition("/")[2]) for path, part in empty.items()}
+    return {
+        (part or "train", folder.rpartition("/")[2])
+        for folder, part in found.folders.items()
+        if folder.rpartition("/")[0] in places and folder not in classes | above
+    }
 
 
 def _key(name: str, path: str) -> bytes:

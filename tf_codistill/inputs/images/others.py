@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,6 +29,7 @@ from tf_codistill.image_files import folders, records
 
 _SHARD = re.compile(r"([A-Za-z]+)[-_.].*(?:-of-\d+|\.tfrecords?)(?:\.tfrecords?)?")
 _NUM_TOLD = 3
+_SIGNED_BYTES = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,13 +40,13 @@ class Index:
         rows: Offset, number of bytes and label of each image, int64 [N, 3], for each file.
         damaged: File, number and kind of each record that has no image or no label.
         texts: How the files call their classes, by label.
-        sizes: Size of each file by name.
+        signatures: Size of each file and CRC-32 of its first and last bytes, by name.
     """
 
     rows: Sequence[npt.NDArray[np.int64]]
     damaged: Sequence[tuple[str, int, str]]
     texts: Mapping[int, str]
-    sizes: Mapping[str, int]
+    signatures: Mapping[str, list[int]]
 
 
 def record_files(directory: str) -> dict[str, list[str]]:
@@ -82,12 +84,9 @@ def index_of(directory: str, part: str, paths: Sequence[str]) -> Index:
     Raises:
         ValueError: A file is no TFRecord file, or ends inside a record.
     """
-    sizes = {
-        os.path.relpath(path, directory) if not files.is_remote(path) else path: files.size_bytes(path)
-        for path in paths
-    }
+    signatures = {_name(path, directory): _signature(path) for path in paths}
     kept = files.join(directory, f"image_index-{part}.npz")
-    if files.exists(kept) and (index := _read(kept)).sizes == sizes:
+    if files.exists(kept) and (index := _read(kept)).signatures == signatures:
         return index
     logging.info("looking for images in %d record files of part %r of %r", len(paths), part, directory)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -97,10 +96,10 @@ def index_of(directory: str, part: str, paths: Sequence[str]) -> Index:
         texts = {**found.texts, **texts}
     damaged = [
         (name, number, kind)
-        for name, found in zip(sizes, scans, strict=True)
+        for name, found in zip(signatures, scans, strict=True)
         for number, kind in found.damaged
     ]
-    index = Index([found.rows for found in scans], damaged, texts, sizes)
+    index = Index([found.rows for found in scans], damaged, texts, signatures)
     try:
         files.write(kept, _packed(index))
     except OSError as error:
@@ -164,10 +163,20 @@ def classes(indices: Mapping[str, Index]) -> tuple[int, list[str]]:
     return first, names
 
 
+def _name(path: str, directory: str) -> str:
+    return path.removeprefix(directory).lstrip("/")
+
+
+def _signature(path: str) -> list[int]:
+    size = files.size_bytes(path)
+    start, end = files.read(path, 0, _SIGNED_BYTES), files.read(path, max(0, size - _SIGNED_BYTES))
+    return [size, zlib.crc32(start + end)]
+
+
 def _packed(index: Index) -> bytes:
     content = io.BytesIO()
     texts = {str(label): text for label, text in index.texts.items()}
-    about = json.dumps({"sizes": index.sizes, "damaged": index.damaged, "texts": texts})
+    about = json.dumps({"signatures": index.signatures, "damaged": index.damaged, "texts": texts})
     np.savez(
         content,
         about=np.frombuffer(about.encode("utf-8"), np.uint8),
@@ -185,6 +194,6 @@ def _read(path: str) -> Index:
             rows = np.split(arrays["rows"], np.cumsum(arrays["numbers"])[:-1])
         texts = {int(label): text for label, text in about["texts"].items()}
         damaged = [(name, number, kind) for name, number, kind in about["damaged"]]
-        return Index(rows, damaged, texts, about["sizes"])
+        return Index(rows, damaged, texts, about["signatures"])
     except (ValueError, KeyError, OSError, EOFError):
         return Index([], [], {}, {})

@@ -236,7 +236,9 @@ def _of_records(directory: str, found: Mapping[str, Sequence[str]], max_damaged_
     for part, index in indices.items():
         rows = [each[np.isin(each[:, 2] - first_label, known)] for each in index.rows]
         parts[part] = record_part(found[part], rows, first_label)
-    return ImageData(directory, class_names, parts, _fingerprint([index.sizes for index in indices.values()]))
+    return ImageData(
+        directory, class_names, parts, _fingerprint([index.signatures for index in indices.values()])
+    )
 
 
 def _of_folders(directory: str, max_damaged_share: float) -> ImageData:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -148,34 +149,41 @@ class _Images:
                 f"batch_size is {self.batch_size}; expected a multiple of num_workers * num_replicas = "
                 f"{num_workers} * {num_replicas}, and a worker below num_workers, not {worker}"
             )
-        damages = Damages(self.part, self.max_damaged_share)
-
-        def read(places: Int64Array) -> tuple[Any, ...]:
-            return self._read(_positions(places, rows, self.batch_size, worker, num_replicas))
-
-        def read_in_graph(places: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            types = (tf.string, tf.int32, tf.int64, tf.int64, tf.int32, tf.float32)
-            found = tf.numpy_function(read, [places], types, stateful=False)
-            shapes = ([None], [None, 2], [None, 2], [None, 2], [None], [None])
-            return tuple(tf.ensure_shape(one, shape) for one, shape in zip(found, shapes, strict=True))
-
-        def decode(content: tf.Tensor, shape: tf.Tensor, seed: tf.Tensor, *row: tf.Tensor) -> tuple[Any, ...]:
-            return *self.pixels(content, shape, seed), *row
-
-        def batch(
-            images: tf.Tensor, is_grey: tf.Tensor, keys: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
-        ) -> Keyed:
-            keys = _noting(damages, keys, is_grey)
-            return Keyed(self.batch(images, labels, weights), keys)
-
         places = tf.data.Dataset.counter(first_step * num_replicas * rows)
         if num_steps is not None:
             places = places.take(num_steps * num_replicas * rows)
+        return self._batches(
+            places, rows, lambda each: _positions(each, rows, self.batch_size, worker, num_replicas)
+        )
+
+    def _batches(
+        self, places: tf.data.Dataset, rows: int, positions: Callable[[Int64Array], Int64Array]
+    ) -> tf.data.Dataset:
+        """Batches of the images at some places in the sequence of a worker."""
+        damages = Damages(self.part, self.max_damaged_share)
+
+        @tf.autograph.experimental.do_not_convert
+        def read(places: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            types = (tf.string, tf.int32, tf.int64, tf.int64, tf.int32, tf.float32)
+            found = tf.numpy_function(
+                lambda places: self._read(positions(places)), [places], types, stateful=False
+            )
+            shapes = ([None], [None, 2], [None, 2], [None, 2], [None], [None])
+            return tuple(tf.ensure_shape(one, shape) for one, shape in zip(found, shapes, strict=True))
+
+        @tf.autograph.experimental.do_not_convert
+        def decode(content: tf.Tensor, shape: tf.Tensor, seed: tf.Tensor, *row: tf.Tensor) -> tuple[Any, ...]:
+            return *self.pixels(content, shape, seed), *row
+
+        @tf.autograph.experimental.do_not_convert
+        def batch(images: tf.Tensor, is_grey: tf.Tensor, keys: tf.Tensor, *row: tf.Tensor) -> Keyed:
+            return Keyed(self.batch(images, *row), _noting(damages, keys, is_grey))
+
         options = tf.data.Options()
         options.autotune.enabled = False  # a fixed pipeline: tuning takes memory without a bound
         options.deterministic = True
         num_threads = self.num_threads or min(os.cpu_count() or 1, _MOST_THREADS)
-        contents = places.batch(_READ_AT_ONCE).map(read_in_graph, num_parallel_calls=_READERS).unbatch()
+        contents = places.batch(_READ_AT_ONCE).map(read, num_parallel_calls=_READERS).unbatch()
         images = contents.map(decode, num_parallel_calls=num_threads).batch(rows, drop_remainder=True)
         return images.map(batch).prefetch(_PREFETCHED_BATCHES).with_options(options)
 

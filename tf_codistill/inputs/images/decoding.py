@@ -65,7 +65,7 @@ def training_image(
     # Whether to mirror, where the window is, ten areas and ten aspects.
     chances = tf.random.stateless_uniform([2 * _TRIES + 3], seed, alg="philox")
     if augmentation == "inception":
-        window: Window = functools.partial(_inception_window, chances=chances)
+        window: Window = functools.partial(inception_window, chances=chances)
         pixels, is_grey = _contained(content, shape, window, size)
         return _mirrored(_resized(pixels, size), chances[0]), is_grey
     pixels, is_grey = _contained(content, shape, _whole, size)
@@ -159,8 +159,18 @@ def _whole(height: tf.Tensor, width: tf.Tensor) -> Place:
     return tf.constant(0), tf.constant(0), height, width
 
 
-def _inception_window(height: tf.Tensor, width: tf.Tensor, chances: tf.Tensor) -> Place:
-    """The first of ten windows that fits; if none does, the largest in the centre of an allowed aspect."""
+def inception_window(height: tf.Tensor, width: tf.Tensor, chances: tf.Tensor) -> Place:
+    """The first of ten windows that fits; if none does, the largest in the centre of an allowed aspect.
+
+    Args:
+        height: That of the image in pixels, int32 [].
+        width: The same.
+        chances: Numbers from 0 to 1, float32 [23]: the first does not matter here, two say where the window
+            is, ten its area, ten its aspect.
+
+    Returns:
+        Top, left, height and width of the window, int32 [] each.
+    """
     full_height, full_width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
     areas = full_height * full_width * _between(_AREAS, chances[3 : 3 + _TRIES])
     aspects = tf.exp(_between(_LOG_ASPECTS, chances[3 + _TRIES :]))
@@ -188,4 +198,5 @@ def _resized(pixels: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _mirrored(pixels: tf.Tensor, chance: tf.Tensor) -> tf.Tensor:
-    return tf.cond(chance < 0.5, lambda: pixels[:, ::-1], lambda: pixels)
+    # A slice with a negative stride would take thirty times as long.
+    return tf.cond(chance < 0.5, lambda: tf.reverse(pixels, [1]), lambda: pixels)

@@ -1,4 +1,4 @@
-"""Images that take milliseconds: each class has a colour, each image its own pattern."""
+"""Images that take milliseconds: each class has a colour, each image a pattern; and a model for them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import pathlib
 import zipfile
 from collections.abc import Mapping
 
+import gin
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -95,3 +97,15 @@ def fuzzed(content: bytes, number: int) -> bytes:
     if number % 3 != 0:
         damaged = damaged[: rng.integers(0, len(damaged))]
     return bytes(damaged)
+
+
+@gin.configurable(module="toy_images")
+def small(
+    num_classes: int, input_shape: tuple[int, int, int], batch_size: int | None, width: int = 4
+) -> keras.Model:
+    """A layer of convolutions."""
+    inputs = keras.Input(input_shape, batch_size=batch_size, dtype="uint8")
+    outputs = keras.layers.Rescaling(1 / 127.5, -1.0)(inputs)
+    outputs = keras.layers.Conv2D(width, 3, strides=2, activation="relu")(outputs)
+    outputs = keras.layers.GlobalAveragePooling2D()(outputs)
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(outputs))

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tests.replicas import two_replicas
 from tests.toy_experiments import toy_experiment
-from tests.toy_images import CLASSES, contents, jpeg, write_folders
+from tests.toy_images import CLASSES, contents, jpeg, small, write_folders
 from tf_codistill import evaluation, files, runs, weights
 from tf_codistill.batches import batch_of
 from tf_codistill.experiment import Experiment
@@ -32,16 +32,6 @@ served = tf.saved_model.load(sys.argv[1])
 images = tf.constant([open(path, "rb").read() for path in sys.argv[2:]])
 print(served.serve(images)["probabilities"].numpy().tolist(), "tf_codistill" in sys.modules, sep="|")
 """
-
-
-def small(
-    num_classes: int, input_shape: tuple[int, int, int], batch_size: int | None, width: int = 4
-) -> keras.Model:
-    inputs = keras.Input(input_shape, batch_size=batch_size, dtype="uint8")
-    outputs = keras.layers.Rescaling(1 / 127.5, -1.0)(inputs)
-    outputs = keras.layers.Conv2D(width, 3, strides=2, activation="relu")(outputs)
-    outputs = keras.layers.GlobalAveragePooling2D()(outputs)
-    return keras.Model(inputs, keras.layers.Dense(num_classes)(outputs))
 
 
 @pytest.fixture(scope="module")

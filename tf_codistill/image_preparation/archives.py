@@ -62,9 +62,21 @@ class DamagedError(Exception):
 
 
 def packer_of(source: str) -> Callable[..., Any] | None:
-    """What opens a compressed tar; None for a folder, a zip and a plain tar."""
+    """Tells a compressed tar.
+
+    Args:
+        source: A folder or archive.
+
+    Returns:
+        What opens it; None for a folder, a zip file and a plain tar.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+    """
     if files.is_directory(source):
         return None
+    if not files.exists(source):
+        raise FileNotFoundError(f"images {source!r} do not exist; name a folder, a zip file or a tar")
     start = files.read(source, 0, 8)
     return next((packer for magic, packer in _PACKERS.items() if start.startswith(magic)), None)
 
@@ -115,10 +127,7 @@ def located_files(source: str) -> Iterator[Located]:
     if files.is_directory(source):
         yield from _of_folder(source, "")
         return
-    if not files.exists(source):
-        raise FileNotFoundError(f"images {source!r} do not exist; name a folder, a zip file or a tar")
-    start = files.read(source, 0, 4)
-    if start[:2] == b"PK":
+    if files.read(source, 0, 2) == b"PK":
         yield from _of_zip(source)
         return
     try:

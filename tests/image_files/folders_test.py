@@ -66,3 +66,17 @@ def test_classes_that_do_not_fit_are_counted() -> None:
 def test_too_much_of_no_use_is_an_error(numbers: dict[str, dict[str, int]], share: float, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         folders.check_classes(numbers, share, "photos")
+
+
+def test_counts_that_are_known_are_checked() -> None:
+    found = {"classes": 10, "train": 1800, "validation": 200}
+    folders.check_counts({}, found, "photos")
+    folders.check_counts(found, found, "photos")
+    for expected, told in (
+        ({"train": 1801}, "'photos' has 1,800 images in part 'train'; expected 1,801: 1 are missing"),
+        ({"classes": 8}, "has 10 classes; expected 8: 2 too many"),
+        ({"test": 5}, "has 0 images in part 'test'; expected 5: 5 are missing"),
+        ({"trian": 5}, "expected_counts has 'trian'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            folders.check_counts(expected, found, "photos")

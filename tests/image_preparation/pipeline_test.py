@@ -263,6 +263,40 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path: pathlib.Path
         prepare(Sources(source), str(tmp_path / "other"), SETTINGS)
 
 
+def test_damaged_images_that_are_replaced_are_read_again(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = contents()
+    source = Sources(
+        write_folders(tmp_path / "in", images | {"train/ant/1.jpg": b"?", "train/bee/2.jpg": b""})
+    )
+    written_again: list[str] = []
+    do = writing.RecordStage.do
+    monkeypatch.setattr(
+        writing.RecordStage,
+        "do",
+        lambda stage, task, advance: written_again.append(task) or do(stage, task, advance),
+    )
+    for number, name in ((2, "train/ant/1.jpg"), (1, "train/bee/2.jpg")):
+        with pytest.raises(ValueError, match=f"{number} of 36 images cannot be decoded"):
+            prepare(source, str(tmp_path / "out"), SETTINGS)
+        write_folders(tmp_path / "in", {name: images[name]})
+    prepare(source, str(tmp_path / "out"), SETTINGS)
+    assert len(written_again) == 5 + 2
+    prepare(Sources(write_folders(tmp_path / "whole" / "in", images)), str(tmp_path / "one"), SETTINGS)
+    assert written(tmp_path / "out") == written(tmp_path / "one")
+
+
+def test_a_folder_that_has_changed_is_told(tmp_path: pathlib.Path) -> None:
+    source = Sources(write_folders(tmp_path / "in", contents()))
+    first = prepare(source, str(tmp_path / "out"), SETTINGS)
+    assert prepare(source, str(tmp_path / "out"), SETTINGS) == first
+    write_folders(tmp_path / "in", {"train/ant/new.jpg": jpeg(1)})
+    with pytest.raises(ValueError, match="are others than those that .*out' was prepared from"):
+        prepare(source, str(tmp_path / "out"), SETTINGS)
+    assert not (tmp_path / "out.work").exists()
+
+
 def test_damage_found_before_gets_into_a_quarantine_that_is_asked_for_later(
     tmp_path: pathlib.Path,
 ) -> None:

@@ -121,6 +121,16 @@ def test_classes_without_images_and_unknown_ones_are_counted(tmp_path: pathlib.P
         assert (made.empty_classes, made.unknown_classes) == (["c", "e"], {"validation": ["d"]})
 
 
+def test_counts_that_are_known_are_checked_before_the_work(tmp_path: pathlib.Path) -> None:
+    source = write_folders(
+        tmp_path / "source", {"train/a/1.jpg": b"", "train/b/1.jpg": b"", "val/a/1.jpg": b""}
+    )
+    settings = ImageSettings(expected_counts={"train": 2, "validation": 2})
+    with pytest.raises(ValueError, match="1 images in part 'validation'; expected 2: 1 are missing"):
+        plan.make(Sources(source), settings, str(tmp_path / "work"))
+    assert not list((tmp_path / "work").glob("plan-*"))
+
+
 def test_some_images_in_a_part_and_some_in_none_is_an_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=r"image 'b/1\.jpg' is in no part, but others are in train"):
         make(tmp_path, ["train/a/1.jpg", "b/1.jpg"])

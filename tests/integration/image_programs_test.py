@@ -58,7 +58,7 @@ def test_prepare_images_says_what_became_of_them(programs: Programs, tmp_path: p
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--source=nowhere.zip", "--output_dir=out"], "images 'nowhere.zip' do not exist"),
+        (["--source=nowhere.zip", "--output_dir=out"], "'nowhere.zip' does not exist"),
         (["--source=.", "--output_dir=out", "--beam_options=--x"], "--beam_options has an effect only with"),
         (["--source=.", "--output_dir=out", "--validation_labels=x"], "only with --validation_source"),
         (["--source=out/in", "--output_dir=out"], "--source is 'out/in', inside --output_dir"),

@@ -93,6 +93,12 @@ def test_a_stream_yields_images_with_their_keys(images: str) -> None:
     assert (batch.keys.dtype, batch.keys.shape) == (tf.int64, (8, 2))
 
 
+def test_counts_that_are_known_are_checked(images: str) -> None:
+    assert toy(images, expected_counts={"classes": 3, "train": 48}).images.class_names == list(CLASSES)
+    with pytest.raises(ValueError, match="48 images in part 'train'; expected 49: 1 are missing"):
+        toy(images, expected_counts={"train": 49}).validation()
+
+
 @pytest.mark.parametrize(("data", "is_same"), [("same", False), ("same_batches", True)])
 def test_groups_can_be_given_the_same_batches(images: str, data: str, is_same: bool) -> None:
     task = toy(images, data=data)

@@ -152,6 +152,30 @@ def check_classes(
     return classes, empty, unknown
 
 
+def check_counts(expected: Mapping[str, int], found: Mapping[str, int], where: str) -> None:
+    """Compares numbers of images with those that a data set is known to have.
+
+    Args:
+        expected: Number of ``classes``, and of images by part; what is not named is not checked.
+        found: The same, counted.
+        where: What is looked at, for messages.
+
+    Raises:
+        ValueError: A number is another one, or there is no such part.
+    """
+    for name, number in expected.items():
+        if name not in ("classes", *PARTS):
+            raise ValueError(f"expected_counts has {name!r}; expected classes, {', '.join(PARTS)}")
+        if found.get(name, 0) != number:
+            what = "classes" if name == "classes" else f"images in part {name!r}"
+            difference = found.get(name, 0) - number
+            raise ValueError(
+                f"{where!r} has {found.get(name, 0):,} {what}; expected {number:,}: {abs(difference):,} "
+                f"{'are missing' if difference < 0 else 'too many'}; get the data again, or change "
+                "expected_counts"
+            )
+
+
 def _shown(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(map(repr, names[:_NUM_SHOWN])) + (", ..." if len(names) > _NUM_SHOWN else "")

@@ -68,13 +68,24 @@ def prepare(
     """
     settings, engine = settings or ImageSettings(), engine or Local(num_processes=1)
     description = {**settings.describe(), "sources": [_size(source) for source in _named(sources)]}
-    if (manifest := _finished(output_dir, description)) is not None:
+    manifest = _finished(output_dir, description)
+    if manifest is not None and not any(map(files.is_directory, _named(sources))):
         return manifest
-    _check_output(output_dir)
+    if manifest is None:
+        _check_output(output_dir)
     if quarantine_dir is not None:
         files.make_directory(quarantine_dir)
     work_dir = files.make_directory(_work_dir(output_dir))
     planned = plan.make(sources, settings, work_dir)
+    if manifest is not None:
+        _remove_work(work_dir)
+        if manifest["plan"] != planned.key:
+            raise ValueError(
+                f"the files of {sources.main!r} are others than those that {output_dir!r} was prepared "
+                "from; name "
+                "another directory, or remove it"
+            )
+        return manifest
     write = RecordStage(
         files.join(work_dir, f"write-{stages.fingerprint(_VERSION, planned.key, settings.jpeg_quality)}"),
         planned.directory,
@@ -129,7 +140,9 @@ def _named(sources: Sources) -> list[str]:
 
 def _size(source: str) -> list[Any]:
     """Name and size of a source, without its folder, which may be another one next time."""
-    size = None if files.is_directory(source) or not files.exists(source) else files.size_bytes(source)
+    if not files.exists(source):
+        raise FileNotFoundError(f"{source!r} does not exist; name a folder, a zip file or a tar")
+    size = None if files.is_directory(source) else files.size_bytes(source)
     return [os.path.basename(source.rstrip("/")), size]
 
 
@@ -180,10 +193,12 @@ def _remove_work(work_dir: str) -> None:
 
 def _check_written(planned: Plan, facts: Facts, settings: ImageSettings) -> None:
     """Raises an error if too many images cannot be decoded, or a class has none left."""
+    if missing := planned.shards.keys() - facts.keys():
+        raise ValueError(f"the images of {sorted(missing)[0]!r} have changed meanwhile; run this again")
     damaged = [one for task in facts.values() for one in task["damaged"]]
     total = sum(planned.shards.values())
     if len(damaged) > settings.max_damaged_share * total:
-        named = ", ".join(f"{path} ({kind})" for path, kind in damaged[:_NUM_SHOWN])
+        named = ", ".join(f"{path} ({kind})" for path, kind, _ in damaged[:_NUM_SHOWN])
         raise ValueError(
             f"{len(damaged)} of {total} images cannot be decoded: "
             f"{named}{', ...' if len(damaged) > _NUM_SHOWN else ''}; "
@@ -213,7 +228,7 @@ def _counts(planned: Plan, facts: Facts) -> dict[str, Any]:
     damaged: collections.Counter[str] = collections.Counter()
     for task in facts.values():
         kinds.update(task["kinds"])
-        damaged.update(kind for _, kind in task["damaged"])
+        damaged.update(kind for _, kind, _ in task["damaged"])
     as_they_are = {kind: number for kind, number in kinds.items() if kind in writing.AS_THEY_ARE}
     return {
         "read": sum(planned.shards.values()) + sum(planned.left_out.values()),
@@ -237,7 +252,7 @@ def _commit(
     rows = [
         {"part": task.partition("-")[0], "name": path, "kind": kind}
         for task in write.shards
-        for path, kind in facts[task]["damaged"]
+        for path, kind, _ in facts[task]["damaged"]
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     files.write(files.join(output_dir, DAMAGED), lines.encode("ascii"))
@@ -255,6 +270,7 @@ def _commit(
         "class_names": planned.class_names,
         "parts": parts,
         "counts": _counts(planned, facts),
+        "plan": planned.key,
         "preparation": dict(description),
     }
     manifest = files.commit(output_dir, metadata)

@@ -110,16 +110,18 @@ def make(sources: Sources, settings: ImageSettings, work_dir: str) -> Plan:
     class_names, empty_classes, unknown = folders.check_classes(
         numbers, settings.max_damaged_share, sources.main
     )
+    counted = {part: of_class.total() for part, of_class in numbers.items()}
+    folders.check_counts(settings.expected_counts, {"classes": len(class_names), **counted}, sources.main)
     labels = {name: label for label, name in enumerate(class_names)}
     known = [image for image in images if image[1] in labels]
     left_out = {"not_an_image": found.num_others, "unknown_class": len(images) - len(known)}
     shards = _shards(known, labels, settings.images_per_shard)
-    key = fingerprint([hashlib.sha256(lines.encode("ascii")).hexdigest() for _, lines in shards.values()])
+    key = _fingerprint(known, labels, settings.images_per_shard)
     directory = files.make_directory(files.join(work_dir, f"plan-{key}"))
     for shard, (_, lines) in shards.items():
         files.write(files.join(directory, shard + ENDING), lines.encode("ascii"))
-    counted = {shard: number for shard, (number, _) in shards.items()}
-    return Plan(directory, key, class_names, counted, left_out, empty_classes, unknown)
+    sizes = {shard: number for shard, (number, _) in shards.items()}
+    return Plan(directory, key, class_names, sizes, left_out, empty_classes, unknown)
 
 
 def _shards(images: list[_Image], labels: Mapping[str, int], most: int) -> dict[str, tuple[int, str]]:
@@ -133,6 +135,15 @@ def _shards(images: list[_Image], labels: Mapping[str, int], most: int) -> dict[
             lines = [json.dumps([name, labels[name], *located]) + "\n" for _, name, _, located in own]
             shards[f"{part}-{index:05d}-of-{number:05d}"] = len(own), "".join(lines)
     return shards
+
+
+def _fingerprint(images: list[_Image], labels: Mapping[str, int], most: int) -> str:
+    """What the records will depend on: not where the source is."""
+    digest = hashlib.sha256()
+    for part, name, _, located in images:
+        row = [part, labels[name], located.name, located.num_bytes, located.crc]
+        digest.update(json.dumps(row).encode("ascii"))
+    return fingerprint(digest.hexdigest(), list(labels), most)
 
 
 def read(directory: str, shard: str) -> Iterator[tuple[Located, str, int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import gin
@@ -28,6 +29,8 @@ class ImageSettings:
         max_damaged_share: The preparation stops if a larger share cannot be used: images that cannot be
             decoded, classes without images, images of classes that training lacks.
         jpeg_quality: With which images are stored that are no RGB JPEG, 1 to 100.
+        expected_counts: How many ``classes`` there are to be, and images by part; nothing is checked by
+        default.
 
     Raises:
         ValueError: A number is outside its range.
@@ -38,6 +41,7 @@ class ImageSettings:
     test_share: float = 0.0
     max_damaged_share: float = 0.01
     jpeg_quality: int = 95
+    expected_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -62,7 +66,7 @@ class ImageSettings:
             Values by name.
         """
         values = dataclasses.asdict(self)
-        del values["max_damaged_share"]
+        del values["max_damaged_share"], values["expected_counts"]
         return values
 
     def part(self, key: bytes) -> str:

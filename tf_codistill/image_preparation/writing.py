@@ -17,7 +17,8 @@ import contextlib
 import dataclasses
 import multiprocessing
 import uuid
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tf_codistill import files
@@ -70,10 +71,11 @@ class RecordStage(Stage):
         done = set()
         for task in super().done():
             facts = self.facts(task)
-            is_kept = not (facts["damaged"] and self.quarantine_dir) or quarantine.has(
-                self.quarantine_dir, task
-            )
-            if is_kept and there.issuperset(facts["sha256"]):
+            is_done = there.issuperset(facts["sha256"])
+            if facts["damaged"]:
+                is_done &= self.quarantine_dir is None or quarantine.has(self.quarantine_dir, task)
+                is_done = is_done and self._is_as_damaged(task, facts["damaged"])
+            if is_done:
                 done.add(task)
         return done
 
@@ -96,10 +98,25 @@ class RecordStage(Stage):
         files.remove(aside)
         return {**counted.facts(), "sha256": checksums}
 
+    def _is_as_damaged(self, task: str, damaged: Sequence[Sequence[Any]]) -> bool:
+        """Whether what could not be decoded has not been replaced since."""
+        located = {one.name: one for one, _, _ in plan.read(self.plan_dir, task)}
+        return all(_crc(located[name]) == crc for name, _, crc in damaged)
+
     def _images(self, task: str, advance: Advance) -> Iterator[_Image | Damage]:
         for located, name, label in plan.read(self.plan_dir, task):
             yield _converted(located, name, label, self.jpeg_quality)
             advance(1)
+
+
+def _crc(located: Located) -> int | None:
+    """CRC-32 of the beginning of a file; that of nothing where its archive is damaged there."""
+    try:
+        return zlib.crc32(archives.content(located)[:MAX_STRETCH_BYTES])
+    except archives.DamagedError:
+        return zlib.crc32(b"")
+    except OSError:
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +205,7 @@ class _Counts:
     def __init__(self) -> None:
         self._classes: collections.Counter[str] = collections.Counter()
         self._kinds: collections.Counter[str] = collections.Counter()
-        self._damaged: list[tuple[str, str]] = []
+        self._damaged: list[tuple[str, str, int]] = []
 
     def noting(self, items: Iterator[_Image | Damage], kept: Quarantine | None) -> Iterator[_Image]:
         """Passes on images, and keeps what is none."""
@@ -198,7 +215,7 @@ class _Counts:
                 self._kinds[item.kind] += 1
                 yield item
             else:
-                self._damaged.append((item.url, item.kind))
+                self._damaged.append((item.url, item.kind, zlib.crc32(item.content)))
                 if kept:
                     kept.keep(item)
 

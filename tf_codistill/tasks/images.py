@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from tf_codistill import files, settings
 from tf_codistill.batches import Stream
+from tf_codistill.image_files import folders
 from tf_codistill.inputs.images import decoding
 from tf_codistill.inputs.images.sources import ImageData, open_images
 from tf_codistill.inputs.images.stream import HeldOutImages, ImageStream
@@ -56,6 +57,8 @@ class ImageTask(Task):
             order of its own, ``same_batches`` if all are given the same batches with the same augmentation.
         held_out: The part that is evaluated, ``validation`` or ``test``.
         max_damaged_share: The largest share of images that may be of no use, see `inputs.images`.
+        expected_counts: How many ``classes`` there are to be, and images by part, where that is known: of
+            ImageNet 1000, 1281167 in ``train``, 50000 in ``validation``. Nothing is checked by default.
         num_threads: How many images are decoded at a time; by default as many as there are CPU cores.
     """
 
@@ -71,6 +74,7 @@ class ImageTask(Task):
     data: str = "disjoint"
     held_out: str = "validation"
     max_damaged_share: float = 0.01
+    expected_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -94,7 +98,11 @@ class ImageTask(Task):
     @functools.cached_property
     def images(self) -> ImageData:
         """The images, open for reading; a `ValueError` if they cannot be opened."""
-        return open_images(self.data_dir, self.max_damaged_share)
+        images = open_images(self.data_dir, self.max_damaged_share)
+        counts = {"classes": len(images.class_names)}
+        counts |= {name: part.num_images for name, part in images.parts.items()}
+        folders.check_counts(self.expected_counts, counts, self.data_dir)
+        return images
 
     @property
     def centre_share(self) -> float:

@@ -9,10 +9,11 @@
     6  training/         Algorithm 1
     5  teaching/         WHERE teaching comes from
     4  exchange/ checkpoints
-    3  models/ corpus/ inputs/ example_tables/ recurrent_state groups.decisions status learning_curves
-    2  tokenizer/ tables/ distribution calibration
-    1  losses schedules metrics click_metrics tokens weights sparse_adagrad runs pictures batches bindings
-       jobs/
+    3  models/ corpus/ inputs/ example_tables/ image_preparation/ recurrent_state groups.decisions status
+       learning_curves
+    2  tokenizer/ tables/ reproducibility/ distribution calibration
+    1  losses schedules metrics click_metrics tokens weights optimizers sparse_adagrad runs pictures batches
+       bindings jobs/ image_files/
     0  shapes files/ gpus settings quiet_start keras_private
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
@@ -34,31 +35,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = (
     ("shapes", "files", "gpus", "settings", "terminal", "quiet_start", "keras_private"),
-    (
-        "losses",
-        "schedules",
-        "metrics",
-        "tokens",
-        "weights",
-        "runs",
-        "pictures",
-        "batches",
-        "bindings",
-        "jobs",
-        "sparse_adagrad",
-        "click_metrics",
-    ),
+    ("losses", "schedules", "metrics", "click_metrics", "optimizers", "sparse_adagrad", "tokens", "weights")
+    + ("runs", "pictures", "batches", "bindings", "jobs", "image_files"),
     ("tokenizer", "tables", "distribution", "reproducibility", "calibration"),
-    (
-        "models",
-        "corpus",
-        "inputs",
-        "example_tables",
-        "recurrent_state",
-        "groups.decisions",
-        "status",
-        "learning_curves",
-    ),
+    ("models", "corpus", "inputs", "example_tables", "image_preparation", "recurrent_state")
+    + ("groups.decisions", "status", "learning_curves"),
     ("exchange", "checkpoints", "trained"),
     ("teaching",),
     ("training",),
@@ -68,17 +49,8 @@ FLOORS = (
     ("experiment", "model_comparison"),
     ("program", "retraining"),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
-    + (
-        "prepare_clicks",
-        "make_clicks",
-        "make_flights",
-        "inspect_corpus",
-        "score",
-        "generate",
-        "export",
-        "churn",
-        "retrain",
-    ),
+    + ("prepare_images", "prepare_clicks", "make_clicks", "make_flights", "inspect_corpus", "score")
+    + ("generate", "export", "churn", "retrain"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

@@ -22,7 +22,7 @@ from tf_codistill.example_tables import synthetic_clicks  # noqa: F401 - so is t
 from tf_codistill.exchange import topology
 from tf_codistill.inputs import frequencies
 from tf_codistill.models import click_network  # noqa: F401 - so is this
-from tf_codistill.tasks import clicks, language  # noqa: F401 - configurable where they are defined
+from tf_codistill.tasks import clicks, images, language  # noqa: F401 - configurable where they are defined
 from tf_codistill.teaching import fellows, saved, snapshots  # noqa: F401 - so are these
 
 _OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
@@ -39,8 +39,9 @@ MAY_CHANGE = (
     *("Experiment.num_steps", "Experiment.validate_every_steps", "Experiment.checkpoint_every_steps"),
     *("Experiment.measure_every_steps", "Experiment.steps_per_execution", "Experiment.jit_compile"),
     *("PeerExchange.directory", "PeerExchange.keep", "PeerExchange.min_age_secs", "PeerExchange.max_bytes"),
-    # they may have moved; that they hold the same documents and rows is checked
-    *("LanguageTask.corpus_dir", "ClickTask.data_dir", "ClickTask.held_out"),
+    # they may have moved; that they hold the same documents, rows and images is checked
+    *("LanguageTask.corpus_dir", "ClickTask.data_dir", "ImageTask.data_dir"),
+    *("ClickTask.held_out", "ImageTask.held_out", "ImageTask.num_threads"),
 )
 """What may be other than when a run began."""
 

@@ -51,6 +51,12 @@ def exists(path: str) -> bool:
         return bool(storage.of(path).exists(path))
 
 
+def is_directory(path: str) -> bool:
+    """Whether a directory is there, committed or not."""
+    with _os_errors(path):
+        return bool(storage.of(path).isdir(path))
+
+
 def check_scheme(*paths: str | None) -> None:
     """Raises a `ValueError` early if TensorFlow has no scheme such as a path has; None is passed over."""
     for path in paths:

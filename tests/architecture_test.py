@@ -11,7 +11,7 @@
     4  exchange/ checkpoints
     3  models/ corpus/ inputs/ recurrent_state groups.decisions status learning_curves
     2  tokenizer/ distribution
-    1  losses schedules metrics tokens weights runs pictures batches bindings jobs/
+    1  losses schedules optimizers metrics tokens weights runs pictures batches bindings jobs/
     0  shapes files/ gpus settings quiet_start keras_private
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
@@ -36,6 +36,7 @@ FLOORS = (
     (
         "losses",
         "schedules",
+        "optimizers",
         "metrics",
         "tokens",
         "weights",

@@ -205,6 +205,15 @@ def _clip_gradients() -> None:
     np.testing.assert_array_equal(clipped, [-0.5, 0.25])
 
 
+def _get_variable_index() -> None:
+    with two_replicas().scope():
+        variables = [keras.Variable(np.float32(1)), keras.Variable(np.float32(1))]
+        optimizer = keras.optimizers.SGD()
+        optimizer.build(variables)
+    copies = keras_private.stored(variables[1]).values
+    assert [keras_private.index(optimizer, one) for one in (*variables, *copies)] == [0, 1, 1, 1]
+
+
 def _fn_kwargs() -> None:
     plain = keras.losses.SparseCategoricalCrossentropy(from_logits=True, axis=1)
     assert keras_private.arguments(plain)["axis"] == 1
@@ -225,6 +234,7 @@ CHECKS = {
         *(_keras_mask, _value, _initializer, _direct_assign, _flatten_layers, _compile_loss, _flat_losses),
         *(_loss_tracker, _aggregate_additional_loss, _symbolic_build, _maybe_symbolic_build),
         *(_distributed_dataset, _eval_epoch_iterator, _clip_gradients, _fn_kwargs, _value_specs),
+        _get_variable_index,
     )
 }
 

@@ -55,6 +55,11 @@ PRIVATE = (
     ),
     Private("keras.optimizers.Optimizer", "_clip_gradients", "clips as `apply` does, before replicas add up"),
     Private(
+        "keras.optimizers.Optimizer",
+        "_get_variable_index",
+        "which of the optimizer's own variables is for one that it updates, or for its copy on a replica",
+    ),
+    Private(
         "keras.src.trainers.compile_utils.CompileLoss", "_flat_losses", "losses with the paths of outputs"
     ),
     Private(
@@ -181,6 +186,11 @@ def build(model: Any, data: tuple[Any, ...]) -> None:
 def clip(optimizer: Any, gradients: Sequence[Any]) -> list[Any]:
     """Gradients clipped as the optimizer is told to."""
     return optimizer._clip_gradients(list(gradients))
+
+
+def index(optimizer: Any, variable: Any) -> int:
+    """Which of the variables that an optimizer was built for one is, or is a replica's copy of."""
+    return optimizer._get_variable_index(variable)
 
 
 def dataset(epoch_iterator: Any) -> Any:

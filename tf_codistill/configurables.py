@@ -14,8 +14,10 @@ import gin
 import keras
 
 from tf_codistill import losses, schedules
+from tf_codistill import optimizers as _optimizers  # noqa: F401 - configurable where it is defined
 from tf_codistill.exchange import topology
 from tf_codistill.inputs import frequencies
+from tf_codistill.models import classifiers, resnet  # noqa: F401 - so are these
 from tf_codistill.tasks import language  # noqa: F401 - configurable where it is defined
 from tf_codistill.teaching import fellows, saved, snapshots  # noqa: F401 - so are these
 

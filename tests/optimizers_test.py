@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.architecture_test import ROOT
 from tests.replicas import two_replicas
-from tf_codistill import configurables, optimizers, schedules  # noqa: F401 - names for gin
+from tf_codistill import configurables, optimizers  # noqa: F401 - names for gin
 from tf_codistill.optimizers import CosineRate, MomentumSGD, SteppedRate
 
 IMAGES = 1_281_167
@@ -238,30 +239,35 @@ def test_a_schedule_works_in_graphs_and_comes_back(rate):
     assert optimizer.learning_rate == rate(0)
 
 
-def test_weight_decay_is_cut_when_the_rate_is():
-    """Sodhani et al. 2020: both in epochs, so that they change at the same step."""
-    gin.clear_config()
-    gin.parse_config("""
-        num_examples = 1281167
-        batch_size = 256
-        SteppedRate.num_examples = %num_examples
-        SteppedRate.batch_size = %batch_size
-        SteppedRate.decay_epochs = [18, 38, 44]
-        Piecewise.boundaries = @steps_of_epochs()
-        Piecewise.values = [1e-4, 1e-5, 0.0]
-        steps_of_epochs.epochs = [18, 38]
-        steps_of_epochs.num_examples = %num_examples
-        steps_of_epochs.batch_size = %batch_size
-    """)
-    try:
-        rate = gin.get_configurable("SteppedRate")()
-        decay = gin.get_configurable("Piecewise")()
-    finally:
-        gin.clear_config()
-    for epoch, rates, decays in ((18, (0.1, 0.01), (1e-4, 1e-5)), (38, (0.01, 0.001), (1e-5, 0.0))):
-        cut = optimizers.step_of_epoch(epoch, IMAGES, 256)
-        np.testing.assert_allclose([rate(cut - 1), rate(cut)], rates, rtol=1e-6)
-        np.testing.assert_allclose([decay(cut - 1), decay(cut)], decays, rtol=1e-6)
+@pytest.mark.parametrize(
+    ("epochs", "batch_size", "multiple_of", "number"),
+    [(90, 256, 1, 450_411), (90, 16_384, 50, 7050), (92.7, 16_384, 50, 7250), (1, IMAGES, 1, 1)],
+)
+def test_steps_of_a_run(epochs, batch_size, multiple_of, number):
+    assert optimizers.steps_of_run(epochs, IMAGES, batch_size, multiple_of) == number
+
+
+@pytest.mark.parametrize(
+    ("name", "num_steps", "peak", "cuts"),
+    [
+        ("goyal", 14_100, 3.2, [4692, 9384, 12_512]),
+        ("paper_baseline", 7250, 6.4, [2346, 4692, 6256]),
+        ("sodhani_alone", 225_250, 0.2, [75_069, 150_137, 200_183]),
+        ("sodhani", 225_250, 0.1, [90_083, 190_174, 220_201]),
+    ],
+)
+@pytest.mark.usefixtures("fresh_gin")
+def test_recipes_have_the_rates_of_their_papers(name, num_steps, peak, cuts):
+    """Of Sodhani et al. both have equally many steps, and weight decay is cut when the rate is."""
+    gin.add_config_file_search_path(str(ROOT))
+    gin.parse_config_file(f"gin/images/{name}.gin", skip_unknown=True)
+    rate, decay = gin.get_configurable("SteppedRate")(), gin.get_configurable("WeightDecay")()
+    assert gin.get_configurable("steps_of_run")() == num_steps
+    for number, cut in enumerate(cuts):
+        before, after = peak * 0.1**number, peak * 0.1 ** (number + 1)
+        np.testing.assert_allclose([rate(cut - 1), rate(cut)], [before, after], rtol=1e-6)
+        values = [1e-4, 1e-5, 0, 0] if name == "sodhani" else [1e-4] * 4
+        np.testing.assert_allclose([decay.factor(cut - 1), decay.factor(cut)], values[number : number + 2])
 
 
 @pytest.mark.parametrize(

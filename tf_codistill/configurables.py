@@ -34,6 +34,7 @@ MAY_CHANGE = (
     *("Experiment.num_steps", "Experiment.validate_every_steps", "Experiment.checkpoint_every_steps"),
     *("Experiment.measure_every_steps", "Experiment.steps_per_execution", "Experiment.jit_compile"),
     *("PeerExchange.directory", "PeerExchange.keep", "PeerExchange.min_age_secs", "PeerExchange.max_bytes"),
+    *("steps_of_run.num_epochs", "steps_of_run.multiple_of"),  # only how long it is
     "LanguageTask.corpus_dir",  # it may have moved; that it holds the same documents is checked
 )
 """What may be other than when a run began."""

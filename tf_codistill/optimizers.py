@@ -92,7 +92,6 @@ class MomentumSGD(keras.optimizers.SGD):
         self.assign_sub(variable, ops.multiply(ops.cast(learning_rate, variable.dtype), direction))
 
 
-@gin.configurable(module="tf_codistill")
 def step_of_epoch(epoch: float, num_examples: int, batch_size: int) -> int:
     """The first step that begins in an epoch.
 
@@ -130,6 +129,22 @@ def steps_of_epochs(epochs: Sequence[float], num_examples: int, batch_size: int)
         What `step_of_epoch` says of each.
     """
     return [step_of_epoch(epoch, num_examples, batch_size) for epoch in epochs]
+
+
+@gin.configurable(module="tf_codistill")
+def steps_of_run(num_epochs: float, num_examples: int, batch_size: int, multiple_of: int = 1) -> int:
+    """How many steps a run of some epochs has.
+
+    Args:
+        num_epochs: Passes over the examples.
+        num_examples: Examples in an epoch.
+        batch_size: Examples in a step of a group.
+        multiple_of: What it is rounded up to a multiple of, such as ``Experiment.log_every_steps``.
+
+    Returns:
+        The number of steps.
+    """
+    return -(-step_of_epoch(num_epochs, num_examples, batch_size) // multiple_of) * multiple_of
 
 
 class _ScaledRate(keras.optimizers.schedules.LearningRateSchedule, abc.ABC):

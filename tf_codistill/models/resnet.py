@@ -60,7 +60,8 @@ def resnet(
             identity, which eases the first steps with large batches (Goyal et al. 2017).
         synchronized: Whether means and variances are those of the batches of all replicas; otherwise each
             replica normalises by its own images, as Goyal et al. 2017 do with 32 (section 3), and what it
-            computes depends on how many there are.
+            computes depends on how many there are. Not together with ``jit_compile`` and several replicas:
+            within XLA they cannot meet.
         name: Name of the model.
         dtype: Keras dtype policy such as "mixed_bfloat16"; None for the global one. Logits are at least
             float32.

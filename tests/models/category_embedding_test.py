@@ -12,7 +12,7 @@ import tensorflow as tf
 from tests.replicas import two_replicas
 from tf_codistill import weights
 from tf_codistill.models.category_embedding import CategoryEmbedding
-from tf_codistill.sparse_adagrad import SparseAdagrad
+from tf_codistill.optimizers.sparse_adagrad import SparseAdagrad
 from tf_codistill.training.codistillation import CodistillationModel
 
 CARDINALITIES, WIDTHS = [5, 300, 7, 2], [2, 4, 2, 1]

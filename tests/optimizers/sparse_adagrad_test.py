@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tests.replicas import two_replicas
 from tf_codistill import configurables, keras_private  # noqa: F401
-from tf_codistill.sparse_adagrad import SparseAdagrad
+from tf_codistill.optimizers.sparse_adagrad import SparseAdagrad
 
 ROWS, WIDTH = 40, 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.toy_tables import criteo_lines
 from tf_codistill.tables.parsing import TextParser
 from tf_codistill.tables.rows import Parsed, Rejected
-from tf_codistill.tables.schema import TableSchema, criteo_schema
+from tf_codistill.tables.schema import TableSchema, TableSettings, criteo_schema
 
 CRITEO = criteo_schema()
 COMMAS = TableSchema(label="y", numeric=["a"], categorical=["c"])
@@ -136,6 +137,25 @@ def test_a_schema_says_what_is_missing_and_where_columns_are() -> None:
         ({"numeric": "a"}, "numeric is 'a'; expected a list of strings"),
     ],
 )
-def test_a_schema_that_cannot_be_is_refused(settings: dict, sentence: str) -> None:
+def test_a_schema_that_cannot_be_is_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         TableSchema(**{"label": "y", "numeric": ["a"], "categorical": ["c"], **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"min_count": 0}, "min_count is 0; expected at least 1"),
+        ({"range_bytes": 100}, "range_bytes is 100; expected at least 1024"),
+        ({"max_bad_share": 1.0}, "max_bad_share is 1.0; expected 0 to less than 1"),
+        ({"validation_share": 0.5, "test_share": 0.5}, "leave nothing for training"),
+        ({"hash_buckets": {"a": 5}}, r"hash_buckets names \['a'\]; expected some of \['c'\]"),
+        ({"hash_buckets": 0}, "hash_buckets of 'c' is 0; expected at least 1"),
+        ({"hash_buckets": "many"}, "hash_buckets is 'many'; expected an integer or a dictionary"),
+        ({"schema": None}, "schema is None; expected a TableSchema"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        TableSettings(**{"schema": COMMAS, **settings})

@@ -365,6 +365,14 @@ def test_a_damaged_file_is_told_when_the_others_are_read(tmp_path: pathlib.Path)
     assert len(list((tmp_path / "table.work").glob("scan-*/00001-*.json"))) > 1
 
 
+def test_a_file_with_a_header_alone_is_named(tmp_path: pathlib.Path) -> None:
+    csv.write_csv(pa.table(COLUMNS), tmp_path / "full.csv")
+    (tmp_path / "bare.csv").write_text("late,hour,carrier,number\n")
+    paths = [str(tmp_path / "full.csv"), str(tmp_path / "bare.csv")]
+    with pytest.raises(ValueError, match=re.escape(f"file {paths[1]!r} has no rows; leave it out")):
+        pipeline.prepare(paths, str(tmp_path / "table"), TableSettings(schema=FLIGHTS))
+
+
 def test_a_file_that_changes_meanwhile_is_read_anew(tmp_path: pathlib.Path) -> None:
     lines = criteo_lines(NUM_ROWS)
     path = write(tmp_path / "rows.txt", lines)

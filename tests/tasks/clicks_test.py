@@ -19,6 +19,7 @@ import tensorflow as tf
 from tests.toy_tables import criteo_lines, criteo_settings, toy_model, write, write_table
 from tf_codistill import configurables, evaluation, experiment, runs, weights
 from tf_codistill.experiment import Experiment
+from tf_codistill.sparse_adagrad import SparseAdagrad
 from tf_codistill.tables import pipeline
 from tf_codistill.tables.preprocessing import Preprocessing
 from tf_codistill.tasks.base import Part
@@ -41,7 +42,7 @@ def toy_experiment(table: str, **changes: Any) -> Experiment:
     settings: dict[str, Any] = {
         "task": toy_task(table),
         "num_steps": 20,
-        "optimizer": lambda: keras.optimizers.Adagrad(0.1),
+        "optimizer": lambda: SparseAdagrad(0.1),
         "teaching": functools.partial(PeerExchange, every_steps=5, wait=True),
         "log_every_steps": 5,
         "validate_every_steps": 10,

@@ -56,11 +56,17 @@ def check_scanned(scan: ScanStage, facts: Facts, rejected: str) -> None:
         rejected: Path of the list of rejected rows.
 
     Raises:
-        ValueError: A file is damaged, too many rows are rejected, or there are more or fewer than expected.
+        ValueError: A file is damaged or has no rows, too many rows are rejected, or there are more or fewer
+            than expected.
     """
     if damages := [task["damage"] for task in facts.values() if task["damage"]]:
         more = f" ({len(damages)} files are damaged)" if len(damages) > 1 else ""
         raise ValueError(damages[0] + more)
+    read: collections.Counter[str] = collections.Counter()
+    for task, segment in scan.segments.items():
+        read[segment.path] += facts[task]["lines"]
+    if empty := [path for path, number in read.items() if not number]:
+        raise ValueError(f"file {empty[0]!r} has no rows; leave it out, or get it again")
     sums, settings = of_scanned(facts), scan.settings
     number = sum(sums["rejected"].values())
     if number > settings.max_bad_share * sums["read"]:

@@ -185,6 +185,7 @@ def values(schema: TableSchema, fields: Sequence[pa.Array], rejected: Rejected) 
     Args:
         schema: The columns.
         fields: For each used column its texts, of the rows that have not been rejected; null is missing.
+            Numbers may be float64, too.
         rejected: Gets the rows whose fields do not mean anything.
 
     Returns:
@@ -231,23 +232,7 @@ def _numbers(
     is_label: bool,
 ) -> npt.NDArray[np.float64]:
     """Numbers, NaN where they are missing or wrong."""
-    texts = pc.ascii_trim_whitespace(field)
-    texts = pc.if_else(_is_missing(schema, texts), pa.scalar(None, pa.string()), texts)
-    try:
-        found = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)
-        is_sure = bool(np.isfinite(found).sum() == len(found) - texts.null_count)
-    except pa.ArrowInvalid:
-        is_sure = False
-    if is_sure:
-        return found
-    encoded = texts.dictionary_encode()
-    meanings = np.array(
-        [_number(text) for text in encoded.dictionary.view(pa.binary()).to_pylist()] or [np.nan]
-    )
-    indices = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
-    is_there = texts.is_valid().to_numpy(zero_copy_only=False)
-    found = np.where(is_there, meanings[indices], np.nan)
-    wrong = np.flatnonzero(is_there & np.isnan(found))
+    found, wrong = _floats(field) if pa.types.is_floating(field.type) else _parsed(schema, field)
     if not is_label:
         rejected.add(
             rows[wrong],
@@ -255,6 +240,31 @@ def _numbers(
             lambda index: f"{name} is {_shown(field[int(wrong[index])])}; expected a number",
         )
     return found
+
+
+def _floats(field: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Numbers that are such already, and where they are infinite."""
+    found = field.to_numpy(zero_copy_only=False)
+    return found, np.flatnonzero(np.isinf(found))
+
+
+def _parsed(schema: TableSchema, field: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """What texts say, and where they say nothing."""
+    texts = pc.ascii_trim_whitespace(field)
+    texts = pc.if_else(_is_missing(schema, texts), pa.scalar(None, pa.string()), texts)
+    try:
+        found = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)
+        if np.isfinite(found).sum() == len(found) - texts.null_count:
+            return found, np.zeros(0, np.int64)
+    except pa.ArrowInvalid:
+        pass  # some text is no number, or one that Arrow writes otherwise
+    encoded = texts.dictionary_encode()
+    texts_found = encoded.dictionary.view(pa.binary()).to_pylist()
+    meanings = np.array([_number(text) for text in texts_found] or [np.nan])
+    indices = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    is_there = texts.is_valid().to_numpy(zero_copy_only=False)
+    found = np.where(is_there, meanings[indices], np.nan)
+    return found, np.flatnonzero(is_there & np.isnan(found))
 
 
 def _number(text: bytes) -> float:
@@ -284,7 +294,9 @@ def _is_missing(schema: TableSchema, texts: pa.Array) -> pa.Array:
 
 
 def _shown(value: Any) -> str:
-    text = value.as_buffer().to_pybytes()[:MAX_SHOWN_BYTES] if value.is_valid else b""
+    if pa.types.is_floating(value.type) or not value.is_valid:
+        return repr(value.as_py() if value.is_valid else "")
+    text = value.as_buffer().to_pybytes()[:MAX_SHOWN_BYTES]
     try:
         return repr(text.decode("utf-8"))
     except UnicodeDecodeError:

@@ -177,8 +177,9 @@ def open_table(directory: str, verify_contents: bool = False) -> EncodedTable:
             f"the preprocessing in {directory!r} is {preprocessing.fingerprint}, its rows were encoded with "
             f"{manifest['preprocessing']}; {_REMEDY}"
         )
+    is_large = sum(one["bytes"] for one in manifest["files"].values()) > _memory_bytes() // 2
     parts = {
-        name: _open_part(directory, name, manifest["parts"][name], preprocessing)
+        name: _open_part(directory, name, manifest["parts"][name], preprocessing.width, is_large)
         for name in PARTS
         if name in manifest["parts"]
     }
@@ -188,28 +189,35 @@ def open_table(directory: str, verify_contents: bool = False) -> EncodedTable:
     return EncodedTable(directory, manifest, preprocessing, parts)
 
 
-def _open_part(directory: str, name: str, said: Mapping[str, Any], preprocessing: Preprocessing) -> TablePart:
+def _open_part(directory: str, name: str, said: Mapping[str, Any], width: int, is_large: bool) -> TablePart:
     shards = []
     for shard in said["shards"]:
         path = files.join(directory, shard["name"])
-        rows = _mapped(path)
-        if rows.size != shard["num_rows"] * preprocessing.width:
+        rows = _mapped(path, is_large)
+        if rows.size != shard["num_rows"] * width:
             raise files.CorruptError(
                 f"file {path!r} is damaged: it has {rows.size} values, not {shard['num_rows']} rows of "
-                f"{preprocessing.width}; {_REMEDY}"
+                f"{width}; {_REMEDY}"
             )
-        shards.append(rows.reshape(-1, preprocessing.width))
+        shards.append(rows.reshape(-1, width))
     offsets = np.cumsum([0, *map(len, shards)], dtype=np.int64)
     return TablePart(name, tuple(shards), offsets, said["num_positive"])
 
 
-def _mapped(path: str) -> Int32Array:
+def _mapped(path: str, is_large: bool) -> Int32Array:
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
-    if hasattr(mmap, "MADV_RANDOM"):
-        memory.madvise(mmap.MADV_RANDOM)  # whoever reads one row does not want its neighbours
+    if is_large and hasattr(mmap, "MADV_RANDOM"):
+        memory.madvise(mmap.MADV_RANDOM)  # neighbours of a row would be gone again before they are wanted
     return np.frombuffer(memory, ROW_DTYPE)
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
 
 
 def _check_ids(part: TablePart, preprocessing: Preprocessing) -> None:

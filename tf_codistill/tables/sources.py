@@ -237,7 +237,8 @@ class Reader:
 
 def _parsed(batch: pa.RecordBatch, schema: TableSchema) -> Parsed:
     rejected = Rejected(batch.num_rows)
-    fields = [_text(batch.column(name), name, schema) for name in schema.used]
+    numeric = (schema.label, *schema.numeric)
+    fields = [_field(batch.column(name), name, name in numeric) for name in schema.used]
     for field in fields[1 + len(schema.numeric) :]:
         odd = pc.match_substring_regex(field, r"[\r\n]").fill_null(False).to_numpy(zero_copy_only=False)
         rejected.add(np.flatnonzero(odd), "control_character", lambda index: _LINE_BREAK)
@@ -251,19 +252,19 @@ def _parsed(batch: pa.RecordBatch, schema: TableSchema) -> Parsed:
     return Parsed(rows, batch.num_rows, 0, rejected.counts, rejected.first(row))
 
 
-def _text(column: pa.Array, name: str, schema: TableSchema) -> pa.Array:
-    """A column as text, null where it is missing; not a number is missing in Parquet."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
+def _field(column: pa.Array, name: str, is_numeric: bool) -> pa.Array:
+    """A column as text or as float64, null where it is missing; not a number is missing in Parquet."""
+    if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-        kind = column.type
+    kind = column.type
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
     if pa.types.is_boolean(kind):
         column = column.cast(pa.int8())
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     try:
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_large_string(kind):
+        if is_text or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             return as_text(column.cast(pa.binary()))
-        return column.cast(pa.string())
+        return column.cast(pa.float64(), safe=False) if is_numeric else column.cast(pa.string())
     except pa.ArrowException as error:
         raise ValueError(f"column {name!r} has type {kind}, which is neither numbers nor text") from error

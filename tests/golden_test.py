@@ -18,9 +18,12 @@ import pytest
 from absl import flags
 
 from tests.toy_experiments import write_language_corpus
-from tf_codistill import experiment, program
+from tf_codistill import experiment, program, retraining
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.example_tables.synthetic_clicks import SyntheticClicks
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.tables import pipeline
+from tf_codistill.tables.schema import TableSettings, criteo_schema
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 
@@ -37,6 +40,11 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     directory = tmp_path_factory.mktemp("golden")
     (directory / "runs" / "quickstart" / "corpus").mkdir(parents=True)
     write_language_corpus(str(directory / "runs" / "quickstart" / "corpus" / "tokens"), num_documents=20)
+    clicks = SyntheticClicks()
+    (directory / "rows.txt").write_bytes(clicks.text(clicks.rows(0, 200)))
+    for name in ("criteo", "synthetic", "flights"):
+        table = str(directory / "runs" / name / "table")
+        pipeline.prepare([str(directory / "rows.txt")], table, TableSettings(schema=criteo_schema()))
     return directory
 
 
@@ -51,6 +59,10 @@ def expansion(name: str, *bindings: str) -> str:
     program.parse_gin()
     if name.startswith("corpus/"):
         CorpusSettings()
+    elif name.endswith("churn"):
+        retraining.Retraining()
+    elif name.startswith("tables/"):
+        TableSettings()
     elif name.startswith("models/"):
         LanguageModel(vocabulary_size=40)
     else:

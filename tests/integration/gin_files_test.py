@@ -13,10 +13,13 @@ import pytest
 from absl import flags
 
 from tests.integration.programs import REPOSITORY, TIMEOUT_SECS, Programs
-from tf_codistill import program
+from tf_codistill import program, retraining
 from tf_codistill.corpus import filters, pipeline
+from tf_codistill.example_tables.synthetic_clicks import SyntheticClicks
 from tf_codistill.experiment import configured
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.tables import pipeline as tables_pipeline
+from tf_codistill.tables.schema import TableSettings, criteo_schema
 from tf_codistill.tasks.base import Part
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
@@ -30,22 +33,41 @@ TEXTS = sorted(
 )
 
 
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A table of made clicks."""
+    directory = tmp_path_factory.mktemp("clicks")
+    clicks, output_dir = SyntheticClicks(), str(directory / "table")
+    (directory / "rows.txt").write_bytes(clicks.text(clicks.rows(0, 1500)))
+    settings = TableSettings(schema=criteo_schema(), min_count=3)
+    tables_pipeline.prepare([str(directory / "rows.txt")], output_dir, settings)
+    return output_dir
+
+
 @pytest.mark.parametrize("name", GIN_FILES)
-def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(corpus: str, name: str) -> None:
+def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(corpus: str, table: str, name: str) -> None:
     text = (REPOSITORY / name).read_text()
     flags.FLAGS.gin_file = [name]
     is_experiment = "\nExperiment." in text or "\ninclude 'gin/quickstart.gin'" in text
-    if is_experiment:
+    is_of_clicks = "\nClickTask." in text
+    if is_of_clicks:
+        flags.FLAGS.gin_bindings = [f"ClickTask.data_dir = {table!r}"]
+    elif is_experiment:
         readers = ["LanguageTask", *(["unigram_frequencies"] if "unigram_frequencies." in text else [])]
         flags.FLAGS.gin_bindings = [f"{reader}.corpus_dir = {corpus!r}" for reader in readers]
     program.parse_gin()
     if is_experiment:
         num_groups = NUM_GROUPS.get(name, 2)
         experiment = configured()
-        assert experiment.task.training(Part(0, num_groups, seed=0)).units_per_step == 32 * 32
+        units = experiment.task.batch_size if is_of_clicks else 32 * 32
+        assert experiment.task.training(Part(0, num_groups, seed=0)).units_per_step == units
         teachers = experiment.teachers("/nowhere", 0, num_groups, rows=32)
         model = experiment.build(teachers, 0, rows=32)
         assert len(model.teachers.names()) == (2 if num_groups == 1 else 1)
+    elif name.endswith("churn.gin"):
+        assert all(set(one.gin_files) <= set(GIN_FILES) for one in retraining.Retraining().settings.values())
+    elif "\nTableSettings." in text:
+        assert {"label", "late"} & {TableSettings().schema.label}
     elif "\nCorpusSettings." in text:
         assert isinstance(pipeline.CorpusSettings().filters[0], filters.English)
     else:
@@ -64,7 +86,7 @@ def test_a_gin_file_opens_with_a_comment_that_says_what_it_is(name: str) -> None
     assert re.fullmatch(r"# [A-Z].{20,}[.:]?", header[0]), "the first line is a title"
     comments = [line for line in text.splitlines() if line.startswith("#")]
     assert len(comments) >= 3
-    if "Experiment." in text or "CorpusSettings." in text:
+    if "Experiment." in text or "CorpusSettings." in text or "TableSettings." in text:
         assert any(line.startswith("# Command") for line in comments)
 
 
@@ -88,11 +110,13 @@ def test_a_binding_that_is_written_down_can_be_used(corpus: str) -> None:
         gin.clear_config()
         flags.FLAGS.gin_file = [gin_file]
         flags.FLAGS.gin_bindings = bound
-        if "/corpus/" not in gin_file:
+        if not {"corpus", "tables"} & set(gin_file.split("/")):
             flags.FLAGS.gin_bindings = [*bound, f"LanguageTask.corpus_dir = {corpus!r}"]
         program.parse_gin()
         if "/corpus/" in gin_file:
             pipeline.CorpusSettings()
+        elif "/tables/" in gin_file:
+            TableSettings()
         else:
             experiment = configured()
             teachers = experiment.teachers("/nowhere", 0, NUM_GROUPS.get(gin_file, 2), rows=32)

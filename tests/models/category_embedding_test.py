@@ -13,6 +13,7 @@ from tests.replicas import two_replicas
 from tf_codistill import weights
 from tf_codistill.models.category_embedding import CategoryEmbedding
 from tf_codistill.optimizers.sparse_adagrad import SparseAdagrad
+from tf_codistill.schedules import WeightDecay
 from tf_codistill.training.codistillation import CodistillationModel
 
 CARDINALITIES, WIDTHS = [5, 300, 7, 2], [2, 4, 2, 1]
@@ -35,15 +36,15 @@ def test_a_row_is_that_of_its_column(training):
     np.testing.assert_array_equal(found, np.concatenate(expected, axis=1))
 
 
-def test_a_gradient_has_each_row_once():
+def test_a_gradient_has_each_row_once_and_then_nothing():
     layer = CategoryEmbedding([3, 4], [2, 2])
     layer.build((None, 2))
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(np.array([[0, 3], [0, 1], [0, 3]])) * [1.0, 2.0, 3.0, 4.0])
     gradient = tape.gradient(loss, layer.tables[0])
     assert isinstance(gradient, tf.IndexedSlices)
-    found = dict(zip(gradient.indices.numpy().tolist(), gradient.values.numpy().tolist(), strict=True))
-    assert found == {0: [3.0, 6.0], 6: [6.0, 8.0], 4: [3.0, 4.0]}
+    assert gradient.indices.numpy().tolist() == [0, 4, 6, 0, 0, 0]
+    assert gradient.values.numpy().tolist() == [[3, 6], [3, 4], [6, 8], [0, 0], [0, 0], [0, 0]]
 
 
 def test_a_gradient_is_that_of_one_hot_columns():
@@ -105,9 +106,10 @@ def test_rows_of_another_width_are_refused():
 SIZE = 50
 
 
-def tabular() -> keras.Model:
-    layers = [CategoryEmbedding([SIZE, SIZE], [4, 4], name="embedding"), keras.layers.Dense(1)]
-    return keras.Sequential([keras.Input((2,), dtype="int32"), *layers])
+def tabular(dtype: str | None = None) -> keras.Model:
+    embedding = CategoryEmbedding([SIZE, SIZE], [4, 4], name="embedding", dtype=dtype)
+    head = keras.layers.Dense(1, dtype="float32")
+    return keras.Sequential([keras.Input((2,), dtype="int32"), embedding, head])
 
 
 class Seen(SparseAdagrad):
@@ -126,19 +128,22 @@ def rows(number: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, 9, (number, 2)).astype("int32"), rng.integers(0, 2, (number, 1)).astype("float32")
 
 
-def fitted(strategy: tf.distribute.Strategy, **options: Any) -> tuple[list[np.ndarray], Seen]:
+def fitted(
+    strategy: tf.distribute.Strategy,
+    clipnorm: float | None = None,
+    jit_compile: bool = False,
+    dtype: str | None = None,
+    **options: Any,
+) -> tuple[list[np.ndarray], Seen]:
     keras.utils.set_random_seed(5)
-    optimizer_options = {
-        name: options.pop(name) for name in ("clipnorm", "loss_scale_factor") if name in options
-    }
     with strategy.scope():
-        model = CodistillationModel(tabular, **options)
-        optimizer = Seen(0.1, **optimizer_options)
+        model = CodistillationModel(lambda: tabular(dtype), **options)
+        optimizer = Seen(0.1, clipnorm=clipnorm)
         optimizer.kinds = []
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
-        model.compile(optimizer, loss, jit_compile=options.pop("jit_compile", False))
+        model.compile(optimizer, loss, jit_compile=jit_compile)
     x, y = rows(64)
-    model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(16), epochs=1, verbose=0)
+    model.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(16), epochs=1, verbose=0, shuffle=False)
     return weights.values(model.student.weights), optimizer
 
 
@@ -150,6 +155,28 @@ def test_the_optimizer_is_given_rows_and_never_the_table(options):
     assert set(optimizer.kinds) == {tf.IndexedSlices}
     for alone, shared in zip(one, two, strict=True):
         np.testing.assert_allclose(shared, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"jit_compile": True}, {"dtype": "mixed_float16"}, {"dtype": "mixed_bfloat16", "jit_compile": True}],
+    ids=["xla", "scaled loss", "xla and bfloat16"],
+)
+def test_so_it_is_with_xla_and_in_mixed_precision(options):
+    plain, _ = fitted(tf.distribute.get_strategy())
+    found, optimizer = fitted(tf.distribute.get_strategy(), **options)
+    assert set(optimizer.kinds) == {tf.IndexedSlices}
+    for expected, own in zip(plain, found, strict=True):
+        np.testing.assert_allclose(own, expected, atol=0.02 if "dtype" in options else 1e-6)
+
+
+def test_weight_decay_of_a_table_makes_its_gradient_as_large_as_the_table():
+    """Who wants rows exempts tables."""
+    _, optimizer = fitted(tf.distribute.get_strategy(), weight_decay=WeightDecay(0.1))
+    assert tf.IndexedSlices not in optimizer.kinds
+    exempt = WeightDecay(0.1, exempt=["table_"])
+    _, optimizer = fitted(tf.distribute.get_strategy(), weight_decay=exempt)
+    assert set(optimizer.kinds) == {tf.IndexedSlices}
 
 
 def test_a_run_is_repeated_to_the_last_bit():

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tests.replicas import two_replicas
 from tf_codistill import configurables, keras_private  # noqa: F401
-from tf_codistill.optimizers.sparse_adagrad import SparseAdagrad
+from tf_codistill.optimizers.sparse_adagrad import SparseAdagrad, distinct
 
 ROWS, WIDTH = 40, 3
 
@@ -50,6 +50,19 @@ def test_a_step_is_that_of_the_dense_gradient(how):
         np.testing.assert_allclose(own, theirs, rtol=1e-12)
     for own, dense_one in zip(trained(SparseAdagrad(0.1), dense), found, strict=True):
         np.testing.assert_allclose(own, dense_one, rtol=1e-12, err_msg="dense gradients are Keras's business")
+
+
+@pytest.mark.parametrize("how", [{}, {"jit_compile": True}], ids=["graph", "xla"])
+def test_distinct_rows_are_found_and_where_they_are(how):
+    function = tf.function(distinct, **how)
+    found, places = function(tf.constant([5, 2, 5, 0, 9, 2, 2]))
+    np.testing.assert_array_equal(found, [0, 2, 5, 9, 0, 0, 0])
+    np.testing.assert_array_equal(places, [2, 1, 2, 0, 3, 1, 1])
+    for rows in ([3], [4, 4, 4], [1, 2, 3]):
+        found, places = function(tf.constant(rows, tf.int64))
+        np.testing.assert_array_equal(tf.gather(found, places), rows)
+    found, places = distinct(tf.constant([], tf.int64))
+    assert found.shape == places.shape == (0,)
 
 
 def test_keras_takes_a_row_that_comes_twice_for_two_gradients():

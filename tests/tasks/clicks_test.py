@@ -19,7 +19,7 @@ import tensorflow as tf
 from tests.toy_tables import criteo_lines, criteo_settings, toy_model, write, write_table
 from tf_codistill import configurables, evaluation, experiment, runs, weights
 from tf_codistill.experiment import Experiment
-from tf_codistill.sparse_adagrad import SparseAdagrad
+from tf_codistill.optimizers.sparse_adagrad import SparseAdagrad
 from tf_codistill.tables import pipeline
 from tf_codistill.tables.preprocessing import Preprocessing
 from tf_codistill.tasks.base import Part

@@ -8,8 +8,9 @@
 
 One lookup for each table, not for each column. The table is read by its rows, never as a whole, and stays
 float32 in mixed precision; Keras's `Embedding` copies or casts all of it in each step. The gradient has each
-row once: Keras's optimizers take rows that come twice for two gradients, which for Adagrad is another step,
-and on CPUs add them up in whatever order threads come, so that no run could be repeated exactly.
+row once, then row 0 with zeros. Keras's optimizers take rows that come twice for two gradients, which for
+Adagrad is another step, and on CPUs add them up in whatever order threads come, so that no run could be
+repeated exactly.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tf_codistill.optimizers.sparse_adagrad import distinct
 
 
 @keras.saving.register_keras_serializable(package="tf_codistill")
@@ -97,7 +100,7 @@ class CategoryEmbedding(keras.layers.Layer):
             sizes = [self.cardinalities[column] for column in columns]
             offsets = np.cumsum([0, *sizes[:-1]])
             rows = tf.gather(tf.cast(categories, tf.int64), columns, axis=1) + offsets
-            vectors = _look_up(table.value, tf.reshape(rows, [-1]), distinct=training is not False)
+            vectors = _look_up(table.value, tf.reshape(rows, [-1]), is_learning=training is not False)
             found.append(tf.reshape(vectors, [-1, len(columns) * width]))
         return tf.cast(tf.concat(found, axis=1), self.compute_dtype)
 
@@ -110,9 +113,9 @@ class CategoryEmbedding(keras.layers.Layer):
         return {**super().get_config(), "cardinalities": self.cardinalities, "widths": self.widths}
 
 
-def _look_up(table: tf.Variable, rows: tf.Tensor, distinct: bool) -> tf.Tensor:
+def _look_up(table: tf.Variable, rows: tf.Tensor, is_learning: bool) -> tf.Tensor:
     # Gathering from the variable, not from its value: the value would be a copy of the table.
-    if not distinct:
+    if not is_learning:
         return tf.gather(table, rows)
-    unique, places = tf.unique(rows)
-    return tf.gather(tf.gather(table, unique), places)
+    found, places = distinct(rows)
+    return tf.gather(tf.gather(table, found), places)

@@ -38,10 +38,32 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             super().update_step(gradient, variable, learning_rate)
             return
         accumulator = keras_private.accumulator(self, variable)
-        rows, places = tf.unique(gradient.indices)
+        rows, places = distinct(gradient.indices)
         values = tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
         values = tf.cast(values, variable.dtype)
         sums = tf.gather(accumulator.value, rows) + tf.square(values)
-        self.assign(accumulator, tf.IndexedSlices(sums, rows))
+        # Added, not assigned: rows that only fill up must leave the first row of the table as it is.
+        self.assign_add(accumulator, tf.IndexedSlices(tf.square(values), rows))
         steps = tf.cast(learning_rate, variable.dtype) * values / tf.sqrt(sums + self.epsilon)
         self.assign_sub(variable, tf.IndexedSlices(steps, rows))
+
+
+def distinct(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Finds the rows of a table that a batch names, each once.
+
+    The result has as many elements as there are rows, whatever they are: XLA miscalculates where the result
+    of one `tf.unique`, whose length it does not know, goes through another.
+
+    Args:
+        rows: Rows of a table, integers >= 0, [N].
+
+    Returns:
+        Each of them once in ascending order, then zeros, [N], and where in it each one of `rows` is, [N].
+    """
+    order = tf.argsort(rows)
+    ordered = tf.gather(rows, order)
+    is_new = tf.cast(ordered[1:] != ordered[:-1], tf.int32)
+    numbers = tf.cumsum(tf.concat([tf.zeros_like(order[:1]), is_new], axis=0))
+    places = tf.scatter_nd(order[:, tf.newaxis], numbers, tf.shape(order))
+    found = tf.math.unsorted_segment_max(ordered, numbers, tf.size(rows))
+    return tf.maximum(found, 0), places

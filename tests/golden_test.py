@@ -17,6 +17,7 @@ import pathlib
 import pytest
 from absl import flags
 
+from tests import toy_images
 from tests.toy_experiments import write_language_corpus
 from tf_codistill import experiment, program, retraining
 from tf_codistill.corpus.settings import CorpusSettings
@@ -36,7 +37,7 @@ HOW = f"if that is meant: {REWRITE}=1 python -m pytest tests/golden_test.py"
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Holds a toy corpus where the gin files say that theirs is."""
+    """Holds toy data where the gin files say that theirs are."""
     directory = tmp_path_factory.mktemp("golden")
     (directory / "runs" / "quickstart" / "corpus").mkdir(parents=True)
     write_language_corpus(str(directory / "runs" / "quickstart" / "corpus" / "tokens"), num_documents=20)
@@ -45,6 +46,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for name in ("criteo", "synthetic", "flights"):
         table = str(directory / "runs" / name / "table")
         pipeline.prepare([str(directory / "rows.txt")], table, TableSettings(schema=criteo_schema()))
+    for name in ("imagenet", "tiny_images", "digits/images"):
+        toy_images.write_folders(directory / "runs" / name)
     return directory
 
 

@@ -1,9 +1,9 @@
 """Writes an archive of real images that come with scikit-learn: 1,797 handwritten digits.
 
-    pip install tf_codistill[digits]
-    python -m tf_codistill.make_digits --output_dir=runs/digits/source
+pip install tf_codistill[digits]
+python -m tf_codistill.make_digits --output_dir=runs/digits/source
 
-        runs/digits/source/digits.zip                        for `prepare_images`
+runs/digits/source/digits.zip                        for `prepare_images`
 """
 
 from __future__ import annotations

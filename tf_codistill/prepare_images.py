@@ -2,7 +2,7 @@ r"""Prepares images for training: class folders or an archive to record files wi
 
     python -m tf_codistill.prepare_images --source=photos.zip --output_dir=photos
     python -m tf_codistill.prepare_images --source=ILSVRC2012_img_train.tar \
-        --validation_source=ILSVRC2012_img_val.tar --validation_labels=validation_synsets.txt
+        --validation_source=ILSVRC2012_img_val.tar --validation_labels=validation_synsets.txt \
         --output_dir=imagenet
 
 The source is a folder, a zip file or a tar, compressed or not, with <class>/<name>.jpg in it, perhaps below

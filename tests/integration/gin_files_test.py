@@ -7,11 +7,13 @@ import pathlib
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 
 import gin
 import pytest
 from absl import flags
 
+from tests import toy_images
 from tests.integration.programs import REPOSITORY, TIMEOUT_SECS, Programs
 from tf_codistill import program, retraining
 from tf_codistill.corpus import filters, pipeline
@@ -44,25 +46,42 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
     return output_dir
 
 
+def with_included(name: str) -> str:
+    """The text of a gin file and of all that it includes."""
+    text = (REPOSITORY / name).read_text()
+    return "".join([text, *map(with_included, re.findall(r"^include '(.*)'", text, re.MULTILINE))])
+
+
+@pytest.fixture(scope="module")
+def data(corpus: str, table: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """Bindings of toy data for the task that a gin file has; none if it has no task."""
+    images = toy_images.write_folders(tmp_path_factory.mktemp("images"))
+
+    def bindings(name: str) -> list[str]:
+        text = with_included(name)
+        readers = {"LanguageTask.corpus_dir": corpus, "unigram_frequencies.corpus_dir": corpus}
+        readers |= {"ClickTask.data_dir": table, "ImageTask.data_dir": images}
+        return [
+            f"{reader} = {data!r}" for reader, data in readers.items() if f"\n{reader.split('.')[0]}." in text
+        ]
+
+    return bindings
+
+
 @pytest.mark.parametrize("name", GIN_FILES)
-def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(corpus: str, table: str, name: str) -> None:
+def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(data, name: str) -> None:
     text = (REPOSITORY / name).read_text()
     flags.FLAGS.gin_file = [name]
-    is_experiment = "\nExperiment." in text or "\ninclude 'gin/quickstart.gin'" in text
-    is_of_clicks = "\nClickTask." in text
-    if is_of_clicks:
-        flags.FLAGS.gin_bindings = [f"ClickTask.data_dir = {table!r}"]
-    elif is_experiment:
-        readers = ["LanguageTask", *(["unigram_frequencies"] if "unigram_frequencies." in text else [])]
-        flags.FLAGS.gin_bindings = [f"{reader}.corpus_dir = {corpus!r}" for reader in readers]
+    flags.FLAGS.gin_bindings = data(name)
     program.parse_gin()
-    if is_experiment:
+    if flags.FLAGS.gin_bindings:
         num_groups = NUM_GROUPS.get(name, 2)
         experiment = configured()
-        units = experiment.task.batch_size if is_of_clicks else 32 * 32
-        assert experiment.task.training(Part(0, num_groups, seed=0)).units_per_step == units
-        teachers = experiment.teachers("/nowhere", 0, num_groups, rows=32)
-        model = experiment.build(teachers, 0, rows=32)
+        assert (
+            experiment.task.training(Part(0, num_groups, seed=0)).units_per_step >= experiment.task.batch_size
+        )
+        teachers = experiment.teachers("/nowhere", 0, num_groups, rows=experiment.task.batch_size)
+        model = experiment.build(teachers, 0, rows=experiment.task.batch_size)
         assert len(model.teachers.names()) == (2 if num_groups == 1 else 1)
     elif name.endswith("churn.gin"):
         assert all(set(one.gin_files) <= set(GIN_FILES) for one in retraining.Retraining().settings.values())
@@ -103,15 +122,14 @@ def bindings_written_down() -> list[tuple[str, str, list[str]]]:
     return [*found, ("--help", "gin/quickstart.gin", [example.group(1)])]
 
 
-def test_a_binding_that_is_written_down_can_be_used(corpus: str) -> None:
+def test_a_binding_that_is_written_down_can_be_used(data) -> None:
     found = bindings_written_down()
     assert {"--help", "README.md", "Makefile", "tf_codistill/launch.py"} <= {where for where, _, _ in found}
     for where, gin_file, bound in found:
         gin.clear_config()
         flags.FLAGS.gin_file = [gin_file]
         flags.FLAGS.gin_bindings = bound
-        if not {"corpus", "tables"} & set(gin_file.split("/")):
-            flags.FLAGS.gin_bindings = [*bound, f"LanguageTask.corpus_dir = {corpus!r}"]
+        flags.FLAGS.gin_bindings = [*bound, *data(gin_file)]
         program.parse_gin()
         if "/corpus/" in gin_file:
             pipeline.CorpusSettings()

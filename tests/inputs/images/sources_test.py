@@ -185,6 +185,15 @@ def test_classes_that_do_not_fit_are_left_out_or_an_error(tmp_path: pathlib.Path
     np.testing.assert_array_equal(data.part("validation").labels, np.repeat([0, 1, 2], 3))
 
 
+def test_files_that_are_no_images_are_found_before_training(tmp_path: pathlib.Path) -> None:
+    images = contents() | {"train/ant/1.jpg": b"<html>"}
+    assert open_images(write_folders(tmp_path, images)).part("train").num_images == 24  # one may always be
+    write_folders(tmp_path, {"train/bee/1.jpg": b""})
+    with pytest.raises(ValueError, match=r"2 of 24 files that were looked at are no images, .*ant/1\.jpg"):
+        open_images(str(tmp_path))
+    open_images(str(tmp_path), max_damaged_share=0.1)
+
+
 def test_something_else_with_a_manifest_is_refused(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     files.commit(str(tmp_path), {"format": "tokens"})

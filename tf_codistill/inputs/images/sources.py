@@ -27,13 +27,15 @@ import numpy.typing as npt
 from absl import logging
 
 from tf_codistill import files
-from tf_codistill.image_files import folders, records
+from tf_codistill.image_files import folders, formats, records
 from tf_codistill.inputs.images import others
 
 Labels = npt.NDArray[np.int32]
 
 _SMALL_BYTES = 1 << 28
 _NUM_WEIGHED = 32
+_NUM_CHECKED = 256
+_START_BYTES = 32
 
 
 class ImagePart(abc.ABC):
@@ -290,7 +292,21 @@ def _of_folders(directory: str, max_damaged_share: float) -> ImageData:
         labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(each) for each in names])
         encoded = np.array([one.encode("utf-8", "surrogateescape") for each in names for one in each])
         parts[part] = FolderPart(labels, [found.folders[part].get(name, "") for name in class_names], encoded)
+        _check_some(parts[part], max_damaged_share)
     return ImageData(directory, class_names, parts, _fingerprint(found.images))
+
+
+def _check_some(part: FolderPart, max_damaged_share: float) -> None:
+    """Raises an error early if the first bytes of many files are not those of images."""
+    some = range(0, part.num_images, max(1, part.num_images // _NUM_CHECKED))
+    names = [part.name(image) for image in some]
+    bad = [name for name in names if formats.kind_of(files.read(name, 0, _START_BYTES)) is None]
+    if len(bad) > max(1, max_damaged_share * len(names)):
+        raise ValueError(
+            f"{len(bad)} of {len(names)} files that were looked at are no images, among them {bad[0]!r}; "
+            "take them "
+            f"out, as prepare_images does, or allow a larger max_damaged_share, which is {max_damaged_share}"
+        )
 
 
 def _tell(directory: str, empty: Sequence[str], unknown: Mapping[str, Sequence[str]]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import uuid
 import zlib
@@ -164,6 +165,7 @@ def _as_jpeg(content: bytes, kind: str, jpeg_quality: int) -> bytes:
         raise archives.DamagedError(f"damaged_{kind}") from error
 
 
+@functools.cache
 def _leave_gpus() -> None:
     """In a process of an engine: takes no memory of GPUs, which are of no use here."""
     if multiprocessing.parent_process() is not None:

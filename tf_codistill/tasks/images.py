@@ -59,7 +59,7 @@ class ImageTask(Task):
         max_damaged_share: The largest share of images that may be of no use, see `inputs.images`.
         expected_counts: How many ``classes`` there are to be, and images by part, where that is known: of
             ImageNet 1000, 1281167 in ``train``, 50000 in ``validation``. Nothing is checked by default.
-        num_threads: How many images are decoded at a time; by default as many as there are CPU cores.
+        num_threads: How many images are decoded at a time; by default two for each CPU core.
     """
 
     units: ClassVar[str] = "images"

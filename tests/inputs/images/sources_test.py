@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.toy_images import CLASSES, contents, example, jpeg, write_folders, write_records
 from tf_codistill import files
 from tf_codistill.image_files import records
-from tf_codistill.inputs.images import others
+from tf_codistill.inputs.images import others, sources
 from tf_codistill.inputs.images.sources import open_images
 
 
@@ -46,6 +49,44 @@ def test_class_folders(tmp_path: pathlib.Path) -> None:
     assert data.fingerprint == open_images(str(tmp_path)).fingerprint
     (tmp_path / "train/ant/new.jpg").write_bytes(b"")
     assert data.fingerprint != open_images(str(tmp_path)).fingerprint
+
+
+def noting(read: Callable[..., bytes], opened: list[str], path: str, *span: int) -> bytes:
+    opened.append(path)
+    return read(path, *span)
+
+
+@pytest.mark.parametrize("is_small", [False, True])
+def test_small_parts_are_read_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, is_small: bool
+) -> None:
+    images = contents()
+    monkeypatch.setattr(sources, "_SMALL_BYTES", 1 << 28 if is_small else 1000)
+    for directory in (write_folders(tmp_path / "folders", images), str(tmp_path / "records")):
+        if directory.endswith("records"):
+            write_others(tmp_path / "records")
+        part = open_images(directory).part("train")
+        assert part.num_bytes() == pytest.approx(sum(map(len, part.read(range(part.num_images)))), rel=0.1)
+        first = part.read([5, 3, 5])
+        opened: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "read", functools.partial(noting, files.read, opened))
+            assert part.read([5, 3, 5]) == first
+        assert len(opened) == (0 if is_small else 3)
+
+
+def test_images_may_be_far_away(tmp_path: pathlib.Path) -> None:
+    write_others(tmp_path)
+    for path in tmp_path.iterdir():
+        tf.io.gfile.copy(str(path), f"ram://images/{path.name}", overwrite=True)
+    for name, content in contents(parts={"train": 3, "validation": 2}).items():
+        tf.io.gfile.makedirs(f"ram://folders/{name.rpartition('/')[0]}")
+        tf.io.gfile.GFile(f"ram://folders/{name}", "wb").write(content)
+    near, far = open_images(str(tmp_path)), open_images("ram://images")
+    assert far.fingerprint == near.fingerprint
+    assert far.part("train").read([0, 11]) == near.part("train").read([0, 11])
+    part = open_images("ram://folders").part("validation")
+    assert part.read([5]) == [contents(parts={"train": 3, "validation": 2})["validation/cow/1.jpg"]]
 
 
 @pytest.mark.parametrize("first_label", [0, 1])
@@ -142,6 +183,15 @@ def test_classes_that_do_not_fit_are_left_out_or_an_error(tmp_path: pathlib.Path
     data = open_images(directory, max_damaged_share=0.3)
     assert data.class_names == list(CLASSES)
     np.testing.assert_array_equal(data.part("validation").labels, np.repeat([0, 1, 2], 3))
+
+
+def test_files_that_are_no_images_are_found_before_training(tmp_path: pathlib.Path) -> None:
+    images = contents() | {"train/ant/1.jpg": b"<html>"}
+    assert open_images(write_folders(tmp_path, images)).part("train").num_images == 24  # one may always be
+    write_folders(tmp_path, {"train/bee/1.jpg": b""})
+    with pytest.raises(ValueError, match=r"2 of 24 files that were looked at are no images, .*ant/1\.jpg"):
+        open_images(str(tmp_path))
+    open_images(str(tmp_path), max_damaged_share=0.1)
 
 
 def test_something_else_with_a_manifest_is_refused(tmp_path: pathlib.Path) -> None:

@@ -161,7 +161,7 @@ def test_damaged_images_are_grey_and_told_once(
 
 def test_too_many_damaged_images_stop_the_stream(tmp_path: pathlib.Path) -> None:
     files = contents(parts={"train": 8})
-    files |= {f"train/cow/{number}.jpg": b"<html>" for number in range(3)}
+    files |= {f"train/cow/{number}.jpg": b"\xff\xd8\xff no more" for number in range(3)}
     part = open_images(write_folders(tmp_path, files)).part("train")
     stream = ImageStream(
         part=part, size=SIZE, batch_size=8, order=Order(24), seed=(1,), max_damaged_share=0.1

@@ -16,6 +16,7 @@ from __future__ import annotations
 import abc
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -26,10 +27,15 @@ import numpy.typing as npt
 from absl import logging
 
 from tf_codistill import files
-from tf_codistill.image_files import folders, records
+from tf_codistill.image_files import folders, formats, records
 from tf_codistill.inputs.images import others
 
 Labels = npt.NDArray[np.int32]
+
+_SMALL_BYTES = 1 << 28
+_NUM_WEIGHED = 32
+_NUM_CHECKED = 256
+_START_BYTES = 32
 
 
 class ImagePart(abc.ABC):
@@ -54,8 +60,17 @@ class ImagePart(abc.ABC):
     def name(self, image: int) -> str:
         """What to call an image in messages."""
 
+    @abc.abstractmethod
+    def num_bytes(self) -> int:
+        """How large all files are together, at least about."""
+
+    @functools.cached_property
+    def _kept(self) -> dict[int, bytes] | None:
+        """What has been read of a part that is small; None for a large one."""
+        return {} if self.num_bytes() <= _SMALL_BYTES else None
+
     def read(self, images: Sequence[int] | npt.NDArray[np.int64]) -> list[bytes]:
-        """The bytes of the files of some images.
+        """The bytes of the files of some images; those of a small part are kept in memory.
 
         Args:
             images: Their numbers.
@@ -66,7 +81,13 @@ class ImagePart(abc.ABC):
         Raises:
             OSError: A file is not there any more, or cannot be read.
         """
-        return [self.read_one(int(image)) for image in images]
+        numbers = [int(image) for image in images]
+        if self._kept is None:
+            return [self.read_one(image) for image in numbers]
+        for image in numbers:
+            if image not in self._kept:
+                self._kept[image] = self.read_one(image)
+        return [self._kept[image] for image in numbers]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,6 +107,11 @@ class FolderPart(ImagePart):
     def read_one(self, image: int) -> bytes:
         """The whole file."""
         return files.read(self.name(image))
+
+    def num_bytes(self) -> int:
+        """Of some files that say it, times the number of all."""
+        some = range(0, self.num_images, max(1, self.num_images // _NUM_WEIGHED))
+        return sum(files.size_bytes(self.name(image)) for image in some) * self.num_images // len(some)
 
     def name(self, image: int) -> str:
         """The file's path."""
@@ -112,6 +138,10 @@ class RecordPart(ImagePart):
     def read_one(self, image: int) -> bytes:
         """A range of the file."""
         return files.read(self._path(image), *map(int, self.spans[image]))
+
+    def num_bytes(self) -> int:
+        """Of all images, exactly."""
+        return int(self.spans[:, 1].sum())
 
     def name(self, image: int) -> str:
         """File, and where in it."""
@@ -262,7 +292,21 @@ def _of_folders(directory: str, max_damaged_share: float) -> ImageData:
         labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(each) for each in names])
         encoded = np.array([one.encode("utf-8", "surrogateescape") for each in names for one in each])
         parts[part] = FolderPart(labels, [found.folders[part].get(name, "") for name in class_names], encoded)
+        _check_some(parts[part], max_damaged_share)
     return ImageData(directory, class_names, parts, _fingerprint(found.images))
+
+
+def _check_some(part: FolderPart, max_damaged_share: float) -> None:
+    """Raises an error early if the first bytes of many files are not those of images."""
+    some = range(0, part.num_images, max(1, part.num_images // _NUM_CHECKED))
+    names = [part.name(image) for image in some]
+    bad = [name for name in names if formats.kind_of(files.read(name, 0, _START_BYTES)) is None]
+    if len(bad) > max(1, max_damaged_share * len(names)):
+        raise ValueError(
+            f"{len(bad)} of {len(names)} files that were looked at are no images, among them {bad[0]!r}; "
+            "take them "
+            f"out, as prepare_images does, or allow a larger max_damaged_share, which is {max_damaged_share}"
+        )
 
 
 def _tell(directory: str, empty: Sequence[str], unknown: Mapping[str, Sequence[str]]) -> None:

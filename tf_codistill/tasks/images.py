@@ -40,8 +40,7 @@ class ImageTask(Task):
 
     Attributes:
         data_dir: Directory with class folders ``train/<class>/`` and ``validation/<class>/``, or with
-        records, see
-            `inputs.images.sources`.
+            records, see `inputs.images.sources`.
         model_fn: Makes the model from ``num_classes``, ``input_shape`` and ``batch_size``, the images of one
             replica (None for a model that is served): logits [B, C] of RGB pixels, uint8 [B, H, W, 3].
         peer_model_fns: Makes the models of groups that train another architecture than `model_fn`, by group,
@@ -53,8 +52,7 @@ class ImageTask(Task):
             ``none``, see `inputs.images.decoding`. After ``inception`` what is evaluated is the centre crop,
             of 87.5 % of the short side; otherwise all of it.
         data: ``disjoint`` if each group reads its own part of the images, ``same`` if all read all, each in
-        an
-            order of its own, ``same_batches`` if all are given the same batches with the same augmentation.
+            an order of its own, ``same_batches`` if all are given the same batches, augmentation included.
         held_out: The part that is evaluated, ``validation`` or ``test``.
         max_damaged_share: The largest share of images that may be of no use, see `inputs.images`.
         expected_counts: How many ``classes`` there are to be, and images by part, where that is known: of

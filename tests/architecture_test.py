@@ -49,8 +49,8 @@ FLOORS = (
     ("experiment", "model_comparison"),
     ("program", "retraining"),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
-    + ("prepare_images", "prepare_clicks", "make_clicks", "make_flights", "inspect_corpus", "score")
-    + ("generate", "export", "churn", "retrain"),
+    + ("prepare_images", "prepare_clicks", "make_clicks", "make_flights", "make_digits", "inspect_corpus")
+    + ("score", "generate", "export", "churn", "retrain"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

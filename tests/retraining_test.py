@@ -84,6 +84,7 @@ def test_what_is_written(tmp_path: pathlib.Path) -> None:
     table = retraining.write(what.rows(what.trials("w", 2), predict), str(tmp_path))
     assert (tmp_path / "table.md").read_text() == table
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert len({len(line) for line in lines}) == 1
     assert (lines[0][0], lines[0][-1]) == ("", "churn less than lone")
     assert [line[0] for line in lines[2:]][:3] == ["lone", "codistilled", "ensemble of two"]
     assert (lines[2][-1], lines[3][-1][:1], lines[5][-1]) == ("", "2", "no churn")

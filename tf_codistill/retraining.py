@@ -40,7 +40,7 @@ _TITLES = {
     "log_loss": "log loss",
     "accuracy": "accuracy",
     "auc": "AUC",
-    CHURN: "churn, mean |p - q|",
+    CHURN: "churn",
     "relative_difference": "relative difference",
     "flip_rate": "flips",
     "jsd": "JSD",

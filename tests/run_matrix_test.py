@@ -152,17 +152,20 @@ def test_where_the_first_fails_all_would(child, tmp_path: pathlib.Path) -> None:
         run_matrix.train(planned(tmp_path, lone=[1, 2, 3]), str(tmp_path))
 
 
-def test_an_interrupt_lets_each_run_end_in_peace(child, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=str
+)
+def test_a_signal_lets_each_run_end_in_peace(child, tmp_path: pathlib.Path, number, error) -> None:
     child("time.sleep(60)")
 
     def interrupt() -> None:
         while len(left(tmp_path, "started")) < 2:
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         run_matrix.train(planned(tmp_path, lone=[1, 2, 3]), str(tmp_path), num_parallel=2)
     thread.join()
     assert len(left(tmp_path, "interrupted")) == 2

@@ -37,6 +37,10 @@ class Rows:
     def units_per_step(self) -> int:
         return self.batch_size
 
+    @property
+    def units_per_epoch(self) -> int:
+        return self.num_rows
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything, with what fills the last batch."""
         number = self.steps_per_epoch * self.batch_size

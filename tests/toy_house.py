@@ -63,6 +63,11 @@ class PointStream:
         """Points in a batch."""
         return self.batch_size
 
+    @property
+    def units_per_epoch(self) -> int:
+        """Points."""
+        return len(self.places)
+
     def dataset(
         self,
         *,

@@ -56,6 +56,10 @@ class Stream(Protocol):
     def units_per_step(self) -> int:
         """How many of the task's units a whole group's batch has."""
 
+    @property
+    def units_per_epoch(self) -> int:
+        """How many there are until what is read is exhausted, without what fills up a last batch."""
+
     def dataset(
         self,
         *,

@@ -50,8 +50,7 @@ def main() -> None:
         rows |= {f"{name}, {part}": row for part, row in evaluation.evaluate(task, members).items()}
     for name, path in named_models:
         rows |= evaluation.evaluate(task, {name: evaluation.from_saved_model(task, path)})
-    validation = task.validation()
-    number = validation.steps_per_epoch * validation.units_per_step
+    number = task.validation().units_per_epoch
     _print(rows, f"On {number:,} {task.units} that were held out")
     if _OUTPUT.value:
         files.write_json(_OUTPUT.value, {"models": rows, "num_units": number, "units": task.units})

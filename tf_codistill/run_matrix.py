@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import gin
@@ -235,6 +236,7 @@ class _Running:
 @contextlib.contextmanager
 def _stopping(running: list[_Running]) -> Iterator[None]:
     """Stops what is running when something ends the block, each with time for a checkpoint."""
+    previous = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
@@ -244,6 +246,12 @@ def _stopping(running: list[_Running]) -> Iterator[None]:
             deadline = time.monotonic() + _GRACE_SECS
             while any(one.process.poll() is None for one in running) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECS / 10)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _shown(planned: Sequence[Trial], progress: Progress) -> Callable[[], None]:

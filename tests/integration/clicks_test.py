@@ -115,6 +115,7 @@ def test_two_groups_of_two_workers_equal_groups_of_one(programs: Programs, place
         "evaluate", f"--runs=clicks={run}", gin_file, f"--output={place / 'found.json'}"
     )
     assert "clicks, ensemble" in evaluated.output
+    assert "On 60 examples that were held out" in evaluated.output
     assert all(
         0 < row["normalized_entropy"] < 2
         for row in json.loads((place / "found.json").read_text())["models"].values()

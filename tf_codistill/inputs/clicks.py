@@ -74,6 +74,11 @@ class RowStream:
         """Rows in a batch."""
         return self.batch_size
 
+    @property
+    def units_per_epoch(self) -> int:
+        """Rows that are visited."""
+        return self.order.num_examples
+
     def rows(
         self, step: int, first: int, number: int
     ) -> tuple[npt.NDArray[np.int32], Int64Array, npt.NDArray[np.bool_]]:

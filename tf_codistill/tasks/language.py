@@ -43,6 +43,11 @@ class TokenStream:
         """Tokens in a batch of the whole group."""
         return self.lanes.num_lanes * self.lanes.window_tokens
 
+    @property
+    def units_per_epoch(self) -> int:
+        """Tokens in the batches of an epoch."""
+        return self.steps_per_epoch * self.units_per_step
+
     def dataset(self, **where: Any) -> tf.data.Dataset:
         """Inputs and targets with their keys, see `language.dataset`."""
         return language.dataset(self.lanes, keyed=True, **where)

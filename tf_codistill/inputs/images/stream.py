@@ -224,6 +224,11 @@ class ImageStream(_Images):
         """Steps until every image has been visited, but for a rest."""
         return max(1, self.order.num_examples // self.batch_size)
 
+    @property
+    def units_per_epoch(self) -> int:
+        """Images that are visited."""
+        return self.order.num_examples
+
     def rows(self, first: int, number: int) -> tuple[Int64Array, Int64Array, npt.NDArray[np.float32]]:
         """Number and earlier visits of the images at some positions; all weights are 1."""
         images, visits = self.order.rows(first, number)
@@ -266,6 +271,11 @@ class HeldOutImages(_Images):
     def steps_per_epoch(self) -> int:
         """Steps until every image has been evaluated."""
         return -(-self.part.num_images // self.batch_size)
+
+    @property
+    def units_per_epoch(self) -> int:
+        """Images that are evaluated."""
+        return self.part.num_images
 
     def rows(self, first: int, number: int) -> tuple[Int64Array, Int64Array, npt.NDArray[np.float32]]:
         """Number, earlier evaluations and weight of the images at some positions."""

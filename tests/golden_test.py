@@ -62,7 +62,7 @@ def expansion(name: str, *bindings: str) -> str:
     program.parse_gin()
     if name.startswith("corpus/"):
         CorpusSettings()
-    elif name.endswith("churn"):
+    elif "churn" in name:
         retraining.Retraining()
     elif name.startswith("tables/"):
         TableSettings()

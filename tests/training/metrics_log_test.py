@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.toy_models import batches, examples
-from tests.training.checkpointing_test import At, DiedError, Patient, ask, compiled, die
+from tests.training.checkpoint.checkpointing_test import At, DiedError, Patient, ask, compiled, die
 from tf_codistill import runs
 from tf_codistill.training.metrics_log import MetricsLog
 

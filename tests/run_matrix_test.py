@@ -125,6 +125,7 @@ def test_memory_is_that_of_all_processes(tmp_path: pathlib.Path, monkeypatch) ->
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     monkeypatch.setattr(Trial, "command", lambda self: [sys.executable, "-c", outer])
     (run,) = planned(tmp_path, lone=[1])
+    run.keep_setting()
     running = run_matrix._Running(run, threads=1)
     while not os.path.getsize(running.log_path):
         time.sleep(0.02)
@@ -144,6 +145,15 @@ def test_one_that_fails_leaves_the_others_alone(child, tmp_path: pathlib.Path) -
     child()
     run_matrix.train(matrix, str(tmp_path))
     assert matrix[1].is_done()
+
+
+def test_a_run_of_another_setting_is_refused(child, tmp_path: pathlib.Path) -> None:
+    child()
+    run_matrix.train(planned(tmp_path, lone=[1]), str(tmp_path))
+    other = Setting(gin_files=["lone.gin"], bindings=["A.b = 2"])
+    (changed,) = run_matrix.plan(str(tmp_path), {"lone": [1]}, {"lone": other})
+    with pytest.raises(ValueError, match=r"bindings of the run in '.*' was \['A.b = 1'\] when it began"):
+        run_matrix.train([changed], str(tmp_path))
 
 
 def test_where_the_first_fails_all_would(child, tmp_path: pathlib.Path) -> None:

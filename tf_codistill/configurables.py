@@ -14,10 +14,9 @@ import gin
 import keras
 
 from tf_codistill import losses, schedules
-from tf_codistill.example_tables import synthetic_clicks  # noqa: F401 - configurable where it is defined
 from tf_codistill.exchange import topology
 from tf_codistill.inputs import frequencies
-from tf_codistill.models import classifiers, click_network, resnet  # noqa: F401 - so are these
+from tf_codistill.models import classifiers, click_network, resnet  # noqa: F401 - configurable where they are
 from tf_codistill.optimizers import large_batch, sparse_adagrad  # noqa: F401 - so are these
 from tf_codistill.tasks import clicks, images, language  # noqa: F401 - so are these
 from tf_codistill.teaching import fellows, saved, snapshots  # noqa: F401 - so are these

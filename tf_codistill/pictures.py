@@ -1,14 +1,16 @@
-"""How pictures look: colours, fonts, and the way to a PNG.
+"""How pictures and pages look: colours, fonts, the way to a PNG, the frame of an HTML page.
 
 with matplotlib.rc_context(STYLE):
     figure = new_figure("Two groups that learn from each other")
     axes = figure.subplots()
     ...
     content = png(figure)
+html = page("A title", '<img src="figure.png" alt="What it shows">')
 """
 
 from __future__ import annotations
 
+import html
 import io
 import textwrap
 
@@ -34,6 +36,24 @@ STYLE = {
     "text.color": INK,
 }
 
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #22272e;
+  max-width: 76rem; margin: 2rem auto; padding: 0 1rem }}
+img {{ width: 100%; height: auto }}
+h1 {{ font-size: 1.5rem }} h2 {{ font-size: 1.1rem; margin-top: 2rem }}
+table {{ border-collapse: collapse }}
+{style}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
 _TITLE_CHARACTERS = 95  # that fit the width
 
 
@@ -51,3 +71,17 @@ def png(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """An HTML page that loads nothing but pictures beside it.
+
+    Args:
+        title: Its title, as text.
+        body: What follows the title, as HTML.
+        style: Further rules of CSS.
+
+    Returns:
+        The page.
+    """
+    return _PAGE.format(title=html.escape(title), body=body, style=style)

@@ -28,7 +28,7 @@ import numpy as np
 from tf_codistill import evaluation, experiment, files, pictures, runs, settings
 from tf_codistill.reproducibility import comparing, prediction_files
 from tf_codistill.reproducibility.comparison import ModelComparison
-from tf_codistill.reproducibility.intervals import Estimate
+from tf_codistill.reproducibility.intervals import Bootstrap, Estimate
 from tf_codistill.reproducibility.predictions import Predictions, check_alignment
 from tf_codistill.run_matrix import Setting, Trial, plan
 
@@ -45,6 +45,9 @@ _TITLES = {
     "flip_rate": "flips",
     "jsd": "JSD",
 }
+
+_NO_INTERVALS = Bootstrap(num_resamples=1)
+"""Of single figures; that of how much less churn there is has one of its own."""
 
 Predict = Callable[[Trial, int], Predictions]
 """What the group of a run predicts."""
@@ -168,19 +171,11 @@ class Retraining:
             members = [predict(trial, 0) for trial in by_name[of]]
             compared[name] = _compared(name, list(map(_mean, members[::2], members[1::2])))
         first = next(iter(compared.values()))
-        return [
-            *(
-                Row(
-                    name,
-                    False,
-                    _spreads([one]),
-                    len(one.scores),
-                    None if one is first else one.reduction_from(first),
-                )
-                for name, one in compared.items()
-            ),
-            *controls,
-        ]
+        found = [Row(name, False, _spreads([one]), len(one.scores)) for name, one in compared.items()]
+        for place, one in enumerate(compared.values()):
+            if one is not first:
+                found[place] = dataclasses.replace(found[place], reduction=one.reduction_from(first))
+        return [*found, *controls]
 
     def _models_of(self, name: str) -> int:
         return 2 if name in self.ensembles.values() else 1
@@ -221,22 +216,20 @@ def _mean(first: Predictions, second: Predictions) -> Predictions:
 
 
 def _compared(name: str, served: Sequence[Predictions]) -> ModelComparison:
-    return comparing.compare({f"{name} {place}": one for place, one in enumerate(served, start=1)})
+    named = {f"{name} {place}": one for place, one in enumerate(served, start=1)}
+    return comparing.compare(named, bootstrap=_NO_INTERVALS)
 
 
 def _control(name: str, pairs: Sequence[tuple[Predictions, Predictions]]) -> Row:
-    compared = [comparing.compare({"one": one, "other": other}) for one, other in pairs]
+    compared = [_compared(name, pair) for pair in pairs]
     return Row(name, True, _spreads(compared), len(pairs))
 
 
 def _spreads(compared: Sequence[ModelComparison]) -> dict[str, Spread]:
-    figures: dict[str, list[float]] = {}
-    for comparison in compared:
-        for of_some in (*comparison.models.values(), *(pair.figures for pair in comparison.counted_pairs())):
-            for name, estimate in of_some.items():
-                figures.setdefault(name, []).append(estimate.value)
+    found = [one.values() for one in compared]
+    figures = {name: np.concatenate([values[name] for values in found]) for name in found[0]}
     return {
-        name: Spread(float(np.mean(values)), float(np.ptp(values)) / 2) for name, values in figures.items()
+        name: Spread(float(np.mean(all_of)), float(np.ptp(all_of)) / 2) for name, all_of in figures.items()
     }
 
 

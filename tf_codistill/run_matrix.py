@@ -1,7 +1,8 @@
 """Many runs of one question: settings x seeds, several at a time, each going on where it stopped.
 
     <workdir>/
-        lone/seed_1/           the workdir of a run, as `launch` makes it; launch.log: what that printed
+        lone/seed_1/           the workdir of a run, as `launch` makes it; launch.log: what that printed;
+                               setting.json: the setting that it began with
         lone/seed_2/
         codistilled/seed_1/
         ...
@@ -12,7 +13,8 @@
     train(planned, "runs/matrix", num_parallel=2)
 
 Every run has the same threads, however many there are at a time, and operations that TensorFlow keeps
-deterministic: the same setting and seed end with the same bits. Ctrl-C lets each run write a checkpoint.
+deterministic: a group alone ends with the same bits at the same seed; of several it depends on what they have
+published when. Ctrl-C lets each run write a checkpoint. A run that began with another setting is refused.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ _POLL_SECS = 0.5
 _GRACE_SECS = 60.0
 _LOG = "launch.log"
 _ROWS = "runs.jsonl"
+_SETTING = "setting.json"
 
 
 @gin.configurable(module="tf_codistill")
@@ -85,8 +88,28 @@ class Trial:
     def steps(self) -> tuple[int, int | None]:
         """Steps that its groups have made together, and that they are to make, if that is known."""
         groups = [status.read_status(self.workdir, group) for group in range(self.setting.num_groups)]
-        totals = [group.num_steps for group in groups]
-        return sum(group.step for group in groups), None if None in totals else sum(map(int, totals))  # type: ignore[arg-type]
+        totals = [group.num_steps for group in groups if group.num_steps is not None]
+        return sum(group.step for group in groups), sum(totals) if len(totals) == len(groups) else None
+
+    def keep_setting(self) -> None:
+        """Keeps the setting in the workdir, or checks that it is the one that the run began with.
+
+        Raises:
+            ValueError: It is another one.
+        """
+        setting = json.loads(json.dumps(dataclasses.asdict(self.setting)))
+        path = files.join(files.make_directory(self.workdir), _SETTING)
+        if not files.exists(path):
+            files.write_json(path, setting)
+            return
+        before = files.read_json(path)
+        changed = [name for name, value in setting.items() if before.get(name) != value]
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"{name} of the run in {self.workdir!r} was {before.get(name)!r} when it began, and is "
+                f"{setting[name]!r} now; name another --workdir, or delete the run"
+            )
 
     def command(self) -> list[str]:
         """The command line that trains it."""
@@ -141,7 +164,7 @@ def train(
             a time as would fit if each were as large as the largest so far. None leaves that out.
 
     Raises:
-        ValueError: A number is below 1.
+        ValueError: A number is below 1, or a run began with another setting.
         ChildProcessError: Some have failed; the message has the end of what each said.
         KeyboardInterrupt: Ctrl-C was pressed; all have been stopped and go on when called again.
     """
@@ -149,7 +172,7 @@ def train(
         if value < 1:
             raise ValueError(f"{name} is {value}; expected 1 or more")
     files.make_directory(workdir)
-    waiting = [run for run in planned if not run.is_done()]
+    waiting = _waiting(planned, workdir)
     has_succeeded = len(waiting) < len(planned)
     running: list[_Running] = []
     failures: list[str] = []
@@ -179,13 +202,22 @@ def train(
         raise ChildProcessError(f"{len(failures)} of {len(planned)} runs failed:\n" + "\n".join(failures))
 
 
+def _waiting(planned: Sequence[Trial], workdir: str) -> list[Trial]:
+    """Those that are not done; says how many are."""
+    for run in planned:
+        run.keep_setting()
+    waiting = [run for run in planned if not run.is_done()]
+    if num_done := len(planned) - len(waiting):
+        print(f"{num_done} of {len(planned)} runs in {workdir!r} are done already", file=sys.stderr)
+    return waiting
+
+
 class _Running:
     """A run that is being trained by a process of its own."""
 
     def __init__(self, run: Trial, threads: int) -> None:
         self.run, self.started = run, time.monotonic()
         self.memory_bytes = 0
-        files.make_directory(run.workdir)
         self.log_path = files.join(run.workdir, _LOG)
         number = str(threads)
         own = {"TF_NUM_INTRAOP_THREADS": number, "OMP_NUM_THREADS": number, "TF_DETERMINISTIC_OPS": "1"}

@@ -29,29 +29,11 @@ _LINE_CHARACTERS = 100
 _MAX_BARS = 10
 _PIECES_PER_LINE = 4
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #22272e;
-  max-width: 72rem; margin: 2rem auto; padding: 0 1rem }}
-img {{ width: 100%; height: auto }}
-h1 {{ font-size: 1.5rem }} h2 {{ font-size: 1.1rem; margin-top: 2rem }}
-table {{ border-collapse: collapse }}
-td {{ padding: .15rem 1.5rem .15rem 0; border-bottom: 1px solid #eceff3; white-space: pre-wrap }}
-td + td {{ font-variant-numeric: tabular-nums; overflow-wrap: anywhere }}
-.pieces {{ columns: 4 14rem }} .pieces td {{ white-space: pre }}
-blockquote {{ white-space: pre-wrap; overflow-wrap: anywhere; margin: 1rem 0; padding: .5rem 1rem;
-  border-left: 3px solid #0072b2; background: #f7f8fa }}
-</style>
-<h1>{title}</h1>
-<img src="{picture}" alt="How long documents are, and what became of those that were read">
-{body}
-</html>
-"""
+_STYLE = """td { padding: .15rem 1.5rem .15rem 0; border-bottom: 1px solid #eceff3; white-space: pre-wrap }
+td + td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
+.pieces { columns: 4 14rem } .pieces td { white-space: pre }
+blockquote { white-space: pre-wrap; overflow-wrap: anywhere; margin: 1rem 0; padding: .5rem 1rem;
+  border-left: 3px solid #0072b2; background: #f7f8fa }"""
 
 
 def as_text(inspection: Inspection) -> str:
@@ -133,7 +115,8 @@ def _in_columns(cells: list[str]) -> Iterator[list[str]]:
 
 
 def _html(inspection: Inspection) -> str:
-    parts = []
+    shown = "How long documents are, and what became of those that were read"
+    parts = [f'<img src="{PICTURE}" alt="{shown}">']
     for title, rows in inspection.sections:
         cells = "\n".join(
             f"<tr><td>{html.escape(label)}</td><td>{html.escape(value)}</td></tr>" for label, value in rows
@@ -143,8 +126,7 @@ def _html(inspection: Inspection) -> str:
     for name, windows in inspection.windows.items():
         parts.append(f"<h2>Stretches of {html.escape(name)}, from anywhere</h2>")
         parts += [f'<blockquote dir="auto">{html.escape(window)}</blockquote>' for window in windows]
-    title = f"Corpus {html.escape(inspection.directory)}"
-    return _PAGE.format(title=title, picture=PICTURE, body="\n".join(parts))
+    return pictures.page(f"Corpus {inspection.directory}", "\n".join(parts), _STYLE)
 
 
 def _draw_lengths(axes: Axes, inspection: Inspection) -> None:

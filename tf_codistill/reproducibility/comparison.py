@@ -139,6 +139,14 @@ class ModelComparison:
         """The pairs that overall figures are made of: independent ones, if there are any."""
         return [pair for pair in self.pairs if not (self.is_churn and pair.is_same_run)]
 
+    def values(self) -> dict[str, list[float]]:
+        """Each figure of every model, or of every pair that counts, by its name."""
+        found: dict[str, list[float]] = {}
+        for figures in (*self.models.values(), *(pair.figures for pair in self.counted_pairs())):
+            for name, estimate in figures.items():
+                found.setdefault(name, []).append(estimate.value)
+        return found
+
     def spread(self, figure: str) -> tuple[float, float]:
         """How a figure varies from pair to pair, or from model to model.
 
@@ -151,9 +159,8 @@ class ModelComparison:
         Raises:
             KeyError: There is no such figure.
         """
-        values = [pair.figures[figure].value for pair in self.counted_pairs() if figure in pair.figures]
-        values = values or [figures[figure].value for figures in self.models.values()]
-        return float(np.mean(values)), (max(values) - min(values)) / 2
+        values = self.values()[figure]
+        return float(np.mean(values)), float(np.ptp(values)) / 2
 
     def reduction_from(self, baseline: ModelComparison, bootstrap: Bootstrap | None = None) -> Estimate:
         """By which share the mean absolute difference is lower than that of other models.

@@ -33,27 +33,11 @@ _MAX_POINTS = 5000
 _MAX_PAIRS = 6
 _SHARES = ("flip_rate", "negative_flip_rate", "positive_flip_rate", "ambiguity", "accuracy")
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #22272e;
-  max-width: 76rem; margin: 2rem auto; padding: 0 1rem }}
-img {{ width: 100%; height: auto }}
-h1 {{ font-size: 1.5rem }} h2 {{ font-size: 1.1rem; margin-top: 2rem }}
-div {{ overflow-x: auto }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-td, th {{ padding: .15rem 1.2rem .15rem 0; border-bottom: 1px solid #eceff3; text-align: left;
-  vertical-align: top }}
-small {{ color: #68717d; white-space: nowrap }}
-</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
+_STYLE = """div { overflow-x: auto }
+table { font-variant-numeric: tabular-nums }
+td, th { padding: .15rem 1.2rem .15rem 0; border-bottom: 1px solid #eceff3; text-align: left;
+  vertical-align: top }
+small { color: #68717d; white-space: nowrap }"""
 
 
 def as_table(comparison: ModelComparison) -> Table:
@@ -221,7 +205,7 @@ def _html(comparison: ModelComparison) -> str:
             _figures_table(column, rows),
         ]
     parts += ["<h2>Changed most</h2>", _changes_table(comparison)]
-    return _PAGE.format(title=html.escape(title_of(comparison)), body="\n".join(parts))
+    return pictures.page(title_of(comparison), "\n".join(parts), _STYLE)
 
 
 def _figures_table(corner: str, rows: Mapping[str, Figures]) -> str:

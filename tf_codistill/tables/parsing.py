@@ -11,6 +11,7 @@ What is a number is said by `NUMBER` for all: here, in Parquet's texts, and in t
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from collections.abc import Sequence
@@ -252,12 +253,10 @@ def _parsed(schema: TableSchema, field: pa.Array) -> tuple[npt.NDArray[np.float6
     """What texts say, and where they say nothing."""
     texts = pc.ascii_trim_whitespace(field)
     texts = pc.if_else(_is_missing(schema, texts), pa.scalar(None, pa.string()), texts)
-    try:
+    with contextlib.suppress(pa.ArrowInvalid):  # some text is no number, or one that Arrow writes otherwise
         found = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)
         if np.isfinite(found).sum() == len(found) - texts.null_count:
             return found, np.zeros(0, np.int64)
-    except pa.ArrowInvalid:
-        pass  # some text is no number, or one that Arrow writes otherwise
     encoded = texts.dictionary_encode()
     texts_found = encoded.dictionary.view(pa.binary()).to_pylist()
     meanings = np.array([_number(text) for text in texts_found] or [np.nan])

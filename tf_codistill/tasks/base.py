@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -47,6 +48,19 @@ class _Make:
 
     def __call__(self) -> keras.Model:
         return self.task.make_model(self.rows, self.group)
+
+
+def mean_of_logits(predictions: Sequence[Any]) -> tf.Tensor:
+    """Logits of the mean of probabilities.
+
+    Args:
+        predictions: Logits ``[B, ..., C]`` of each member of an ensemble.
+
+    Returns:
+        ``[B, ..., C]``.
+    """
+    log_probabilities = tf.stack([tf.nn.log_softmax(logits) for logits in predictions])
+    return tf.reduce_logsumexp(log_probabilities, axis=0) - math.log(len(predictions))
 
 
 class Served(tf.Module):

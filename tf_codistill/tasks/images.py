@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -27,7 +26,7 @@ from tf_codistill.inputs.images import decoding
 from tf_codistill.inputs.images.sources import ImageData, open_images
 from tf_codistill.inputs.images.stream import HeldOutImages, ImageStream
 from tf_codistill.inputs.order import SWITCHES, Order
-from tf_codistill.tasks.base import Part, Task
+from tf_codistill.tasks.base import Part, Task, mean_of_logits
 
 _HELD_OUT = ("validation", "test")
 _TOP = 5
@@ -167,8 +166,7 @@ class ImageTask(Task):
 
     def mean_prediction(self, predictions: Sequence[Any]) -> tf.Tensor:
         """Logits of the mean of probabilities."""
-        log_probabilities = tf.stack([tf.nn.log_softmax(logits) for logits in predictions])
-        return tf.reduce_logsumexp(log_probabilities, axis=0) - math.log(len(predictions))
+        return mean_of_logits(predictions)
 
     def probabilities(self, predictions: tf.Tensor) -> tf.Tensor:
         """Of each class, ``[B, C]``."""
@@ -189,8 +187,7 @@ class ImageTask(Task):
             if kept["fingerprint"] != self.images.fingerprint:
                 raise ValueError(
                     f"images {self.data_dir!r} are others than those that the run beside {directory!r} "
-                    "began with; "
-                    "use the images that it began with, or another workdir"
+                    "began with; use the images that it began with, or another workdir"
                 )
         elif is_writer:
             files.make_directory(_images_dir(directory))
@@ -206,8 +203,7 @@ class ImageTask(Task):
                 raise ValueError(
                     f"images {self.data_dir!r} have {len(self.images.class_names)} classes, the model beside "
                     f"{directory!r} knows {len(kept['class_names'])}, different are "
-                    f"{sorted(difference)[:3]}; use "
-                    "images of the classes that it was trained on"
+                    f"{sorted(difference)[:3]}; use images of the classes that it was trained on"
                 )
 
     def _metadata(self) -> dict[str, Any]:
@@ -221,8 +217,7 @@ class ImageTask(Task):
             if kept.get(name) != value:
                 raise ValueError(
                     f"the model beside {directory!r} was trained with {name} = {kept.get(name)}, not "
-                    f"{value}; set "
-                    "image_size and augmentation as they were, or use another workdir"
+                    f"{value}; set image_size and augmentation as they were, or use another workdir"
                 )
 
 

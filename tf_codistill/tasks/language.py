@@ -20,7 +20,7 @@ from tf_codistill import settings, trained
 from tf_codistill.batches import Stream
 from tf_codistill.inputs import language, mixture
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.tasks.base import Part, Served, Task
+from tf_codistill.tasks.base import Part, Served, Task, mean_of_logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +127,7 @@ class LanguageTask(Task):
 
     def mean_prediction(self, predictions: Sequence[Any]) -> tf.Tensor:
         """Logits of the mean of probabilities."""
-        log_probabilities = tf.stack([tf.nn.log_softmax(logits) for logits in predictions])
-        return tf.reduce_logsumexp(log_probabilities, axis=0) - math.log(len(predictions))
+        return mean_of_logits(predictions)
 
     def probabilities(self, predictions: tf.Tensor) -> tf.Tensor:
         """Of each piece of the vocabulary to come next, ``[B, T, V]``."""

@@ -16,6 +16,7 @@ or cannot be read stops training, since next time it may be there.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import os
 import threading
@@ -89,7 +90,7 @@ class Damages:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class _Images:
+class _Images(abc.ABC):
     """What training and evaluation share."""
 
     part: ImagePart
@@ -103,21 +104,21 @@ class _Images:
         """Images in a batch of the whole group."""
         return self.batch_size
 
+    @abc.abstractmethod
     def rows(self, first: int, number: int) -> tuple[Int64Array, Int64Array, npt.NDArray[np.float32]]:
         """Number, earlier visits and weight of the images at some positions."""
-        raise NotImplementedError
 
     def seeds(self, images: Int64Array, visits: Int64Array) -> Int64Array:
         """What the augmentation of each image depends on, int64 [N, 2]."""
         return np.stack([images, visits], axis=1)
 
+    @abc.abstractmethod
     def pixels(self, content: tf.Tensor, shape: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Decodes an image, see `decoding`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def batch(self, images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[Any, ...]:
         """What Keras takes."""
-        raise NotImplementedError
 
     def dataset(
         self,

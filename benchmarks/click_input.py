@@ -25,11 +25,12 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from tf_codistill import program, sparse_adagrad
+from tf_codistill import program
 from tf_codistill.inputs.clicks import RowStream
 from tf_codistill.inputs.order import Order
 from tf_codistill.jobs import engines
 from tf_codistill.models import click_network
+from tf_codistill.optimizers.sparse_adagrad import SparseAdagrad
 from tf_codistill.tables import pipeline, shards
 from tf_codistill.tables.schema import TableSettings, criteo_schema
 
@@ -95,7 +96,7 @@ def rate(batches: tf.data.Dataset, number: int) -> float:
 def network_rate(stream: RowStream, cardinalities: Sequence[int]) -> float:
     """Rows/s that the paper's network learns from, under Adagrad."""
     model = click_network.click_network(13, cardinalities, BATCH_SIZE.value, embedding_dim=16)
-    optimizer = sparse_adagrad.SparseAdagrad(0.001)
+    optimizer = SparseAdagrad(0.001)
     optimizer.build(model.trainable_variables)
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
 

@@ -13,6 +13,24 @@ import tensorflow as tf
 
 CLASSES = ("ant", "bee", "cow")
 
+EXPERIMENT = """
+import tests.toy_images
+Experiment.task = @ImageTask()
+ImageTask.model_fn = @small
+ImageTask.image_size = 8
+ImageTask.batch_size = 8
+ImageTask.label_smoothing = 0.1
+Experiment.optimizer = @keras.optimizers.SGD
+keras.optimizers.SGD.learning_rate = 0.2
+Experiment.teaching = @PeerExchange
+PeerExchange.every_steps = 2
+Experiment.num_steps = 12
+Experiment.log_every_steps = 2
+Experiment.validate_every_steps = 6
+Experiment.checkpoint_every_steps = 6
+"""
+"""A gin file, but for where the images are."""
+
 
 def pixels(number: int, label: int = 0, height: int = 24, width: int = 30) -> np.ndarray:
     """A smooth image, uint8 [H, W, 3], of another colour for each label."""

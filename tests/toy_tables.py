@@ -15,6 +15,24 @@ from tf_codistill.tables.schema import TableSettings, criteo_schema
 
 NUM_NUMBERS, NUM_CATEGORIES = 13, 26
 
+EXPERIMENT = """
+import tests.toy_tables
+Experiment.task = @ClickTask()
+ClickTask.model_fn = @toy_model
+ClickTask.batch_size = 32
+Experiment.optimizer = @keras.optimizers.SGD
+keras.optimizers.SGD.learning_rate = 0.1
+Experiment.distillation_loss = @SquaredLogits()
+Experiment.teaching = @PeerExchange
+PeerExchange.every_steps = 5
+Experiment.num_steps = 20
+Experiment.seed = 3
+Experiment.log_every_steps = 5
+Experiment.validate_every_steps = 10
+Experiment.checkpoint_every_steps = 10
+"""
+"""A gin file, but for where the rows are."""
+
 
 def criteo_lines(number: int, seed: int = 0) -> list[bytes]:
     """Rows of which the label depends on a number and a category; trailing empty fields are stripped."""

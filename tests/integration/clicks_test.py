@@ -12,29 +12,13 @@ import pytest
 import tensorflow as tf
 
 from tests.integration.programs import Programs, final_weights, log_of, metrics
-from tests.toy_tables import criteo_lines, write
+from tests.toy_tables import EXPERIMENT, criteo_lines, write
 from tf_codistill.tables import shards
 
 CRITEO = """
 TableSettings.schema = @criteo_schema()
 TableSettings.min_count = 3
 TableSettings.range_bytes = 16_384
-"""
-TOY = """
-import tests.toy_tables
-Experiment.task = @ClickTask()
-ClickTask.model_fn = @toy_model
-ClickTask.batch_size = 32
-Experiment.optimizer = @keras.optimizers.SGD
-keras.optimizers.SGD.learning_rate = 0.1
-Experiment.distillation_loss = @SquaredLogits()
-Experiment.teaching = @PeerExchange
-PeerExchange.every_steps = 5
-Experiment.num_steps = 20
-Experiment.seed = 3
-Experiment.log_every_steps = 5
-Experiment.validate_every_steps = 10
-Experiment.checkpoint_every_steps = 10
 """
 
 
@@ -96,7 +80,7 @@ def test_no_schema_is_told(programs: Programs, place: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_two_groups_of_two_workers_equal_groups_of_one(programs: Programs, place: pathlib.Path) -> None:
     programs.succeed("prepare_clicks", *flags(place))
-    (place / "toy.gin").write_text(TOY + f"ClickTask.data_dir = '{place / 'table'}'\n")
+    (place / "toy.gin").write_text(EXPERIMENT + f"ClickTask.data_dir = '{place / 'table'}'\n")
     ends = {}
     for number in (1, 2):
         run = place / f"workers_{number}"

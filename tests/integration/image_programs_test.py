@@ -10,26 +10,10 @@ import sys
 import pytest
 
 from tests.integration.programs import Programs, final_weights, log_of, metrics
-from tests.toy_images import CLASSES, contents, jpeg, write_zip
+from tests.toy_images import CLASSES, EXPERIMENT, contents, jpeg, write_zip
 from tf_codistill import files
 
 ONE = "--num_processes=1"
-TOY = """
-import tests.toy_images
-Experiment.task = @ImageTask()
-ImageTask.model_fn = @small
-ImageTask.image_size = 8
-ImageTask.batch_size = 8
-ImageTask.label_smoothing = 0.1
-Experiment.optimizer = @keras.optimizers.SGD
-keras.optimizers.SGD.learning_rate = 0.2
-Experiment.teaching = @PeerExchange
-PeerExchange.every_steps = 2
-Experiment.num_steps = 12
-Experiment.log_every_steps = 2
-Experiment.validate_every_steps = 6
-Experiment.checkpoint_every_steps = 6
-"""
 READER = """
 import sys, tensorflow as tf
 served = tf.saved_model.load(sys.argv[1])
@@ -82,7 +66,7 @@ def test_two_groups_of_two_workers_learn_from_images(programs: Programs, tmp_pat
     source = write_zip(tmp_path / "a.zip", contents(parts={"train": 12, "validation": 3}))
     programs.succeed("prepare_images", f"--source={source}", f"--output_dir={tmp_path / 'images'}", ONE)
     path = tmp_path / "toy.gin"
-    path.write_text(TOY + f"ImageTask.data_dir = {str(tmp_path / 'images')!r}\n")
+    path.write_text(EXPERIMENT + f"ImageTask.data_dir = {str(tmp_path / 'images')!r}\n")
     run = f"--workdir={tmp_path / 'run'}"
     programs.succeed("launch", run, f"--gin_file={path}", "--num_groups=2", "--workers_per_group=2")
     for group in (0, 1):

@@ -18,6 +18,7 @@ from tests.integration.programs import (
     metrics,
     pids_of,
 )
+from tests import toy_images, toy_tables
 from tf_codistill import checkpoints, runs
 
 NUM_STEPS = 90
@@ -107,3 +108,29 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_happened(
 
     again = programs.succeed("launch", f"--workdir={stopped}", *flags)
     assert f"finished, 1 x {NUM_STEPS} steps" in again.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["images", "clicks"])
+def test_a_killed_run_of_images_or_clicks_ends_with_the_same_bits(
+    programs: Programs, tmp_path: pathlib.Path, task: str
+) -> None:
+    if task == "images":
+        data = f"ImageTask.data_dir = {toy_images.write_folders(tmp_path / 'images')!r}\n"
+        gin_text = toy_images.EXPERIMENT + data + "ImageTask.augmentation = 'inception'\n"
+    else:
+        gin_text = toy_tables.EXPERIMENT + f"ClickTask.data_dir = {toy_tables.write_table(tmp_path)!r}\n"
+    (tmp_path / "toy.gin").write_text(gin_text + "Experiment.num_steps = 60\n")
+    flags = [f"--gin_file={tmp_path / 'toy.gin'}", "--num_groups=1"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    with programs.started("launch", f"--workdir={stopped}", *flags) as running:
+        reach(20, stopped, running)
+        os.kill(pids_of(stopped)[-1], signal.SIGKILL)
+        assert "was killed by SIGKILL" in running.wait().sentence()
+    assert max(metrics(stopped, 0, "train")) < 60
+    for workdir in (stopped, whole):
+        programs.succeed("launch", f"--workdir={workdir}", *flags)
+    assert len(resumed_from(stopped)) == 1
+    assert final_weights(log_of(stopped, 0)) == final_weights(log_of(whole, 0))
+    losses = [[record["loss"] for record in metrics(run, 0, "train").values()] for run in (stopped, whole)]
+    assert losses[0] == losses[1]

@@ -27,6 +27,7 @@ REQUIREMENTS = [
     "pycld2>=0.42,<0.43",
     "requests>=2.32,<3",
     "rich>=13.9,<16",
+    "scipy>=1.14,<2",
     "sentencepiece>=0.2.1,<0.3",
     "tensorboard>=2.20,<2.22",
     "tensorflow>=2.21,<2.22",

@@ -48,10 +48,10 @@ FLOORS = (
     ("tasks",),
     ("configurables", "evaluation", "launching", "reporting", "scoring", "generation", "run_matrix"),
     ("experiment", "model_comparison"),
-    ("program", "retraining"),
+    ("program", "retraining", "sweeps"),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
     + ("prepare_images", "prepare_clicks", "make_clicks", "make_flights", "make_digits", "inspect_corpus")
-    + ("score", "generate", "export", "churn", "retrain"),
+    + ("score", "generate", "export", "churn", "retrain", "sweep"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

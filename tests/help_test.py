@@ -11,6 +11,7 @@ import pytest
 
 from tests.architecture_test import PROGRAMS
 from tf_codistill import distribution, runs
+from tf_codistill import program as program_module
 from tf_codistill.corpus import crawl
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -36,6 +37,7 @@ def test_help_shows_all_flags_of_the_program(program: str) -> None:
         "exchange_dir": "program.EXCHANGE_DIR.value" in source,
         "gin_file": "program.parse_gin(" in source,
         "gin_bindings": "program.parse_gin(" in source,
+        **{name.name: "program.matrix_limits(" in source for name in program_module.MATRIX},
     }
     told = _run(program, "--help")
     assert told.stderr == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_what_is_planned() -> None:
 def test_all_are_trained_and_only_once(child, tmp_path: pathlib.Path) -> None:
     child()
     matrix = planned(tmp_path, lone=[1, 2], two=[1])
-    run_matrix.train(matrix, str(tmp_path), num_parallel=2, threads=3)
+    run_matrix.train(matrix, str(tmp_path), max_workers=2, threads=3)
     assert [run.is_done() for run in matrix] == 3 * [True]
     assert len(left(tmp_path, "ended")) == 3
     environment = json.loads(left(tmp_path, "started")[0].read_text())
@@ -93,17 +94,27 @@ def test_all_are_trained_and_only_once(child, tmp_path: pathlib.Path) -> None:
         *(("lone", 1, "done"), ("lone", 2, "done"), ("two", 1, "done"))
     ]
     two = next(row for row in rows if row["setting"] == "two")
+    assert two["commit"] is None or re.fullmatch(r"[\w.-]{7,}", two["commit"])
     assert (two["steps"], two["validation_loss"]) == (8, [0.5, 1.5])
     run_matrix.train(matrix, str(tmp_path))
     assert len(left(tmp_path, "started")) == 3
 
 
-def test_no_more_at_a_time_than_wanted(child, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("seeds", "third"), [({"lone": [1, 2, 3]}, 2), ({"two": [1], "lone": [2]}, 1)])
+def test_no_more_workers_at_a_time_than_wanted(
+    child, tmp_path: pathlib.Path, seeds: dict, third: int
+) -> None:
     child("time.sleep(0.3)")
-    run_matrix.train(planned(tmp_path, lone=[1, 2, 3, 4]), str(tmp_path), num_parallel=2)
+    run_matrix.train(planned(tmp_path, **seeds), str(tmp_path), max_workers=2)
     started, ended = left(tmp_path, "started"), left(tmp_path, "ended")
-    times = [float(path.name.split("_")[-1]) for path in (started[2], ended[0])]
+    times = [float(path.name.split("_")[-1]) for path in (started[third], ended[0])]
     assert times[0] > times[1]
+
+
+def test_a_run_of_more_workers_than_wanted_is_trained_alone(child, tmp_path: pathlib.Path) -> None:
+    child()
+    run_matrix.train(planned(tmp_path, two=[1, 2]), str(tmp_path), max_workers=1)
+    assert len(left(tmp_path, "ended")) == 2
 
 
 def test_no_more_than_there_is_memory_for(child, tmp_path: pathlib.Path, monkeypatch) -> None:
@@ -116,7 +127,7 @@ def test_no_more_than_there_is_memory_for(child, tmp_path: pathlib.Path, monkeyp
         most.append(sum(one.process.poll() is None for one in seen))
 
     monkeypatch.setattr(run_matrix._Running, "measure", measure)
-    run_matrix.train(planned(tmp_path, lone=[1, 2, 3]), str(tmp_path), num_parallel=3, max_memory_bytes=100)
+    run_matrix.train(planned(tmp_path, lone=[1, 2, 3]), str(tmp_path), max_workers=3, max_memory_bytes=100)
     assert (max(most), len(seen)) == (1, 3)
 
 
@@ -139,7 +150,7 @@ def test_one_that_fails_leaves_the_others_alone(child, tmp_path: pathlib.Path) -
     child("if seed == 2: sys.exit('error: the weather')")
     matrix = planned(tmp_path, lone=[1, 2, 3])
     with pytest.raises(ChildProcessError, match=r"1 of 3 runs failed:\n.*seed_2: error: the weather"):
-        run_matrix.train(matrix, str(tmp_path))
+        run_matrix.train(matrix, str(tmp_path), max_workers=1)
     assert [run.is_done() for run in matrix] == [True, False, True]
     assert [row["status"] for row in run_matrix.rows(str(tmp_path))] == ["done", "failed", "done"]
     child()
@@ -159,7 +170,7 @@ def test_a_run_of_another_setting_is_refused(child, tmp_path: pathlib.Path) -> N
 def test_where_the_first_fails_all_would(child, tmp_path: pathlib.Path) -> None:
     child("sys.exit('error: no such data')")
     with pytest.raises(ChildProcessError, match="1 of 3 runs failed"):
-        run_matrix.train(planned(tmp_path, lone=[1, 2, 3]), str(tmp_path))
+        run_matrix.train(planned(tmp_path, lone=[1, 2, 3]), str(tmp_path), max_workers=1)
 
 
 @pytest.mark.parametrize(
@@ -176,13 +187,13 @@ def test_a_signal_lets_each_run_end_in_peace(child, tmp_path: pathlib.Path, numb
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(error):
-        run_matrix.train(planned(tmp_path, lone=[1, 2, 3]), str(tmp_path), num_parallel=2)
+        run_matrix.train(planned(tmp_path, lone=[1, 2, 3]), str(tmp_path), max_workers=2)
     thread.join()
     assert len(left(tmp_path, "interrupted")) == 2
     assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, check=False).stdout
 
 
-@pytest.mark.parametrize("wrong", [{"num_parallel": 0}, {"threads": 0}])
+@pytest.mark.parametrize("wrong", [{"max_workers": 0}, {"threads": 0}])
 def test_what_is_refused(wrong: dict[str, int], tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="is 0; expected 1 or more"):
         run_matrix.train([], str(tmp_path), **wrong)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gin
 import keras
@@ -197,3 +197,21 @@ class Experiment:
 def configured() -> Experiment:
     """The experiment whose settings gin binds."""
     return Experiment()  # type: ignore[call-arg]
+
+
+def of_run(workdir: str, bindings: Sequence[str] = ()) -> Experiment:
+    """The experiment of a run; from here on its bindings are in force and no others.
+
+    Args:
+        workdir: Directory of the run.
+        bindings: Further bindings, such as which part is held out.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        ValueError: A binding names something unknown.
+    """
+    gin.clear_config()
+    gin.parse_config([runs.bindings(workdir), *bindings])
+    return configured()

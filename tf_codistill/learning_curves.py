@@ -10,7 +10,7 @@ png = draw([alone, two], "Two groups that learn from each other")
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -18,6 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tf_codistill import pictures, runs
+
+_OF_CURVES = ("kind", "step", "elapsed_secs", "loss", "time")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Curve:
         secs: Training time until then in seconds, float64 [N].
         losses: Validation loss, float64 [N].
         is_finished: Whether the group reached its last step.
+        figures: What else validations say, float64 [N] by name.
     """
 
     group: int
@@ -37,6 +40,7 @@ class Curve:
     secs: np.ndarray
     losses: np.ndarray
     is_finished: bool
+    figures: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def best_index(self) -> int:
@@ -119,6 +123,11 @@ def _read_curve(name: str, workdir: str, group: int) -> Curve:
         secs=np.array([record["elapsed_secs"] for record in validations], np.float64),
         losses=losses,
         is_finished=bool(runs.read_metrics(path, "end")),
+        figures={
+            name: np.array([record[name] for record in validations], np.float64)
+            for name in validations[0]
+            if name not in _OF_CURVES and all(name in record for record in validations)
+        },
     )
 
 

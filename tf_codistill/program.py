@@ -43,7 +43,13 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoint
 EXCHANGE_DIR = flags.DEFINE_string(
     "exchange_dir", None, "Directory through which groups exchange snapshots; <workdir>/exchange by default."
 )
+_MAX_WORKERS = flags.DEFINE_integer(
+    "max_workers", None, "Workers of all runs at a time; as many as there are cores for by default.", 1
+)
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads of each worker; what is computed may depend on it.", 1)
+_MAX_MEMORY = flags.DEFINE_float("max_memory_gib", None, "What all runs may take together, in GiB.")
 GIN = (GIN_FILE, GIN_BINDINGS)
+MATRIX = (_MAX_WORKERS, _THREADS, _MAX_MEMORY)
 
 # gin says it in its own words where an argument may also be positional.
 _NOT_BOUND = re.compile(
@@ -61,8 +67,8 @@ def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_argumen
 
     Args:
         main: The program.
-        *shared: Its flags of this module: `WORKDIR`, `EXCHANGE_DIR`, those in `GIN`. ``--help`` shows them
-            among its own; others of this module it does not have.
+        *shared: Its flags of this module: `WORKDIR`, `EXCHANGE_DIR`, those in `GIN` and `MATRIX`. ``--help``
+            shows them among its own; others of this module it does not have.
         takes_arguments: Whether it is called with what the command line has besides flags, as strings.
     """
 
@@ -82,7 +88,7 @@ def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_argumen
             _stop(_sentence(error))
 
     own = {holder.name for holder in shared}
-    for name in (holder.name for holder in (WORKDIR, EXCHANGE_DIR, *GIN)):
+    for name in (holder.name for holder in (WORKDIR, EXCHANGE_DIR, *GIN, *MATRIX)):
         if name in own:
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
         else:
@@ -140,6 +146,16 @@ def check_bindings() -> None:
             f"gin binds {', '.join(unused)}, but nothing uses it; remove the binding or correct its name"
             + (f"; did you mean {', '.join(meant)}?" if meant else "")
         )
+
+
+def matrix_limits() -> dict[str, Any]:
+    """What the flags in `MATRIX` say, as `run_matrix.train` takes it."""
+    gib = _MAX_MEMORY.value
+    return {
+        "max_workers": _MAX_WORKERS.value,
+        "threads": _THREADS.value,
+        "max_memory_bytes": round(gib * 2**30) if gib else None,
+    }
 
 
 def require(condition: str, is_met: bool, *holders: flags.FlagHolder[Any]) -> None:

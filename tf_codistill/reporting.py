@@ -151,7 +151,7 @@ def _markdown(shown: Sequence[Run], sentences: Sequence[str], evaluations: Seque
         "## Learning curves",
         f"The baseline is *{baseline.name}*: {baseline.best:.3f} at step "
         f"{baseline.best_step}. The time is what each group spent in training on its part of the machine.",
-        _table(_RUN_COLUMNS, (row for run in shown for row in _run_rows(run, baseline))),
+        table(_RUN_COLUMNS, (row for run in shown for row in _run_rows(run, baseline))),
     ]
     for evaluation in evaluations:
         parts += [
@@ -185,10 +185,19 @@ def _run_rows(run: Run, baseline: Run) -> list[list[str]]:
 
 def _evaluation_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     titles = columns(rows)
-    return _table(("model", *titles.values()), ([name, *cells(row, titles)] for name, row in rows.items()))
+    return table(("model", *titles.values()), ([name, *cells(row, titles)] for name, row in rows.items()))
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, numbers to the right of a first column of names.
+
+    Args:
+        header: Titles of the columns.
+        rows: Cells of each row.
+
+    Returns:
+        The table, without a line feed at its end.
+    """
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 

@@ -10,16 +10,11 @@ Several runs are trained at a time; Ctrl-C stops them, and the same command goes
 
 from __future__ import annotations
 
-import os
-
 from absl import flags
 
 from tf_codistill import program
 
 _NUM_RETRAINS = flags.DEFINE_integer("num_retrains", 5, "Retrains of each row of the table.", lower_bound=2)
-_NUM_PARALLEL = flags.DEFINE_integer("num_parallel", None, "Runs at a time; default: a core for each group.")
-_THREADS = flags.DEFINE_integer("threads", 1, "Threads of each worker; what is computed may depend on it.")
-_MAX_MEMORY = flags.DEFINE_float("max_memory_gib", None, "What all runs may take together, in GiB.")
 
 
 def main() -> None:
@@ -32,17 +27,10 @@ def main() -> None:
     what = retraining.Retraining()  # type: ignore[call-arg]
     program.check_bindings()
     trials = what.trials(program.WORKDIR.value, _NUM_RETRAINS.value)
-    groups = max(trial.setting.num_groups * trial.setting.workers_per_group for trial in trials)
-    run_matrix.train(
-        trials,
-        program.WORKDIR.value,
-        num_parallel=_NUM_PARALLEL.value or max(1, (os.cpu_count() or 1) // (groups * _THREADS.value)),
-        threads=_THREADS.value,
-        max_memory_bytes=int(_MAX_MEMORY.value * 2**30) if _MAX_MEMORY.value else None,
-    )
+    run_matrix.train(trials, program.WORKDIR.value, **program.matrix_limits())
     predicting = retraining.Predicting(trials[0].workdir, what.measured_with, program.WORKDIR.value)
     print(retraining.write(what.rows(trials, predicting), program.WORKDIR.value))
 
 
 if __name__ == "__main__":
-    program.run(main, program.WORKDIR, *program.GIN)
+    program.run(main, program.WORKDIR, *program.GIN, *program.MATRIX)

@@ -191,9 +191,7 @@ class Predicting:
     """
 
     def __init__(self, workdir: str, bindings: Sequence[str], output_dir: str) -> None:
-        gin.clear_config()  # from here on it is the task of the runs that counts
-        gin.parse_config([runs.bindings(workdir), *bindings])
-        self._task = experiment.configured().task
+        self._task = experiment.of_run(workdir, bindings).task
         self._directory = files.make_directory(files.join(output_dir, "predictions"))
         self._done: dict[tuple[str, int, int], Predictions] = {}
 

@@ -10,7 +10,7 @@
 
     settings = {"lone": Setting(gin_files=["gin/quickstart_alone.gin"]), ...}
     planned = plan("runs/matrix", {"lone": [1, 2, 3], "codistilled": [1, 2, 3]}, settings)
-    train(planned, "runs/matrix", num_parallel=2)
+    train(planned, "runs/matrix", max_workers=2)
 
 Every run has the same threads, however many there are at a time, and operations that TensorFlow keeps
 deterministic: a group alone ends with the same bits at the same seed; of several it depends on what they have
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -63,6 +64,11 @@ class Setting:
 
     def __post_init__(self) -> None:
         settings.check_types(self)
+
+    @property
+    def num_workers(self) -> int:
+        """Processes of a run."""
+        return self.num_groups * self.workers_per_group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +153,7 @@ def train(
     planned: Sequence[Trial],
     workdir: str,
     *,
-    num_parallel: int = 1,
+    max_workers: int | None = None,
     threads: int = 1,
     max_memory_bytes: int | None = None,
 ) -> None:
@@ -158,7 +164,8 @@ def train(
     Args:
         planned: The runs.
         workdir: Directory on this machine, where ``runs.jsonl`` says what became of each.
-        num_parallel: How many at a time.
+        max_workers: Of how many workers all that are trained at a time may consist, unless one alone has
+            more; as many as there are cores for by default.
         threads: Threads of each worker; what is computed may depend on it.
         max_memory_bytes: Together they should take no more: after the first has ended, so many are trained at
             a time as would fit if each were as large as the largest so far. None leaves that out.
@@ -168,9 +175,10 @@ def train(
         ChildProcessError: Some have failed; the message has the end of what each said.
         KeyboardInterrupt: Ctrl-C was pressed; all have been stopped and go on when called again.
     """
-    for name, value in (("num_parallel", num_parallel), ("threads", threads)):
-        if value < 1:
+    for name, value in (("max_workers", max_workers), ("threads", threads)):
+        if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; expected 1 or more")
+    max_workers = max_workers or max(1, (os.cpu_count() or 1) // threads)
     files.make_directory(workdir)
     waiting = _waiting(planned, workdir)
     has_succeeded = len(waiting) < len(planned)
@@ -185,7 +193,8 @@ def train(
             fits = max_memory_bytes is None or (
                 largest > 0 and (len(running) + 1) * largest <= max_memory_bytes
             )
-            if waiting and len(running) < num_parallel and (fits or not running):
+            workers = sum(one.setting.num_workers for one in [*waiting[:1], *(one.run for one in running)])
+            if waiting and ((workers <= max_workers and fits) or not running):
                 running.append(_Running(waiting.pop(0), threads))
                 continue
             for one in [one for one in running if one.process.poll() is not None]:
@@ -254,6 +263,7 @@ class _Running:
             "memory_bytes": self.memory_bytes,
             "steps": self.run.steps()[0],
             "workdir": self.run.workdir,
+            "commit": _commit(),
         }
         if not code:
             groups = range(self.run.setting.num_groups)
@@ -263,6 +273,16 @@ class _Running:
         with open(files.join(workdir, _ROWS), "a", encoding="utf-8") as rows:
             rows.write(json.dumps(row) + "\n")
         return f"{self.run.workdir}: {' '.join(said) or f'exit status {code}'}" if code else None
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The version of our code as git names it, ``-dirty`` if files were changed; None outside a checkout."""
+    command = ["git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty"]
+    with contextlib.suppress(OSError):
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        return ended.stdout.strip() or None
+    return None
 
 
 @contextlib.contextmanager
@@ -311,7 +331,7 @@ def rows(workdir: str) -> list[dict[str, Any]]:
 
     Returns:
         A row for each run that has ended: ``setting``, ``seed``, ``status`` (``done``, ``failed``), ``secs``,
-        ``memory_bytes``, ``steps``, ``workdir`` and ``validation_loss`` of each group.
+        ``memory_bytes``, ``steps``, ``workdir``, ``commit`` and ``validation_loss`` of each group.
     """
     path = files.join(workdir, _ROWS)
     if not files.exists(path):

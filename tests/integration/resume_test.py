@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from tests import toy_images, toy_tables
 from tests.integration.programs import (
     PEERS,
     Programs,
@@ -18,7 +19,6 @@ from tests.integration.programs import (
     metrics,
     pids_of,
 )
-from tests import toy_images, toy_tables
 from tf_codistill import checkpoints, runs
 
 NUM_STEPS = 90

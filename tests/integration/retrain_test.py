@@ -9,9 +9,8 @@ import signal
 
 import pytest
 
-from tests.integration.clicks_test import TOY
 from tests.integration.programs import Programs
-from tests.toy_tables import write_table
+from tests.toy_tables import EXPERIMENT, write_table
 from tf_codistill import run_matrix
 
 LONE = """
@@ -31,7 +30,7 @@ two/Setting.num_groups = 2
 @pytest.fixture
 def place(tmp_path: pathlib.Path) -> pathlib.Path:
     table = write_table(tmp_path)
-    (tmp_path / "toy.gin").write_text(TOY + f"ClickTask.data_dir = '{table}'\n")
+    (tmp_path / "toy.gin").write_text(EXPERIMENT + f"ClickTask.data_dir = '{table}'\n")
     (tmp_path / "lone.gin").write_text(LONE.replace("{place}", str(tmp_path)))
     (tmp_path / "two.gin").write_text((LONE + TWO).replace("{place}", str(tmp_path)))
     return tmp_path
@@ -63,7 +62,7 @@ def test_a_lone_network_and_its_control(programs: Programs, place: pathlib.Path)
 
 @pytest.mark.slow
 def test_all_rows_interrupted_and_continued(programs: Programs, place: pathlib.Path) -> None:
-    with programs.started("retrain", *flags(place, "two.gin"), "--num_parallel=2") as running:
+    with programs.started("retrain", *flags(place, "two.gin"), "--max_workers=2") as running:
         running.wait_until(lambda: len(run_matrix.rows(str(place / "runs"))) > 1)
         os.kill(running.pid, signal.SIGINT)
         assert running.wait().status == 130

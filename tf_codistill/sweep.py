@@ -1,0 +1,50 @@
+r"""Trains a matrix of runs, settings x axes x seeds, and says with intervals what they show together.
+
+    python -m tf_codistill.sweep --gin_file=gin/images/cifar_sweep.gin --output_dir=runs/cifar/sweep
+
+    <output_dir>/<setting>/seed_<s>/      the runs        <output_dir>/runs.jsonl     what became of each
+    <output_dir>/results.jsonl            a line for each: setting, commit, curves, what was held out
+    <output_dir>/sweep.md, curves.png     the report; `report --results=...` makes it anew
+
+Several runs are trained at a time; Ctrl-C stops them, and the same command goes on where each one stopped.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from tf_codistill import files, program
+
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory of the runs and the report.", required=True)
+_RESULTS = flags.DEFINE_string(
+    "results", None, "File of results; runs in it are not repeated. <output_dir>/results.jsonl by default."
+)
+
+
+def main() -> None:
+    """Trains what has no result yet, measures it, writes the report."""
+    from tf_codistill import run_matrix
+    from tf_codistill.sweeps import pages, results, sweep
+
+    program.parse_gin()
+    what = sweep.Sweep()  # type: ignore[call-arg]
+    program.check_bindings()
+    path = _RESULTS.value or files.join(_OUTPUT_DIR.value, "results.jsonl")
+    known = results.read(path)
+    missing = [one for one in what.expected() if not any(one.is_of(other) for other in known)]
+    trials = what.trials(missing, _OUTPUT_DIR.value)
+    failure = None
+    try:
+        run_matrix.train(trials, _OUTPUT_DIR.value, **program.matrix_limits())
+    except ChildProcessError as error:
+        failure = error
+    for one in sweep.finished(missing, trials, _OUTPUT_DIR.value, sweep.measure):
+        known.append(one)
+        results.write(path, known)
+    if failure:
+        raise failure
+    print(pages.write(known, _OUTPUT_DIR.value))
+
+
+if __name__ == "__main__":
+    program.run(main, *program.GIN, *program.MATRIX)

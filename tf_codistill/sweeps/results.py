@@ -1,0 +1,120 @@
+"""What is kept of each run of a sweep: a line of JSON with its setting, its curves, and what was held out.
+
+    {"setting": "lone", "seed": 1, "num_groups": 1, "gin_files": [...], "bindings": [...], "members": [],
+     "commit": "84666d6", "curves": [{"group": 0, "steps": [100, ...], "secs": [20.1, ...], "losses": [...],
+     "figures": {"accuracy": [...]}, "is_finished": true}], "held_out": {"group 0": {"loss": 1.15, ...}}}
+
+    found = read("docs/results/images.jsonl")
+
+An ensemble has members and no curves. Files of several sweeps may be put together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tf_codistill import files
+from tf_codistill.learning_curves import Curve
+
+_ARRAYS = {"steps": np.int64, "secs": np.float64, "losses": np.float64}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """What is known of a run, or of an ensemble of several.
+
+    Attributes:
+        setting: The name of its setting.
+        seed: Its seed; of an ensemble that of its first member.
+        num_groups: Groups of the run, or members of the ensemble.
+        gin_files: Configurations that it was trained with.
+        bindings: Further bindings that it was trained with.
+        measured_with: Further bindings that it was measured with.
+        commit: Which version of the code trained it, if that is known.
+        members: Of an ensemble, setting and seed of each.
+        curves: Of a run, the validations of each group.
+        held_out: What was measured at the end: figures by name, of each group, and of the ensemble.
+    """
+
+    setting: str
+    seed: int
+    num_groups: int
+    gin_files: Sequence[str] = ()
+    bindings: Sequence[str] = ()
+    measured_with: Sequence[str] = ()
+    commit: str | None = None
+    members: Sequence[Sequence[Any]] = ()
+    curves: Sequence[Curve] = ()
+    held_out: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def is_of(self, other: Result) -> bool:
+        """Whether it is what another describes: the same setting and seed, and measured alike."""
+        described = ("setting", "seed", "num_groups", "gin_files", "bindings", "measured_with", "members")
+        return json.dumps([getattr(self, name) for name in described]) == json.dumps(
+            [getattr(other, name) for name in described]
+        )
+
+
+def read(path: str) -> list[Result]:
+    """Reads results.
+
+    Args:
+        path: A file of JSON lines.
+
+    Returns:
+        The results in their order; none if there is no file.
+
+    Raises:
+        ValueError: A line is no result.
+    """
+    if not files.exists(path):
+        return []
+    lines = files.read(path).decode("utf-8").splitlines()
+    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def write(path: str, results: Sequence[Result]) -> None:
+    """Writes results; the file is replaced as a whole.
+
+    Args:
+        path: The file.
+        results: The results.
+    """
+    files.write(path, b"".join(_line(one) for one in results))
+
+
+def _line(result: Result) -> bytes:
+    values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    values["curves"] = [_plain(curve) for curve in result.curves]
+    return (json.dumps(values) + "\n").encode()
+
+
+def _plain(curve: Curve) -> dict[str, Any]:
+    values = {field.name: getattr(curve, field.name) for field in dataclasses.fields(curve)}
+    values |= {name: values[name].tolist() for name in _ARRAYS}
+    return values | {"figures": {name: array.tolist() for name, array in curve.figures.items()}}
+
+
+def _parsed(path: str, number: int, line: str) -> Result:
+    try:
+        values = json.loads(line)
+        curves = tuple(
+            Curve(
+                **{
+                    **curve,
+                    **{name: np.array(curve[name], dtype) for name, dtype in _ARRAYS.items()},
+                    "figures": {name: np.array(array) for name, array in curve["figures"].items()},
+                }
+            )
+            for curve in values.pop("curves")
+        )
+        return Result(**values, curves=curves)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"line {number} of {path!r} is no result of a sweep: {line[:80]!r}; delete it, and sweep again"
+        ) from error

@@ -23,6 +23,7 @@ from tf_codistill import experiment, program, retraining
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.example_tables.synthetic_clicks import SyntheticClicks
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.sweeps.sweep import Sweep
 from tf_codistill.tables import pipeline
 from tf_codistill.tables.schema import TableSettings, criteo_schema
 
@@ -46,7 +47,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for name in ("criteo", "synthetic", "flights"):
         table = str(directory / "runs" / name / "table")
         pipeline.prepare([str(directory / "rows.txt")], table, TableSettings(schema=criteo_schema()))
-    for name in ("imagenet", "tiny_images", "digits/images"):
+    for name in ("imagenet", "tiny_images", "digits/images", "cifar/images"):
         toy_images.write_folders(directory / "runs" / name)
     return directory
 
@@ -64,6 +65,8 @@ def expansion(name: str, *bindings: str) -> str:
         CorpusSettings()
     elif "churn" in name:
         retraining.Retraining()
+    elif name.endswith("sweep"):
+        Sweep()
     elif name.startswith("tables/"):
         TableSettings()
     elif name.startswith("models/"):

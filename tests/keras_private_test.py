@@ -102,6 +102,17 @@ def _flatten_layers() -> None:
     assert "inside" not in [layer.name for layer in model.layers], "or else the public name would do"
 
 
+def _moments() -> None:
+    layer, inputs = keras.layers.BatchNormalization(), np.random.default_rng(0).normal(size=(8, 3, 2))
+    layer.build(inputs.shape)
+    mask = np.zeros((8, 3), bool)
+    mask[:5] = True
+    for rows, given in ((8, None), (5, tf.constant(mask))):
+        mean, variance = keras_private.moments(layer, tf.constant(inputs, tf.float32), given)
+        np.testing.assert_allclose(mean, inputs[:rows].mean(axis=(0, 1)), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(variance, inputs[:rows].var(axis=(0, 1)), rtol=1e-4, atol=1e-6)
+
+
 def _compile_loss() -> None:
     model = two_outputs()
     keras_private.build(model, SPEC)
@@ -241,10 +252,19 @@ def _value_specs() -> None:
 CHECKS = {
     check.__name__: check
     for check in (
-        *(_keras_mask, _value, _initializer, _direct_assign, _flatten_layers, _compile_loss, _flat_losses),
+        *(
+            _keras_mask,
+            _value,
+            _initializer,
+            _direct_assign,
+            _flatten_layers,
+            _compile_loss,
+            _moments,
+            _flat_losses,
+        ),
         *(_loss_tracker, _aggregate_additional_loss, _symbolic_build, _maybe_symbolic_build),
         *(_distributed_dataset, _eval_epoch_iterator, _clip_gradients, _fn_kwargs, _value_specs),
-        *(_accumulators, _get_variable_index),
+        *(_accumulators, _get_variable_index, _moments),
         _get_variable_index,
     )
 }

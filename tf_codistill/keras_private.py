@@ -40,6 +40,7 @@ PRIVATE = (
     Private("keras.Variable", "_initializer", "read in place of a value that is not there, each time anew"),
     Private("keras.Variable", "_direct_assign", "all that changes a value goes through it"),
     Private("keras.Layer", "_flatten_layers", "`Model.layers` has only the outermost"),
+    Private("keras.layers.BatchNormalization", "_moments", "by mask and by replicas as the layer takes them"),
     Private("keras.Model", "_compile_loss", "`compute_loss` has no place for a replica's share of the batch"),
     Private(
         "keras.Model", "_loss_tracker", "the meter named ``loss``; `metrics` may hold another of that name"
@@ -120,6 +121,20 @@ def set_mask(tensor: Any, value: Any) -> Any:
     """
     tensor._keras_mask = value
     return tensor
+
+
+def moments(layer: Any, inputs: Any, mask: Any) -> Any:
+    """Means and variances by which a batch normalization would normalise when training.
+
+    Args:
+        layer: The layer.
+        inputs: What it is given, [B, ..., C].
+        mask: Which positions count, or None.
+
+    Returns:
+        Means and variances, [C] each.
+    """
+    return layer._moments(inputs, mask)
 
 
 def stored(variable: Any) -> Any:

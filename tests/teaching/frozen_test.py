@@ -272,3 +272,52 @@ def test_age_is_the_mean_over_those_that_hold_a_snapshot_and_survives_a_restart(
     again.restore(*teachers.state())
     assert again.peers() == teachers.peers() == [4, 7, NO_PEER]
     assert again.staleness_secs(1000.0) == teachers.staleness_secs(1000.0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_by_statistics_of_the_batch_a_teacher_predicts_as_its_peer_in_training(
+    precision: str,
+) -> None:
+    peer = classifier()
+    peer.layers[-1].rate = 0.0
+    peer.layers[1].gamma.assign([1.5, 0.5, 2.0])  # which is the same in bfloat16
+    peer.layers[0].kernel.assign(np.random.default_rng(0).integers(-4, 5, (4, 3)) / 4)
+    features = tf.constant(np.random.default_rng(1).normal(size=(8, 4)), tf.float32)
+    outputs = peer.layers[0](features).numpy()
+    by_hand = (outputs - outputs.mean(axis=0)) / np.sqrt(outputs.var(axis=0) + peer.layers[1].epsilon)
+    by_hand = by_hand * [1.5, 0.5, 2.0]
+    predicted = {}
+    for statistics in ("moving", "batch"):
+        teachers = FrozenTeachers(1, precision, statistics)
+        teachers.make([peer], [classifier])
+        teachers.refresh(0, snapshot_of(peer, 1, 5))
+        before = teachers.frozen[0].get_weights()
+        asked = tf.function(lambda teachers=teachers: predict(teachers, features)[0])
+        predicted[statistics] = asked()
+        for weight, then in zip(teachers.frozen[0].get_weights(), before, strict=True):
+            np.testing.assert_array_equal(weight, then)
+    np.testing.assert_allclose(predicted["batch"], by_hand, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(predicted["batch"], peer(features, training=True), rtol=1e-4, atol=1e-5)
+    assert np.abs(predicted["moving"] - by_hand).max() > 0.1
+
+
+def test_on_replicas_each_teaches_by_the_statistics_of_its_rows() -> None:
+    strategy, features = two_replicas(), tf.constant(np.random.default_rng(1).normal(size=(8, 4)), tf.float32)
+    with strategy.scope():
+        teachers = FrozenTeachers(1, statistics="batch")
+        teachers.make([classifier()], [classifier])
+
+    def of_replica() -> tf.Tensor:
+        place = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return predict(teachers, features[4 * place : 4 * (place + 1)])[0]
+
+    parts = strategy.experimental_local_results(strategy.run(tf.function(of_replica)))
+    outputs = teachers.frozen[0].layers[0](features).numpy()
+    for part, rows in zip(parts, (outputs[:4], outputs[4:]), strict=True):
+        by_hand = (rows - rows.mean(axis=0)) / np.sqrt(rows.var(axis=0) + 1e-3)
+        np.testing.assert_allclose(part, by_hand, rtol=1e-3, atol=1e-4)
+
+
+def test_unknown_statistics_are_named() -> None:
+    with pytest.raises(ValueError, match="statistics is 'mean'; expected one of moving, batch"):
+        FrozenTeachers(1, statistics="mean")

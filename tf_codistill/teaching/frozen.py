@@ -29,8 +29,12 @@ from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.exchange.topology import NO_PEER
 from tf_codistill.teaching import quantized_model
 from tf_codistill.teaching.base import Arrays, ModelFn, Taught, Teaching, rows_of
+from tf_codistill.teaching.batch_statistics import use_batch_statistics
 
 NO_SNAPSHOT = -1
+
+STATISTICS = ("moving", "batch")
+"""Means and variances of a teacher's batch normalization: from its snapshot, or of the batch."""
 
 
 class FrozenTeachers(Teaching):
@@ -41,17 +45,20 @@ class FrozenTeachers(Teaching):
         held: Which snapshot each holds, of `NO_PEER` before the first.
     """
 
-    def __init__(self, num_teachers: int, precision: str = "float32") -> None:
+    def __init__(self, num_teachers: int, precision: str = "float32", statistics: str = "moving") -> None:
         """Takes note of how many there will be.
 
         Args:
             num_teachers: How many, 0 or more.
             precision: How they hold their weights, one of `precision.PRECISIONS`.
+            statistics: What their batch normalization uses, one of `STATISTICS`.
 
         Raises:
-            ValueError: There is no such precision.
+            ValueError: There is no such precision, or no such statistics.
         """
-        self._precision = precisions.check(precision)
+        if statistics not in STATISTICS:
+            raise ValueError(f"statistics is {statistics!r}; expected one of {', '.join(STATISTICS)}")
+        self._precision, self._statistics = precisions.check(precision), statistics
         self._seat(num_teachers)
 
     def _seat(self, num_teachers: int) -> None:
@@ -75,6 +82,8 @@ class FrozenTeachers(Teaching):
         self.frozen = [make() for make in self.model_fns(model_fns[0])]
         for model in self.frozen:
             model.trainable = False
+            if self._statistics == "batch":
+                use_batch_statistics(model)
         self.prepare()
         if not self.frozen:
             return

@@ -48,6 +48,7 @@ class PeerExchange(FrozenTeachers):
         every_steps: int = 50,
         topology: Topology = "fully_connected",
         precision: str = "float32",
+        statistics: str = "moving",
         peer_model_fns: Mapping[int, ModelFn] | None = None,
         keep: int = 3,
         min_age_secs: float | None = None,
@@ -67,8 +68,9 @@ class PeerExchange(FrozenTeachers):
             num_groups: Number of groups.
             every_steps: Optimizer steps between two exchanges, at least 1.
             topology: Who teaches whom, see `exchange.topology.teachers_of`.
-            precision: How snapshots and teachers hold weights, one of `exchange.precision.PRECISIONS`; int8
-                takes about a quarter of float32. Groups may differ in it.
+            precision: How snapshots and teachers hold weights, one of `exchange.precision.PRECISIONS`.
+            statistics: What teachers' batch normalization uses: ``"moving"`` means and variances, which lag
+                behind the weights while the learning rate is high, or those of the ``"batch"``.
             peer_model_fns: Makes the models of groups with another architecture, by group; outputs are alike.
             keep: How many of this group's newest snapshots stay.
             min_age_secs: Age in seconds before an older one goes; if not given, three intervals.
@@ -87,14 +89,13 @@ class PeerExchange(FrozenTeachers):
         if publish not in PUBLISH:
             raise ValueError(f"publish is {publish!r}; expected one of {', '.join(PUBLISH)}")
         files.check_scheme(directory)
-        super().__init__(0, precision)
+        super().__init__(0, precision, statistics)
         self.every_steps, self.topology, self.replay = every_steps, topology, replay
         self.waits, self.min_age_secs = wait or replay is not None, min_age_secs
         self._directory, self._publish, self._run_id, self.clock = directory or "", publish, run_id, clock
         self._peer_model_fns = dict(peer_model_fns or {})
         self._settings: dict[str, Any] = {"keep": keep, "max_bytes": max_bytes, "precision": precision}
-        if min_age_secs is not None:
-            self._settings["min_age_secs"] = min_age_secs
+        self._settings |= {} if min_age_secs is None else {"min_age_secs": min_age_secs}
         self.costs, self.swaps = Costs(), list[Swap]()
         self.own_memory, self.peers_memory = weights.Pool(), weights.Pool()  # of copies on the host
         self._exchanging: Exchanging | None = None

@@ -20,6 +20,7 @@ from tf_codistill.corpus import filters, pipeline
 from tf_codistill.example_tables.synthetic_clicks import SyntheticClicks
 from tf_codistill.experiment import configured
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.sweeps.sweep import Sweep
 from tf_codistill.tables import pipeline as tables_pipeline
 from tf_codistill.tables.schema import TableSettings, criteo_schema
 from tf_codistill.tasks.base import Part
@@ -83,8 +84,9 @@ def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(data, name: st
         teachers = experiment.teachers("/nowhere", 0, num_groups, rows=experiment.task.batch_size)
         model = experiment.build(teachers, 0, rows=experiment.task.batch_size)
         assert len(model.teachers.names()) == (2 if num_groups == 1 else 1)
-    elif "churn" in name:
-        assert all(set(one.gin_files) <= set(GIN_FILES) for one in retraining.Retraining().settings.values())
+    elif "churn" in name or name.endswith("_sweep.gin"):
+        what = retraining.Retraining() if "churn" in name else Sweep()
+        assert all(set(one.gin_files) <= set(GIN_FILES) for one in what.settings.values())
     elif "\nTableSettings." in text:
         assert {"label", "late"} & {TableSettings().schema.label}
     elif "\nCorpusSettings." in text:

@@ -136,7 +136,6 @@ def test_memory_is_that_of_all_processes(tmp_path: pathlib.Path, monkeypatch) ->
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     monkeypatch.setattr(Trial, "command", lambda self: [sys.executable, "-c", outer])
     (run,) = planned(tmp_path, lone=[1])
-    run.keep_setting()
     running = run_matrix._Running(run, threads=1)
     while not os.path.getsize(running.log_path):
         time.sleep(0.02)
@@ -165,6 +164,17 @@ def test_a_run_of_another_setting_is_refused(child, tmp_path: pathlib.Path) -> N
     (changed,) = run_matrix.plan(str(tmp_path), {"lone": [1]}, {"lone": other})
     with pytest.raises(ValueError, match=r"bindings of the run in '.*' was \['A.b = 1'\] when it began"):
         run_matrix.train([changed], str(tmp_path))
+
+
+def test_a_run_that_has_not_begun_may_get_another_setting(child, tmp_path: pathlib.Path) -> None:
+    child("if seed == 1: sys.exit('error: the weather')")
+    with pytest.raises(ChildProcessError):
+        run_matrix.train(planned(tmp_path, lone=[1, 2]), str(tmp_path), max_workers=1)
+    other = Setting(gin_files=["other.gin"])
+    (changed,) = run_matrix.plan(str(tmp_path), {"lone": [2]}, {"lone": other})
+    child()
+    run_matrix.train([changed], str(tmp_path))
+    assert changed.is_done()
 
 
 def test_where_the_first_fails_all_would(child, tmp_path: pathlib.Path) -> None:

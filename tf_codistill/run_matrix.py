@@ -98,16 +98,20 @@ class Trial:
         return sum(group.step for group in groups), sum(totals) if len(totals) == len(groups) else None
 
     def keep_setting(self) -> None:
-        """Keeps the setting in the workdir, or checks that it is the one that the run began with.
+        """Keeps the setting in the workdir, as the one that the run begins with."""
+        path = files.join(files.make_directory(self.workdir), _SETTING)
+        files.write_json(path, dataclasses.asdict(self.setting))
+
+    def check_setting(self) -> None:
+        """Checks that the setting is the one that the run began with, if it has begun.
 
         Raises:
             ValueError: It is another one.
         """
-        setting = json.loads(json.dumps(dataclasses.asdict(self.setting)))
-        path = files.join(files.make_directory(self.workdir), _SETTING)
+        path = files.join(self.workdir, _SETTING)
         if not files.exists(path):
-            files.write_json(path, setting)
             return
+        setting = json.loads(json.dumps(dataclasses.asdict(self.setting)))
         before = files.read_json(path)
         changed = [name for name, value in setting.items() if before.get(name) != value]
         if changed:
@@ -214,7 +218,7 @@ def train(
 def _waiting(planned: Sequence[Trial], workdir: str) -> list[Trial]:
     """Those that are not done; says how many are."""
     for run in planned:
-        run.keep_setting()
+        run.check_setting()
     waiting = [run for run in planned if not run.is_done()]
     if num_done := len(planned) - len(waiting):
         print(f"{num_done} of {len(planned)} runs in {workdir!r} are done already", file=sys.stderr)
@@ -226,6 +230,7 @@ class _Running:
 
     def __init__(self, run: Trial, threads: int) -> None:
         self.run, self.started = run, time.monotonic()
+        run.keep_setting()
         self.memory_bytes = 0
         self.log_path = files.join(run.workdir, _LOG)
         number = str(threads)

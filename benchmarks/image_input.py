@@ -7,7 +7,8 @@
 Both read the same made JPEGs of about 400 x 350 pixels from a temporary folder, take a window of 8 to 100 %
 of the area, bring it to 224 x 224 and mirror half of them. Keras's function brings each image to one size
 before. They are timed one after the other in one run, and the best of several rounds counts; on a machine
-that is shared images for each second of a core say more. At least 1.2 times is wanted. Memory is to stay the same.
+that is shared images for each second of a core say more. At least 1.2 times is wanted. Memory is to stay the
+same.
 """
 
 from __future__ import annotations
@@ -132,8 +133,8 @@ def main() -> None:
             place = os.path.join(directory, "records")
             pipeline.prepare(Sources(folders), place)
         if NUM_READ.value:
-            found = " ".join(f"{one:,.1f}" for one in growth(ours(place)))
-            print(f"memory in MiB, over {NUM_READ.value:,} images, a tenth each: {found}")
+            memory = " ".join(f"{one:,.1f}" for one in growth(ours(place)))
+            print(f"memory in MiB, over {NUM_READ.value:,} images, a tenth each: {memory}")
             return
         best: dict[str, tuple[float, float]] = {}
         for name, batches in (("Keras", iter(theirs(folders))), ("tf_codistill", iter(ours(place)))):

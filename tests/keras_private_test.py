@@ -102,6 +102,24 @@ def _flatten_layers() -> None:
     assert "inside" not in [layer.name for layer in model.layers], "or else the public name would do"
 
 
+def _model_variables_moving_average() -> None:
+    weight = keras.Variable([1.0])
+    for wrap in (lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = wrap(keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.75))
+        optimizer.build([weight])
+        weight.assign([1.0])
+        for _ in range(2):
+            optimizer.apply([optimizer.scale_loss(tf.constant([1.0]))])
+        ((of, average),) = keras_private.averages(optimizer)
+        assert of is weight
+        np.testing.assert_allclose(average, [0.75 * 0.5 + 0.25 * 0.0])
+    assert keras_private.averages(keras.optimizers.SGD()) == []
+
+
+def _trainable_variables() -> None:
+    _model_variables_moving_average()
+
+
 def _moments() -> None:
     layer, inputs = keras.layers.BatchNormalization(), np.random.default_rng(0).normal(size=(8, 3, 2))
     layer.build(inputs.shape)
@@ -264,7 +282,8 @@ CHECKS = {
         ),
         *(_loss_tracker, _aggregate_additional_loss, _symbolic_build, _maybe_symbolic_build),
         *(_distributed_dataset, _eval_epoch_iterator, _clip_gradients, _fn_kwargs, _value_specs),
-        *(_accumulators, _get_variable_index, _moments),
+        *(_accumulators, _get_variable_index, _moments, _model_variables_moving_average),
+        _trainable_variables,
         _get_variable_index,
     )
 }

@@ -215,6 +215,11 @@ def read_latest(directory: str) -> tuple[int, ByName, list[ByName]]:
     return _read(directory, *found)
 
 
+def served(shared: ByName) -> list[np.ndarray]:
+    """Of a checkpoint's shared arrays the weights to be served: averages, if the optimizer made some."""
+    return list(shared.get("served") or shared["weights"])
+
+
 def read_best(directory: str) -> tuple[int, ByName, list[ByName]]:
     """Reads the checkpoint with the best value of what is monitored, as `read_latest` reads the newest.
 
@@ -222,8 +227,7 @@ def read_best(directory: str) -> tuple[int, ByName, list[ByName]]:
         directory: Directory of the group's checkpoints.
 
     Returns:
-        Its step, the shared arrays, of which ``weights`` are those to be served, and the own arrays of each
-        worker.
+        Its step, the shared arrays, and the own arrays of each worker.
 
     Raises:
         ValueError: There is none, or it is damaged.

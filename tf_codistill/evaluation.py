@@ -51,7 +51,7 @@ class Member:
 
 
 def from_checkpoint(task: Task, workdir: str, group: int) -> dict[str, Member]:
-    """What one group of a run has trained, as its newest checkpoint has it.
+    """What one group of a run has trained, as its newest checkpoint has it and as it would be served.
 
     Args:
         task: What was learned.
@@ -67,7 +67,7 @@ def from_checkpoint(task: Task, workdir: str, group: int) -> dict[str, Member]:
     """
     directory = runs.checkpoints_dir(workdir, group)
     _, shared, owns = checkpoints.read_latest(directory)
-    arrays = list(shared["weights"])
+    arrays = list(checkpoints.served(shared))
     lanes = [np.concatenate(parts) for parts in zip(*(own["lanes"] for own in owns), strict=True)]
     members: list[Member] = []
     while arrays or not members:

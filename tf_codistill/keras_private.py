@@ -56,6 +56,12 @@ PRIVATE = (
     ),
     Private("keras.optimizers.Optimizer", "_clip_gradients", "clips as `apply` does, before replicas add up"),
     Private(
+        "keras.optimizers.Optimizer",
+        "_model_variables_moving_average",
+        "the averages of weights by which it replaces them at the end of `fit`",
+    ),
+    Private("keras.optimizers.Optimizer", "_trainable_variables", "whose averages these are"),
+    Private(
         "keras.optimizers.Adagrad", "_accumulators", "its sums of squares, to update single rows of them"
     ),
     Private(
@@ -217,6 +223,14 @@ def accumulator(adagrad: Any, variable: Any) -> Any:
         A Keras variable.
     """
     return adagrad._accumulators[index(adagrad, variable)]
+
+
+def averages(optimizer: Any) -> list[tuple[Any, Any]]:
+    """Each trainable weight with its moving average; none unless the optimizer makes some."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of one that scales the loss
+    if not optimizer.use_ema:
+        return []
+    return list(zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True))
 
 
 def index(optimizer: Any, variable: Any) -> int:

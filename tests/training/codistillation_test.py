@@ -8,11 +8,13 @@ import pytest
 import tensorflow as tf
 
 from tests.replicas import two_replicas
-from tf_codistill import losses, recurrent_state, schedules, weights
+from tests.toy_models import snapshots_in
+from tf_codistill import checkpoints, losses, recurrent_state, schedules, weights
 from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.teaching.snapshots import PeerExchange
+from tf_codistill.training.checkpoint.checkpointing import Checkpointing
 from tf_codistill.training.codistillation import CodistillationModel
 
 NUM_FEATURES, NUM_CLASSES, BATCH = 5, 4, 8
@@ -261,3 +263,28 @@ def test_a_teacher_normalises_by_the_moving_statistics_of_its_peer(tmp_path) -> 
     psi = losses.SoftCrossEntropy()(tf.nn.softmax(peer.student(x, training=False)), own)
     assert logs["distillation_loss"][0] == pytest.approx(float(psi), rel=1e-4)
     np.testing.assert_array_equal(teacher.layers[0].moving_mean, mean)
+
+
+def test_weights_averaged_by_the_optimizer_are_what_is_left_and_published(tmp_path) -> None:
+    """Keras's moving average (Polyak & Juditsky 1992), here from the weights of each step."""
+    exchange, directory = str(tmp_path / "exchange"), str(tmp_path / "checkpoints")
+    model = CodistillationModel(regression, PeerExchange(exchange, 0, 2, every_steps=4, wait=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.8), loss, jit_compile=False)
+    of_steps = []
+    noting = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: of_steps.append(model.student.get_weights())
+    )
+    saving = Checkpointing(directory, every_steps=None)
+    model.fit(batches(*examples(0, 6)), verbose=0, shuffle=False, callbacks=[noting, saving])
+    average = of_steps[0]
+    for now in of_steps[1:]:
+        average = [0.8 * before + 0.2 * weight for before, weight in zip(average, now, strict=True)]
+    assert np.abs(average[0] - of_steps[-1][0]).max() > 1e-3
+    _, shared, _ = checkpoints.read_latest(directory)
+    (*_, published) = snapshots_in(exchange, 0, model.student)
+    for found in (model.student.get_weights(), published.weights, checkpoints.served(shared)):
+        for one, expected in zip(found, average, strict=True):
+            np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-6)
+    for one, expected in zip(shared["weights"], of_steps[-1], strict=True):
+        np.testing.assert_array_equal(one, expected, "whoever goes on goes on from these")

@@ -94,7 +94,7 @@ def _read(source: str, index: int) -> Snapshot:
         arrays, lanes = weights.values(saved.weights), []
     else:
         _, shared, owns = checkpoints.read_latest(os.path.join(source, "checkpoints"))
-        arrays = shared["weights"]
+        arrays = checkpoints.served(shared)
         lanes = [np.concatenate(parts) for parts in zip(*(own["lanes"] for own in owns), strict=True)]
     num_bytes = sum(array.nbytes for array in arrays)
     return Snapshot(Ref(index), step=0, published_at=0.0, weights=arrays, states=lanes, num_bytes=num_bytes)

@@ -69,8 +69,7 @@ class PeerExchange(FrozenTeachers):
             every_steps: Optimizer steps between two exchanges, at least 1.
             topology: Who teaches whom, see `exchange.topology.teachers_of`.
             precision: How snapshots and teachers hold weights, one of `exchange.precision.PRECISIONS`.
-            statistics: What teachers' batch normalization uses: ``"moving"`` means and variances, which lag
-                behind the weights while the learning rate is high, or those of the ``"batch"``.
+            statistics: Of teachers' batch normalization, one of `frozen.STATISTICS`; see `batch_statistics`.
             peer_model_fns: Makes the models of groups with another architecture, by group; outputs are alike.
             keep: How many of this group's newest snapshots stay.
             min_age_secs: Age in seconds before an older one goes; if not given, three intervals.

@@ -1,6 +1,7 @@
 """All that training depends on, as arrays and back.
 
-shared    weights        of each student, in order, as they would be served
+shared    weights        of each student, in order
+          served         the same with the averages that the optimizer makes of them; empty if it makes none
           optimizer
           teachers       of the teaching
 own       replicas       what each replica holds apart: batch statistics, random generators, batches seen
@@ -18,7 +19,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from tf_codistill import recurrent_state, weights
+from tf_codistill import keras_private, recurrent_state, weights
 
 Replicas = list[np.ndarray]
 """Values of a variable on the replicas of this worker, [replicas, ...], for each variable."""
@@ -38,6 +39,7 @@ def of(model: Any, metrics: Replicas | None = None) -> tuple[dict[str, Any], dic
     model.statistics.average()
     shared = {
         "weights": model.statistics.values([one for student in model.students for one in student.weights]),
+        "served": _served(model),
         "optimizer": weights.values(model.optimizer.variables),
         "teachers": teachers,
     }
@@ -48,6 +50,12 @@ def of(model: Any, metrics: Replicas | None = None) -> tuple[dict[str, Any], dic
         "teacher_lanes": teacher_lanes,
     }
     return shared, own
+
+
+def _served(model: Any) -> list[np.ndarray]:
+    averages = {id(weight): average for weight, average in keras_private.averages(model.optimizer)}
+    held = [averages.get(id(weight), weight) for student in model.students for weight in student.weights]
+    return model.statistics.values(held) if averages else []
 
 
 def metrics_of(model: Any) -> Replicas:

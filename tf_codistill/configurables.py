@@ -37,7 +37,7 @@ MAY_CHANGE = (
     *("PeerExchange.directory", "PeerExchange.keep", "PeerExchange.min_age_secs", "PeerExchange.max_bytes"),
     # they may have moved; that they hold the same documents, rows and images is checked
     *("LanguageTask.corpus_dir", "ClickTask.data_dir", "ImageTask.data_dir"),
-    *("ClickTask.held_out", "ImageTask.held_out", "ImageTask.num_threads"),
+    *("LanguageTask.held_out", "ClickTask.held_out", "ImageTask.held_out", "ImageTask.num_threads"),
     *("steps_of_run.num_epochs", "steps_of_run.multiple_of"),  # only how long it is
 )
 """What may be other than when a run began."""

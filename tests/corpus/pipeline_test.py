@@ -83,6 +83,22 @@ def test_held_out_pages_stay_held_out_under_another_budget(tmp_path: Path, wet_f
     assert set(documents(str(tmp_path / "some"), "train")) < set(documents(str(tmp_path / "all"), "train"))
 
 
+def test_a_test_split_comes_out_of_training(tmp_path: Path, wet_files: list[str]) -> None:
+    prepare(wet_files, str(tmp_path / "without"), SETTINGS)
+    settings = dataclasses.replace(SETTINGS, test_share=0.3, max_validation_tokens=800)
+    mark = prepare(wet_files, str(tmp_path / "with"), settings)
+    assert 300 < mark["splits"]["test"]["num_tokens"] <= 800
+    assert mark["counts"]["read"] == mark["counts"]["kept"] + sum(mark["counts"]["dropped"].values())
+    found = {
+        split: set(documents(str(tmp_path / "with"), split)) for split in ("train", "validation", "test")
+    }
+    before = {split: set(documents(str(tmp_path / "without"), split)) for split in ("train", "validation")}
+    assert found["validation"] <= before["validation"]
+    assert found["train"] < before["train"]
+    assert found["test"] <= before["train"] - found["train"]
+    assert prepare(wet_files, str(tmp_path / "with"), settings) == mark
+
+
 def test_same_input_gives_same_bytes_in_any_order(tmp_path: Path, wet_files: list[str]) -> None:
     prepare(wet_files, str(tmp_path / "first"), SETTINGS)
     prepare(wet_files[::-1], str(tmp_path / "second"), SETTINGS)
@@ -278,6 +294,8 @@ def test_a_damaged_file_is_read_again_if_it_was_mended_or_is_to_be_kept(
         ({"num_shards": True}, "num_shards is True; expected a whole number"),
         ({"num_shards": None}, "num_shards is None; expected a whole number"),
         ({"validation_share": "a"}, "validation_share is 'a'"),
+        ({"test_share": 0.8}, "test_share is 0.8; expected 0 to less than what validation_share leaves, 0.8"),
+        ({"test_share": -0.1}, "test_share is -0.1"),
         ({"max_unreadable_share": "a"}, "max_unreadable_share is 'a'"),
     ],
 )
@@ -290,6 +308,7 @@ def test_settings_without_sense_are_refused(changes: dict[str, Any], message: st
     ("changes", "message"),
     [
         ({"validation_share": 1e-9}, "validation split would be empty"),
+        ({"test_share": 1e-9}, "test split would be empty.*another test_share"),
         ({"max_tokens": 5}, "train split would be empty.*max_tokens = 5"),
         ({"filters": (lambda document: "nothing_pleases",)}, "nothing_pleases.*66"),
         ({"num_pieces": 20_000}, "num_pieces = 20000"),

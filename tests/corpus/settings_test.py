@@ -24,6 +24,18 @@ def test_the_held_out_share_is_kept() -> None:
     assert 0.22 < parts.count(3) / 2000 < 0.28
 
 
+def test_a_test_split_takes_nothing_from_validation() -> None:
+    keys = [hashlib.sha256(b"%d" % number).digest() for number in range(2000)]
+    without = CorpusSettings(num_shards=3, validation_share=0.25)
+    settings = dataclasses.replace(without, test_share=0.5)
+    assert settings.splits == {"train": range(3), "validation": range(3, 4), "test": range(4, 5)}
+    assert (settings.num_parts, without.num_parts) == (5, 4)
+    parts = [settings.part(key) for key in keys]
+    assert 0.46 < parts.count(4) / 2000 < 0.54
+    for part, before in zip(parts, map(without.part, keys), strict=True):
+        assert part in ((3,) if before == 3 else (before, 4))
+
+
 def test_what_does_not_change_pages_does_not_make_them_read_again() -> None:
     settings = CorpusSettings()
     same = dataclasses.replace(settings, num_pieces=100, max_tokens=5, max_learning_characters=10)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import toy_texts
+from tests import toy_corpora, toy_texts
 from tests.toy_experiments import VOCABULARY_SIZE, toy_model, toy_task, write_language_corpus
 from tf_codistill import batches, files, tokens
 from tf_codistill.models.language_model import LanguageModel
@@ -65,6 +65,17 @@ def test_validation_is_the_same_for_everybody_and_in_order(corpus: str) -> None:
     windows = [element.data[1].numpy() for element in stream.dataset(num_steps=stream.steps_per_epoch)]
     lanes = np.concatenate(windows, axis=1)
     np.testing.assert_array_equal(lanes.ravel(), split.gather(np.arange(lanes.size)))
+
+
+def test_a_test_split_is_evaluated_in_the_place_of_validation(corpus: str, tmp_path: pathlib.Path) -> None:
+    documents = toy_corpora.numbered_documents([30] * 8)
+    directory = toy_corpora.write_corpus(str(tmp_path), documents, vocabulary_size=300, split="test")
+    stream = toy_task(directory, held_out="test").validation()
+    assert stream.units_per_epoch > 0
+    with pytest.raises(ValueError, match="split 'test' is not in corpus .*; it has train, validation"):
+        toy_task(corpus, held_out="test").validation()
+    with pytest.raises(ValueError, match="held_out is 'train'; expected one of validation, test"):
+        toy_task(corpus, held_out="train")
 
 
 def test_a_group_may_have_a_model_of_its_own(corpus: str) -> None:

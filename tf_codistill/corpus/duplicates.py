@@ -139,7 +139,7 @@ class DuplicatesStage(Stage):
         repeats = order[1:][is_repeat]
         parts = entries["part"][repeats]
         repeats = repeats[np.lexsort((places[repeats], parts))]
-        sizes = np.bincount(parts, minlength=self.settings.num_shards + 1) * _REPEAT.itemsize
+        sizes = np.bincount(parts, minlength=self.settings.num_parts) * _REPEAT.itemsize
         stretches.write(self.path(task, ".repeats"), sizes, [places[repeats].astype(_REPEAT).tobytes()])
         advance(self.sizes()[task])
         return {"paragraphs": len(entries), "repeats": len(repeats)}

@@ -43,10 +43,10 @@ SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
 
 # What may lie in the directory of an unfinished corpus, whole or on its way; and in that of the work.
-_SHARD = rf"(?:train|validation)-\d{{5}}-of-\d{{5}}(?:{'|'.join(map(re.escape, writing.ENDINGS))})"
+_SHARD = rf"(?:train|validation|test)-\d{{5}}-of-\d{{5}}(?:{'|'.join(map(re.escape, writing.ENDINGS))})"
 _FILE = "|".join([_SHARD, *map(re.escape, (tokens.TOKENIZER, SETTINGS, files.MANIFEST, *FILES))])
 _PROBE = r"\.probe-[0-9a-f]{32}"
-_OWN = re.compile(rf"(?:{_FILE}|train-\d{{5}}|validation|{_PROBE})(?:\.[0-9a-f]{{32}}\.partial)?")
+_OWN = re.compile(rf"(?:{_FILE}|train-\d{{5}}|validation|test|{_PROBE})(?:\.[0-9a-f]{{32}}\.partial)?")
 _WORK = re.compile(rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{_PROBE}.*")
 _WORK_VERSION = 4  # counts up when the results of a stage change although its settings do not
 
@@ -167,9 +167,7 @@ def _prepare(
     key = fingerprint(key, settings.num_pieces, settings.max_learning_characters, _checksum(tokenizer))
     pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
     key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.sources))
-    num_documents = {
-        split: sum(facts[split] for facts in read_facts.values()) for split in ("train", "validation")
-    }
+    num_documents = {split: sum(facts[split] for facts in read_facts.values()) for split in settings.splits}
     write_dir, wet_files = files.join(work_dir, f"write-{key}"), tuple(read.sources)
     write = writing.WriteStage(write_dir, settings, kept, pieces, output_dir, num_documents, wet_files)
     write_facts = stages.run(write, engine)
@@ -248,25 +246,25 @@ def _check_read(read: ReadStage, facts: Facts) -> None:
         number = f"{len(failures)} of {len(read.sources)} WET files cannot be read, or not to their end; "
         raise ValueError((number if len(failures) > 1 else "") + failures[0])
     sums = counts.of_reading(facts)
-    for split in ("train", "validation"):
+    for split in read.settings.splits:
         if not sum(task[split] for task in facts.values()):
             raise ValueError(
                 f"the {split} split would be empty: of {sums['read']} documents read, dropped were "
                 f"{dict(sums['dropped']) or 'none'}; use more WET files, other filters or another "
-                "validation_share"
+                f"{'test' if split == 'test' else 'validation'}_share"
             )
 
 
 def _check_written(write: writing.WriteStage, facts: Facts) -> None:
-    limits = {"train": "max_tokens", "validation": "max_validation_tokens"}
     for split, tasks in write.splits().items():
         if not any(facts[task]["shard"]["num_documents"] for task in tasks):
             dropped = collections.Counter[str]()
             for task in tasks:
                 dropped.update(facts[task]["dropped"])
+            limit = "max_tokens" if split == "train" else "max_validation_tokens"
             raise ValueError(
-                f"the {split} split would be empty: dropped were {dict(dropped)} with {limits[split]} = "
-                f"{getattr(write.settings, limits[split])} for {len(tasks)} token shards; allow more tokens "
+                f"the {split} split would be empty: dropped were {dict(dropped)} with {limit} = "
+                f"{getattr(write.settings, limit)} for {len(tasks)} token shards; allow more tokens "
                 "or use more WET files"
             )
 

@@ -170,17 +170,16 @@ class ReadStage(Stage):
             except _UnreadableError as error:
                 files.write(self.path(task, _FAILED), str(error).encode("utf-8"))
                 return None
-            kept.write(self.path(task, DOCUMENTS), self.settings.num_shards + 1)
+            kept.write(self.path(task, DOCUMENTS), self.settings.num_parts)
             num_hashes = hashes.write(self.path(task, ParagraphHashes.ENDING))
         files.remove(self.path(task, _FAILED))
-        held_out = kept.num_documents[self.settings.num_shards]
+        number = kept.num_documents
         return {
             "bytes": source.num_bytes,
             "sha256": source.digest.hexdigest(),
             "counts": counts.facts(),
             "cut_off_at": counts.cut_off_at,
-            "train": kept.num_documents.total() - held_out,
-            "validation": held_out,
+            **{split: sum(number[part] for part in parts) for split, parts in self.settings.splits.items()},
             "paragraphs": num_hashes,
         }
 

@@ -34,9 +34,10 @@ class CorpusSettings:
         min_duplicate_characters: Shorter paragraphs may occur any number of times, as in dialogue.
         num_shards: Number of token shards of the training split.
         validation_share: Share of the documents held out, above 0 and below 1, by a hash of the address.
+        test_share: Share held out for a test as well, 0 for none; what is held out for validation stays.
         max_tokens: Most tokens in the training split, in equal shares for its shards, None for no limit;
             documents beyond are counted as ``over_max_tokens``.
-        max_validation_tokens: The same for the validation split.
+        max_validation_tokens: The same for each of the splits that are held out.
         max_learning_characters: Word pieces are learned from at most this many characters of training text.
         max_unreadable_share: The preparation stops before learning when a larger share of the WET files
             cannot be read, or not to their end.
@@ -53,6 +54,7 @@ class CorpusSettings:
     min_duplicate_characters: int = 100
     num_shards: int = 4
     validation_share: float = 0.02
+    test_share: float = 0.0
     max_tokens: int | None = None
     max_validation_tokens: int | None = None
     max_learning_characters: int = 20_000_000
@@ -63,6 +65,11 @@ class CorpusSettings:
         share: Any = self.validation_share
         if not isinstance(share, float) or not 0.0 < share < 1.0:
             raise ValueError(f"validation_share is {share!r}; expected more than 0 and less than 1, as 0.02")
+        test: Any = self.test_share
+        if not isinstance(test, int | float) or not 0.0 <= test < 1.0 - share:
+            raise ValueError(
+                f"test_share is {test!r}; expected 0 to less than what validation_share leaves, {1.0 - share}"
+            )
         share = self.max_unreadable_share
         if not isinstance(share, int | float) or not 0.0 <= share < 1.0:
             raise ValueError(f"max_unreadable_share is {share!r}; expected 0 to less than 1, as 0.1")
@@ -90,7 +97,19 @@ class CorpusSettings:
         """
         names = ("filters", "duplicates", "min_duplicate_characters", "num_shards", "validation_share")
         values = self.describe()
-        return {name: values[name] for name in names}
+        return {name: values[name] for name in (*names, "test_share")}
+
+    @property
+    def splits(self) -> dict[str, range]:
+        """The numbers of the token shards of each split."""
+        held_out = ("validation", "test") if self.test_share else ("validation",)
+        numbers = {name: range(number, number + 1) for number, name in enumerate(held_out, self.num_shards)}
+        return {"train": range(self.num_shards), **numbers}
+
+    @property
+    def num_parts(self) -> int:
+        """Number of token shards of all splits."""
+        return sum(map(len, self.splits.values()))
 
     def part(self, key: bytes) -> int:
         """The number of the token shard that a document belongs to.
@@ -99,8 +118,11 @@ class CorpusSettings:
             key: Its key, see `reading`.
 
         Returns:
-            0 to ``num_shards - 1`` for training, ``num_shards`` for validation.
+            0 to ``num_shards - 1`` for training, ``num_shards`` for validation, the next for a test.
         """
-        if int.from_bytes(key[24:32], "big") < int(self.validation_share * (1 << 64)):
+        place = int.from_bytes(key[24:32], "big")
+        if place < int(self.validation_share * (1 << 64)):
             return self.num_shards
+        if place < int((self.validation_share + self.test_share) * (1 << 64)):
+            return self.num_shards + 1
         return int.from_bytes(key[:8], "big") * self.num_shards >> 64

@@ -176,7 +176,7 @@ class WriteStage(Stage):
 
     def splits(self) -> dict[str, list[str]]:
         """Names of the tasks of each split, in order."""
-        names: dict[str, list[str]] = {"train": [], "validation": []}
+        names: dict[str, list[str]] = {split: [] for split in self.settings.splits}
         for task, (split, _, _) in self._shards().items():
             names[split].append(task)
         return names
@@ -187,14 +187,16 @@ class WriteStage(Stage):
 
     def _shards(self) -> dict[str, tuple[str, int, int]]:
         """Split, number and number of shards by task."""
-        number = self.settings.num_shards
-        shards = {f"train-{index:05d}": ("train", index, number) for index in range(number)}
-        return {**shards, "validation": ("validation", 0, 1)}
+        return {
+            f"train-{index:05d}" if split == "train" else split: (split, index, len(parts))
+            for split, parts in self.settings.splits.items()
+            for index in range(len(parts))
+        }
 
     def _write(self, task: str, directory: str, advance: Advance) -> dict[str, Any]:
         tokenizer = open_tokenizer(self.tokenizer)
         split, index, num_shards = self._shards()[task]
-        part = index if split == "train" else self.settings.num_shards
+        part = self.settings.splits[split][index]
         limit = self.settings.max_tokens if split == "train" else self.settings.max_validation_tokens
         most = sys.maxsize if limit is None else limit // num_shards
         dropped: collections.Counter[str] = collections.Counter()

@@ -24,6 +24,9 @@ import tensorflow as tf
 from tf_codistill import files, weights
 from tf_codistill.batches import Stream
 
+HELD_OUT = ("validation", "test")
+"""Parts of the data that nobody trains on: to choose settings by, and to look at once."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:

@@ -23,9 +23,8 @@ from tf_codistill.inputs.order import SWITCHES, Order
 from tf_codistill.tables import shards
 from tf_codistill.tables.in_graph import InGraph
 from tf_codistill.tables.preprocessing import Preprocessing
-from tf_codistill.tasks.base import Part, Task
+from tf_codistill.tasks.base import HELD_OUT, Part, Task
 
-_HELD_OUT = ("validation", "test")
 _PREPROCESSING = "preprocessing"
 
 
@@ -80,7 +79,7 @@ class ClickTask(Task):
 
     def __post_init__(self) -> None:
         settings.check_types(self)
-        for name, choices in (("data", SWITCHES), ("held_out", _HELD_OUT)):
+        for name, choices in (("data", SWITCHES), ("held_out", HELD_OUT)):
             if getattr(self, name) not in choices:
                 expected = ", ".join(map(repr, choices))
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {expected}")

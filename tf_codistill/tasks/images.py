@@ -26,9 +26,8 @@ from tf_codistill.inputs.images import decoding
 from tf_codistill.inputs.images.sources import ImageData, open_images
 from tf_codistill.inputs.images.stream import HeldOutImages, ImageStream
 from tf_codistill.inputs.order import SWITCHES, Order
-from tf_codistill.tasks.base import Part, Task, mean_of_logits
+from tf_codistill.tasks.base import HELD_OUT, Part, Task, mean_of_logits
 
-_HELD_OUT = ("validation", "test")
 _TOP = 5
 
 
@@ -79,7 +78,7 @@ class ImageTask(Task):
         for name, choices in (
             ("augmentation", decoding.AUGMENTATIONS),
             ("data", SWITCHES),
-            ("held_out", _HELD_OUT),
+            ("held_out", HELD_OUT),
         ):
             if getattr(self, name) not in choices:
                 expected = ", ".join(map(repr, choices))

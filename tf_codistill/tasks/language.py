@@ -20,7 +20,7 @@ from tf_codistill import settings, trained
 from tf_codistill.batches import Stream
 from tf_codistill.inputs import language, mixture
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.tasks.base import Part, Served, Task, mean_of_logits
+from tf_codistill.tasks.base import HELD_OUT, Part, Served, Task, mean_of_logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,7 @@ class LanguageTask(Task):
         window_tokens: Tokens that a lane moves on in a step.
         data: ``same`` if all groups read all documents, each in its own order, or ``disjoint`` if each reads
             its own part (section 3.3.2 of Anil et al. 2018); of several students that read apart each does.
+        held_out: The split that is evaluated, ``validation`` or ``test``.
     """
 
     units: ClassVar[str] = "tokens"
@@ -80,9 +81,12 @@ class LanguageTask(Task):
     num_lanes: int = 64
     window_tokens: int = 32
     data: str = "disjoint"
+    held_out: str = "validation"
 
     def __post_init__(self) -> None:
         settings.check_types(self)
+        if self.held_out not in HELD_OUT:
+            raise ValueError(f"held_out is {self.held_out!r}; expected one of {', '.join(HELD_OUT)}")
 
     @property
     def batch_size(self) -> int:
@@ -106,7 +110,7 @@ class LanguageTask(Task):
 
     def validation(self) -> Stream:
         """The lanes of the held-out documents, in the order in which they are stored."""
-        return self._stream("validation", seed=0, shuffle=False)
+        return self._stream(self.held_out, seed=0, shuffle=False)
 
     def make_model(self, rows: int | None = None, group: int | None = None) -> keras.Model:
         """Makes a model."""

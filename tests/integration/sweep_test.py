@@ -9,9 +9,9 @@ import signal
 import numpy as np
 import pytest
 
-from tests.integration.programs import Programs, metrics, pids_of
+from tests.integration.programs import Programs, log_of, metrics, pids_of
 from tests.toy_tables import EXPERIMENT, write_table
-from tf_codistill import run_matrix
+from tf_codistill import checkpoints, run_matrix, runs
 from tf_codistill.sweeps import results
 from tf_codistill.sweeps.summary import Summary
 
@@ -21,7 +21,7 @@ Sweep.seeds = [1]
 Sweep.measured_with = ["ClickTask.held_out = 'test'"]
 lone/Setting.gin_files = ['{place}/toy.gin']
 slow/Setting.gin_files = ['{place}/toy.gin']
-slow/Setting.bindings = ['keras.optimizers.SGD.learning_rate = 0.01']
+slow/Setting.bindings = ['keras.optimizers.SGD.learning_rate = 0.01', 'Experiment.num_steps = 600']
 """
 MORE = """
 Sweep.seeds = [1, 2]
@@ -47,17 +47,20 @@ def flags(place: pathlib.Path) -> list[str]:
 def test_killed_and_continued_it_tells_what_the_runs_have_written(
     programs: Programs, place: pathlib.Path
 ) -> None:
+    workdir = place / "out" / "slow" / "seed_1"
     with programs.started("sweep", *flags(place)) as running:
-        running.wait_until(lambda: bool(run_matrix.rows(str(place / "out"))))
+        saved = runs.checkpoints_dir(str(workdir), 0)
+        running.wait_until(lambda: os.path.isdir(saved) and checkpoints.committed_steps(saved) != [])
         os.kill(running.pid, signal.SIGKILL)
         running.wait()
-    for pid in pids_of(place / "out" / "slow" / "seed_1"):
-        os.kill(pid, signal.SIGKILL)
+    for pid in pids_of(workdir):
+        os.kill(pid, signal.SIGKILL)  # and with it `launch`, which would go on
     written = programs.succeed("sweep", *flags(place))
     found = results.read(str(place / "out" / "results.jsonl"))
     assert [(one.setting, one.seed) for one in found] == [("lone", 1), ("slow", 1)]
     trained = [row["setting"] for row in run_matrix.rows(str(place / "out"))]
     assert trained == ["lone", "slow"], "what had ended is not trained again"
+    assert "resumed from step" in log_of(workdir, 0)
     for one in found:
         validations = metrics(place / "out" / one.setting / "seed_1", 0, "validation")
         assert one.curves[0].steps.tolist() == list(validations)

@@ -77,18 +77,23 @@ class Sweep:
                 raise ValueError(f"axes[{name!r}] is empty; expected the values to train with")
 
     def expected(self) -> list[Result]:
-        """The results that there are to be, without what will be known of them, seed by seed."""
+        """The results that there are to be, without what will be known of them.
+
+        Seed by seed, and ensembles after the setting of their members, so that these are trained side by
+        side.
+        """
         found = []
         for seed, combination in itertools.product(self.seeds, self._combinations()):
             for name, setting in self.settings.items():
-                found.append(self._expected(name, setting, combination, seed))
-            for name, of in self.ensembles.items():
-                one = self._expected(of, self.settings[of], combination, seed)
+                one = self._expected(name, setting, combination, seed)
                 members = [[one.setting, seed + more] for more in (0, SECOND_MEMBERS)]
-                setting_name = _named(name, combination)
-                found.append(
-                    dataclasses.replace(one, setting=setting_name, num_groups=len(members), members=members)
-                )
+                found += [one] + [
+                    dataclasses.replace(
+                        one, setting=_named(ensemble, combination), num_groups=2, members=members
+                    )
+                    for ensemble, of in self.ensembles.items()
+                    if of == name
+                ]
         return found
 
     def trials(self, expected: Sequence[Result], output_dir: str) -> list[Trial]:

@@ -40,8 +40,8 @@ HOW = f"if that is meant: {REWRITE}=1 python -m pytest tests/golden_test.py"
 def directory(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Holds toy data where the gin files say that theirs are."""
     directory = tmp_path_factory.mktemp("golden")
-    (directory / "runs" / "quickstart" / "corpus").mkdir(parents=True)
-    write_language_corpus(str(directory / "runs" / "quickstart" / "corpus" / "tokens"), num_documents=20)
+    for name in ("quickstart/corpus/tokens", "evidence/corpus_2m"):
+        write_language_corpus(str(directory / "runs" / name), num_documents=20)
     clicks = SyntheticClicks()
     (directory / "rows.txt").write_bytes(clicks.text(clicks.rows(0, 200)))
     for name in ("criteo", "synthetic", "flights"):

@@ -46,12 +46,21 @@ FLOORS = (
     ("training",),
     ("groups",),
     ("tasks",),
-    ("configurables", "evaluation", "launching", "reporting", "scoring", "generation", "run_matrix"),
+    (
+        "configurables",
+        "evaluation",
+        "launching",
+        "reporting",
+        "scoring",
+        "generation",
+        "run_matrix",
+        "planning",
+    ),
     ("experiment", "model_comparison"),
     ("program", "retraining", "sweeps"),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
     + ("prepare_images", "prepare_clicks", "make_clicks", "make_flights", "make_digits", "inspect_corpus")
-    + ("score", "generate", "export", "churn", "retrain", "sweep"),
+    + ("score", "generate", "export", "churn", "retrain", "sweep", "plan"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

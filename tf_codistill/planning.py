@@ -1,0 +1,231 @@
+"""What a plan takes, in steps, hours, bytes and dollars, from what a run of the same model has measured.
+
+    rates = measure("runs/two")
+    for way in ways(rates, Plan(num_groups=2, workers_per_group=8, share=0.75)): ...
+
+    one group                   S steps                     S (plain + other)
+    G groups                    r S steps, B of burn-in     B plain + (r S - B) taught + r S other
+    one group of all workers    S / G steps at best, with batches G times as large: where they still help
+                                S steps where they do not
+
+S is the number of steps that a lone group makes, r the share of them after which groups that codistil are as
+good (`Plan.share`), B the steps in which nobody is asked. A worker has the same part of a batch in all of
+them, so that a step takes what it took; what a larger all-reduce takes is left out, to the rival's advantage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from tf_codistill import files, runs
+
+_EVERY_STEPS = re.compile(r"^PeerExchange\.every_steps = (\d+)", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rates:
+    """What a run has measured; of several groups the slowest counts.
+
+    Attributes:
+        num_steps: Steps that a group has made.
+        plain_secs: Seconds of a step in which nobody is asked; None if there were none.
+        taught_secs: Seconds of a step with teachers; None if there were none.
+        other_secs: Seconds a step beside that: validation, checkpoints, the first step.
+        model_bytes: Size of the trained model.
+        every_steps: Steps between two exchanges; None for a run that does not exchange.
+    """
+
+    num_steps: int
+    plain_secs: float | None
+    taught_secs: float | None
+    other_secs: float
+    model_bytes: int
+    every_steps: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be trained, with what.
+
+    Attributes:
+        num_groups: Groups that codistil, G.
+        workers_per_group: Workers of each.
+        num_steps: Steps that a lone group needs, S.
+        share: Share of them that codistilling groups need, r.
+        burn_in_steps: Steps in which nobody is asked, B.
+        larger_batch_share: Share of them that one group needs with batches G times as large; None if that is
+            not known: then what is best, 1 / G, and what is worst, 1, are told.
+        every_steps: Steps between two exchanges.
+        dollars_per_hour: Price of a worker.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    num_groups: int
+    workers_per_group: int = 1
+    num_steps: int
+    share: float = 1.0
+    burn_in_steps: int = 0
+    larger_batch_share: float | None = None
+    every_steps: int = 50
+    dollars_per_hour: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            *(("num_groups", 2), ("workers_per_group", 1), ("num_steps", 1), ("every_steps", 1)),
+            *(("burn_in_steps", 0), ("dollars_per_hour", 0)),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        for name in ("share", "larger_batch_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value:
+                raise ValueError(f"{name} is {value}; expected more than 0, such as 0.75")
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """One way to the same quality.
+
+    Attributes:
+        name: What it is.
+        num_workers: Workers of all groups.
+        steps: Steps of each group.
+        hours: Until the last one.
+        exchanged_bytes: Snapshots written and read by all groups.
+        gradient_bytes: What each worker sends to others of its group, by a ring.
+        dollars: Price of all workers.
+    """
+
+    name: str
+    num_workers: int
+    steps: int
+    hours: float
+    exchanged_bytes: int
+    gradient_bytes: int
+    dollars: float
+
+
+def measure(workdir: str) -> Rates:
+    """Reads what a run has measured.
+
+    Args:
+        workdir: Directory of a run that has ended.
+
+    Returns:
+        Its rates.
+
+    Raises:
+        ValueError: There is no run, or none of its groups has come to an end.
+    """
+    found = [_measure(workdir, group) for group in runs.groups(workdir)]
+    ended = [one for one in found if one is not None]
+    if not ended:
+        raise ValueError(f"no group of a run in {workdir!r} has come to its end; plan from one that has")
+    return max(ended, key=lambda one: (one.taught_secs or 0.0) + (one.plain_secs or 0.0))
+
+
+def _measure(workdir: str, group: int) -> Rates | None:
+    path = runs.metrics_path(workdir, group)
+    train, ends = runs.read_metrics(path, "train"), runs.read_metrics(path, "end")
+    saved = runs.student_path(workdir, group)
+    if not train or not ends or not files.exists(saved):
+        return None
+    plain, taught = _secs_of_steps(train, is_taught=False), _secs_of_steps(train, is_taught=True)
+    medians = [statistics.median(secs) if secs else None for secs in (plain, taught)]
+    steps = int(ends[-1]["step"])
+    in_steps = sum((median or 0.0) * len(secs) for median, secs in zip(medians, (plain, taught), strict=True))
+    in_steps *= steps / max(1, len(plain) + len(taught))
+    every = _EVERY_STEPS.search(runs.bindings(workdir, group))
+    return Rates(
+        num_steps=steps,
+        plain_secs=medians[0],
+        taught_secs=medians[1],
+        other_secs=max(0.0, ends[-1]["elapsed_secs"] - in_steps) / steps,
+        model_bytes=files.size_bytes(saved),
+        every_steps=int(every.group(1)) if every else None,
+    )
+
+
+def _secs_of_steps(train: Sequence[dict[str, Any]], is_taught: bool) -> list[float]:
+    """Seconds of a step in each interval that consists of such steps alone, but for the first."""
+    found = []
+    for before, after in zip(train, train[1:], strict=False):
+        weights = {before.get("distillation_weight", 0.0) > 0, after.get("distillation_weight", 0.0) > 0}
+        if weights == {is_taught}:
+            steps = after["step"] - before["step"]
+            found.append((after["elapsed_secs"] - before["elapsed_secs"]) / steps)
+    return found
+
+
+def ways(rates: Rates, plan: Plan) -> list[Way]:
+    """The ways to the same quality, with what each takes.
+
+    Args:
+        rates: What was measured.
+        plan: What is to be trained.
+
+    Returns:
+        One group, groups that codistil, and one group of all workers.
+
+    Raises:
+        ValueError: The run had no steps of a kind that the plan has.
+    """
+    if rates.plain_secs is None or rates.taught_secs is None:
+        missing = "without" if rates.plain_secs is None else "with"
+        raise ValueError(
+            f"the run has no two log intervals {missing} teachers, so that it does not say how long such a "
+            "step takes; plan from a run of two groups with a burn-in"
+        )
+    steps = round(plan.share * plan.num_steps)
+    burn_in = min(plan.burn_in_steps, steps)
+    secs = burn_in * rates.plain_secs + (steps - burn_in) * rates.taught_secs + steps * rates.other_secs
+    # At each exchange each group writes one snapshot and reads those of all others.
+    snapshots = steps // plan.every_steps * plan.num_groups**2
+    name = f"one group, {plan.num_groups} x the workers and the batch"
+    known = plan.larger_batch_share
+    shares = {name: known} if known else {f"{name}, at best": 1 / plan.num_groups, f"{name}, at worst": 1.0}
+
+    def alone(name: str, workers: int, share: float = 1.0) -> Way:
+        steps = round(share * plan.num_steps)
+        secs = steps * ((rates.plain_secs or 0.0) + rates.other_secs)
+        return _way(rates, plan, name, 1, workers, steps, secs)
+
+    codistilling = _way(
+        rates, plan, f"{plan.num_groups} groups", plan.num_groups, plan.workers_per_group, steps, secs
+    )
+    return [
+        alone("one group", plan.workers_per_group),
+        dataclasses.replace(codistilling, exchanged_bytes=snapshots * rates.model_bytes),
+        *(alone(title, plan.num_groups * plan.workers_per_group, share) for title, share in shares.items()),
+    ]
+
+
+def _way(
+    rates: Rates, plan: Plan, name: str, num_groups: int, workers_per_group: int, steps: int, secs: float
+) -> Way:
+    workers, hours = num_groups * workers_per_group, secs / 3600
+    # In a ring each worker sends all parts of the gradient but one, twice (Patarasuk & Yuan 2009).
+    sent = round(2 * (workers_per_group - 1) / workers_per_group * rates.model_bytes) * steps
+    return Way(name, workers, steps, hours, 0, sent, hours * workers * plan.dollars_per_hour)
+
+
+def break_even_share(rates: Rates, plan: Plan, rival: Way) -> float:
+    """After which share of the lone group's steps codistillation has to be as good to be as fast as a rival.
+
+    Args:
+        rates: What was measured, with teachers and without.
+        plan: What is to be trained.
+        rival: Another way.
+
+    Returns:
+        The share, r; above 1 codistillation may even take more steps.
+    """
+    plain, taught = rates.plain_secs or 0.0, rates.taught_secs or 0.0
+    saved = plan.burn_in_steps * (taught - plain)  # what the burn-in saves
+    return (3600 * rival.hours + saved) / (taught + rates.other_secs) / plan.num_steps

@@ -12,12 +12,12 @@ import pytest
 
 from tf_codistill import planning, runs
 from tf_codistill.learning_curves import Curve
-from tf_codistill.planning import Plan, Rates
+from tf_codistill.planning import Rates, Scenario
 from tf_codistill.sweeps import results
 from tf_codistill.sweeps.results import Result
 
 RATES = Rates(100, plain_secs=0.2, taught_secs=0.3, other_secs=0.1, model_bytes=1000, every_steps=50)
-PLAN = Plan(num_groups=2, workers_per_group=4, num_steps=10_000, share=0.7, burn_in_steps=1000)
+SCENARIO = Scenario(num_groups=2, workers_per_group=4, num_steps=10_000, share=0.7, burn_in_steps=1000)
 
 
 def write_run(workdir: pathlib.Path, group: int = 0, slower: float = 1.0, has_ended: bool = True) -> None:
@@ -53,13 +53,13 @@ def test_rates_of_a_run(tmp_path: pathlib.Path) -> None:
 def test_a_plan_for_the_run_itself_takes_what_it_took(tmp_path: pathlib.Path) -> None:
     write_run(tmp_path)
     rates = planning.measure(str(tmp_path))
-    plan = Plan(num_groups=2, num_steps=100, burn_in_steps=40, every_steps=20)
-    (_, codistilling, *_) = planning.ways(rates, plan)
+    scenario = Scenario(num_groups=2, num_steps=100, burn_in_steps=40, every_steps=20)
+    (_, codistilling, *_) = planning.ways(rates, scenario)
     assert codistilling.hours * 3600 == pytest.approx(5 + 3 * 2.0 + 6 * 3.0 + 2.0, rel=0.03)
 
 
 def test_ways_by_hand() -> None:
-    alone, groups, best, worst = planning.ways(RATES, dataclasses.replace(PLAN, dollars_per_hour=2.0))
+    alone, groups, best, worst = planning.ways(RATES, dataclasses.replace(SCENARIO, dollars_per_hour=2.0))
     assert (alone.num_workers, alone.steps) == (4, 10_000)
     assert alone.hours == pytest.approx(10_000 * 0.3 / 3600)
     assert alone.dollars == pytest.approx(alone.hours * 4 * 2.0)
@@ -71,14 +71,14 @@ def test_ways_by_hand() -> None:
     assert (best.num_workers, best.steps, worst.steps) == (8, 5000, 10_000)
     assert best.gradient_bytes == 1750 * 5000
     assert worst.hours == pytest.approx(alone.hours)
-    (_, _, known) = planning.ways(RATES, dataclasses.replace(PLAN, larger_batch_share=0.6))
+    (_, _, known) = planning.ways(RATES, dataclasses.replace(SCENARIO, larger_batch_share=0.6))
     assert known.steps == 6000
 
 
 def test_at_the_share_that_breaks_even_both_take_as_long() -> None:
-    for rival in planning.ways(RATES, PLAN)[::2]:
-        share = planning.break_even_share(RATES, PLAN, rival)
-        groups = planning.ways(RATES, dataclasses.replace(PLAN, share=share))[1]
+    for rival in planning.ways(RATES, SCENARIO)[::2]:
+        share = planning.break_even_share(RATES, SCENARIO, rival)
+        groups = planning.ways(RATES, dataclasses.replace(SCENARIO, share=share))[1]
         assert groups.hours == pytest.approx(rival.hours, rel=1e-3)
 
 
@@ -93,14 +93,14 @@ def test_at_the_share_that_breaks_even_both_take_as_long() -> None:
 )
 def test_what_is_refused(changes: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        dataclasses.replace(PLAN, **changes)
+        dataclasses.replace(SCENARIO, **changes)
 
 
 def test_a_run_that_does_not_say_enough_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="no group of a run in .* has come to its end"):
         planning.measure(str(tmp_path))
     with pytest.raises(ValueError, match="no two log intervals with teachers"):
-        planning.ways(dataclasses.replace(RATES, taught_secs=None), PLAN)
+        planning.ways(dataclasses.replace(RATES, taught_secs=None), SCENARIO)
 
 
 def test_the_program_takes_the_share_from_a_sweep(tmp_path: pathlib.Path) -> None:

@@ -41,7 +41,7 @@ def main() -> None:
     if not program.WORKDIR.value:
         raise ValueError("--workdir is not set; name a run of two groups to plan from")
     rates = planning.measure(program.WORKDIR.value)
-    plan = planning.Plan(
+    scenario = planning.Scenario(
         num_groups=_NUM_GROUPS.value,
         workers_per_group=_WORKERS.value,
         num_steps=_NUM_STEPS.value or rates.num_steps,
@@ -52,9 +52,9 @@ def main() -> None:
         dollars_per_hour=_DOLLARS.value,
     )
     rows = []
-    for way in planning.ways(rates, plan):
+    for way in planning.ways(rates, scenario):
         gigabytes = (f"{size / 1e9:,.3f}" for size in (way.exchanged_bytes, way.gradient_bytes))
-        even = "" if way.exchanged_bytes else f"{planning.break_even_share(rates, plan, way):.2f}"
+        even = "" if way.exchanged_bytes else f"{planning.break_even_share(rates, scenario, way):.2f}"
         cells = [way.name, str(way.num_workers), f"{way.steps:,}", f"{way.hours:,.2f}", *gigabytes]
         rows.append([*cells, f"{way.dollars:,.2f}", even])
     print(reporting.table(_COLUMNS, rows))

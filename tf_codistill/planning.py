@@ -1,7 +1,7 @@
 """What a plan takes, in steps, hours, bytes and dollars, from what a run of the same model has measured.
 
     rates = measure("runs/two")
-    for way in ways(rates, Plan(num_groups=2, workers_per_group=8, share=0.75)): ...
+    for way in ways(rates, Scenario(num_groups=2, workers_per_group=8, share=0.75)): ...
 
     one group                   S steps                     S (plain + other)
     G groups                    r S steps, B of burn-in     B plain + (r S - B) taught + r S other
@@ -9,7 +9,7 @@
                                 S steps where they do not
 
 S is the number of steps that a lone group makes, r the share of them after which groups that codistil are as
-good (`Plan.share`), B the steps in which nobody is asked. A worker has the same part of a batch in all of
+good (`Scenario.share`), B the steps in which nobody is asked. A worker has the same part of a batch in all of
 them, so that a step takes what it took; what a larger all-reduce takes is left out, to the rival's advantage.
 """
 
@@ -48,7 +48,7 @@ class Rates:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Scenario:
     """What is to be trained, with what.
 
     Attributes:
@@ -163,12 +163,12 @@ def _secs_of_steps(train: Sequence[dict[str, Any]], is_taught: bool) -> list[flo
     return found
 
 
-def ways(rates: Rates, plan: Plan) -> list[Way]:
+def ways(rates: Rates, scenario: Scenario) -> list[Way]:
     """The ways to the same quality, with what each takes.
 
     Args:
         rates: What was measured.
-        plan: What is to be trained.
+        scenario: What is to be trained.
 
     Returns:
         One group, groups that codistil, and one group of all workers.
@@ -182,50 +182,49 @@ def ways(rates: Rates, plan: Plan) -> list[Way]:
             f"the run has no two log intervals {missing} teachers, so that it does not say how long such a "
             "step takes; plan from a run of two groups with a burn-in"
         )
-    steps = round(plan.share * plan.num_steps)
-    burn_in = min(plan.burn_in_steps, steps)
+    steps, num_groups, workers = (
+        round(scenario.share * scenario.num_steps),
+        scenario.num_groups,
+        scenario.workers_per_group,
+    )
+    burn_in = min(scenario.burn_in_steps, steps)
     secs = burn_in * rates.plain_secs + (steps - burn_in) * rates.taught_secs + steps * rates.other_secs
     # At each exchange each group writes one snapshot and reads those of all others.
-    snapshots = steps // plan.every_steps * plan.num_groups**2
-    name = f"one group, {plan.num_groups} x the workers and the batch"
-    known = plan.larger_batch_share
-    shares = {name: known} if known else {f"{name}, at best": 1 / plan.num_groups, f"{name}, at worst": 1.0}
+    snapshots = steps // scenario.every_steps * num_groups**2
+    larger = f"one group, {num_groups} x the workers and the batch"
+    shares = {f"{larger}, at best": 1 / num_groups, f"{larger}, at worst": 1.0}
+    if scenario.larger_batch_share is not None:
+        shares = {larger: scenario.larger_batch_share}
 
-    def alone(name: str, workers: int, share: float = 1.0) -> Way:
-        steps = round(share * plan.num_steps)
-        secs = steps * ((rates.plain_secs or 0.0) + rates.other_secs)
-        return _way(rates, plan, name, 1, workers, steps, secs)
+    def way(name: str, groups: int, each: int, steps: int, secs: float) -> Way:
+        # In a ring each worker sends all parts of the gradient but one, twice (Patarasuk & Yuan 2009).
+        sent = round(2 * (each - 1) / each * rates.model_bytes) * steps
+        dollars = secs / 3600 * groups * each * scenario.dollars_per_hour
+        return Way(name, groups * each, steps, secs / 3600, 0, sent, dollars)
 
-    codistilling = _way(
-        rates, plan, f"{plan.num_groups} groups", plan.num_groups, plan.workers_per_group, steps, secs
-    )
+    def alone(name: str, each: int, share: float) -> Way:
+        steps = round(share * scenario.num_steps)
+        return way(name, 1, each, steps, steps * ((rates.plain_secs or 0.0) + rates.other_secs))
+
+    codistilling = way(f"{num_groups} groups", num_groups, workers, steps, secs)
     return [
-        alone("one group", plan.workers_per_group),
+        alone("one group", workers, 1.0),
         dataclasses.replace(codistilling, exchanged_bytes=snapshots * rates.model_bytes),
-        *(alone(title, plan.num_groups * plan.workers_per_group, share) for title, share in shares.items()),
+        *(alone(name, num_groups * workers, share) for name, share in shares.items()),
     ]
 
 
-def _way(
-    rates: Rates, plan: Plan, name: str, num_groups: int, workers_per_group: int, steps: int, secs: float
-) -> Way:
-    workers, hours = num_groups * workers_per_group, secs / 3600
-    # In a ring each worker sends all parts of the gradient but one, twice (Patarasuk & Yuan 2009).
-    sent = round(2 * (workers_per_group - 1) / workers_per_group * rates.model_bytes) * steps
-    return Way(name, workers, steps, hours, 0, sent, hours * workers * plan.dollars_per_hour)
-
-
-def break_even_share(rates: Rates, plan: Plan, rival: Way) -> float:
+def break_even_share(rates: Rates, scenario: Scenario, rival: Way) -> float:
     """After which share of the lone group's steps codistillation has to be as good to be as fast as a rival.
 
     Args:
         rates: What was measured, with teachers and without.
-        plan: What is to be trained.
+        scenario: What is to be trained.
         rival: Another way.
 
     Returns:
         The share, r; above 1 codistillation may even take more steps.
     """
     plain, taught = rates.plain_secs or 0.0, rates.taught_secs or 0.0
-    saved = plan.burn_in_steps * (taught - plain)  # what the burn-in saves
-    return (3600 * rival.hours + saved) / (taught + rates.other_secs) / plan.num_steps
+    saved = scenario.burn_in_steps * (taught - plain)  # what the burn-in saves
+    return (3600 * rival.hours + saved) / (taught + rates.other_secs) / scenario.num_steps

@@ -23,8 +23,10 @@ def brew(kind: str, minutes: int = 3) -> tuple[str, int]:
     return kind, minutes
 
 
-_SUGAR = flags.DEFINE_integer("program_test_sugar", 0, "Lumps.")
-_MILK = flags.DEFINE_multi_string("program_test_milk", [], "Kinds.")
+# Apart from those of programs that other tests import, some of which have to be given.
+_FLAGS = flags.FlagValues()
+_SUGAR = flags.DEFINE_integer("program_test_sugar", 0, "Lumps.", flag_values=_FLAGS)
+_MILK = flags.DEFINE_multi_string("program_test_milk", [], "Kinds.", flag_values=_FLAGS)
 
 
 def parse(*bindings: str, gin_files: tuple[str, ...] = ()) -> None:
@@ -290,7 +292,7 @@ def _run(directory: pathlib.Path, *arguments: str) -> subprocess.CompletedProces
 
 def test_a_flag_that_would_have_no_effect_is_told() -> None:
     program.require("with tea", False, _SUGAR, _MILK)
-    flags.FLAGS(["test", "--program_test_milk=oat", "--program_test_sugar=0"])
+    _FLAGS(["test", "--program_test_milk=oat", "--program_test_sugar=0"])
     program.require("with tea", True, _SUGAR, _MILK)
     with pytest.raises(ValueError, match="--program_test_sugar has an effect only with tea; see to that"):
         program.require("with tea", False, _SUGAR, _MILK)

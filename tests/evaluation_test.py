@@ -132,11 +132,13 @@ def test_a_hopeless_model_has_a_finite_perplexity(task: LanguageTask, stream: St
     assert np.isfinite(row["perplexity"])
 
 
-def save_checkpoint(workdir: str, model: keras.Model, lanes: list[np.ndarray]) -> str:
+def save_checkpoint(
+    workdir: str, model: keras.Model, lanes: list[np.ndarray], averages: keras.Model | None = None
+) -> str:
     directory = runs.checkpoints_dir(workdir, 1)
-    checkpoints.Checkpoints(directory).save(
-        500, {"weights": weights.values(model.weights)}, {"lanes": lanes}, {}
-    )
+    served = weights.values(averages.weights) if averages else []
+    shared = {"weights": weights.values(model.weights), "served": served}
+    checkpoints.Checkpoints(directory).save(500, shared, {"lanes": lanes}, {})
     return directory
 
 
@@ -148,6 +150,14 @@ def test_a_member_from_a_checkpoint(tmp_path: pathlib.Path, task: LanguageTask) 
     (found,) = evaluation.evaluate(task, {"": member}).values()
     (expected,) = evaluation.evaluate(task, {"": evaluation.Member(model, lanes)}).values()
     assert found == pytest.approx(expected)
+
+
+def test_averages_of_weights_are_evaluated(tmp_path: pathlib.Path, task: LanguageTask) -> None:
+    averages = language_model(9)
+    save_checkpoint(str(tmp_path), language_model(), lanes_of(7), averages)
+    (member,) = evaluation.from_checkpoint(task, str(tmp_path), 1).values()
+    for found, expected in zip(member.model.get_weights(), averages.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_students_of_one_process_are_members_each(

@@ -13,9 +13,11 @@ import pytest
 from tf_codistill import planning, runs
 from tf_codistill.learning_curves import Curve
 from tf_codistill.planning import Rates, Scenario
+from tf_codistill.run_matrix import Setting
 from tf_codistill.sweeps import results
 from tf_codistill.sweeps.results import Result
 
+SETTING = Setting(gin_files=["a.gin"])
 RATES = Rates(100, plain_secs=0.2, taught_secs=0.3, other_secs=0.1, model_bytes=1000, every_steps=50)
 SCENARIO = Scenario(num_groups=2, workers_per_group=4, num_steps=10_000, share=0.7, burn_in_steps=1000)
 
@@ -53,7 +55,7 @@ def test_rates_of_a_run(tmp_path: pathlib.Path) -> None:
 def test_a_plan_for_the_run_itself_takes_what_it_took(tmp_path: pathlib.Path) -> None:
     write_run(tmp_path)
     rates = planning.measure(str(tmp_path))
-    scenario = Scenario(num_groups=2, num_steps=100, burn_in_steps=40, every_steps=20)
+    scenario = Scenario(num_groups=2, num_steps=100, burn_in_steps=40)
     (_, codistilling, *_) = planning.ways(rates, scenario)
     assert codistilling.hours * 3600 == pytest.approx(5 + 3 * 2.0 + 6 * 3.0 + 2.0, rel=0.03)
 
@@ -76,10 +78,11 @@ def test_ways_by_hand() -> None:
 
 
 def test_at_the_share_that_breaks_even_both_take_as_long() -> None:
-    for rival in planning.ways(RATES, SCENARIO)[::2]:
-        share = planning.break_even_share(RATES, SCENARIO, rival)
-        groups = planning.ways(RATES, dataclasses.replace(SCENARIO, share=share))[1]
-        assert groups.hours == pytest.approx(rival.hours, rel=1e-3)
+    alone, groups, *rivals = planning.ways(RATES, SCENARIO)
+    assert groups.break_even_share is None
+    for rival in (alone, *rivals):
+        scenario = dataclasses.replace(SCENARIO, share=rival.break_even_share)
+        assert planning.ways(RATES, scenario)[1].hours == pytest.approx(rival.hours, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_what_is_refused(changes: dict, words: str) -> None:
 
 
 def test_a_run_that_does_not_say_enough_is_named(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="no group of a run in .* has come to its end"):
+    with pytest.raises(ValueError, match="no group in .* exchanges snapshots and has come to its end"):
         planning.measure(str(tmp_path))
     with pytest.raises(ValueError, match="no two log intervals with teachers"):
         planning.ways(dataclasses.replace(RATES, taught_secs=None), SCENARIO)
@@ -107,11 +110,16 @@ def test_the_program_takes_the_share_from_a_sweep(tmp_path: pathlib.Path) -> Non
     write_run(tmp_path / "run")
     path = str(tmp_path / "results.jsonl")
     steps, secs = np.array([10, 20, 30, 40]), np.array([1.0, 2.0, 3.0, 4.0])
-    losses = {"alone": [4.0, 3.0, 2.0, 1.0], "two": [3.0, 2.0, 1.0, 0.5]}
+    losses = {"alone": [4.0, 3.0, 2.0, 1.0], "two": [3.0, 2.0, 1.0, 0.5], "slow": [4.0, 3.0, 2.0, 1.5]}
     results.write(
         path,
         [
-            Result(setting=name, seed=1, num_groups=1, curves=[Curve(0, steps, secs, np.array(values), True)])
+            Result(
+                setting=name,
+                seed=1,
+                trained_with=SETTING,
+                curves=[Curve(0, steps, secs, np.array(values), True)],
+            )
             for name, values in losses.items()
         ],
     )
@@ -123,6 +131,8 @@ def test_the_program_takes_the_share_from_a_sweep(tmp_path: pathlib.Path) -> Non
         return ended.stdout + ended.stderr
 
     assert "| 2 groups | 2 | 75 |" in run(f"--results={path}", "--setting=two")
-    assert "--setting is not set" in run(f"--results={path}")
+    assert "--setting is None; expected one of ['alone', 'two', 'slow']" in run(f"--results={path}")
+    told = run(f"--results={path}", "--setting=slow")
+    assert "'slow' passes the best loss of 'alone' in 0 of 1 seeds" in told
     assert "--share has an effect only without --results" in run(f"--results={path}", "--share=0.5")
     assert "| one group | 1 | 100 |" in run("--share=0.5")

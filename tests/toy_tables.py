@@ -74,6 +74,13 @@ def write_table(directory: pathlib.Path, number: int = 600, **changes: Any) -> s
     return output_dir
 
 
+def write_experiment(directory: pathlib.Path) -> pathlib.Path:
+    """Prepares a table; returns a gin file that learns from it."""
+    path = directory / "toy.gin"
+    path.write_text(EXPERIMENT + f"ClickTask.data_dir = {write_table(directory)!r}\n")
+    return path
+
+
 @gin.configurable(module="toy_tables")
 def toy_model(num_numeric: int, cardinalities: Sequence[int], batch_size: int | None = None) -> keras.Model:
     """A linear model on numbers and on a weight of each category."""

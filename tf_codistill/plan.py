@@ -12,8 +12,6 @@ from __future__ import annotations
 from absl import flags
 
 from tf_codistill import planning, program, reporting
-from tf_codistill.sweeps import results
-from tf_codistill.sweeps.summary import Summary
 
 _NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups that codistil.", 2)
 _WORKERS = flags.DEFINE_integer("workers_per_group", 1, "Workers of each.", 1)
@@ -48,13 +46,12 @@ def main() -> None:
         share=_share(),
         burn_in_steps=_BURN_IN.value,
         larger_batch_share=_LARGER.value,
-        every_steps=rates.every_steps or 50,
         dollars_per_hour=_DOLLARS.value,
     )
     rows = []
     for way in planning.ways(rates, scenario):
         gigabytes = (f"{size / 1e9:,.3f}" for size in (way.exchanged_bytes, way.gradient_bytes))
-        even = "" if way.exchanged_bytes else f"{planning.break_even_share(rates, scenario, way):.2f}"
+        even = "" if way.break_even_share is None else f"{way.break_even_share:.2f}"
         cells = [way.name, str(way.num_workers), f"{way.steps:,}", f"{way.hours:,.2f}", *gigabytes]
         rows.append([*cells, f"{way.dollars:,.2f}", even])
     print(reporting.table(_COLUMNS, rows))
@@ -63,11 +60,17 @@ def main() -> None:
 def _share() -> float:
     if not _RESULTS.value:
         return 1.0 if _SHARE.value is None else float(_SHARE.value)
-    if not _SETTING.value:
-        raise ValueError("--setting is not set; name the setting of --results whose groups codistil")
-    share = Summary(results.read(_RESULTS.value), _BASELINE.value).share_of_steps(_SETTING.value)
-    if not share.number:
-        raise ValueError(f"--setting={_SETTING.value} never passes the baseline's best; there is no share")
+    from tf_codistill.sweeps import results, summary
+
+    found = summary.Summary(results.read(_RESULTS.value), _BASELINE.value)
+    if _SETTING.value not in found.settings:
+        raise ValueError(f"--setting is {_SETTING.value!r}; expected one of {found.settings}")
+    share, number = found.share_of_steps(_SETTING.value), len(found.results(_SETTING.value))
+    if share.number < number:
+        raise ValueError(
+            f"{_SETTING.value!r} passes the best loss of {found.baseline!r} in {share.number} of {number} "
+            "seeds, so that there is no share of steps to plan with; give --share in place of --results"
+        )
     return share.mean
 
 

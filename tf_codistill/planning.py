@@ -36,7 +36,7 @@ class Rates:
         taught_secs: Seconds of a step with teachers; None if there were none.
         other_secs: Seconds a step beside that: validation, checkpoints, the first step.
         model_bytes: Size of the trained model.
-        every_steps: Steps between two exchanges; None for a run that does not exchange.
+        every_steps: Steps between two exchanges.
     """
 
     num_steps: int
@@ -44,7 +44,7 @@ class Rates:
     taught_secs: float | None
     other_secs: float
     model_bytes: int
-    every_steps: int | None
+    every_steps: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,6 @@ class Scenario:
         burn_in_steps: Steps in which nobody is asked, B.
         larger_batch_share: Share of them that one group needs with batches G times as large; None if that is
             not known: then what is best, 1 / G, and what is worst, 1, are told.
-        every_steps: Steps between two exchanges.
         dollars_per_hour: Price of a worker.
 
     Raises:
@@ -72,12 +71,11 @@ class Scenario:
     share: float = 1.0
     burn_in_steps: int = 0
     larger_batch_share: float | None = None
-    every_steps: int = 50
     dollars_per_hour: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (
-            *(("num_groups", 2), ("workers_per_group", 1), ("num_steps", 1), ("every_steps", 1)),
+            *(("num_groups", 2), ("workers_per_group", 1), ("num_steps", 1)),
             *(("burn_in_steps", 0), ("dollars_per_hour", 0)),
         ):
             if getattr(self, name) < least:
@@ -100,6 +98,8 @@ class Way:
         exchanged_bytes: Snapshots written and read by all groups.
         gradient_bytes: What each worker sends to others of its group, by a ring.
         dollars: Price of all workers.
+        break_even_share: Of a way without codistillation: at which `Scenario.share` groups are as fast; above
+            1 they may even take more steps.
     """
 
     name: str
@@ -109,6 +109,7 @@ class Way:
     exchanged_bytes: int
     gradient_bytes: int
     dollars: float
+    break_even_share: float | None = None
 
 
 def measure(workdir: str) -> Rates:
@@ -121,12 +122,14 @@ def measure(workdir: str) -> Rates:
         Its rates.
 
     Raises:
-        ValueError: There is no run, or none of its groups has come to an end.
+        ValueError: There is no run of groups that exchange, or none of them has come to an end.
     """
     found = [_measure(workdir, group) for group in runs.groups(workdir)]
     ended = [one for one in found if one is not None]
     if not ended:
-        raise ValueError(f"no group of a run in {workdir!r} has come to its end; plan from one that has")
+        raise ValueError(
+            f"no group in {workdir!r} exchanges snapshots and has come to its end; plan from one that does"
+        )
     return max(ended, key=lambda one: (one.taught_secs or 0.0) + (one.plain_secs or 0.0))
 
 
@@ -134,21 +137,21 @@ def _measure(workdir: str, group: int) -> Rates | None:
     path = runs.metrics_path(workdir, group)
     train, ends = runs.read_metrics(path, "train"), runs.read_metrics(path, "end")
     saved = runs.student_path(workdir, group)
-    if not train or not ends or not files.exists(saved):
+    every = _EVERY_STEPS.search(runs.bindings(workdir, group))
+    if not (train and ends and every and files.exists(saved)):
         return None
     plain, taught = _secs_of_steps(train, is_taught=False), _secs_of_steps(train, is_taught=True)
     medians = [statistics.median(secs) if secs else None for secs in (plain, taught)]
     steps = int(ends[-1]["step"])
     in_steps = sum((median or 0.0) * len(secs) for median, secs in zip(medians, (plain, taught), strict=True))
     in_steps *= steps / max(1, len(plain) + len(taught))
-    every = _EVERY_STEPS.search(runs.bindings(workdir, group))
     return Rates(
         num_steps=steps,
         plain_secs=medians[0],
         taught_secs=medians[1],
         other_secs=max(0.0, ends[-1]["elapsed_secs"] - in_steps) / steps,
         model_bytes=files.size_bytes(saved),
-        every_steps=int(every.group(1)) if every else None,
+        every_steps=int(every.group(1)),
     )
 
 
@@ -182,19 +185,10 @@ def ways(rates: Rates, scenario: Scenario) -> list[Way]:
             f"the run has no two log intervals {missing} teachers, so that it does not say how long such a "
             "step takes; plan from a run of two groups with a burn-in"
         )
-    steps, num_groups, workers = (
-        round(scenario.share * scenario.num_steps),
-        scenario.num_groups,
-        scenario.workers_per_group,
-    )
+    plain, taught, other = rates.plain_secs, rates.taught_secs, rates.other_secs
+    num_groups, each = scenario.num_groups, scenario.workers_per_group
+    steps = round(scenario.share * scenario.num_steps)
     burn_in = min(scenario.burn_in_steps, steps)
-    secs = burn_in * rates.plain_secs + (steps - burn_in) * rates.taught_secs + steps * rates.other_secs
-    # At each exchange each group writes one snapshot and reads those of all others.
-    snapshots = steps // scenario.every_steps * num_groups**2
-    larger = f"one group, {num_groups} x the workers and the batch"
-    shares = {f"{larger}, at best": 1 / num_groups, f"{larger}, at worst": 1.0}
-    if scenario.larger_batch_share is not None:
-        shares = {larger: scenario.larger_batch_share}
 
     def way(name: str, groups: int, each: int, steps: int, secs: float) -> Way:
         # In a ring each worker sends all parts of the gradient but one, twice (Patarasuk & Yuan 2009).
@@ -204,27 +198,20 @@ def ways(rates: Rates, scenario: Scenario) -> list[Way]:
 
     def alone(name: str, each: int, share: float) -> Way:
         steps = round(share * scenario.num_steps)
-        return way(name, 1, each, steps, steps * ((rates.plain_secs or 0.0) + rates.other_secs))
+        secs = steps * (plain + other)
+        even = (secs + scenario.burn_in_steps * (taught - plain)) / (taught + other) / scenario.num_steps
+        return dataclasses.replace(way(name, 1, each, steps, secs), break_even_share=even)
 
-    codistilling = way(f"{num_groups} groups", num_groups, workers, steps, secs)
+    secs = burn_in * plain + (steps - burn_in) * taught + steps * other
+    # At each exchange each group writes one snapshot and reads those of all others.
+    exchanged = steps // rates.every_steps * num_groups**2 * rates.model_bytes
+    codistilling = way(f"{num_groups} groups", num_groups, each, steps, secs)
+    larger = f"one group, {num_groups} x the workers and the batch"
+    shares = {f"{larger}, at best": 1 / num_groups, f"{larger}, at worst": 1.0}
+    if scenario.larger_batch_share is not None:
+        shares = {larger: scenario.larger_batch_share}
     return [
-        alone("one group", workers, 1.0),
-        dataclasses.replace(codistilling, exchanged_bytes=snapshots * rates.model_bytes),
-        *(alone(name, num_groups * workers, share) for name, share in shares.items()),
+        alone("one group", each, 1.0),
+        dataclasses.replace(codistilling, exchanged_bytes=exchanged),
+        *(alone(name, num_groups * each, share) for name, share in shares.items()),
     ]
-
-
-def break_even_share(rates: Rates, scenario: Scenario, rival: Way) -> float:
-    """After which share of the lone group's steps codistillation has to be as good to be as fast as a rival.
-
-    Args:
-        rates: What was measured, with teachers and without.
-        scenario: What is to be trained.
-        rival: Another way.
-
-    Returns:
-        The share, r; above 1 codistillation may even take more steps.
-    """
-    plain, taught = rates.plain_secs or 0.0, rates.taught_secs or 0.0
-    saved = scenario.burn_in_steps * (taught - plain)  # what the burn-in saves
-    return (3600 * rival.hours + saved) / (taught + rates.other_secs) / scenario.num_steps

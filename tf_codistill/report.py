@@ -14,7 +14,6 @@ from __future__ import annotations
 from absl import flags
 
 from tf_codistill import learning_curves, program, reporting
-from tf_codistill.sweeps import pages, results
 
 _RUNS = flags.DEFINE_multi_string("runs", [], "Run as name=workdir; repeat it, the baseline first.")
 _EVALUATION = flags.DEFINE_multi_string("evaluation", [], "JSON file written by `evaluate`; may be repeated.")
@@ -29,6 +28,8 @@ def main() -> None:
     program.require("with --results", bool(_RESULTS.value), _FIGURE, _BASELINE)
     program.require("without --results", not _RESULTS.value, _RUNS, _EVALUATION)
     if _RESULTS.value:
+        from tf_codistill.sweeps import pages, results
+
         found = [one for path in _RESULTS.value for one in results.read(path)]
         print(pages.write(found, _OUTPUT_DIR.value, _FIGURE.value, _BASELINE.value))
         return

@@ -25,12 +25,12 @@ import gin
 import matplotlib
 import numpy as np
 
-from tf_codistill import evaluation, experiment, files, pictures, runs, settings
+from tf_codistill import evaluation, experiment, files, pictures, runs
 from tf_codistill.reproducibility import comparing, prediction_files
 from tf_codistill.reproducibility.comparison import ModelComparison
 from tf_codistill.reproducibility.intervals import Bootstrap, Estimate
 from tf_codistill.reproducibility.predictions import Predictions, check_alignment
-from tf_codistill.run_matrix import Setting, Trial, plan
+from tf_codistill.run_matrix import Matrix, Trial, plan
 
 CHURN = "mean_absolute_difference"
 AGAIN = ", again"
@@ -89,31 +89,21 @@ class Row:
 
 @gin.configurable(module="tf_codistill")
 @dataclasses.dataclass(kw_only=True)
-class Retraining:
+class Retraining(Matrix):
     """What is trained anew, and what is made of it.
 
     Attributes:
-        settings: The settings by name; what the others are compared with is the first.
-        ensembles: For each ensemble the setting whose models it consists of, two for each retrain.
         rerun: The setting that is trained again with the same seed, as a control; None for none.
-        bindings: Further bindings of every setting, such as where the data is.
-        measured_with: Further bindings with which models are measured, such as which part is held out.
         first_seed: Seed of the first run of each setting.
     """
 
-    settings: Mapping[str, Setting]
-    ensembles: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rerun: str | None = None
-    bindings: Sequence[str] = ()
-    measured_with: Sequence[str] = ()
     first_seed: int = 1
 
     def __post_init__(self) -> None:
-        settings.check_types(self)
-        named = {**{f"ensembles[{name!r}]": of for name, of in self.ensembles.items()}, "rerun": self.rerun}
-        for what, of in named.items():
-            if of is not None and of not in self.settings:
-                raise ValueError(f"{what} is {of!r}; expected one of the settings {list(self.settings)}")
+        super().__post_init__()
+        if self.rerun is not None:
+            self.check_setting("rerun", self.rerun)
 
     def trials(self, workdir: str, num_retrains: int) -> list[Trial]:
         """The runs that are needed.
@@ -130,10 +120,7 @@ class Retraining:
         """
         if num_retrains < 2:
             raise ValueError(f"num_retrains is {num_retrains}; expected at least 2, as churn is between two")
-        by_name = {
-            name: dataclasses.replace(setting, bindings=[*self.bindings, *setting.bindings])
-            for name, setting in self.settings.items()
-        }
+        by_name = self.complete_settings()
         seeds = {
             name: range(self.first_seed, self.first_seed + num_retrains * self._models_of(name))
             for name in by_name

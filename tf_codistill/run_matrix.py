@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -69,6 +68,49 @@ class Setting:
     def num_workers(self) -> int:
         """Processes of a run."""
         return self.num_groups * self.workers_per_group
+
+
+@dataclasses.dataclass(kw_only=True)
+class Matrix:
+    """Settings that are compared; what is made of their runs is for subclasses.
+
+    Attributes:
+        settings: The settings by name; what the others are compared with is the first.
+        ensembles: For each ensemble the setting whose models it consists of, two at a time.
+        bindings: Further bindings of every setting, such as where the data is.
+        measured_with: Further bindings with which models are measured, such as which part is held out.
+
+    Raises:
+        ValueError: There is no setting, or an ensemble is of none, or has the name of one.
+    """
+
+    settings: Mapping[str, Setting]
+    ensembles: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    bindings: Sequence[str] = ()
+    measured_with: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        settings.check_types(self)
+        if not self.settings:
+            raise ValueError("settings is empty; expected what is to be compared")
+        for name, of in self.ensembles.items():
+            self.check_setting(f"ensembles[{name!r}]", of)
+            if name in self.settings:
+                raise ValueError(
+                    f"ensembles has {name!r}, which is a setting; give the ensemble a name of its own"
+                )
+
+    def check_setting(self, what: str, name: str) -> None:
+        """Checks that a setting is there; a `ValueError` that begins with `what` if it is not."""
+        if name not in self.settings:
+            raise ValueError(f"{what} is {name!r}; expected one of the settings {list(self.settings)}")
+
+    def complete_settings(self) -> dict[str, Setting]:
+        """The settings by name, with the bindings of all before their own."""
+        return {
+            name: dataclasses.replace(setting, bindings=[*self.bindings, *setting.bindings])
+            for name, setting in self.settings.items()
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +273,7 @@ class _Running:
     def __init__(self, run: Trial, threads: int) -> None:
         self.run, self.started = run, time.monotonic()
         run.keep_setting()
+        self.commit = _commit()
         self.memory_bytes = 0
         self.log_path = files.join(run.workdir, _LOG)
         number = str(threads)
@@ -268,7 +311,7 @@ class _Running:
             "memory_bytes": self.memory_bytes,
             "steps": self.run.steps()[0],
             "workdir": self.run.workdir,
-            "commit": _commit(),
+            "commit": self.commit,
         }
         if not code:
             groups = range(self.run.setting.num_groups)
@@ -280,7 +323,6 @@ class _Running:
         return f"{self.run.workdir}: {' '.join(said) or f'exit status {code}'}" if code else None
 
 
-@functools.cache
 def _commit() -> str | None:
     """The version of our code as git names it, ``-dirty`` if files were changed; None outside a checkout."""
     command = ["git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty"]

@@ -32,13 +32,14 @@ def main() -> None:
     path = _RESULTS.value or files.join(_OUTPUT_DIR.value, "results.jsonl")
     known = results.read(path)
     missing = [one for one in what.expected() if not any(one.is_of(other) for other in known)]
-    trials = what.trials(missing, _OUTPUT_DIR.value)
     failure = None
     try:
-        run_matrix.train(trials, _OUTPUT_DIR.value, **program.matrix_limits())
+        run_matrix.train(
+            sweep.trials(missing, _OUTPUT_DIR.value), _OUTPUT_DIR.value, **program.matrix_limits()
+        )
     except ChildProcessError as error:
         failure = error
-    for one in sweep.finished(missing, trials, _OUTPUT_DIR.value, sweep.measure):
+    for one in sweep.finished(missing, _OUTPUT_DIR.value, sweep.measure):
         known.append(one)
         results.write(path, known)
     if failure:

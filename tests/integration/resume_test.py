@@ -117,11 +117,11 @@ def test_a_killed_run_of_images_or_clicks_ends_with_the_same_bits(
 ) -> None:
     if task == "images":
         data = f"ImageTask.data_dir = {toy_images.write_folders(tmp_path / 'images')!r}\n"
-        gin_text = toy_images.EXPERIMENT + data + "ImageTask.augmentation = 'inception'\n"
+        path = tmp_path / "toy.gin"
+        path.write_text(toy_images.EXPERIMENT + data + "ImageTask.augmentation = 'inception'\n")
     else:
-        gin_text = toy_tables.EXPERIMENT + f"ClickTask.data_dir = {toy_tables.write_table(tmp_path)!r}\n"
-    (tmp_path / "toy.gin").write_text(gin_text + "Experiment.num_steps = 60\n")
-    flags = [f"--gin_file={tmp_path / 'toy.gin'}", "--num_groups=1"]
+        path = toy_tables.write_experiment(tmp_path)
+    flags = [f"--gin_file={path}", "--gin_bindings=Experiment.num_steps = 60", "--num_groups=1"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     with programs.started("launch", f"--workdir={stopped}", *flags) as running:
         reach(20, stopped, running)

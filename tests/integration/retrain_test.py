@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from tests.integration.programs import Programs
-from tests.toy_tables import EXPERIMENT, write_table
+from tests.toy_tables import write_experiment
 from tf_codistill import run_matrix
 
 LONE = """
@@ -29,8 +29,7 @@ two/Setting.num_groups = 2
 
 @pytest.fixture
 def place(tmp_path: pathlib.Path) -> pathlib.Path:
-    table = write_table(tmp_path)
-    (tmp_path / "toy.gin").write_text(EXPERIMENT + f"ClickTask.data_dir = '{table}'\n")
+    write_experiment(tmp_path)
     (tmp_path / "lone.gin").write_text(LONE.replace("{place}", str(tmp_path)))
     (tmp_path / "two.gin").write_text((LONE + TWO).replace("{place}", str(tmp_path)))
     return tmp_path

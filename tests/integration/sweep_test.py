@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.integration.programs import Programs, log_of, metrics, pids_of
-from tests.toy_tables import EXPERIMENT, write_table
+from tests.toy_tables import write_experiment
 from tf_codistill import checkpoints, run_matrix, runs
 from tf_codistill.sweeps import results
 from tf_codistill.sweeps.summary import Summary
@@ -34,8 +34,7 @@ two/Setting.num_groups = 2
 
 @pytest.fixture
 def place(tmp_path: pathlib.Path) -> pathlib.Path:
-    table = write_table(tmp_path)
-    (tmp_path / "toy.gin").write_text(EXPERIMENT + f"ClickTask.data_dir = '{table}'\n")
+    write_experiment(tmp_path)
     (tmp_path / "sweep.gin").write_text(SWEEP.replace("{place}", str(tmp_path)))
     return tmp_path
 

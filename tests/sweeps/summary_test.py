@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 
 from tf_codistill.learning_curves import Curve
+from tf_codistill.run_matrix import Setting
 from tf_codistill.sweeps import pages, results
 from tf_codistill.sweeps.results import Result
-from tf_codistill.sweeps.summary import Interval, Summary, interval
+from tf_codistill.sweeps.summary import Summary, interval
 
 STEPS = (100, 200, 300, 400)
+SETTING = Setting(gin_files=["a.gin"])
 
 
 def curve(*losses: float, group: int = 0, secs_per_step: float = 0.1) -> Curve:
@@ -33,18 +36,26 @@ def two(seed: int, shift: float) -> Result:
         "group 1": {"loss": 0.6 + shift},
         "ensemble": {"loss": 0.5},
     }
-    return Result(setting="two", seed=seed, num_groups=2, curves=curves, held_out=held_out)
+    return Result(setting="two", seed=seed, trained_with=SETTING, curves=curves, held_out=held_out)
 
 
 def lone(seed: int, shift: float, rising: float = 0.1) -> Result:
     """Has its best loss, 1.0, at step 300."""
     curves = [curve(2.5 + shift, 1.5 + shift, 1.0 + shift, 1.0 + shift + rising)]
     held_out = {"group 0": {"loss": 1.1 + shift, "accuracy": 0.5, "carried_from": "checkpoint"}}
-    return Result(setting="lone", seed=seed, num_groups=1, curves=curves, held_out=held_out, commit="abc")
+    return Result(
+        setting="lone", seed=seed, trained_with=SETTING, curves=curves, held_out=held_out, commit="abc"
+    )
 
 
 RESULTS = [lone(1, 0.0), two(1, 0.0), lone(2, 0.3), two(2, 0.2), lone(3, 0.1)]
-ENSEMBLE = Result(setting="ensemble of two", seed=1, num_groups=2, held_out={"ensemble": {"loss": 0.7}})
+ENSEMBLE = Result(
+    setting="ensemble of two",
+    seed=1,
+    trained_with=SETTING,
+    members=[["lone", 1], ["lone", 1001]],
+    held_out={"ensemble": {"loss": 0.7}},
+)
 
 
 def test_student_s_interval() -> None:
@@ -53,6 +64,7 @@ def test_student_s_interval() -> None:
     np.testing.assert_allclose(found, (7 / 3, 7 / 3 - half, 7 / 3 + half, 3), rtol=1e-6)
     assert found.text(2) == "2.33 ± 3.79"
     assert (interval([2.0]).text(), interval([]).text()) == ("2.000", "")
+    assert math.isnan(interval([]).mean)
 
 
 @pytest.mark.parametrize("number", [3, 5])
@@ -93,7 +105,7 @@ def test_bands_against_numpy() -> None:
     half = 12.7062047 * by_seed.std(axis=0, ddof=1) / np.sqrt(2)
     np.testing.assert_allclose(band.highs - band.means, half, rtol=1e-6)
     np.testing.assert_allclose(band.secs, 2 * 0.2 * np.array(STEPS))
-    short = Result(setting="two", seed=3, num_groups=1, curves=[curve(2.0, 1.0)])
+    short = Result(setting="two", seed=3, trained_with=SETTING, curves=[curve(2.0, 1.0)])
     assert list(Summary([*RESULTS, short]).band("two").steps) == [100, 200]
     with pytest.raises(ValueError, match=r"figure is 'auc'; expected loss or one of \['accuracy'\]"):
         Summary(RESULTS).band("two", "auc")
@@ -128,6 +140,8 @@ def test_results_are_read_as_they_were_written(tmp_path: pathlib.Path) -> None:
     assert [(one.setting, one.seed) for one in found] == [(o.setting, o.seed) for o in [*RESULTS, ENSEMBLE]]
     assert all(one.is_of(other) for one, other in zip(found, RESULTS, strict=False))
     assert not found[0].is_of(found[2])
+    assert not found[0].is_of(dataclasses.replace(found[0], trained_with=Setting(gin_files=["b.gin"])))
+    assert (found[0].runs, found[-1].runs) == ([("lone", 1)], [("lone", 1), ("lone", 1001)])
     np.testing.assert_array_equal(found[1].curves[1].losses, RESULTS[1].curves[1].losses)
     assert Summary(found).band("two").means.tolist() == Summary(RESULTS).band("two").means.tolist()
     (tmp_path / "results.jsonl").write_text('{"setting": "lone"}\n')
@@ -145,7 +159,3 @@ def test_the_report(tmp_path: pathlib.Path) -> None:
     assert "commit abc" in report
     never = pages.write([lone(1, 0), two(1, 1.0)], str(tmp_path))
     assert "| in none of 1 | in none of 1 |" in never
-
-
-def test_an_interval_of_nothing_is_nothing() -> None:
-    assert math.isnan(Interval(*interval([])).mean)

@@ -29,14 +29,14 @@ def test_what_is_expected_and_what_it_needs() -> None:
         *(("lone", 1), ("pair", 1), ("two", 1), ("lone", 2), ("pair", 2), ("two", 2))
     ]
     assert expected[1].members == [["lone", 1], ["lone", 1001]]
-    assert expected[2].bindings == ["A = 1", "B = 2"]
-    trials = example().trials(expected, "out")
+    assert expected[2].trained_with.bindings == ["A = 1", "B = 2"]
+    trials = sweep.trials(expected, "out")
     assert [(one.name, one.seed) for one in trials] == [
         *(("lone", 1), ("lone", 1001), ("two", 1), ("lone", 2), ("lone", 1002), ("two", 2))
     ]
     setting = dataclasses.replace(TWO, bindings=["A = 1", "B = 2"])
     assert trials[2] == Trial("two", setting, 1, "out/two/seed_1")
-    only = [(one.name, one.seed) for one in example().trials(expected[1:2], "out")]
+    only = [(one.name, one.seed) for one in sweep.trials(expected[1:2], "out")]
     assert only == [("lone", 1), ("lone", 1001)]
 
 
@@ -46,7 +46,7 @@ def test_axes_are_bound_in_all_combinations() -> None:
     assert [one.setting for one in expected] == [
         f"lone, W.factor = {value}, L.name = 'a_b'" for value in (0.1, 0.2)
     ]
-    assert expected[1].bindings == ["A = 1", "W.factor = 0.2", "L.name = 'a/b'"]
+    assert expected[1].trained_with.bindings == ["A = 1", "W.factor = 0.2", "L.name = 'a/b'"]
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,10 @@ def test_axes_are_bound_in_all_combinations() -> None:
         ({"seeds": [1, 1]}, r"seeds is \[1, 1\]; expected one or more, each once"),
         ({"seeds": [1000]}, "expected 0 to 999"),
         ({"ensembles": {"pair": "alone"}}, r"ensembles\['pair'\] is 'alone'; expected one of"),
+        ({"ensembles": {"two": "lone"}}, "ensembles has 'two', which is a setting"),
+        ({"settings": {}, "ensembles": {}}, "settings is empty"),
         ({"axes": {"A.b": []}}, r"axes\['A.b'\] is empty"),
+        ({"axes": {"A.b": ["x/y", "x_y"]}}, "several combinations named"),
         ({"bindings": "A = 1"}, "bindings is 'A = 1'; expected a list of strings"),
     ],
 )
@@ -68,7 +71,7 @@ def test_what_is_refused(wrong: dict, words: str) -> None:
 def test_results_of_runs_that_are_done(tmp_path: pathlib.Path) -> None:
     what = example(seeds=[1])
     expected = what.expected()
-    trials = what.trials(expected, str(tmp_path))
+    trials = sweep.trials(expected, str(tmp_path))
     for trial in (trials[0], trials[2]):  # the second member of the ensemble is not done
         for group in range(trial.setting.num_groups):
             path = runs.metrics_path(trial.workdir, group)
@@ -81,7 +84,7 @@ def test_results_of_runs_that_are_done(tmp_path: pathlib.Path) -> None:
         assert measured_with == ["C = 3"]
         return {f"group {group}": {"loss": 0.1} for group in range(own[0].setting.num_groups)}
 
-    found = list(sweep.finished(expected, trials, str(tmp_path), measure))
+    found = list(sweep.finished(expected, str(tmp_path), measure))
     assert [(one.setting, one.seed) for one in found] == [("lone", 1), ("two", 1)]
     lone, two = found
     assert lone.is_of(expected[0])
@@ -95,6 +98,6 @@ def test_of_an_ensemble_the_ensemble_is_kept(tmp_path: pathlib.Path, monkeypatch
     what = example(seeds=[1])
     (pair,) = [one for one in what.expected() if one.members]
     row = {"seed 1, group 0": {"loss": 1.0}, "ensemble": {"loss": 0.5}}
-    (found,) = sweep.finished([pair], what.trials([pair], str(tmp_path)), str(tmp_path), lambda *_: row)
+    (found,) = sweep.finished([pair], str(tmp_path), lambda *_: row)
     assert found == dataclasses.replace(pair, held_out={"ensemble": {"loss": 0.5}})
     assert isinstance(found, Result)

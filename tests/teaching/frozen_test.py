@@ -318,6 +318,8 @@ def test_on_replicas_each_teaches_by_the_statistics_of_its_rows() -> None:
         np.testing.assert_allclose(part, by_hand, rtol=1e-3, atol=1e-4)
 
 
-def test_unknown_statistics_are_named() -> None:
+def test_statistics_that_make_no_sense_are_named() -> None:
+    with pytest.raises(ValueError, match="has no batch normalization; leave statistics of its teacher at"):
+        FrozenTeachers(1, statistics="batch").make([language_model()], [language_model])
     with pytest.raises(ValueError, match="statistics is 'mean'; expected one of moving, batch"):
         FrozenTeachers(1, statistics="mean")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.toy_experiments import VOCABULARY_SIZE, toy_experiment, write_language_corpus
 from tests.toy_models import batches, compiled, deep, examples, regression
-from tf_codistill import losses, runs, tokens
+from tf_codistill import checkpoints, losses, runs, tokens
 from tf_codistill.inputs.frequencies import unigram_frequencies
 from tf_codistill.teaching.saved import SavedTeachers
 
@@ -45,13 +45,16 @@ def test_models_of_other_architectures_teach(tmp_path) -> None:
 
 
 def test_two_phase_distillation_goes_on_where_it_stopped(corpus, tmp_path) -> None:
-    first = [
-        toy_experiment(corpus, distillation_weight=0.0).train(str(tmp_path / "one"), g, 2) for g in (0, 1)
-    ]
+    averaging = toy_experiment(
+        corpus, distillation_weight=0.0, optimizer=lambda: keras.optimizers.Adam(0.01, use_ema=True)
+    )
+    first = [averaging.train(str(tmp_path / "one"), group, 2) for group in (0, 1)]
     sources = [runs.group_dir(str(tmp_path / "one"), group) for group in (0, 1)]
     teaching = functools.partial(SavedTeachers, sources)
     settings = {"teaching": teaching, "seed": 9, "distillation_weight": 1.0}
     straight = toy_experiment(corpus, **settings).train(str(tmp_path / "straight"), 0, 1)
+    _, shared, _ = checkpoints.read_latest(runs.checkpoints_dir(str(tmp_path / "one"), 0))
+    assert np.any(shared["weights"][0] != first[0].student.get_weights()[0]), "or it would not be averages"
     for teacher, trained in zip(straight.teachers.frozen, first, strict=True):
         np.testing.assert_array_equal(teacher.get_weights()[0], trained.student.get_weights()[0])
     train = runs.read_metrics(runs.metrics_path(str(tmp_path / "straight"), 0), "train")

@@ -236,16 +236,18 @@ def test_class_weights_weigh_both_losses_as_sample_weights_do() -> None:
         assert psi == pytest.approx(np.mean(each * weight), rel=1e-4)
 
 
-def test_a_teacher_normalises_by_the_moving_statistics_of_its_peer(tmp_path) -> None:
+@pytest.mark.parametrize("statistics", ["moving", "batch"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_statistics_by_which_a_teacher_normalises(tmp_path, statistics: str, jit_compile: bool) -> None:
     def normalised() -> keras.Model:
         layers = [keras.layers.BatchNormalization(momentum=0.5), keras.layers.Dense(NUM_CLASSES)]
         return keras.Sequential([keras.Input((NUM_FEATURES,)), *layers])
 
     def group(number: int, rate: float) -> CodistillationModel:
-        exchange = PeerExchange(str(tmp_path), number, 2, every_steps=6, wait=True)
+        exchange = PeerExchange(str(tmp_path), number, 2, every_steps=6, wait=True, statistics=statistics)
         model = CodistillationModel(normalised, exchange, measure_every_steps=1)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(rate), loss, jit_compile=False)
+        model.compile(keras.optimizers.SGD(rate), loss, jit_compile=jit_compile)
         x, y = examples(number, 6)
         model.fit(batches(5 * x + 3, y), verbose=0)
         return model
@@ -257,12 +259,18 @@ def test_a_teacher_normalises_by_the_moving_statistics_of_its_peer(tmp_path) -> 
     teacher = model.teachers.frozen[0]
     np.testing.assert_array_equal(teacher.layers[0].moving_mean, mean)
     np.testing.assert_array_equal(teacher.layers[0].moving_variance, variance)
+    before_mean = np.array(mean)
     x, y = examples(2, 1)
     logs = model.fit(x, y, batch_size=BATCH, verbose=0).history
     own = model.student(x, training=True)
-    psi = losses.SoftCrossEntropy()(tf.nn.softmax(peer.student(x, training=False)), own)
-    assert logs["distillation_loss"][0] == pytest.approx(float(psi), rel=1e-4)
-    np.testing.assert_array_equal(teacher.layers[0].moving_mean, mean)
+    soft = losses.SoftCrossEntropy()
+    # What the peer says in inference, or in training, where moving statistics move.
+    by_moving = float(soft(tf.nn.softmax(peer.student(x, training=False)), own))
+    by_batch = float(soft(tf.nn.softmax(peer.student(x, training=True)), own))
+    assert abs(by_moving - by_batch) > 1e-2
+    expected = by_batch if statistics == "batch" else by_moving
+    assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_array_equal(teacher.layers[0].moving_mean, before_mean)
 
 
 def test_weights_averaged_by_the_optimizer_are_what_is_left_and_published(tmp_path) -> None:

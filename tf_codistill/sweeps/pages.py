@@ -1,12 +1,15 @@
 """The report of a sweep: curves with bands over seeds, and tables of means with intervals.
 
-<output_dir>/
-curves.png     a figure of validation over steps and over training time; mean and interval over seeds
-sweep.md       the picture, how fast, how good, and with what each was trained
+    <output_dir>/
+        curves.png     a figure of validation over steps and over training time; mean and interval over seeds
+        sweep.md       the picture, how fast, how good, and with what each was trained
+
+`write` returns what it has written in ``sweep.md``.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -104,7 +107,8 @@ def _with_what(summary: Summary) -> Iterable[str]:
         commits = ", ".join(sorted({one.commit for one in found if one.commit})) or "unknown"
         secs = sum(float(curve.secs[-1]) for one in found for curve in one.curves)
         seeds = ", ".join(str(one.seed) for one in found)
-        with_what = ", ".join(f"`{part}`" for part in [*found[0].gin_files, *found[0].bindings])
+        trained = found[0].trained_with
+        with_what = ", ".join(f"`{part}`" for part in [*trained.gin_files, *trained.bindings])
         yield f"* {name}: {with_what}; seeds {seeds}; commit {commits}; {secs:,.0f} s of training in all"
 
 
@@ -112,7 +116,7 @@ def _picture(bands: dict[str, Band], figure: str) -> bytes:
     with matplotlib.rc_context(pictures.STYLE):
         drawn = pictures.new_figure(f"Validation, {figure.replace('_', ' ')}: mean and interval over seeds")
         by_step, by_time = drawn.subplots(1, 2, sharey=True)
-        for colour, (name, band) in zip(_colours(len(bands)), bands.items(), strict=True):
+        for colour, (name, band) in zip(itertools.cycle(pictures.COLOURS), bands.items(), strict=False):
             for axes, along in ((by_step, band.steps), (by_time, band.secs / 60)):
                 _draw(axes, along, band, colour, name)
         by_step.set_ylabel(figure.replace("_", " "))
@@ -127,7 +131,3 @@ def _draw(axes: Axes, along: np.ndarray, band: Band, colour: str, name: str) -> 
     axes.set_axisbelow(True)
     axes.plot(along, band.means, color=colour, linewidth=1.9, label=name)
     axes.fill_between(along, band.lows, band.highs, color=colour, alpha=0.15, linewidth=0)
-
-
-def _colours(number: int) -> list[str]:
-    return [pictures.COLOURS[index % len(pictures.COLOURS)] for index in range(number)]

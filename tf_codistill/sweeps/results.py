@@ -1,10 +1,11 @@
 """What is kept of each run of a sweep: a line of JSON with its setting, its curves, and what was held out.
 
-    {"setting": "lone", "seed": 1, "num_groups": 1, "gin_files": [...], "bindings": [...], "members": [],
-     "commit": "84666d6", "curves": [{"group": 0, "steps": [100, ...], "secs": [20.1, ...], "losses": [...],
-     "figures": {"accuracy": [...]}, "is_finished": true}], "held_out": {"group 0": {"loss": 1.15, ...}}}
+    {"setting": "lone", "seed": 1, "trained_with": {"gin_files": [...], "bindings": [...], ...},
+     "members": [], "commit": "84666d6", "held_out": {"group 0": {"loss": 1.15, ...}}, "measured_with": [...],
+     "curves": [{"group": 0, "steps": [100, ...], "secs": [20.1, ...], "losses": [...], "is_finished": true,
+                 "figures": {"accuracy": [...]}}]}
 
-    found = read("docs/results/images.jsonl")
+    found = read("docs/results/cifar.jsonl")
 
 An ensemble has members and no curves. Files of several sweeps may be put together.
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from tf_codistill import files
 from tf_codistill.learning_curves import Curve
+from tf_codistill.run_matrix import Setting
 
 _ARRAYS = {"steps": np.int64, "secs": np.float64, "losses": np.float64}
 
@@ -31,9 +33,7 @@ class Result:
     Attributes:
         setting: The name of its setting.
         seed: Its seed; of an ensemble that of its first member.
-        num_groups: Groups of the run, or members of the ensemble.
-        gin_files: Configurations that it was trained with.
-        bindings: Further bindings that it was trained with.
+        trained_with: How it was trained, or each member of the ensemble.
         measured_with: Further bindings that it was measured with.
         commit: Which version of the code trained it, if that is known.
         members: Of an ensemble, setting and seed of each.
@@ -43,21 +43,25 @@ class Result:
 
     setting: str
     seed: int
-    num_groups: int
-    gin_files: Sequence[str] = ()
-    bindings: Sequence[str] = ()
+    trained_with: Setting
     measured_with: Sequence[str] = ()
     commit: str | None = None
     members: Sequence[Sequence[Any]] = ()
     curves: Sequence[Curve] = ()
     held_out: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """Setting and seed of each run that it is made of."""
+        return [(setting, seed) for setting, seed in self.members or [(self.setting, self.seed)]]
+
     def is_of(self, other: Result) -> bool:
-        """Whether it is what another describes: the same setting and seed, and measured alike."""
-        described = ("setting", "seed", "num_groups", "gin_files", "bindings", "measured_with", "members")
-        return json.dumps([getattr(self, name) for name in described]) == json.dumps(
-            [getattr(other, name) for name in described]
-        )
+        """Whether it is what another describes: the same setting and seed, trained and measured alike."""
+        return self._description() == other._description()
+
+    def _description(self) -> str:
+        named = (self.setting, self.seed, self.members, self.measured_with)
+        return json.dumps([*named, dataclasses.asdict(self.trained_with)])
 
 
 def read(path: str) -> list[Result]:
@@ -90,6 +94,7 @@ def write(path: str, results: Sequence[Result]) -> None:
 
 def _line(result: Result) -> bytes:
     values = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    values["trained_with"] = dataclasses.asdict(result.trained_with)
     values["curves"] = [_plain(curve) for curve in result.curves]
     return (json.dumps(values) + "\n").encode()
 
@@ -113,7 +118,8 @@ def _parsed(path: str, number: int, line: str) -> Result:
             )
             for curve in values.pop("curves")
         )
-        return Result(**values, curves=curves)
+        trained_with = Setting(**values.pop("trained_with"))
+        return Result(**values, trained_with=trained_with, curves=curves)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"line {number} of {path!r} is no result of a sweep: {line[:80]!r}; delete it, and sweep again"

@@ -21,8 +21,8 @@ from typing import Any
 
 import gin
 
-from tf_codistill import evaluation, experiment, files, learning_curves, run_matrix, settings
-from tf_codistill.run_matrix import Setting, Trial
+from tf_codistill import evaluation, experiment, files, learning_curves, run_matrix
+from tf_codistill.run_matrix import Matrix, Trial
 from tf_codistill.sweeps.results import Result
 from tf_codistill.sweeps.summary import ENSEMBLE
 
@@ -35,31 +35,23 @@ Measure = Callable[[Sequence[Trial], Sequence[str]], Mapping[str, Mapping[str, A
 
 @gin.configurable(module="tf_codistill")
 @dataclasses.dataclass(kw_only=True)
-class Sweep:
+class Sweep(Matrix):
     """What is trained.
 
     Attributes:
-        settings: The settings by name; what the others are compared with is the first.
         axes: Values by the name of what they are bound to; every setting is trained with all combinations.
         seeds: The seeds of every setting, below 1000.
-        ensembles: For each ensemble the setting whose models it consists of, two for each seed.
-        bindings: Further bindings of every setting, such as where the data is.
-        measured_with: Further bindings with which models are measured, such as which part is held out.
 
     Raises:
-        ValueError: There is no seed, one is out of its range or there twice, an ensemble is of no setting, or
-            an axis has no values.
+        ValueError: There is no seed, one is out of its range or there twice, or an axis has no values, or two
+            that cannot be told apart in the name of a directory.
     """
 
-    settings: Mapping[str, Setting]
     axes: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     seeds: Sequence[int] = (1, 2, 3)
-    ensembles: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    bindings: Sequence[str] = ()
-    measured_with: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        settings.check_types(self)
+        super().__post_init__()
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {list(self.seeds)}; expected one or more, each once")
         if not all(0 <= seed < SECOND_MEMBERS for seed in self.seeds):
@@ -67,14 +59,12 @@ class Sweep:
                 f"seeds is {list(self.seeds)}; expected 0 to {SECOND_MEMBERS - 1}, as second members of "
                 f"ensembles have {SECOND_MEMBERS} more"
             )
-        for name, of in self.ensembles.items():
-            if of not in self.settings:
-                raise ValueError(
-                    f"ensembles[{name!r}] is {of!r}; expected one of the settings {list(self.settings)}"
-                )
         for name, values in self.axes.items():
             if not values:
                 raise ValueError(f"axes[{name!r}] is empty; expected the values to train with")
+        names = [_named("", combination) for combination in self._combinations()]
+        if same := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"axes has several combinations named {same[0]!r}; expected values that differ")
 
     def expected(self) -> list[Result]:
         """The results that there are to be, without what will be known of them.
@@ -84,83 +74,67 @@ class Sweep:
         """
         found = []
         for seed, combination in itertools.product(self.seeds, self._combinations()):
-            for name, setting in self.settings.items():
-                one = self._expected(name, setting, combination, seed)
+            for name, setting in self.complete_settings().items():
+                bound = [*setting.bindings, *_bindings(combination)]
+                one = Result(
+                    setting=_named(name, combination),
+                    seed=seed,
+                    trained_with=dataclasses.replace(setting, bindings=bound),
+                    measured_with=list(self.measured_with),
+                )
                 members = [[one.setting, seed + more] for more in (0, SECOND_MEMBERS)]
+                ensembles = [ensemble for ensemble, of in self.ensembles.items() if of == name]
                 found += [one] + [
-                    dataclasses.replace(
-                        one, setting=_named(ensemble, combination), num_groups=2, members=members
-                    )
-                    for ensemble, of in self.ensembles.items()
-                    if of == name
+                    dataclasses.replace(one, setting=_named(ensemble, combination), members=members)
+                    for ensemble in ensembles
                 ]
         return found
-
-    def trials(self, expected: Sequence[Result], output_dir: str) -> list[Trial]:
-        """The runs that results need.
-
-        Args:
-            expected: Some of the expected results.
-            output_dir: Directory of all runs.
-
-        Returns:
-            The runs, each once.
-        """
-        by_name = {
-            _named(name, combination): dataclasses.replace(
-                setting, bindings=[*self.bindings, *setting.bindings, *_bindings(combination)]
-            )
-            for name, setting in self.settings.items()
-            for combination in self._combinations()
-        }
-        needed = [place for one in expected for place in one.members or [[one.setting, one.seed]]]
-        return [
-            Trial(name, by_name[name], seed, files.join(output_dir, name, f"seed_{seed}"))
-            for name, seed in dict.fromkeys(map(tuple, needed))
-        ]
 
     def _combinations(self) -> list[dict[str, Any]]:
         values = itertools.product(*self.axes.values())
         return [dict(zip(self.axes, combination, strict=True)) for combination in values]
 
-    def _expected(self, name: str, setting: Setting, combination: Mapping[str, Any], seed: int) -> Result:
-        return Result(
-            setting=_named(name, combination),
-            seed=seed,
-            num_groups=setting.num_groups,
-            gin_files=list(setting.gin_files),
-            bindings=[*self.bindings, *setting.bindings, *_bindings(combination)],
-            measured_with=list(self.measured_with),
-        )
+
+def trials(expected: Sequence[Result], output_dir: str) -> list[Trial]:
+    """The runs that results need.
+
+    Args:
+        expected: Results that there are to be.
+        output_dir: Directory of all runs.
+
+    Returns:
+        The runs, each once.
+    """
+    needed = {run: one.trained_with for one in expected for run in one.runs}
+    return [
+        Trial(name, trained_with, seed, files.join(output_dir, name, f"seed_{seed}"))
+        for (name, seed), trained_with in needed.items()
+    ]
 
 
-def finished(
-    expected: Sequence[Result], trials: Sequence[Trial], output_dir: str, measure: Measure
-) -> Iterator[Result]:
+def finished(expected: Sequence[Result], output_dir: str, measure: Measure) -> Iterator[Result]:
     """Completes those results whose runs are done.
 
     Args:
-        expected: The results that there are to be.
-        trials: The runs that they need.
+        expected: Results that there are to be.
         output_dir: Directory of all runs.
         measure: Measures models.
 
     Yields:
         Each result as soon as it is complete.
     """
-    done = {(trial.name, trial.seed): trial for trial in trials if trial.is_done()}
+    done = {(one.name, one.seed): one for one in trials(expected, output_dir) if one.is_done()}
     commits = {(row["setting"], row["seed"]): row.get("commit") for row in run_matrix.rows(output_dir)}
     for one in expected:
-        places = [tuple(place) for place in one.members or [[one.setting, one.seed]]]
-        if not all(place in done for place in places):
+        if not all(run in done for run in one.runs):
             continue
-        own = [done[place] for place in places]
+        own = [done[run] for run in one.runs]
         held_out = measure(own, one.measured_with)
         if one.members:
             held_out = {ENSEMBLE: held_out[ENSEMBLE]}
         yield dataclasses.replace(
             one,
-            commit=commits.get(places[0]),
+            commit=commits.get(one.runs[0]),
             curves=() if one.members else learning_curves.read_run(one.setting, own[0].workdir).curves,
             held_out=held_out,
         )

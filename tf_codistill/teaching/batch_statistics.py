@@ -18,23 +18,22 @@ import keras
 from tf_codistill import keras_private
 
 
-def use_batch_statistics(model: keras.Model) -> int:
+def use_batch_statistics(model: keras.Model) -> None:
     """Lets a model normalise by means and variances of what it is given, also in inference mode.
 
     Args:
         model: A model that is no longer trained.
 
-    Returns:
-        How many of its layers are batch normalization.
+    Raises:
+        ValueError: It has no batch normalization, or one with ``renorm``, which uses both kinds.
     """
-    found = [
-        layer
-        for layer in keras_private.layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization) and not layer.renorm
-    ]
+    layers = keras_private.layers(model)
+    found = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if not found or any(layer.renorm for layer in found):
+        what = "batch normalization with renorm" if found else "no batch normalization"
+        raise ValueError(f"model {model.name!r} has {what}; leave statistics of its teacher at 'moving'")
     for layer in found:
         layer.call = functools.partial(_normalized, layer)
-    return len(found)
 
 
 def _normalized(layer: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:

@@ -68,7 +68,8 @@ class PeerExchange(FrozenTeachers):
             num_groups: Number of groups.
             every_steps: Optimizer steps between two exchanges, at least 1.
             topology: Who teaches whom, see `exchange.topology.teachers_of`.
-            precision: How snapshots and teachers hold weights, one of `exchange.precision.PRECISIONS`.
+            precision: How snapshots and teachers hold weights, one of `exchange.precision.PRECISIONS`; int8
+                takes about a quarter of float32. Groups may differ in it.
             statistics: Of teachers' batch normalization, one of `frozen.STATISTICS`; see `batch_statistics`.
             peer_model_fns: Makes the models of groups with another architecture, by group; outputs are alike.
             keep: How many of this group's newest snapshots stay.
@@ -94,7 +95,6 @@ class PeerExchange(FrozenTeachers):
         self._directory, self._publish, self._run_id, self.clock = directory or "", publish, run_id, clock
         self._peer_model_fns = dict(peer_model_fns or {})
         self._settings: dict[str, Any] = {"keep": keep, "max_bytes": max_bytes, "precision": precision}
-        self._settings |= {} if min_age_secs is None else {"min_age_secs": min_age_secs}
         self.costs, self.swaps = Costs(), list[Swap]()
         self.own_memory, self.peers_memory = weights.Pool(), weights.Pool()  # of copies on the host
         self._exchanging: Exchanging | None = None
@@ -149,7 +149,9 @@ class PeerExchange(FrozenTeachers):
 
     def store(self) -> Store:
         """The exchange, as one `fit` sees it."""
-        return Store(self._directory, self.group, run_id=self._run_id, clock=self.clock, **self._settings)
+        age = {} if self.min_age_secs is None else {"min_age_secs": self.min_age_secs}
+        settings = self._settings | age
+        return Store(self._directory, self.group, run_id=self._run_id, clock=self.clock, **settings)
 
     def is_read(self) -> bool:
         """Whether the topology, or `publish`, lets anybody learn from this group."""

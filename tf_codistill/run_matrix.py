@@ -17,7 +17,8 @@ deterministic: a group alone ends with the same bits at the same seed; of severa
 published when. Ctrl-C lets each run write a checkpoint. A run that began with another setting is refused.
 """
 
-from __future__ import annotations
+# Annotations are not postponed here: constructors of subclasses in other modules are made of these fields,
+# and whoever asks such a constructor for its types (the API reference does) would look the names up there.
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-# make quickstart   corpus -> one group alone -> two groups codistilling -> evaluation -> report
+# make quickstart   corpus -> two models alone -> two groups codistilling -> evaluation -> report
 # make quickstart-images    the same on images that come with a package
 # make quickstart-churn     table -> lone network, ensemble, codistillation, each trained anew -> how far predictions change
 # make test         checks and tests          make test-slow   the tests that take minutes
@@ -31,15 +31,15 @@ CLICKS := runs/synthetic
 quickstart: $(VENV)/.installed
 	@echo "== 1/5 corpus: the documentation on this machine"
 	$(PY) -m tf_codistill.prepare_local_docs --output_dir=$(CORPUS) --gin_file=gin/corpus/local_docs_tiny.gin
-	@echo "== 2/5 one group alone, with the weight decay that suits it best"
-	$(PY) -m tf_codistill.launch --num_groups=1 --workdir=$(RUN)/alone --gin_file=gin/quickstart_alone.gin $(SETTINGS)
+	@echo "== 2/5 two models alone, each with the weight decay that suits it best"
+	$(PY) -m tf_codistill.launch --num_groups=2 --workdir=$(RUN)/alone --gin_file=gin/quickstart_alone.gin $(SETTINGS)
 	@echo "== 3/5 two groups codistilling"
 	$(PY) -m tf_codistill.launch --num_groups=2 --workdir=$(RUN)/codistillation --gin_file=gin/quickstart.gin $(SETTINGS)
 	@echo "== 4/5 evaluation on held-out documents"
-	$(PY) -m tf_codistill.evaluate --runs=alone=$(RUN)/alone --runs=codistillation=$(RUN)/codistillation \
+	$(PY) -m tf_codistill.evaluate --runs="models alone=$(RUN)/alone" --runs=codistillation=$(RUN)/codistillation \
 		--output=$(RUN)/evaluation.json --gin_file=gin/quickstart.gin $(SETTINGS)
 	@echo "== 5/5 report"
-	$(PY) -m tf_codistill.report --runs=alone=$(RUN)/alone --runs=codistillation=$(RUN)/codistillation \
+	$(PY) -m tf_codistill.report --runs="models alone=$(RUN)/alone" --runs=codistillation=$(RUN)/codistillation \
 		--evaluation=$(RUN)/evaluation.json --output_dir=$(RUN)/report
 
 quickstart-images: $(VENV)/.installed-digits

@@ -108,18 +108,16 @@ def test_the_ensemble_is_the_mean_of_probabilities(task: LanguageTask, stream: S
         for i, (model, own) in enumerate(zip(models, lanes, strict=True))
     }
     rows = evaluation.evaluate(task, members)
-    assert list(rows) == ["group 0", "group 1", "group 2", evaluation.ENSEMBLE]
+    assert list(rows) == ["group 0", "group 1", "group 2", runs.ENSEMBLE]
     from_zero = [all_probabilities(model, stream, zeros()) for model in models]
     carried = [all_probabilities(model, stream, own) for model, own in zip(models, lanes, strict=True)]
-    ensemble = rows[evaluation.ENSEMBLE]
+    ensemble = rows[runs.ENSEMBLE]
     assert ensemble["zero_state_loss"] == pytest.approx(nats(np.mean(from_zero, axis=0), stream), rel=1e-5)
     assert ensemble["carried_state_loss"] == pytest.approx(nats(np.mean(carried, axis=0), stream), rel=1e-5)
     for i in range(3):
         assert rows[f"group {i}"]["carried_state_loss"] == pytest.approx(nats(carried[i], stream), rel=1e-5)
     members["saved"] = evaluation.Member(language_model(9), None)
-    assert (
-        evaluation.evaluate(task, members)[evaluation.ENSEMBLE]["carried_from"] == "checkpoint and first pass"
-    )
+    assert evaluation.evaluate(task, members)[runs.ENSEMBLE]["carried_from"] == "checkpoint and first pass"
 
 
 def test_a_hopeless_model_has_a_finite_perplexity(task: LanguageTask, stream: Stream) -> None:

@@ -61,6 +61,29 @@ def test_conclusion_names_a_baseline_of_several_groups():
     )
 
 
+def _pair(name, *losses):
+    return {f"{name}, group {group}": {"perplexity": 20.0, "loss": loss} for group, loss in enumerate(losses)}
+
+
+def test_share_of_what_the_ensemble_gains():
+    rows = _pair("alone", 3.5, 3.7) | {"alone, ensemble": {"loss": 3.4}} | _pair("two", 3.42, 3.48)
+    assert reporting.share_of_ensemble("alone", "two", rows) == (
+        "one model of two has 75 % of what the ensemble of alone, 3.400 in place of 3.600, gains"
+    )
+    rows["alone, ensemble"] = {"loss": 3.6}
+    assert "gains nothing" in reporting.share_of_ensemble("alone", "two", rows)
+    assert reporting.share_of_ensemble("two", "alone", rows) is None
+    assert reporting.share_of_ensemble("alone", "three", rows) is None
+
+
+def test_the_report_says_what_share_of_the_ensemble_one_model_has(tmp_path):
+    models = _pair("alone", 3.0) | {"alone, ensemble": {"loss": 2.8}} | _pair("two", 2.9)
+    evaluation = {"models": models, "num_units": 1, "units": "tokens"}
+    sentences = reporting.write_report([ALONE, _run("two", [2.9])], [evaluation], str(tmp_path))
+    assert len(sentences) == 2
+    assert f"**{sentences[1][:1].upper()}{sentences[1][1:]}.**" in (tmp_path / "report.md").read_text()
+
+
 def _evaluation(**changes):
     row = {"zero_state_loss": 3.25, "carried_state_loss": 3.125, "perplexity": 22.76, **changes}
     return {"models": {"alone": row}, "num_units": 12345, "units": "tokens"}

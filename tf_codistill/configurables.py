@@ -19,7 +19,7 @@ from tf_codistill.inputs import frequencies
 from tf_codistill.models import classifiers, click_network, resnet  # noqa: F401 - configurable where they are
 from tf_codistill.optimizers import large_batch, sparse_adagrad  # noqa: F401 - so are these
 from tf_codistill.tasks import clicks, images, language  # noqa: F401 - so are these
-from tf_codistill.teaching import fellows, saved, snapshots  # noqa: F401 - so are these
+from tf_codistill.teaching import base, fellows, saved, snapshots  # noqa: F401 - so are these
 
 _OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
 _LEARNING_RATES = ("CosineDecay", "ExponentialDecay", "PiecewiseConstantDecay", "PolynomialDecay")
@@ -47,6 +47,7 @@ for _source, _module, _names in (
     (keras.optimizers.schedules, "keras.optimizers.schedules", _LEARNING_RATES),
     (losses, "tf_codistill.losses", _LOSSES),
     (schedules, "tf_codistill.schedules", _SCHEDULES),
+    (base, "tf_codistill.teaching", ("Teaching",)),
     (topology, "tf_codistill.exchange", ("RandomPeers",)),
     (frequencies, "tf_codistill.inputs", ("unigram_frequencies",)),
 ):

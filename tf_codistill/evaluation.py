@@ -31,8 +31,6 @@ from tf_codistill.batches import Batch, Keyed, batch_of
 from tf_codistill.reproducibility.predictions import Predictions
 from tf_codistill.tasks.base import Task
 
-ENSEMBLE = "ensemble"
-
 Row = dict[str, float | str]
 
 
@@ -114,7 +112,7 @@ def evaluate(task: Task, members: Mapping[str, Member]) -> dict[str, Row]:
         By name: ``loss``, or ``zero_state_loss`` and ``carried_state_loss``, and what the task derives of
         it and of its metrics; ``carried_from``, ``checkpoint`` or ``first pass``.
     """
-    names = [*members, ENSEMBLE] if len(members) > 1 else list(members)
+    names = [*members, runs.ENSEMBLE] if len(members) > 1 else list(members)
     measure = _Pass(task, [member.model for member in members.values()])
     states = [recurrent_state.variables(member.model) for member in members.values()]
     for state in states:

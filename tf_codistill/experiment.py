@@ -52,7 +52,8 @@ class Experiment:
         task: What is learned.
         num_steps: Optimizer steps of each group.
         optimizer: Makes a Keras optimizer.
-        teaching: Makes that where teaching comes from: `PeerExchange`, `SavedTeachers`, `FellowStudents`.
+        teaching: Makes that where teaching comes from: `PeerExchange`, `SavedTeachers`, `FellowStudents`;
+            `Teaching` for groups that never learn of each other.
         distillation_loss: psi; soft-target cross-entropy if not given.
         distillation_weight: Factor of psi, a number or a function of the step.
         weight_decay: L2 penalty that follows a schedule; none if not given.

@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tf_codistill import files
+from tf_codistill import files, runs
 from tf_codistill.learning_curves import Curve, Run, draw
 
 PICTURE = "learning_curves.png"
@@ -77,6 +77,31 @@ def _ending(baseline: Run, run: Run) -> str:
     return f", and {where}" if len(run.curves) == 1 else f"; in the mean its groups {where}"
 
 
+def share_of_ensemble(baseline: str, run: str, rows: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Says how much of what an ensemble gains one model of another run has: what codistillation is for.
+
+    Args:
+        baseline: Name of a run whose models never learned of each other.
+        run: Name of a run.
+        rows: Figures of each model by name, as `evaluate` returns them; the first that is a loss counts.
+
+    Returns:
+        A sentence without its full stop; None if there is no such ensemble.
+    """
+    models = [row for name, row in rows.items() if name.startswith(f"{run}, group")]
+    alone = [row for name, row in rows.items() if name.startswith(f"{baseline}, group")]
+    ensemble = rows.get(f"{baseline}, {runs.ENSEMBLE}", {})
+    name = next((name for name in columns(rows) if name.endswith("loss")), None)
+    if name is None or name not in ensemble or not models:
+        return None
+    single = statistics.mean(row[name] for row in alone)
+    what = f"the ensemble of {baseline}, {ensemble[name]:.3f} in place of {single:.3f}"
+    if ensemble[name] >= single:
+        return f"{what}, gains nothing, so that there is nothing to be had from teaching each other"
+    share = (single - statistics.mean(row[name] for row in models)) / (single - ensemble[name])
+    return f"one model of {run} has {100 * share:.0f} % of what {what}, gains"
+
+
 def passing_step(curve: Curve, baseline: Run) -> int | None:
     """The first step at which a group's validation loss is the baseline's lowest or less, or None."""
     index = curve.first_reaching(baseline.best)
@@ -119,7 +144,7 @@ def write_report(shown: Sequence[Run], evaluations: Sequence[dict[str, Any]], ou
         output_dir: Directory for the two files; created if it does not exist, older ones are replaced.
 
     Returns:
-        The conclusions, one sentence for every run but the baseline.
+        The conclusions, one or two sentences for every run but the baseline.
 
     Raises:
         ValueError: There is no run, two have the same name, or the directory cannot be written to.
@@ -130,6 +155,9 @@ def write_report(shown: Sequence[Run], evaluations: Sequence[dict[str, Any]], ou
     baseline, *others = shown
     sentences = [conclusion(baseline, run) for run in others]
     title = sentences[0] if len(sentences) == 1 else "Validation loss while training"
+    rows = {name: row for evaluation in evaluations for name, row in evaluation["models"].items()}
+    gains = [share_of_ensemble(baseline.name, run.name, rows) for run in others]
+    sentences += [sentence for sentence in gains if sentence]
     files.make_directory(output_dir)
     files.write(files.join(output_dir, PICTURE), draw(shown, _capitalised(title)))
     report = _markdown(shown, sentences, evaluations)

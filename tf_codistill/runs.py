@@ -36,6 +36,8 @@ from typing import Any
 from tf_codistill import files
 
 KINDS = ("start", "train", "validation", "end")
+ENSEMBLE = "ensemble"
+"""What the ensemble of models is called beside them, wherever figures have names."""
 
 
 def exchange_dir(workdir: str) -> str:

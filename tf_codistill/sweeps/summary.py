@@ -25,9 +25,8 @@ import numpy as np
 from scipy import special
 
 from tf_codistill.learning_curves import Curve
+from tf_codistill.runs import ENSEMBLE
 from tf_codistill.sweeps.results import Result
-
-ENSEMBLE = "ensemble"
 
 
 class Interval(NamedTuple):

@@ -23,8 +23,8 @@ import gin
 
 from tf_codistill import evaluation, experiment, files, learning_curves, run_matrix
 from tf_codistill.run_matrix import Matrix, Trial
+from tf_codistill.runs import ENSEMBLE
 from tf_codistill.sweeps.results import Result
-from tf_codistill.sweeps.summary import ENSEMBLE
 
 SECOND_MEMBERS = 1000
 """By how much the seed of an ensemble's second member is larger than that of its first."""

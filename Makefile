@@ -1,6 +1,8 @@
 # make quickstart   corpus -> two models alone -> two groups codistilling -> evaluation -> report
 # make quickstart-images    the same on images that come with a package
 # make quickstart-churn     table -> lone network, ensemble, codistillation, each trained anew -> how far predictions change
+# make evidence      the sweeps of docs/results.md, but for what has a result there; RESULTS=runs/results repeats all of them
+# make evidence-short      the main one with one seed         make evidence-corpora   what they need, from WET='crawl/*.wet.gz'
 # make test         checks and tests          make test-slow   the tests that take minutes
 # make test-newest-keras   tests of what Keras does not promise, with its newest release, in a venv of its own
 # make check        ruff, mypy, pydoclint     make format      lets ruff rewrite what it can
@@ -25,7 +27,15 @@ SETTINGS := --gin_bindings="Experiment.seed = $(SEED)" \
 DIGITS := runs/digits
 CLICKS := runs/synthetic
 
+WET ?= crawl/*.warc.wet.gz
+RESULTS ?= docs/results
+EVIDENCE := runs/evidence
+
+# $(call sweep,gin file,directory of the runs,file of results,further flags)
+sweep = $(PY) -m tf_codistill.sweep --gin_file=gin/$(1)_sweep.gin --output_dir=$(2) --results=$(RESULTS)/$(3).jsonl $(4)
+
 .PHONY: quickstart quickstart-images quickstart-churn test test-slow test-newest-keras check format docs
+.PHONY: evidence evidence-short evidence-corpora
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.installed
@@ -66,6 +76,26 @@ quickstart-churn: $(VENV)/.installed
 	@echo "== 3/3 each trained anew, three times, and compared"
 	$(PY) -m tf_codistill.retrain --workdir=$(CLICKS)/churn --gin_file=gin/clicks/churn.gin --num_retrains=3
 	@echo "$(CLICKS)/churn/churn.png"
+
+evidence-corpora: $(VENV)/.installed
+	for size in 125k=125_000 500k=500_000 2m=2_000_000 8m=8_000_000; do \
+		$(PY) -m tf_codistill.prepare_common_crawl --gin_file=gin/corpus/evidence.gin --wet_files='$(WET)' \
+			--output_dir=$(EVIDENCE)/corpus_$${size%%=*} --gin_bindings="CorpusSettings.max_tokens = $${size#*=}" || exit; \
+	done
+
+evidence: $(VENV)/.installed
+	for size in 125k 500k 2m 8m; do \
+		$(call sweep,evidence/trials,$(EVIDENCE)/trials_$${size},trials_$${size},--gin_bindings="Sweep.bindings = \
+			[\"LanguageTask.corpus_dir = '$(EVIDENCE)/corpus_$${size}'\"]") && \
+		$(call sweep,evidence/language_$${size},$(EVIDENCE)/language_$${size},language_$${size}) || exit; \
+	done
+	$(call sweep,evidence/map,$(EVIDENCE)/map,map)
+	$(call sweep,evidence/two_phase,$(EVIDENCE)/two_phase,two_phase)
+	$(call sweep,images/cifar,runs/cifar/sweep,cifar)
+
+evidence-short: $(VENV)/.installed
+	$(PY) -m tf_codistill.sweep --gin_file=gin/evidence/language_125k_sweep.gin --output_dir=$(EVIDENCE)/short \
+		--gin_bindings="Sweep.seeds = [11]"
 
 test: check
 	$(PY) -m pytest -m "not slow" --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)

@@ -40,7 +40,7 @@ HOW = f"if that is meant: {REWRITE}=1 python -m pytest tests/golden_test.py"
 def directory(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Holds toy data where the gin files say that theirs are."""
     directory = tmp_path_factory.mktemp("golden")
-    for name in ("quickstart/corpus/tokens", "evidence/corpus_500k"):
+    for name in ("quickstart/corpus/tokens", "evidence/corpus_125k"):
         write_language_corpus(str(directory / "runs" / name), num_documents=20)
     clicks = SyntheticClicks()
     (directory / "rows.txt").write_bytes(clicks.text(clicks.rows(0, 200)))

@@ -80,14 +80,15 @@ def test_no_schema_is_told(programs: Programs, place: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_two_groups_of_two_workers_equal_groups_of_one(programs: Programs, place: pathlib.Path) -> None:
     programs.succeed("prepare_clicks", *flags(place))
-    (place / "toy.gin").write_text(EXPERIMENT + f"ClickTask.data_dir = '{place / 'table'}'\n")
+    burn_in = "Experiment.distillation_weight = @BurnIn()\nBurnIn.steps = 5\n"
+    (place / "toy.gin").write_text(EXPERIMENT + burn_in + f"ClickTask.data_dir = '{place / 'table'}'\n")
     ends = {}
     for number in (1, 2):
         run = place / f"workers_{number}"
         launched = [f"--workdir={run}", f"--gin_file={place / 'toy.gin'}", "--num_groups=2"]
-        launched += [f"--workers_per_group={number}", "--gin_bindings=PeerExchange.wait = True"]
+        launched += [f"--workers_per_group={number}"]
         programs.succeed("launch", *launched)
-        # Later each learns from whatever the other has published by then.
+        # Afterwards each learns from whatever the other has published by then.
         ends[number] = [metrics(run, group, "train")[5]["loss"] for group in range(2)]
         for group in range(2):
             weights = {final_weights(log_of(run, group, worker)) for worker in range(number)}

@@ -31,8 +31,24 @@ WET ?= crawl/*.warc.wet.gz
 RESULTS ?= docs/results
 EVIDENCE := runs/evidence
 
+SIZES := 125k 500k 2m 8m
+tokens = $(subst k,_000,$(subst m,_000_000,$(1)))
+
+define corpus
+$(PY) -m tf_codistill.prepare_common_crawl --gin_file=gin/corpus/evidence.gin --wet_files='$(WET)' \
+	--output_dir=$(EVIDENCE)/corpus_$(1) --gin_bindings="CorpusSettings.max_tokens = $(call tokens,$(1))"
+
+endef
+
 # $(call sweep,gin file,directory of the runs,file of results,further flags)
 sweep = $(PY) -m tf_codistill.sweep --gin_file=gin/$(1)_sweep.gin --output_dir=$(2) --results=$(RESULTS)/$(3).jsonl $(4)
+
+define language
+$(call sweep,evidence/trials,$(EVIDENCE)/trials_$(1),trials_$(1),--gin_bindings="Sweep.bindings = \
+	[\"LanguageTask.corpus_dir = '$(EVIDENCE)/corpus_$(1)'\"]")
+$(call sweep,evidence/language_$(1),$(EVIDENCE)/language_$(1),language_$(1))
+
+endef
 
 .PHONY: quickstart quickstart-images quickstart-churn test test-slow test-newest-keras check format docs
 .PHONY: evidence evidence-short evidence-corpora
@@ -78,17 +94,10 @@ quickstart-churn: $(VENV)/.installed
 	@echo "$(CLICKS)/churn/churn.png"
 
 evidence-corpora: $(VENV)/.installed
-	for size in 125k=125_000 500k=500_000 2m=2_000_000 8m=8_000_000; do \
-		$(PY) -m tf_codistill.prepare_common_crawl --gin_file=gin/corpus/evidence.gin --wet_files='$(WET)' \
-			--output_dir=$(EVIDENCE)/corpus_$${size%%=*} --gin_bindings="CorpusSettings.max_tokens = $${size#*=}" || exit; \
-	done
+	$(foreach size,$(SIZES),$(call corpus,$(size)))
 
 evidence: $(VENV)/.installed
-	for size in 125k 500k 2m 8m; do \
-		$(call sweep,evidence/trials,$(EVIDENCE)/trials_$${size},trials_$${size},--gin_bindings="Sweep.bindings = \
-			[\"LanguageTask.corpus_dir = '$(EVIDENCE)/corpus_$${size}'\"]") && \
-		$(call sweep,evidence/language_$${size},$(EVIDENCE)/language_$${size},language_$${size}) || exit; \
-	done
+	$(foreach size,$(SIZES),$(call language,$(size)))
 	$(call sweep,evidence/map,$(EVIDENCE)/map,map)
 	$(call sweep,evidence/two_phase,$(EVIDENCE)/two_phase,two_phase)
 	$(call sweep,images/cifar,runs/cifar/sweep,cifar)

@@ -137,6 +137,8 @@ def test_a_binding_that_is_written_down_can_be_used(data) -> None:
             pipeline.CorpusSettings()
         elif "/tables/" in gin_file:
             TableSettings()
+        elif gin_file.endswith("_sweep.gin"):
+            Sweep()
         else:
             experiment = configured()
             teachers = experiment.teachers("/nowhere", 0, NUM_GROUPS.get(gin_file, 2), rows=32)
@@ -159,9 +161,11 @@ def commands() -> list[tuple[str, str]]:
 
 @functools.cache
 def makefile_commands() -> list[tuple[str, str]]:
-    """What `make quickstart` would run."""
+    """What the showcases and the evidence would run."""
+    targets = ["quickstart", "quickstart-images", "quickstart-churn"]
+    targets += ["evidence-corpora", "evidence", "evidence-short"]
     shown = subprocess.run(
-        ["make", "--dry-run", "--always-make", "quickstart"],
+        ["make", "--dry-run", "--always-make", *targets],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -174,7 +178,10 @@ def makefile_commands() -> list[tuple[str, str]]:
 
 def test_there_are_commands_to_try() -> None:
     assert len([where for where, _ in commands() if where == "README.md"]) >= 2
-    assert len(makefile_commands()) == 5
+    programs = [command.split()[0] for _, command in makefile_commands()]
+    assert programs.count("tf_codistill.launch") == 4
+    assert programs.count("tf_codistill.prepare_common_crawl") == 4
+    assert programs.count("tf_codistill.sweep") == 4 * 2 + 3 + 1
 
 
 @pytest.mark.parametrize(("where", "command"), [*commands(), *makefile_commands()])

@@ -42,6 +42,11 @@ def columns(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     return {name: _TITLES.get(name, name.replace("_", " ")) for name in order}
 
 
+def loss_among(names: Iterable[str]) -> str | None:
+    """The figure that says how good a model is: the first that is a loss, None if there is none."""
+    return next((name for name in names if name.endswith("loss")), None)
+
+
 def cells(row: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """The figures of one model as text; empty where it has none of a name."""
     return [f"{row[name]:.{2 if abs(row[name]) >= 10 else 3}f}" if name in row else "" for name in names]
@@ -91,7 +96,7 @@ def share_of_ensemble(baseline: str, run: str, rows: Mapping[str, Mapping[str, A
     models = [row for name, row in rows.items() if name.startswith(f"{run}, group")]
     alone = [row for name, row in rows.items() if name.startswith(f"{baseline}, group")]
     ensemble = rows.get(f"{baseline}, {runs.ENSEMBLE}", {})
-    name = next((name for name in columns(rows) if name.endswith("loss")), None)
+    name = loss_among(columns(rows))
     if name is None or name not in ensemble or not models:
         return None
     single = statistics.mean(row[name] for row in alone)

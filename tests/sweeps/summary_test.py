@@ -122,6 +122,17 @@ def test_what_was_held_out() -> None:
     assert found.differences()["ensemble of two"]["loss"].mean == pytest.approx(-0.4)
 
 
+def test_the_share_of_what_the_ensemble_gains() -> None:
+    shares = Summary([*RESULTS, ENSEMBLE]).share_of_ensemble("loss")
+    assert list(shares) == ["two", "two, ensemble"]
+    assert shares["two"].number == 1  # of seed 2 there is no ensemble
+    assert shares["two"].mean == pytest.approx((1.1 - 0.7) / (1.1 - 0.7))
+    assert shares["two, ensemble"].mean == pytest.approx((1.1 - 0.5) / (1.1 - 0.7))
+    assert Summary(RESULTS).share_of_ensemble("loss") == {}
+    useless = dataclasses.replace(ENSEMBLE, held_out={"ensemble": {"loss": 1.2}})
+    assert Summary([*RESULTS, useless]).share_of_ensemble("loss") == {}
+
+
 def test_the_last_of_equal_runs_counts() -> None:
     assert Summary([lone(1, 5.0), lone(1, 0.0)]).best("lone").mean == 1.0
 
@@ -155,7 +166,9 @@ def test_the_report(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "| two | 2 | 0.800 ± 1.271 |" in report
     assert "| 83% ± 0% | 333% ± 0% |" in report
-    assert "| ensemble of two |  | 0.7000 (-0.4000) |" in report
+    assert "| ensemble of two |  | 0.7000 (-0.4000) |  |" in report
+    assert report.startswith("# lone and two\n")
+    assert "| two, ensemble |  | 0.5000 ± 0.0000 (-0.7500 ± 1.9059) | 150% |" in report
     assert "commit abc" in report
     never = pages.write([lone(1, 0), two(1, 1.0)], str(tmp_path))
     assert "| in none of 1 | in none of 1 |" in never

@@ -44,8 +44,10 @@ def test_axes_are_bound_in_all_combinations() -> None:
     axes = {"W.factor": [0.1, 0.2], "L.name": ["a/b"]}
     expected = example(axes=axes, ensembles={}, settings={"lone": LONE}, seeds=[1]).expected()
     assert [one.setting for one in expected] == [
-        f"lone, W.factor = {value}, L.name = 'a_b'" for value in (0.1, 0.2)
+        f"lone, factor = {value}, name = 'a_b'" for value in (0.1, 0.2)
     ]
+    ambiguous = example(axes={"W.factor": [0.1], "L.factor": [2]}, ensembles={}, settings={"lone": LONE})
+    assert ambiguous.expected()[0].setting == "lone, W.factor = 0.1, L.factor = 2"
     assert expected[1].trained_with.bindings == ["A = 1", "W.factor = 0.2", "L.name = 'a/b'"]
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tf_codistill import files, pictures
-from tf_codistill.reporting import columns, table
+from tf_codistill.reporting import columns, loss_among, table
 from tf_codistill.sweeps.results import Result
 from tf_codistill.sweeps.summary import Band, Interval, Summary
 
@@ -64,8 +64,14 @@ def _parts(summary: Summary) -> list[str]:
         [row, *(_shown(held_out[row].get(name), differences.get(row, {}).get(name)) for name in titles)]
         for row in held_out
     ]
+    loss = loss_among(titles)
+    if shares := summary.share_of_ensemble(loss) if loss else {}:
+        titles["share"] = "of the ensemble's gain"
+        for row in cells:
+            row.append(_percent(shares[row[0]]) if row[0] in shares else "")
+    several = f"{len(summary.settings)} settings"
     return [
-        f"# {' and '.join(summary.settings)}",
+        f"# {' and '.join(summary.settings) if len(summary.settings) <= 3 else several}",
         f"![Validation over steps and over training time]({PICTURE})",
         f"The baseline is *{summary.baseline}*. Means over seeds, and Student's intervals at 95 %; a run of "
         "several groups counts with their mean.",
@@ -91,8 +97,12 @@ def _trained(summary: Summary, name: str) -> list[str]:
 def _share(share: Interval, number: int) -> str:
     if not share.number:
         return f"in none of {number}"
+    return _percent(share) + ("" if share.number == number else f" in {share.number} of {number}")
+
+
+def _percent(share: Interval) -> str:
     spread = "" if math.isnan(share.low) else f" ± {(share.high - share.low) / 2:.0%}"
-    return f"{share.mean:.0%}{spread}" + ("" if share.number == number else f" in {share.number} of {number}")
+    return f"{share.mean:.0%}{spread}"
 
 
 def _shown(one: Interval | None, difference: Interval | None) -> str:

@@ -5,6 +5,7 @@
     summary.best("two groups")                           of the best validation loss of each seed
     summary.below_baseline("two groups")                 lone's less this one's, seed by seed
     summary.share_of_steps("two groups")                 of lone's steps to its best loss, until it is passed
+    summary.share_of_ensemble("loss")["two groups"]      of what an ensemble of two lone ones gains
     summary.held_out()                                   {"two groups": {"accuracy": Interval(...)}, ...}
 
 A run of several groups counts with the mean over them: what one may expect of the group that is served.
@@ -197,6 +198,41 @@ class Summary:
             row: {name: _paired(by_seed, first[name]) for name, by_seed in figures.items() if name in first}
             for row, figures in found.items()
             if row != self.baseline
+        }
+
+    def share_of_ensemble(self, figure: str) -> dict[str, Interval]:
+        """How much each row of `held_out` has of what an ensemble gains over the baseline, seed by seed.
+
+        Args:
+            figure: A loss among the figures of what was held out.
+
+        Returns:
+            Shares by row; nothing if there is no ensemble of the baseline's models, or it does not gain.
+        """
+        found = self._held_out()
+        of_baseline = (
+            name
+            for name, by_seed in self._by_name.items()
+            if all(
+                one.members and {of for of, _ in one.members} == {self.baseline} for one in by_seed.values()
+            )
+        )
+        ensemble = next(of_baseline, None)
+        if ensemble is None:
+            return {}
+        single, best = found[self.baseline][figure], found[ensemble][figure]
+        gains = {seed: single[seed] - best[seed] for seed in single.keys() & best.keys()}
+        if not gains or min(gains.values()) <= 0:
+            return {}
+        return {
+            row: interval(
+                [
+                    (single[s] - figures[figure][s]) / gains[s]
+                    for s in sorted(gains.keys() & figures[figure].keys())
+                ]
+            )
+            for row, figures in found.items()
+            if figure in figures and row not in (self.baseline, ensemble)
         }
 
     def _held_out(self) -> dict[str, dict[str, dict[int, float]]]:

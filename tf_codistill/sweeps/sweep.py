@@ -6,7 +6,7 @@
     Sweep.seeds = [1, 2, 3]
     Sweep.measured_with = ["ImageTask.held_out = 'test'"]
 
-    <output_dir>/lone, WeightDecay.factor = 0.0001/seed_1/     a run, as `launch` makes it
+    <output_dir>/lone, factor = 0.0001/seed_1/                 a run, as `launch` makes it
     <output_dir>/results.jsonl                                 see `results`
 
 A run whose result is there is not trained again, even if it has been deleted.
@@ -165,4 +165,7 @@ def _bindings(combination: Mapping[str, Any]) -> list[str]:
 
 
 def _named(name: str, combination: Mapping[str, Any]) -> str:
-    return ", ".join([name, *_bindings(combination)]).replace("/", "_")
+    last = [bound.rpartition(".")[2] for bound in combination]  # CosineDecay.initial_learning_rate
+    short = last if len(set(last)) == len(last) else combination
+    values = dict(zip(short, combination.values(), strict=True))
+    return ", ".join([name, *_bindings(values)]).replace("/", "_")

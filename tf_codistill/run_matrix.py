@@ -203,6 +203,7 @@ def train(
     max_workers: int | None = None,
     threads: int = 1,
     max_memory_bytes: int | None = None,
+    when_done: Callable[[Trial], None] = lambda run: None,
 ) -> None:
     """Trains those runs that are not done.
 
@@ -216,6 +217,7 @@ def train(
         threads: Threads of each worker; what is computed may depend on it.
         max_memory_bytes: Together they should take no more: after the first has ended, so many are trained at
             a time as would fit if each were as large as the largest so far. None leaves that out.
+        when_done: Called with each run that has just ended as it should, while others go on.
 
     Raises:
         ValueError: A number is below 1, or a run began with another setting.
@@ -250,6 +252,8 @@ def train(
                 failure = one.end(workdir)
                 has_succeeded |= failure is None
                 failures += [failure] if failure else []
+                if failure is None:
+                    when_done(one.run)
             if failures and not has_succeeded:
                 break
             show()

@@ -30,21 +30,20 @@ def main() -> None:
     what = sweep.Sweep()  # type: ignore[call-arg]
     program.check_bindings()
     path = _RESULTS.value or files.join(_OUTPUT_DIR.value, "results.jsonl")
-    known = results.read(path)
-    missing = [one for one in what.expected() if not any(one.is_of(other) for other in known)]
-    failure = None
-    try:
-        run_matrix.train(
-            sweep.trials(missing, _OUTPUT_DIR.value), _OUTPUT_DIR.value, **program.matrix_limits()
-        )
-    except ChildProcessError as error:
-        failure = error
-    for one in sweep.finished(missing, _OUTPUT_DIR.value, sweep.measure):
-        known.append(one)
-        results.write(path, known)
-    if failure:
-        raise failure
-    print(pages.write(known, _OUTPUT_DIR.value))
+    known, expected = results.read(path), what.expected()
+
+    def missing() -> list[results.Result]:
+        return [one for one in expected if not any(one.is_of(other) for other in known)]
+
+    def keep_what_is_done(*_: object) -> None:
+        for one in sweep.finished(missing(), _OUTPUT_DIR.value, sweep.measure):
+            known.append(one)
+            results.write(path, sweep.in_order(known, expected))
+
+    keep_what_is_done()  # before it was stopped
+    runs = sweep.trials(missing(), _OUTPUT_DIR.value)
+    run_matrix.train(runs, _OUTPUT_DIR.value, when_done=keep_what_is_done, **program.matrix_limits())
+    print(pages.write(sweep.in_order(known, expected), _OUTPUT_DIR.value))
 
 
 if __name__ == "__main__":

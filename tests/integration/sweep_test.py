@@ -54,8 +54,10 @@ def test_killed_and_continued_it_tells_what_the_runs_have_written(
         running.wait()
     for pid in pids_of(workdir):
         os.kill(pid, signal.SIGKILL)  # and with it `launch`, which would go on
+    path = str(place / "out" / "results.jsonl")
+    assert [one.setting for one in results.read(path)] == ["lone"], "what has ended has a result at once"
     written = programs.succeed("sweep", *flags(place))
-    found = results.read(str(place / "out" / "results.jsonl"))
+    found = results.read(path)
     assert [(one.setting, one.seed) for one in found] == [("lone", 1), ("slow", 1)]
     trained = [row["setting"] for row in run_matrix.rows(str(place / "out"))]
     assert trained == ["lone", "slow"], "what had ended is not trained again"

@@ -40,6 +40,12 @@ def test_what_is_expected_and_what_it_needs() -> None:
     assert only == [("lone", 1), ("lone", 1001)]
 
 
+def test_results_stand_as_they_are_expected_whichever_run_ended_first() -> None:
+    expected = example(seeds=[1]).expected()
+    other = dataclasses.replace(expected[0], setting="other")
+    assert sweep.in_order([other, *reversed(expected)], expected) == [*expected, other]
+
+
 def test_axes_are_bound_in_all_combinations() -> None:
     axes = {"W.factor": [0.1, 0.2], "L.name": ["a/b"]}
     expected = example(axes=axes, ensembles={}, settings={"lone": LONE}, seeds=[1]).expected()

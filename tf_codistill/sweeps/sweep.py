@@ -140,6 +140,12 @@ def finished(expected: Sequence[Result], output_dir: str, measure: Measure) -> I
         )
 
 
+def in_order(known: Sequence[Result], expected: Sequence[Result]) -> list[Result]:
+    """Results as a sweep expects them, whichever run ended first; others behind them."""
+    places = {(one.setting, one.seed): place for place, one in enumerate(expected)}
+    return sorted(known, key=lambda one: places.get((one.setting, one.seed), len(places)))
+
+
 def measure(trials: Sequence[Trial], measured_with: Sequence[str]) -> dict[str, evaluation.Row]:
     """Measures all models of runs, as their newest checkpoints have them, and of several their ensemble.
 

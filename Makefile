@@ -40,12 +40,11 @@ $(PY) -m tf_codistill.prepare_common_crawl --gin_file=gin/corpus/evidence.gin --
 
 endef
 
-# $(call sweep,gin file,directory of the runs,file of results,further flags)
-sweep = $(PY) -m tf_codistill.sweep --gin_file=gin/$(1)_sweep.gin --output_dir=$(2) --results=$(RESULTS)/$(3).jsonl $(4)
+# $(call sweep,gin file,directory of the runs,file of results)
+sweep = $(PY) -m tf_codistill.sweep --gin_file=gin/$(1)_sweep.gin --output_dir=$(2) --results=$(RESULTS)/$(3).jsonl
 
 define language
-$(call sweep,evidence/trials,$(EVIDENCE)/trials_$(1),trials_$(1),--gin_bindings="Sweep.bindings = \
-	[\"LanguageTask.corpus_dir = '$(EVIDENCE)/corpus_$(1)'\"]")
+$(call sweep,evidence/trials_$(1),$(EVIDENCE)/trials_$(1),trials_$(1))
 $(call sweep,evidence/language_$(1),$(EVIDENCE)/language_$(1),language_$(1))
 
 endef

@@ -69,25 +69,27 @@ class Sweep(Matrix):
     def expected(self) -> list[Result]:
         """The results that there are to be, without what will be known of them.
 
-        Seed by seed, and ensembles after the setting of their members, so that these are trained side by
-        side.
+        Seed by seed, setting by setting, and ensembles after the setting of their members: runs that have
+        equally many workers are trained side by side.
         """
         found = []
-        for seed, combination in itertools.product(self.seeds, self._combinations()):
-            for name, setting in self.complete_settings().items():
-                bound = [*setting.bindings, *_bindings(combination)]
-                one = Result(
-                    setting=_named(name, combination),
-                    seed=seed,
-                    trained_with=dataclasses.replace(setting, bindings=bound),
-                    measured_with=list(self.measured_with),
-                )
-                members = [[one.setting, seed + more] for more in (0, SECOND_MEMBERS)]
-                ensembles = [ensemble for ensemble, of in self.ensembles.items() if of == name]
-                found += [one] + [
-                    dataclasses.replace(one, setting=_named(ensemble, combination), members=members)
-                    for ensemble in ensembles
-                ]
+        settings = self.complete_settings().items()
+        for seed, (name, setting), combination in itertools.product(
+            self.seeds, settings, self._combinations()
+        ):
+            bound = [*setting.bindings, *_bindings(combination)]
+            one = Result(
+                setting=_named(name, combination),
+                seed=seed,
+                trained_with=dataclasses.replace(setting, bindings=bound),
+                measured_with=list(self.measured_with),
+            )
+            members = [[one.setting, seed + more] for more in (0, SECOND_MEMBERS)]
+            ensembles = [ensemble for ensemble, of in self.ensembles.items() if of == name]
+            found += [one] + [
+                dataclasses.replace(one, setting=_named(ensemble, combination), members=members)
+                for ensemble in ensembles
+            ]
         return found
 
     def _combinations(self) -> list[dict[str, Any]]:

@@ -100,6 +100,7 @@ evidence: $(VENV)/.installed
 	$(call sweep,evidence/map,$(EVIDENCE)/map,map)
 	$(call sweep,evidence/two_phase,$(EVIDENCE)/two_phase,two_phase)
 	$(call sweep,images/cifar,runs/cifar/sweep,cifar)
+	$(call sweep,evidence/quickstart,$(QUICKSTART)/sweep,quickstart)
 
 evidence-short: $(VENV)/.installed
 	$(PY) -m tf_codistill.sweep --gin_file=gin/evidence/language_125k_sweep.gin --output_dir=$(EVIDENCE)/short \

@@ -99,6 +99,8 @@ evidence: $(VENV)/.installed
 	$(foreach size,$(SIZES),$(call language,$(size)))
 	$(call sweep,evidence/map,$(EVIDENCE)/map,map)
 	$(call sweep,evidence/two_phase,$(EVIDENCE)/two_phase,two_phase)
+	$(call sweep,evidence/batch_trials,$(EVIDENCE)/batch_trials,batch_trials)
+	$(call sweep,evidence/batch,$(EVIDENCE)/batch,batch)
 	$(call sweep,images/cifar,runs/cifar/sweep,cifar)
 	$(call sweep,evidence/quickstart,$(QUICKSTART)/sweep,quickstart)
 

@@ -181,7 +181,7 @@ def test_there_are_commands_to_try() -> None:
     programs = [command.split()[0] for _, command in makefile_commands()]
     assert programs.count("tf_codistill.launch") == 4
     assert programs.count("tf_codistill.prepare_common_crawl") == 4
-    assert programs.count("tf_codistill.sweep") == 4 * 2 + 4 + 1
+    assert programs.count("tf_codistill.sweep") == 4 * 2 + 6 + 1
 
 
 @pytest.mark.parametrize(("where", "command"), [*commands(), *makefile_commands()])

@@ -4,9 +4,9 @@
     python -m benchmarks.click_input --num_rows=200000 --batch_size=4096
 
 Both read the same made rows in the Criteo layout in one run, one after the other. `CsvDataset` gets them
-whole,
-in the order of the file, and only parses and batches; with ``shuffled and hashed`` it does what training
-needs, too. Ours are prepared before (the rate is printed), shuffled over all rows, and ready for the model.
+whole, in the order of the file, and only parses and batches; with ``shuffled and hashed`` it does what
+training needs, too. Ours are prepared before (the rate is printed), shuffled over all rows, and ready for the
+model.
 At least twice as fast is wanted, five times as fast as the paper's network learns on this machine, and no
 growth of memory over a million rows.
 """

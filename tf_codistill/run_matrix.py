@@ -2,7 +2,7 @@
 
     <workdir>/
         lone/seed_1/           the workdir of a run, as `launch` makes it; launch.log: what that printed;
-                               setting.json: the setting that it began with
+                               setting.json: setting and commit that it began with
         lone/seed_2/
         codistilled/seed_1/
         ...
@@ -141,9 +141,15 @@ class Trial:
         return sum(group.step for group in groups), sum(totals) if len(totals) == len(groups) else None
 
     def keep_setting(self) -> None:
-        """Keeps the setting in the workdir, as the one that the run begins with."""
+        """Keeps in the workdir with which setting, and which version of our code, the run begins."""
         path = files.join(files.make_directory(self.workdir), _SETTING)
-        files.write_json(path, dataclasses.asdict(self.setting))
+        if not files.exists(path):
+            files.write_json(path, {**dataclasses.asdict(self.setting), "commit": _commit()})
+
+    def commit(self) -> str | None:
+        """With which version of our code it began, as git names it; None if that is not known."""
+        path = files.join(self.workdir, _SETTING)
+        return files.read_json(path).get("commit") if files.exists(path) else None
 
     def check_setting(self) -> None:
         """Checks that the setting is the one that the run began with, if it has begun.
@@ -278,7 +284,6 @@ class _Running:
     def __init__(self, run: Trial, threads: int) -> None:
         self.run, self.started = run, time.monotonic()
         run.keep_setting()
-        self.commit = _commit()
         self.memory_bytes = 0
         self.log_path = files.join(run.workdir, _LOG)
         number = str(threads)
@@ -316,7 +321,7 @@ class _Running:
             "memory_bytes": self.memory_bytes,
             "steps": self.run.steps()[0],
             "workdir": self.run.workdir,
-            "commit": self.commit,
+            "commit": self.run.commit(),
         }
         if not code:
             groups = range(self.run.setting.num_groups)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tf_codistill import runs
+from tf_codistill import run_matrix, runs
 from tf_codistill.run_matrix import Setting, Trial
 from tf_codistill.sweeps import sweep
 from tf_codistill.sweeps.results import Result
@@ -76,7 +76,7 @@ def test_what_is_refused(wrong: dict, words: str) -> None:
         example(**wrong)
 
 
-def test_results_of_runs_that_are_done(tmp_path: pathlib.Path) -> None:
+def test_results_of_runs_that_are_done(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     what = example(seeds=[1])
     expected = what.expected()
     trials = sweep.trials(expected, str(tmp_path))
@@ -92,7 +92,12 @@ def test_results_of_runs_that_are_done(tmp_path: pathlib.Path) -> None:
         assert measured_with == ["C = 3"]
         return {f"group {group}": {"loss": 0.1} for group in range(own[0].setting.num_groups)}
 
+    monkeypatch.setattr(run_matrix, "_commit", lambda: "abc1234")
+    trials[0].keep_setting()
+    monkeypatch.setattr(run_matrix, "_commit", lambda: "later")
+    trials[0].keep_setting()
     found = list(sweep.finished(expected, str(tmp_path), measure))
+    assert [one.commit for one in found] == ["abc1234", None], "what it began with"
     assert [(one.setting, one.seed) for one in found] == [("lone", 1), ("two", 1)]
     lone, two = found
     assert lone.is_of(expected[0])

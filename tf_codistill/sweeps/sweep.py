@@ -21,7 +21,7 @@ from typing import Any
 
 import gin
 
-from tf_codistill import evaluation, experiment, files, learning_curves, run_matrix
+from tf_codistill import evaluation, experiment, files, learning_curves
 from tf_codistill.run_matrix import Matrix, Trial
 from tf_codistill.runs import ENSEMBLE
 from tf_codistill.sweeps.results import Result
@@ -126,7 +126,6 @@ def finished(expected: Sequence[Result], output_dir: str, measure: Measure) -> I
         Each result as soon as it is complete.
     """
     done = {(one.name, one.seed): one for one in trials(expected, output_dir) if one.is_done()}
-    commits = {(row["setting"], row["seed"]): row.get("commit") for row in run_matrix.rows(output_dir)}
     for one in expected:
         if not all(run in done for run in one.runs):
             continue
@@ -136,7 +135,7 @@ def finished(expected: Sequence[Result], output_dir: str, measure: Measure) -> I
             held_out = {ENSEMBLE: held_out[ENSEMBLE]}
         yield dataclasses.replace(
             one,
-            commit=commits.get(one.runs[0]),
+            commit=own[0].commit(),
             curves=() if one.members else learning_curves.read_run(one.setting, own[0].workdir).curves,
             held_out=held_out,
         )

@@ -230,10 +230,7 @@ def train(
         ChildProcessError: Some have failed; the message has the end of what each said.
         KeyboardInterrupt: Ctrl-C was pressed; all have been stopped and go on when called again.
     """
-    for name, value in (("max_workers", max_workers), ("threads", threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; expected 1 or more")
-    max_workers = max_workers or max(1, (os.cpu_count() or 1) // threads)
+    max_workers = _checked_workers(max_workers, threads)
     files.make_directory(workdir)
     waiting = _waiting(planned, workdir)
     has_succeeded = len(waiting) < len(planned)
@@ -266,6 +263,14 @@ def train(
             time.sleep(_POLL_SECS)
     if failures:
         raise ChildProcessError(f"{len(failures)} of {len(planned)} runs failed:\n" + "\n".join(failures))
+
+
+def _checked_workers(max_workers: int | None, threads: int) -> int:
+    """Of how many workers all that are trained at a time may consist."""
+    for name, value in (("max_workers", max_workers), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; expected 1 or more")
+    return max_workers or max(1, (os.cpu_count() or 1) // threads)
 
 
 def _waiting(planned: Sequence[Trial], workdir: str) -> list[Trial]:

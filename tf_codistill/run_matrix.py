@@ -242,9 +242,7 @@ def train(
         while waiting or running:
             for one in running:
                 one.measure()
-            fits = max_memory_bytes is None or (
-                largest > 0 and (len(running) + 1) * largest <= max_memory_bytes
-            )
+            fits = max_memory_bytes is None or 0 < (len(running) + 1) * largest <= max_memory_bytes
             workers = sum(one.setting.num_workers for one in [*waiting[:1], *(one.run for one in running)])
             if waiting and ((workers <= max_workers and fits) or not running):
                 running.append(_Running(waiting.pop(0), threads))

@@ -7,6 +7,7 @@ import re
 
 import gin
 import pytest
+import tensorflow as tf
 from absl import flags
 
 from tf_codistill import experiment, program
@@ -31,8 +32,11 @@ def test_groups_read_the_same_or_different_documents() -> None:
 
 
 def test_groups_of_an_ensemble_never_learn_from_each_other() -> None:
-    weight = configured("ensemble").distillation_weight
-    assert [float(weight(step)) for step in (0, 200, 1500)] == [0.0, 0.0, 0.0]
+    teachers = configured("ensemble").teachers("/nowhere", group=0, num_groups=2, rows=32)
+    assert teachers.names() == []
+    assert not teachers.any_present(tf.constant(1500))
+    gin.clear_config()
+    assert configured("same_data").teachers("/nowhere", group=0, num_groups=2, rows=32).names() != []
 
 
 @pytest.mark.parametrize("path", _BASELINES, ids=lambda path: path.stem)

@@ -1,7 +1,7 @@
 # make quickstart   corpus -> two models alone -> two groups codistilling -> evaluation -> report
 # make quickstart-images    the same on images that come with a package
 # make quickstart-churn     table -> lone network, ensemble, codistillation, each trained anew -> how far predictions change
-# make evidence      the sweeps of docs/results.md, but for what has a result there; RESULTS=runs/results repeats all of them
+# make evidence      the sweeps of docs/results.md, but for what has a result there; with RESULTS=runs/results from nothing
 # make evidence-short      the main one with one seed         make evidence-corpora   what they need, from WET='crawl/*.wet.gz'
 # make test         checks and tests          make test-slow   the tests that take minutes
 # make test-newest-keras   tests of what Keras does not promise, with its newest release, in a venv of its own

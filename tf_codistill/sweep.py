@@ -11,6 +11,8 @@ Several runs are trained at a time; Ctrl-C stops them, and the same command goes
 
 from __future__ import annotations
 
+import os
+
 from absl import flags
 
 from tf_codistill import files, program
@@ -40,6 +42,7 @@ def main() -> None:
             known.append(one)
             results.write(path, sweep.in_order(known, expected))
 
+    files.make_directory(os.path.dirname(path) or ".")  # before runs whose results would be lost
     keep_what_is_done()  # before it was stopped
     runs = sweep.trials(missing(), _OUTPUT_DIR.value)
     run_matrix.train(runs, _OUTPUT_DIR.value, when_done=keep_what_is_done, **program.matrix_limits())

@@ -39,25 +39,26 @@ def place(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
-def flags(place: pathlib.Path) -> list[str]:
-    return [f"--output_dir={place / 'out'}", f"--gin_file={place / 'sweep.gin'}", "--max_workers=1"]
+def flags(place: pathlib.Path, *more: str) -> list[str]:
+    return [f"--output_dir={place / 'out'}", f"--gin_file={place / 'sweep.gin'}", "--max_workers=1", *more]
 
 
 def test_killed_and_continued_it_tells_what_the_runs_have_written(
     programs: Programs, place: pathlib.Path
 ) -> None:
-    workdir = place / "out" / "slow" / "seed_1"
-    with programs.started("sweep", *flags(place)) as running:
+    workdir, path = place / "out" / "slow" / "seed_1", place / "kept" / "results.jsonl"
+    given = flags(place, f"--results={path}")
+    with programs.started("sweep", *given) as running:
         saved = runs.checkpoints_dir(str(workdir), 0)
         running.wait_until(lambda: os.path.isdir(saved) and checkpoints.committed_steps(saved) != [])
         os.kill(running.pid, signal.SIGKILL)
         running.wait()
     for pid in pids_of(workdir):
         os.kill(pid, signal.SIGKILL)  # and with it `launch`, which would go on
-    path = str(place / "out" / "results.jsonl")
-    assert [one.setting for one in results.read(path)] == ["lone"], "what has ended has a result at once"
-    written = programs.succeed("sweep", *flags(place))
-    found = results.read(path)
+    ended = [one.setting for one in results.read(str(path))]
+    assert ended == ["lone"], "what has ended has a result at once"
+    written = programs.succeed("sweep", *given)
+    found = results.read(str(path))
     assert [(one.setting, one.seed) for one in found] == [("lone", 1), ("slow", 1)]
     trained = [row["setting"] for row in run_matrix.rows(str(place / "out"))]
     assert trained == ["lone", "slow"], "what had ended is not trained again"
@@ -73,11 +74,10 @@ def test_killed_and_continued_it_tells_what_the_runs_have_written(
     difference = found[1].held_out["group 0"]["loss"] - found[0].held_out["group 0"]["loss"]
     assert summary.differences()["slow"]["loss"].mean == pytest.approx(difference, rel=1e-12)
     assert f"({difference:.4f})" in written.output
-    (place / "out" / "results.jsonl").rename(place / "kept.jsonl")
-    again = programs.succeed("report", f"--results={place / 'kept.jsonl'}", f"--output_dir={place / 'again'}")
+    again = programs.succeed("report", f"--results={path}", f"--output_dir={place / 'again'}")
     assert again.output == written.output
     os.rename(place / "out", place / "gone")
-    kept = programs.succeed("sweep", *flags(place), f"--results={place / 'kept.jsonl'}")
+    kept = programs.succeed("sweep", *given)
     assert kept.output == written.output, "what has a result is not trained again"
     assert not (place / "out" / "lone").exists()
 

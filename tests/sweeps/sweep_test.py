@@ -106,6 +106,19 @@ def test_results_of_runs_that_are_done(tmp_path: pathlib.Path, monkeypatch: pyte
     assert two.held_out == {"group 0": {"loss": 0.1}, "group 1": {"loss": 0.1}}
 
 
+def test_a_run_of_another_setting_gives_no_result(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trial, "is_done", lambda self: True)
+    before, now = (
+        example(seeds=[1], bindings=[value], ensembles={}).expected() for value in ("A = 1", "A = 2")
+    )
+    for trial in sweep.trials(before, str(tmp_path)):
+        trial.keep_setting()
+    with pytest.raises(ValueError, match=r"bindings of the run in .* was \['A = 1'\] when it began"):
+        list(sweep.finished(now, str(tmp_path), lambda *_: {}))
+
+
 def test_of_an_ensemble_the_ensemble_is_kept(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trial, "is_done", lambda self: True)
     what = example(seeds=[1])

@@ -124,8 +124,13 @@ def finished(expected: Sequence[Result], output_dir: str, measure: Measure) -> I
 
     Yields:
         Each result as soon as it is complete.
+
+    Raises:
+        ValueError: A run has been trained with another setting than the result is to have.
     """
     done = {(one.name, one.seed): one for one in trials(expected, output_dir) if one.is_done()}
+    for run in done.values():
+        run.check_setting()
     for one in expected:
         if not all(run in done for run in one.runs):
             continue

@@ -84,13 +84,8 @@ def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(data, name: st
         )
         teachers = experiment.teachers("/nowhere", 0, num_groups, rows=experiment.task.batch_size)
         model = experiment.build(teachers, 0, rows=experiment.task.batch_size)
-        expected = (
-            0
-            if re.search(r"^Experiment.teaching = @Teaching\b", with_included(name), re.MULTILINE)
-            else 2
-            if num_groups == 1
-            else 1
-        )
+        is_alone = re.search(r"^Experiment.teaching = @Teaching\b", with_included(name), re.MULTILINE)
+        expected = 0 if is_alone else 2 if num_groups == 1 else 1
         assert len(model.teachers.names()) == expected
     elif "churn" in name or name.endswith("_sweep.gin"):
         what = retraining.Retraining() if "churn" in name else Sweep()

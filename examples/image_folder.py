@@ -25,7 +25,8 @@ import tensorflow as tf
 
 import tf_codistill
 from examples import images
-from tf_codistill import distribution, launching, runs
+from tf_codistill import distribution, runs
+from tf_codistill.launching import local
 from tf_codistill.training.metrics_log import MetricsLog
 
 NUM_GROUPS, WORKERS_PER_GROUP = 2, 2
@@ -138,7 +139,7 @@ def main() -> None:
     if flags.group is not None:
         train(flags)
         return
-    launching.launch(
+    local.launch(
         flags.workdir,
         num_groups=NUM_GROUPS,
         workers_per_group=WORKERS_PER_GROUP,

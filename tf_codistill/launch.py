@@ -14,7 +14,8 @@ import sys
 
 from absl import flags
 
-from tf_codistill import bindings, files, launching, program, runs
+from tf_codistill import bindings, files, program, runs
+from tf_codistill.launching import local
 
 _NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.")
 _WORKERS_PER_GROUP = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.")
@@ -50,7 +51,7 @@ def main() -> None:
     files.check_scheme(program.WORKDIR.value, program.EXCHANGE_DIR.value)
     program.parse_gin()  # a mistake in it is told here once, not by every worker
     bindings.check_required(Experiment)
-    launching.launch(
+    local.launch(
         program.WORKDIR.value,
         num_groups=_NUM_GROUPS.value,
         workers_per_group=_WORKERS_PER_GROUP.value,

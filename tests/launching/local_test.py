@@ -14,7 +14,8 @@ import time
 
 import pytest
 
-from tf_codistill import gpus, launching, runs
+from tf_codistill import gpus, runs
+from tf_codistill.launching import local
 
 CHILD = """
     import json, os, signal, sys, time
@@ -52,7 +53,7 @@ def fixture_launch(tmp_path):
             return [sys.executable, "-c", script, str(group), str(tmp_path)]
 
         kwargs = {"command": command, "grace_secs": 5.0, "stream": output, **kwargs}
-        launching.launch(
+        local.launch(
             str(tmp_path / "run"), num_groups=num_groups, workers_per_group=workers_per_group, **kwargs
         )
         return output.getvalue()
@@ -209,7 +210,7 @@ def test_a_remote_workdir_has_its_logs_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     output = io.StringIO()
     command = [sys.executable, "-c", "print('hello')"]
-    launching.launch(
+    local.launch(
         "ram://launching_test/run",
         num_groups=2,
         workers_per_group=1,
@@ -227,7 +228,7 @@ def test_a_remote_workdir_has_its_logs_on_this_machine(tmp_path, monkeypatch):
 
 def test_a_scheme_that_is_not_known_is_told_before_anything_starts(tmp_path):
     with pytest.raises(ValueError, match="'s3://bucket/run.*' is of scheme 's3'"):
-        launching.launch("s3://bucket/run", num_groups=1, workers_per_group=1, command=lambda _: ["false"])
+        local.launch("s3://bucket/run", num_groups=1, workers_per_group=1, command=lambda _: ["false"])
 
 
 def test_failing_worker_stops_the_others_and_shows_its_log(launch, tmp_path):
@@ -305,11 +306,12 @@ def _is_alive(pid):
 
 LAUNCHER = """
     import sys
-    from tf_codistill import launching, program
+    from tf_codistill import program
+    from tf_codistill.launching import local
     script, folder = sys.argv[1:3]
     command = lambda group: [sys.executable, "-c", script, str(group), folder]
     del sys.argv[1:]
-    program.run(lambda: launching.launch(folder + "/run", num_groups=2, workers_per_group=2, command=command))
+    program.run(lambda: local.launch(folder + "/run", num_groups=2, workers_per_group=2, command=command))
 """
 
 

@@ -14,7 +14,7 @@
     2  tokenizer/ tables/ reproducibility/ distribution calibration
     1  losses schedules metrics click_metrics tokens weights optimizers/ runs pictures batches
        bindings jobs/ image_files/
-    0  shapes files/ gpus settings quiet_start keras_private
+    0  shapes files/ gpus settings quiet_start keras_private children
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
 so that each is also tried on a small house that breaks it.
@@ -35,7 +35,7 @@ PACKAGE = "tf_codistill"
 ROOT = pathlib.Path(__file__).parents[1]
 
 FLOORS = (
-    ("shapes", "files", "gpus", "settings", "terminal", "quiet_start", "keras_private"),
+    ("shapes", "files", "gpus", "settings", "terminal", "quiet_start", "keras_private", "children"),
     ("losses", "schedules", "metrics", "click_metrics", "optimizers", "tokens", "weights")
     + ("runs", "pictures", "batches", "bindings", "jobs", "image_files"),
     ("tokenizer", "tables", "distribution", "reproducibility", "calibration"),

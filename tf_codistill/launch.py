@@ -4,8 +4,8 @@ r"""Trains all groups of a run on this machine.
         --gin_file=gin/quickstart.gin --gin_bindings="num_steps = 500"
 
 Each worker is a ``python -m tf_codistill.train`` of its own. One line per group shows its progress; what the
-workers print goes to ``<workdir>/group_<g>/worker_<w>.log``. Ctrl-C stops them all, one that fails stops the
-others. A workdir on remote storage has its logs on this machine.
+workers print goes to ``<workdir>/group_<g>/worker_<w>.log``. Ctrl-C stops them all; a group that fails is
+started again, while the others go on. A workdir on remote storage has its logs on this machine.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ from tf_codistill.launching import local
 
 _NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.")
 _WORKERS_PER_GROUP = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.")
+_MAX_RESTARTS = flags.DEFINE_integer(
+    "max_restarts", 3, "How often a group that fails is started again without a new checkpoint, 0 for never."
+)
+_HANG_SECS = flags.DEFINE_float(
+    "hang_secs",
+    600.0,
+    "Seconds without a line of metrics after which a group counts as hung, but ten of its longest pauses.",
+)
 _BASE_PORT = flags.DEFINE_integer("base_port", None, "First port for the workers; free ones by default.")
 
 
@@ -57,6 +65,8 @@ def main() -> None:
         workers_per_group=_WORKERS_PER_GROUP.value,
         base_port=_BASE_PORT.value,
         num_steps=bindings.value("Experiment.num_steps"),
+        max_restarts=_MAX_RESTARTS.value,
+        hang_secs=_HANG_SECS.value or None,
         command=train_command,
     )
 

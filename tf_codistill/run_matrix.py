@@ -35,7 +35,7 @@ from typing import Any
 import gin
 import psutil
 
-from tf_codistill import files, settings, status
+from tf_codistill import children, files, settings, status
 from tf_codistill.jobs.progress import Progress
 
 _POLL_SECS = 0.5
@@ -292,15 +292,7 @@ class _Running:
         number = str(threads)
         own = {"TF_NUM_INTRAOP_THREADS": number, "OMP_NUM_THREADS": number, "TF_DETERMINISTIC_OPS": "1"}
         with open(self.log_path, "ab") as log:
-            # A session of its own keeps the terminal's Ctrl-C away: it comes once, from here.
-            self.process = subprocess.Popen(
-                run.command(),
-                env={**os.environ, **own},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.process = children.start(run.command(), log, {**os.environ, **own})
 
     def measure(self) -> None:
         """Notes how much memory its processes have now, if it is the most so far."""

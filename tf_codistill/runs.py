@@ -20,6 +20,8 @@ A line of the metrics file has ``kind`` and ``step``, then numbers by name:
      "total_loss": 5.9, "distillation_loss": 0.0, "distillation_weight": 0.0, "teacher_agreement": 0.0,
      "staleness_steps": 0.0}
     {"kind": "validation", "step": 100, "elapsed_secs": 15.0, "loss": 5.4, "perplexity": 221.4}
+    {"kind": "restart", "step": 700, "reason": "worker 0 of group 0 was killed by SIGKILL", "attempt": 1,
+     "time": 1700000100.0}
     {"kind": "end", "step": 2000, "elapsed_secs": 280.0}
 
 ``elapsed_secs`` counts the time spent in training, restarts taken out. A workdir may be on remote storage,
@@ -35,7 +37,7 @@ from typing import Any
 
 from tf_codistill import files
 
-KINDS = ("start", "train", "validation", "end")
+KINDS = ("start", "train", "validation", "restart", "end")
 ENSEMBLE = "ensemble"
 """What the ensemble of models is called beside them, wherever figures have names."""
 
@@ -146,8 +148,15 @@ def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
 
 
 def rewind_metrics(path: str, step: int) -> None:
-    """Drops what was logged after `step`, and any ending, so that a resumed run logs every step once."""
-    kept = [r for r in read_metrics(path) if r["step"] <= step and r["kind"] != "end"]
+    """Drops what was logged after `step`, and any ending, so that a resumed run logs every step once.
+
+    Restarts stay, as of the step that training resumes from.
+    """
+    kept = [
+        {**record, "step": min(record["step"], step)}
+        for record in read_metrics(path)
+        if record["kind"] == "restart" or (record["step"] <= step and record["kind"] != "end")
+    ]
     files.write(path, b"".join(map(_line, kept)))
 
 

@@ -4,14 +4,17 @@ r"""Trains one worker of one group.
 
 Start one for every worker of every group; TF_CONFIG tells the workers of a group about each other, the
 workdir, or ``--exchange_dir`` if it is given, is all that groups share. On one machine `launch` does it.
-Started again with the same workdir it goes on from its last checkpoint.
+Started again with the same workdir it goes on from its last checkpoint. The exit status is 0 when training
+has come to its end, 75 when a signal has stopped it and the same command goes on.
 """
 
 from __future__ import annotations
 
+import sys
+
 from absl import flags, logging
 
-from tf_codistill import files, program, runs
+from tf_codistill import children, files, program, runs
 
 _GROUP = flags.DEFINE_integer("group", 0, "This group, from 0.")
 _NUM_GROUPS = flags.DEFINE_integer(
@@ -49,7 +52,10 @@ def main() -> None:
     # Once before anything is made, so that a sentence of another kind does not come first, and once after.
     program.check_unchanged(config, setting, configurables.MAY_CHANGE)
     place = {"exchange_dir": program.EXCHANGE_DIR.value, "run_id": _RUN_ID.value}
-    settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, **place)
+    try:
+        settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, **place)
+    except KeyboardInterrupt:  # by a signal, behind a checkpoint
+        sys.exit(children.TRY_AGAIN)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_happened(
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     flags = experiment(tmp_path, corpus, f"Experiment.num_steps = {NUM_STEPS}", teaching=teaching)
-    flags += ["--num_groups=1", f"--workers_per_group={num_workers}"]
+    flags += ["--num_groups=1", f"--workers_per_group={num_workers}", "--max_restarts=0"]
 
     with programs.started("launch", f"--workdir={stopped}", *flags) as running:
         reach(15, stopped, running)

@@ -15,7 +15,7 @@ import time
 import pytest
 
 from tf_codistill import gpus, runs
-from tf_codistill.launching import local
+from tf_codistill.launching import local, supervision
 
 CHILD = """
     import json, os, signal, sys, time
@@ -316,7 +316,7 @@ LAUNCHER = """
 
 
 @pytest.mark.parametrize(
-    ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 129)]
 )
 def test_signals_stop_every_worker(tmp_path, sent, status):
     script = textwrap.dedent(CHILD) + "time.sleep(60)\n"
@@ -354,3 +354,100 @@ def test_finished_run_goes_on_when_more_steps_are_asked_for(launch, tmp_path):
     _finish(str(tmp_path / "run"), 2, 20)
     launch(num_steps=30)
     assert (tmp_path / "pid_1_0").exists()
+
+
+STEPS = """
+    from tf_codistill import runs
+    path = runs.metrics_path(os.path.join(sys.argv[2], "run"), group)
+    starts = len(runs.read_metrics(path, "start"))
+    def step(number):
+        runs.append_metrics(path, "train", number, elapsed_secs=0.1 * number)
+    runs.append_metrics(path, "start", 10 * starts, num_steps=30)
+    step(10 * starts + 5)
+"""
+
+
+def test_a_group_that_is_killed_is_started_again_and_the_other_never_notices(launch, tmp_path):
+    body = (
+        STEPS
+        + """
+    if group == 1 and starts == 0:
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+    while group == 0 and not os.path.exists(os.path.join(sys.argv[2], "again")):
+        time.sleep(0.02)
+    leave("again") if group == 0 else open(os.path.join(sys.argv[2], "again"), "w").close()
+    """
+    )
+    printed = launch(body, workers_per_group=2, max_restarts=1)
+    assert "worker 1 of group 1 was killed by SIGKILL" in printed
+    assert "group 1 starts again in 1 s from the beginning, restart 1 of at most 1 without" in printed
+    records = [runs.read_metrics(runs.metrics_path(str(tmp_path / "run"), group)) for group in range(2)]
+    (restart,) = [record for record in records[1] if record["kind"] == "restart"]
+    assert restart["reason"].startswith("worker 1 of group 1 was killed by SIGKILL; ")
+    assert restart["attempt"] == 1
+    assert [record["kind"] for record in records[0]].count("start") == 2, "one of each of two workers"
+    assert not list(tmp_path.glob("interrupted_0_*"))
+
+
+def test_a_group_that_fails_for_good_lets_others_finish(launch, tmp_path):
+    body = (
+        STEPS
+        + """
+    if group == 1:
+        print("error: the disk is full; make room")
+        sys.exit(1)
+    step(15)
+    while not os.path.exists(os.path.join(sys.argv[2], "run", "group_1", "worker_0.log")):
+        time.sleep(0.02)
+    time.sleep(3)
+    leave("finished")
+    """
+    )
+    with pytest.raises(ChildProcessError) as failure:
+        launch(body, max_restarts=1)
+    assert str(failure.value) == "worker 0 of group 1: the disk is full; make room"
+    assert (tmp_path / "finished_0_0").exists()
+    assert not (tmp_path / "interrupted_0_0").exists()
+
+
+def test_a_group_that_logs_nothing_any_more_is_started_again(launch, monkeypatch):
+    monkeypatch.setattr(supervision, "LOOK_SECS", 0.1)
+    body = (
+        STEPS
+        + """
+    if starts == 0:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        time.sleep(60)
+    """
+    )
+    printed = launch(body, num_groups=1, max_restarts=1, hang_secs=1.5)
+    assert "group 0 has logged nothing for 0m 0" in printed
+    assert "restart 1 of at most 1" in printed
+
+
+def test_workers_do_not_outlive_a_launcher_that_is_killed(tmp_path):
+    script = textwrap.dedent(CHILD) + "time.sleep(60)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(LAUNCHER), script, str(tmp_path)], stdout=subprocess.DEVNULL
+    ) as launcher:
+        pids = [tmp_path / f"pid_{group}_{worker}" for group in range(2) for worker in range(2)]
+        _wait_for(*pids)
+        launcher.kill()
+    deadline = time.monotonic() + 10
+    while any(_is_alive(int(path.read_text())) for path in pids):
+        assert time.monotonic() < deadline, "orphans"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_restarts": -1}, "max_restarts is -1; expected 0"),
+        ({"hang_secs": 0.0}, "hang_secs is 0.0; expected more than 0"),
+    ],
+)
+def test_supervision_is_checked(launch, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        launch(**arguments)

@@ -9,21 +9,17 @@ r"""Starts the groups of a run on this machine, watches over them, and stops the
                 \
                   reads group_*/metrics.jsonl and shows one line per group
 
-Groups know nothing of each other but the exchange. When a worker fails, or on Ctrl-C, every worker gets
-SIGINT, so that it can finish its checkpoint, then SIGTERM, then SIGKILL. Logs are written as they come, which
-remote storage cannot do: for a workdir there they are in a new directory of this machine.
+Groups know nothing of each other but the exchange. One that fails is started again while the others go on,
+see `supervision`. On Ctrl-C, and where a group fails for good before any has made a step, every worker gets
+SIGINT, so that it can finish its checkpoint, then SIGTERM, then SIGKILL. Should this process be killed, they
+are killed with it. Logs are written as they come, which remote storage cannot do: for a workdir there they
+are in a new directory of this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import os
-import shlex
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,14 +29,12 @@ from typing import TextIO
 
 from rich.console import Console
 
-from tf_codistill import files, gpus, runs, status
+from tf_codistill import children, files, gpus, status
+from tf_codistill.launching.supervision import Group
+from tf_codistill.launching.workers import Worker, plan
 
 POLL_SECS = 0.2
 GRACE_SECS = 30.0
-TAIL_LINES = 15
-
-_HOST = "127.0.0.1"
-_SENTENCE = "error: "  # so a program says what its user did wrong, as the last it says
 
 
 def launch(
@@ -51,6 +45,8 @@ def launch(
     command: Callable[[int], Sequence[str]],
     base_port: int | None = None,
     num_steps: int | None = None,
+    max_restarts: int = 0,
+    hang_secs: float | None = None,
     grace_secs: float = GRACE_SECS,
     stream: TextIO | None = None,
 ) -> None:
@@ -64,13 +60,16 @@ def launch(
         base_port: First of ``num_groups * workers_per_group`` ports, when groups have several workers; None
             picks free ones.
         num_steps: Steps that the run is to have; None takes what the run itself wrote down when it started.
+        max_restarts: How often a group that has failed is started again without a new checkpoint in between.
+        hang_secs: After how many seconds without a line in its metrics file a group counts as failed, at
+            least, see `supervision.Group`; None for never.
         grace_secs: Timeout between SIGINT and SIGTERM, for workers to stop.
         stream: Where the status goes; None is standard output.
 
     Raises:
         ValueError: A count is below 1, a group has more workers than there are GPUs, a port is in use or out
             of range, the workdir cannot be written to.
-        ChildProcessError: A worker failed; the message ends with the last lines of its log.
+        ChildProcessError: Groups failed for good; the message has the last lines of a worker's log.
         KeyboardInterrupt: Ctrl-C was pressed; all workers have been stopped.
     """
     _check_count("num_groups", num_groups)
@@ -84,127 +83,25 @@ def launch(
         return
     logs_dir = tempfile.mkdtemp(prefix="tf_codistill_") if files.is_remote(workdir) else workdir
     allocated = gpus.allocate(gpus.visible(), num_groups, workers_per_group)
-    workers = _plan(workdir, num_groups, workers_per_group, command, base_port, allocated, logs_dir)
+    planned = plan(workdir, num_groups, workers_per_group, command, base_port, allocated, logs_dir)
+    groups = [Group(index, own, workdir, max_restarts, hang_secs) for index, own in enumerate(planned)]
     size = f"{_counted(num_groups, 'group')} of {_counted(workers_per_group, 'worker')}"
     size += f", {gpus.description(allocated)}" if any(allocated) else ""
     prefix = "" if logs_dir == workdir else f"{logs_dir}/"
     console.print(f"{workdir}: {size}, logs in {prefix}group_*/worker_*.log", markup=False)
     started = time.monotonic()
-    with _running(workers, grace_secs, console), status.Display(workdir, num_groups, console) as display:
-        _watch(workers, display)
+    with _running(groups, grace_secs, console), status.Display(workdir, num_groups, console) as display:
+        _watch(groups, display, console)
     console.print(f"{workdir}: done after {status.duration(time.monotonic() - started)}", markup=False)
 
 
-@dataclasses.dataclass
-class _Worker:
-    group: int
-    index: int
-    command: Sequence[str]
-    environment: dict[str, str]
-    log_path: str
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with open(self.log_path, "ab") as log:
-            log.write(f"$ {shlex.join(self.command)}\n".encode())
-            log.flush()
-            # A session of its own keeps the terminal's Ctrl-C away: it comes once, from here.
-            self.process = subprocess.Popen(
-                self.command,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def exit_status(self) -> int | None:
-        return self.process.poll() if self.process else 0
-
-    def send(self, signal_number: int) -> None:
-        if self.process and self.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal_number)
-
-    def failure(self) -> str:
-        code = self.exit_status() or 0
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
-        with open(self.log_path, encoding="utf-8", errors="replace") as log:
-            tail = log.read().splitlines()[-TAIL_LINES:]
-        name = f"worker {self.index} of group {self.group}"
-        if code > 0 and tail[-1].startswith(_SENTENCE):
-            return f"{name}: {tail[-1].removeprefix(_SENTENCE)}"
-        return "\n".join([f"{name} {how}; {self.log_path} ends with", *(f"    {line}" for line in tail)])
-
-
-def _plan(
-    workdir: str,
-    num_groups: int,
-    workers_per_group: int,
-    command: Callable[[int], Sequence[str]],
-    base_port: int | None,
-    gpus_by_worker: Sequence[Sequence[str]],
-    logs_dir: str,
-) -> list[_Worker]:
-    num_processes = num_groups * workers_per_group
-    ports = _ports(num_processes, base_port) if workers_per_group > 1 else []
-    workers: list[_Worker] = []
-    for group in range(num_groups):
-        files.make_directory(runs.group_dir(workdir, group))
-        os.makedirs(runs.group_dir(logs_dir, group), exist_ok=True)
-        group_ports = ports[group * workers_per_group :][:workers_per_group]
-        for index in range(workers_per_group):
-            environment = _environment(group_ports, index, num_processes)
-            environment |= gpus.environment(gpus_by_worker, len(workers))
-            log_path = runs.log_path(logs_dir, group, index)
-            workers.append(_Worker(group, index, list(command(group)), environment, log_path))
-    return workers
-
-
-def _environment(ports: Sequence[int], index: int, num_processes: int) -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(1, cores // num_processes))
-    defaults = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
-    environment = {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
-    environment.pop("TF_CONFIG", None)
-    if ports:
-        addresses = [f"{_HOST}:{port}" for port in ports]
-        environment["TF_CONFIG"] = json.dumps(
-            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        )
-    return environment
-
-
-def _ports(count: int, base_port: int | None) -> list[int]:
-    if base_port is not None and not 1024 <= base_port <= 65536 - count:
-        raise ValueError(
-            f"base_port is {base_port}; expected 1024 to {65536 - count}, as {count} ports are needed"
-        )
-    requested = [0] * count if base_port is None else range(base_port, base_port + count)
-    with contextlib.ExitStack() as stack:  # all are bound at once, so that no port is picked twice
-        sockets = [stack.enter_context(_bound_socket(port)) for port in requested]
-        return [bound.getsockname()[1] for bound in sockets]
-
-
-def _bound_socket(port: int) -> socket.socket:
-    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind(("", port))
-    except OSError as error:
-        bound.close()
-        raise ValueError(
-            f"port {port} is in use ({error.strerror}); choose another --base_port, or none for free ones"
-        ) from error
-    return bound
-
-
 @contextlib.contextmanager
-def _running(workers: Sequence[_Worker], grace_secs: float, console: Console) -> Iterator[None]:
+def _running(groups: Sequence[Group], grace_secs: float, console: Console) -> Iterator[None]:
+    workers = [worker for group in groups for worker in group.workers]
     previous = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        for worker in workers:
-            worker.start()
+        for group in groups:
+            group.start()
         yield
     finally:
         if any(worker.exit_status() is None for worker in workers):
@@ -215,22 +112,25 @@ def _running(workers: Sequence[_Worker], grace_secs: float, console: Console) ->
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+    sys.exit(children.TRY_AGAIN if number == signal.SIGTERM else 128 + number)
 
 
-def _watch(workers: Sequence[_Worker], display: status.Display) -> None:
-    while True:
-        codes = [worker.exit_status() for worker in workers]
-        failed = [worker for worker, code in zip(workers, codes, strict=True) if code]
-        if failed:
-            raise ChildProcessError("\n".join(worker.failure() for worker in failed))
-        if all(code == 0 for code in codes):
-            return
+def _watch(groups: Sequence[Group], display: status.Display, console: Console) -> None:
+    """Returns when all groups are done; a group that fails for good ends them all if none has made a step."""
+    while not all(group.has_ended for group in groups):
+        for group in groups:
+            message = group.look()
+            if message and group.failure and not any(other.has_progressed() for other in groups):
+                raise ChildProcessError(message)
+            if message:
+                console.print(message, markup=False)
         display.update()
         time.sleep(POLL_SECS)
+    if failures := [group.failure for group in groups if group.failure]:
+        raise ChildProcessError("\n".join(failures))
 
 
-def _stop(workers: Sequence[_Worker], grace_secs: float) -> None:
+def _stop(workers: Sequence[Worker], grace_secs: float) -> None:
     try:
         for number, timeout_secs in ((signal.SIGINT, grace_secs), (signal.SIGTERM, grace_secs / 3)):
             for worker in workers:
@@ -242,8 +142,7 @@ def _stop(workers: Sequence[_Worker], grace_secs: float) -> None:
         for worker in workers:
             worker.send(signal.SIGKILL)
         for worker in workers:
-            if worker.process:
-                worker.process.wait()
+            worker.wait()
 
 
 def _check_count(name: str, value: int) -> None:

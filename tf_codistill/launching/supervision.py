@@ -1,0 +1,165 @@
+r"""Groups that are watched: one that fails or hangs is started again, and the others never notice.
+
+    group = Group(0, workers, workdir, restarts, hang_secs)
+    group.start()
+    while not group.has_ended:
+        group.look()               every now and then; returns what there is to tell
+       +---------------- after a delay, from its newest checkpoint ----------------+
+       v                                                                           |
+    running --- a worker fails, or nothing is logged for too long: others killed --+--> failed for good
+       \--> done
+
+Workers of a group fail together, because a collective takes in nobody who comes later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from tf_codistill import checkpoints, runs, status
+from tf_codistill.launching.restarts import Failure, Restarts
+from tf_codistill.launching.workers import Worker
+
+LOOK_SECS = 1.0
+"""Seconds between two looks at what a group has logged."""
+
+_HANG_FACTOR = 10  # how much longer than the longest pause so far
+
+
+class Group:
+    """The workers of one group.
+
+    Attributes:
+        index: Which group it is.
+        workers: Its workers.
+        is_done: Whether all have ended well.
+        failure: Why it has failed for good; None as long as it has not.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        workers: Sequence[Worker],
+        workdir: str,
+        max_restarts: int = 0,
+        hang_secs: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            index: Which group it is.
+            workers: Its workers.
+            workdir: Directory of the run.
+            max_restarts: How often it is started again without a new checkpoint in between.
+            hang_secs: How many seconds without a line in its metrics file it is given at least before it is
+                taken for hung, and ten times its longest pause so far; None for ever.
+            clock: Returns seconds that never go back.
+
+        Raises:
+            ValueError: A number is out of range.
+        """
+        if hang_secs is not None and hang_secs <= 0:
+            raise ValueError(f"hang_secs is {hang_secs}; expected more than 0, or None for ever")
+        self.index, self.workers, self._workdir = index, workers, workdir
+        self._first_step = self._logged()[1]
+        self._restarts = Restarts(max_restarts, self._first_step)
+        self._max_restarts, self._hang_secs, self._clock = max_restarts, hang_secs, clock
+        self._mark, self._marked_at, self._longest_secs, self._looked_at = (0, 0), 0.0, 0.0, 0.0
+        self._starts_at: float | None = None
+        self.is_done = False
+        self.failure: str | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is to be expected of it."""
+        return self.is_done or self.failure is not None
+
+    def has_progressed(self) -> bool:
+        """Whether it has logged a step since it was first started, or is done."""
+        return self.is_done or self._logged()[1] > self._first_step
+
+    def start(self) -> None:
+        """Starts all its workers."""
+        self._starts_at, self._marked_at, self._mark = None, self._clock(), self._logged()
+        for worker in self.workers:
+            worker.start()
+
+    def look(self) -> str | None:
+        """Notices what has become of it, and sees to it.
+
+        Returns:
+            What there is to tell of it, if anything.
+        """
+        if self.has_ended:
+            return None
+        if self._starts_at is not None:
+            if self._clock() >= self._starts_at:
+                self.start()
+            return None
+        codes = [worker.exit_status() for worker in self.workers]
+        failed = [worker for worker, code in zip(self.workers, codes, strict=True) if code]
+        if failed:
+            reason, is_mistake = failed[0].failure()
+            code = failed[0].exit_status() or 0
+            return self._fail(Failure(reason, self._logged()[1], is_told=code > 0, is_mistake=is_mistake))
+        if all(code == 0 for code in codes):
+            self.is_done = True
+        elif (pause := self._pause()) is not None:
+            reason = f"group {self.index} has logged nothing for {status.duration(pause)}"
+            return self._fail(Failure(reason, self._logged()[1]))
+        return None
+
+    def _fail(self, failure: Failure) -> str:
+        """Ends what is left of it, and decides whether it is started again."""
+        for worker in self.workers:
+            worker.send(signal.SIGKILL)
+            worker.wait()
+        checkpoint = self._checkpoint_step()
+        delay = self._restarts.after(failure, checkpoint)
+        if delay is None:
+            self.failure = failure.reason
+            return failure.reason
+        self._starts_at = self._clock() + delay
+        number = self._restarts.number
+        with contextlib.suppress(OSError, ValueError):
+            path = runs.metrics_path(self._workdir, self.index)
+            line: dict[str, str | float] = {
+                "reason": failure.reason.splitlines()[0],
+                "attempt": number,
+                "time": time.time(),
+            }
+            runs.append_metrics(path, "restart", failure.step, **line)
+        return (
+            f"{failure.reason}\ngroup {self.index} starts again in {delay:.0f} s from "
+            f"{f'checkpoint {checkpoint}' if checkpoint else 'the beginning'}, restart {number} of at most "
+            f"{self._max_restarts} without a new checkpoint"
+        )
+
+    def _pause(self) -> float | None:
+        """For how long nothing has been logged, if that is too long."""
+        now = self._clock()
+        if self._hang_secs is None or now - self._looked_at < LOOK_SECS:
+            return None
+        self._looked_at, mark = now, self._logged()
+        if mark != self._mark:
+            self._longest_secs = max(self._longest_secs, now - self._marked_at)
+            self._mark, self._marked_at = mark, now
+        pause = now - self._marked_at
+        return pause if pause > max(self._hang_secs, _HANG_FACTOR * self._longest_secs) else None
+
+    def _logged(self) -> tuple[int, int]:
+        """How many lines it has logged, and the step of the last."""
+        with contextlib.suppress(OSError, ValueError):
+            records = runs.read_metrics(runs.metrics_path(self._workdir, self.index))
+            records = [record for record in records if record["kind"] != "restart"]
+            return len(records), int(records[-1]["step"]) if records else 0
+        return 0, 0
+
+    def _checkpoint_step(self) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return max([0, *checkpoints.committed_steps(runs.checkpoints_dir(self._workdir, self.index))])
+        return 0

@@ -1,0 +1,158 @@
+"""The worker processes of a run on this machine: their command, environment and log.
+
+plan(...)    one `Worker` for each: the TF_CONFIG of its group, its share of cores, its GPUs, its log
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+
+from tf_codistill import children, files, gpus, runs
+
+TAIL_LINES = 15
+
+_HOST = "127.0.0.1"
+_SENTENCE = "error: "  # so a program says what its user did wrong, as the last it says
+
+
+@dataclasses.dataclass
+class Worker:
+    """One process, which may be started several times.
+
+    Attributes:
+        group: Its group.
+        index: Which worker of the group it is.
+        command: Its command line.
+        environment: Its environment.
+        log_path: The file for what it prints.
+    """
+
+    group: int
+    index: int
+    command: Sequence[str]
+    environment: dict[str, str]
+    log_path: str
+    _process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it; what it prints is added to the log."""
+        with open(self.log_path, "ab") as log:
+            log.write(f"$ {shlex.join(self.command)}\n".encode())
+            log.flush()
+            self._process = children.start(self.command, log, self.environment)
+
+    def exit_status(self) -> int | None:
+        """Its exit status, minus the number of the signal that ended it; None while it runs."""
+        return self._process.poll() if self._process else 0
+
+    def send(self, signal_number: int) -> None:
+        """Sends a signal to it and its children, if it still runs."""
+        if self._process and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal_number)
+
+    def wait(self) -> None:
+        """Waits until it has ended."""
+        if self._process:
+            self._process.wait()
+
+    def failure(self) -> tuple[str, bool]:
+        """Why it has failed, in words, and whether it said itself what its user did wrong."""
+        code = self.exit_status() or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
+        with open(self.log_path, encoding="utf-8", errors="replace") as log:
+            tail = log.read().splitlines()[-TAIL_LINES:]
+        name = f"worker {self.index} of group {self.group}"
+        if code > 0 and tail[-1].startswith(_SENTENCE):
+            return f"{name}: {tail[-1].removeprefix(_SENTENCE)}", True
+        quoted = (f"    {line}" for line in tail)
+        return "\n".join([f"{name} {how}; {self.log_path} ends with", *quoted]), False
+
+
+def plan(
+    workdir: str,
+    num_groups: int,
+    workers_per_group: int,
+    command: Callable[[int], Sequence[str]],
+    base_port: int | None,
+    gpus_by_worker: Sequence[Sequence[str]],
+    logs_dir: str,
+) -> list[list[Worker]]:
+    """The workers of each group; makes the directories that they write to.
+
+    Args:
+        workdir: Directory of the run.
+        num_groups: Number of groups.
+        workers_per_group: Processes of each; more than one find each other by TF_CONFIG.
+        command: Gives the command line of a group's workers from the group's index.
+        base_port: First of as many ports as there are workers; None picks free ones.
+        gpus_by_worker: The GPUs of each, as `gpus.allocate` returns them.
+        logs_dir: Where logs are, like a workdir.
+
+    Returns:
+        The workers by group, not started.
+
+    Raises:
+        ValueError: A port is in use or out of range, or the workdir cannot be written to.
+    """
+    num_processes = num_groups * workers_per_group
+    ports = _ports(num_processes, base_port) if workers_per_group > 1 else []
+    groups: list[list[Worker]] = []
+    for group in range(num_groups):
+        files.make_directory(runs.group_dir(workdir, group))
+        os.makedirs(runs.group_dir(logs_dir, group), exist_ok=True)
+        group_ports = ports[group * workers_per_group :][:workers_per_group]
+        workers = []
+        for index in range(workers_per_group):
+            environment = _environment(group_ports, index, num_processes)
+            environment |= gpus.environment(gpus_by_worker, group * workers_per_group + index)
+            log_path = runs.log_path(logs_dir, group, index)
+            workers.append(Worker(group, index, list(command(group)), environment, log_path))
+        groups.append(workers)
+    return groups
+
+
+def _environment(ports: Sequence[int], index: int, num_processes: int) -> dict[str, str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = str(max(1, cores // num_processes))
+    defaults = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
+    environment = {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
+    environment.pop("TF_CONFIG", None)
+    if ports:
+        addresses = [f"{_HOST}:{port}" for port in ports]
+        environment["TF_CONFIG"] = json.dumps(
+            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        )
+    return environment
+
+
+def _ports(count: int, base_port: int | None) -> list[int]:
+    if base_port is not None and not 1024 <= base_port <= 65536 - count:
+        raise ValueError(
+            f"base_port is {base_port}; expected 1024 to {65536 - count}, as {count} ports are needed"
+        )
+    requested = [0] * count if base_port is None else range(base_port, base_port + count)
+    with contextlib.ExitStack() as stack:  # all are bound at once, so that no port is picked twice
+        sockets = [stack.enter_context(_bound_socket(port)) for port in requested]
+        return [bound.getsockname()[1] for bound in sockets]
+
+
+def _bound_socket(port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(("", port))
+    except OSError as error:
+        bound.close()
+        raise ValueError(
+            f"port {port} is in use ({error.strerror}); choose another --base_port, or none for free ones"
+        ) from error
+    return bound

@@ -1,4 +1,4 @@
-"""A run that is stopped in the middle, twice and in two ways, ends as one that never was."""
+"""A run that is killed in the middle and started again, and then interrupted, ends as one that never was."""
 
 from __future__ import annotations
 
@@ -66,21 +66,23 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_happened(
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     flags = experiment(tmp_path, corpus, f"Experiment.num_steps = {NUM_STEPS}", teaching=teaching)
-    flags += ["--num_groups=1", f"--workers_per_group={num_workers}", "--max_restarts=0"]
+    flags += [
+        "--num_groups=1",
+        f"--workers_per_group={num_workers}",
+    ]
 
     with programs.started("launch", f"--workdir={stopped}", *flags) as running:
         reach(15, stopped, running)
-        os.kill(pids_of(stopped)[-1], signal.SIGKILL)
-        sentence = running.wait().sentence()
-    assert f"worker {num_workers - 1} of group 0 was killed by SIGKILL" in sentence
-    assert pids_of(stopped) == [], "the others were stopped, too"
-    first = max(metrics(stopped, 0, "train"))
-    assert first < NUM_STEPS
-
-    with programs.started("launch", f"--workdir={stopped}", *flags) as running:
+        before = pids_of(stopped)
+        os.kill(before[-1], signal.SIGKILL)
+        running.wait_until(lambda: metrics(stopped, 0, "restart") != {})
+        assert not set(before) & set(pids_of(stopped)), "the others were stopped, too"
+        first = max(metrics(stopped, 0, "train"))
         reach(first + 10, stopped, running)
         os.kill(running.pid, signal.SIGINT)
         ended = running.wait()
+    assert f"worker {num_workers - 1} of group 0 was killed by SIGKILL" in ended.output
+    assert "group 0 starts again in 1 s from checkpoint " in ended.output
     assert ended.status == 130, ended
     assert "Traceback" not in ended.output + ended.error
     assert pids_of(stopped) == []
@@ -103,7 +105,8 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_happened(
         assert list(records[0]) == list(records[1]) == list(range(every, NUM_STEPS + 1, every))
         assert [r["loss"] for r in records[0].values()] == [r["loss"] for r in records[1].values()]
     assert list(metrics(stopped, 0, "end")) == [NUM_STEPS]
-    times = [r["elapsed_secs"] for r in runs.read_metrics(runs.metrics_path(str(stopped), 0))]
+    records = runs.read_metrics(runs.metrics_path(str(stopped), 0))
+    times = [record["elapsed_secs"] for record in records if "elapsed_secs" in record]
     assert times == sorted(times), "time goes on where it stopped"
 
     again = programs.succeed("launch", f"--workdir={stopped}", *flags)
@@ -126,10 +129,10 @@ def test_a_killed_run_of_images_or_clicks_ends_with_the_same_bits(
     with programs.started("launch", f"--workdir={stopped}", *flags) as running:
         reach(20, stopped, running)
         os.kill(pids_of(stopped)[-1], signal.SIGKILL)
-        assert "was killed by SIGKILL" in running.wait().sentence()
-    assert max(metrics(stopped, 0, "train")) < 60
-    for workdir in (stopped, whole):
-        programs.succeed("launch", f"--workdir={workdir}", *flags)
+        ended = running.wait()
+    assert ended.status == 0, ended
+    assert "was killed by SIGKILL" in ended.output
+    programs.succeed("launch", f"--workdir={whole}", *flags)
     assert len(resumed_from(stopped)) == 1
     assert final_weights(log_of(stopped, 0)) == final_weights(log_of(whole, 0))
     losses = [[record["loss"] for record in metrics(run, 0, "train").values()] for run in (stopped, whole)]

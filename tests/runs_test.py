@@ -68,7 +68,7 @@ def test_metrics_round_trip(tmp_path: pathlib.Path) -> None:
 
 def test_an_unknown_kind_is_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(
-        ValueError, match="kind of metrics is 'test'; expected one of start, train, validation, end"
+        ValueError, match="kind of metrics is 'test'; expected one of start, train, validation, restart, end"
     ):
         runs.append_metrics(str(tmp_path / "metrics.jsonl"), "test", 1)
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -107,6 +107,17 @@ def test_rewind_drops_what_a_resumed_run_will_log_again(tmp_path: pathlib.Path) 
     assert steps == [10, 20, 30], "each step is there once"
     assert all(earlier < later for earlier, later in itertools.pairwise(steps))
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_rewind_keeps_restarts_as_of_where_training_goes_on(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "metrics.jsonl")
+    for step in (10, 20):
+        runs.append_metrics(path, "train", step)
+    runs.append_metrics(path, "restart", 20, reason="killed", attempt=1)
+    runs.rewind_metrics(path, 10)
+    records = runs.read_metrics(path)
+    assert [(record["kind"], record["step"]) for record in records] == [("train", 10), ("restart", 10)]
+    assert records[1]["reason"] == "killed"
 
 
 def test_rewind_of_a_run_that_has_logged_nothing(tmp_path: pathlib.Path) -> None:

@@ -20,6 +20,8 @@ from typing import IO
 
 TRY_AGAIN = 75
 """Exit status of a program that was stopped with work left and can be started again, EX_TEMPFAIL in C."""
+SUPERSEDED = 76
+"""Exit status of a program whose place another process has taken, so that it must not be started again."""
 
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 

@@ -38,6 +38,7 @@ from tf_codistill.tasks.base import Part, Task
 from tf_codistill.teaching.base import Place, Teaching
 from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.checkpoint.checkpointing import Checkpointing
+from tf_codistill.training.checkpoint.ownership import Ownership
 from tf_codistill.training.checkpoint.progress import Position
 from tf_codistill.training.codistillation import CodistillationModel
 from tf_codistill.training.metrics_log import MetricsLog
@@ -106,6 +107,7 @@ class Experiment:
         when_built: Callable[[], None] = lambda: None,
         exchange_dir: str | None = None,
         run_id: str | None = None,
+        take_over: bool = False,
     ) -> CodistillationModel:
         """Trains one group to its last step, from the last checkpoint if there is one.
 
@@ -117,28 +119,46 @@ class Experiment:
             when_built: Called when everything has been built, before a checkpoint is restored.
             exchange_dir: Directory through which the groups exchange; in the workdir if not given.
             run_id: Names the run; without it the first group that exchanges does.
+            take_over: Whether to take the group's part of the workdir from a process that is alive.
 
         Returns:
             The trained model.
 
         Raises:
-            ValueError: Something in the configuration, the data, the workdir or a peer does not fit.
+            ValueError: Something in the configuration, the data, the workdir or a peer does not fit, or
+                another process trains the group, or has taken over from this one.
         """
         workers = SynchronousGroup(strategy)
+        with Ownership(workdir, group, workers.strategy, exchange_dir, take_over) as own:
+            return self._train(own, workers, workdir, group, num_groups, when_built, exchange_dir, run_id)
+
+    def _train(
+        self,
+        own: Ownership,
+        workers: SynchronousGroup,
+        workdir: str,
+        group: int,
+        num_groups: int,
+        when_built: Callable[[], None],
+        exchange_dir: str | None,
+        run_id: str | None,
+    ) -> CodistillationModel:
         rows = workers.rows(self.task.batch_size)
         teaching = self.teachers(exchange_dir or runs.exchange_dir(workdir), group, num_groups, rows, run_id)
         parts = [Part(*part, self.seed) for part in teaching.parts(group, num_groups)]
         training = [self.task.training(part) for part in parts]
         validation = self.task.validation()
-        directory = files.make_directory(runs.group_dir(workdir, group))
+        directory = files.make_directory(runs.group_dir(workdir, group, own.generation))
         self.task.keep_beside_model(directory, is_writer=workers.is_chief)
         keras.utils.set_random_seed(1000 * self.seed + group)
         with workers.scope():
             model = self.build(teaching, group, rows)
         model.build_for_data(workers.feed(training).element_spec)
-        checkpointing = Checkpointing(runs.checkpoints_dir(workdir, group), self.checkpoint_every_steps)
+        saved = runs.checkpoints_dir(workdir, group, own.generation)
+        checkpointing = Checkpointing(saved, self.checkpoint_every_steps)
         per_step = sum(stream.units_per_step for stream in training)
-        log = MetricsLog(workdir, group, self.num_steps, per_step, self.task.units, self.task.derived)
+        units, derived = self.task.units, self.task.derived
+        log = MetricsLog(workdir, group, self.num_steps, per_step, units, own.generation, derived)
         when_built()
         position = checkpointing.restore(model) or Position()
         workers.fit(
@@ -149,11 +169,12 @@ class Experiment:
             num_steps=self.num_steps,
             log_every_steps=self.log_every_steps,
             validate_every_steps=self.validate_every_steps,
-            callbacks=[log, checkpointing] if workers.is_chief else [checkpointing],
+            callbacks=[own, log, checkpointing] if workers.is_chief else [checkpointing],
         )
         logging.info("trained to step %d, weights %s", model.step(), weights.checksum(model))
         for number, student in enumerate(model.students if workers.is_chief else []):
-            path = runs.student_path(workdir, group, number if len(model.students) > 1 else None)
+            index = number if len(model.students) > 1 else None
+            path = runs.student_path(workdir, group, index, own.generation)
             self.task.save(student, path, group + number)
         return model
 

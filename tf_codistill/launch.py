@@ -27,6 +27,7 @@ _HANG_SECS = flags.DEFINE_float(
     600.0,
     "Seconds without a line of metrics after which a group counts as hung, but ten of its longest pauses.",
 )
+_TAKE_OVER = flags.DEFINE_bool("take_over", False, "Take the groups from processes that are alive.")
 _BASE_PORT = flags.DEFINE_integer("base_port", None, "First port for the workers; free ones by default.")
 
 
@@ -67,6 +68,7 @@ def main() -> None:
         num_steps=bindings.value("Experiment.num_steps"),
         max_restarts=_MAX_RESTARTS.value,
         hang_secs=_HANG_SECS.value or None,
+        take_over=["--take_over"] if _TAKE_OVER.value else [],
         command=train_command,
     )
 

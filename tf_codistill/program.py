@@ -63,7 +63,7 @@ def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_argumen
     """Runs a program: parses its flags, calls `main`, and tells a user's mistake in one sentence.
 
     The exit status is 0 when all went well, 1 for a mistake of the user (the sentence is on standard error;
-    ``--verbosity=1`` adds the traceback), 130 after Ctrl-C.
+    ``--verbosity=1`` adds the traceback) unless the error has an ``exit_status``, 130 after Ctrl-C.
 
     Args:
         main: The program.
@@ -85,7 +85,7 @@ def run(main: Callable[..., None], *shared: flags.FlagHolder[Any], takes_argumen
             if isinstance(error, TypeError) and not _NOT_BOUND.search(str(error)):
                 raise
             logging.debug("traceback", exc_info=True)
-            _stop(_sentence(error))
+            _stop(_sentence(error), getattr(error, "exit_status", 1))
 
     own = {holder.name for holder in shared}
     for name in (holder.name for holder in (WORKDIR, EXCHANGE_DIR, *GIN, *MATRIX)):
@@ -244,9 +244,9 @@ def bindings_in_force() -> str:
     return str(gin.operative_config_str())
 
 
-def _stop(message: str) -> None:
+def _stop(message: str, status: int = 1) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.exit(1)
+    sys.exit(status)
 
 
 def _sentence(error: Exception) -> str:

@@ -12,6 +12,9 @@
             student.keras                        the servable model, written at the end; student_0.keras and
                                                  so on if the group trains several in one process
             worker_0.log                         output of the group's first worker
+            lease/                               whose process writes here, see `leases`
+            generation_2/                        the same again, but for logs: where its next owner writes if
+                                                 the one before may still do so, see `leases`
 
 A line of the metrics file has ``kind`` and ``step``, then numbers by name:
 
@@ -38,6 +41,8 @@ from typing import Any
 from tf_codistill import files
 
 KINDS = ("start", "train", "validation", "restart", "end")
+_GENERATION = re.compile(r"generation_(\d+)")
+_BEGUN = "begun.json"
 ENSEMBLE = "ensemble"
 """What the ensemble of models is called beside them, wherever figures have names."""
 
@@ -47,30 +52,59 @@ def exchange_dir(workdir: str) -> str:
     return files.join(workdir, "exchange")
 
 
-def group_dir(workdir: str, group: int) -> str:
-    """The directory of one group of a run."""
+def leased_dir(workdir: str, group: int) -> str:
+    """The directory of one group with all its generations and logs, whose lease says who writes in it."""
     return files.join(workdir, f"group_{group}")
 
 
-def metrics_path(workdir: str, group: int) -> str:
+def group_dir(workdir: str, group: int, generation: int | None = None) -> str:
+    """The directory of one group of a run.
+
+    Args:
+        workdir: Directory of the run.
+        group: Index of the group.
+        generation: That of an owner, who writes nowhere else; the newest that has begun if not given.
+
+    Returns:
+        The directory.
+    """
+    directory = leased_dir(workdir, group)
+    if generation is None:
+        found = (_GENERATION.fullmatch(name) for name in files.names(directory))
+        known = sorted((int(match.group(1)) for match in found if match), reverse=True)
+        generation = next((one for one in known if has_begun(workdir, group, one)), 1)
+    return directory if generation == 1 else files.join(directory, f"generation_{generation}")
+
+
+def has_begun(workdir: str, group: int, generation: int) -> bool:
+    """Whether a generation of a group's directory has all that it takes from the one before."""
+    return generation == 1 or files.exists(files.join(group_dir(workdir, group, generation), _BEGUN))
+
+
+def begin(workdir: str, group: int, generation: int) -> None:
+    """Notes that it has: from now on readers look there."""
+    files.write_json(files.join(group_dir(workdir, group, generation), _BEGUN), {"generation": generation})
+
+
+def metrics_path(workdir: str, group: int, generation: int | None = None) -> str:
     """The metrics file of one group."""
-    return files.join(group_dir(workdir, group), "metrics.jsonl")
+    return files.join(group_dir(workdir, group, generation), "metrics.jsonl")
 
 
-def checkpoints_dir(workdir: str, group: int) -> str:
+def checkpoints_dir(workdir: str, group: int, generation: int | None = None) -> str:
     """The directory of one group's checkpoints."""
-    return files.join(group_dir(workdir, group), "checkpoints")
+    return files.join(group_dir(workdir, group, generation), "checkpoints")
 
 
-def tensorboard_dir(workdir: str, group: int) -> str:
+def tensorboard_dir(workdir: str, group: int, generation: int | None = None) -> str:
     """The directory of one group's TensorBoard event files."""
-    return files.join(group_dir(workdir, group), "tensorboard")
+    return files.join(group_dir(workdir, group, generation), "tensorboard")
 
 
-def student_path(workdir: str, group: int, student: int | None = None) -> str:
+def student_path(workdir: str, group: int, student: int | None = None, generation: int | None = None) -> str:
     """The servable model of one group, or of one of several students that it trains in one process."""
     name = "student" if student is None else f"student_{student}"
-    return files.join(group_dir(workdir, group), f"{name}.keras")
+    return files.join(group_dir(workdir, group, generation), f"{name}.keras")
 
 
 def config_path(workdir: str, group: int) -> str:
@@ -86,7 +120,7 @@ def bindings(workdir: str, group: int = 0) -> str:
 
 def log_path(workdir: str, group: int, worker: int) -> str:
     """The log of one worker of one group."""
-    return files.join(group_dir(workdir, group), f"worker_{worker}.log")
+    return files.join(leased_dir(workdir, group), f"worker_{worker}.log")
 
 
 def run_id(workdir: str) -> str:

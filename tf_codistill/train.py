@@ -21,6 +21,7 @@ _NUM_GROUPS = flags.DEFINE_integer(
     "num_groups", 1, "Groups that train together, 1 for a model trained alone."
 )
 _RUN_ID = flags.DEFINE_string("run_id", None, "Names the run; snapshots of another one are never taken.")
+_TAKE_OVER = flags.DEFINE_bool("take_over", False, "Take the group from a process that is alive.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
@@ -51,9 +52,9 @@ def main() -> None:
     settings = experiment.configured()
     # Once before anything is made, so that a sentence of another kind does not come first, and once after.
     program.check_unchanged(config, setting, configurables.MAY_CHANGE)
-    place = {"exchange_dir": program.EXCHANGE_DIR.value, "run_id": _RUN_ID.value}
+    place = (program.EXCHANGE_DIR.value, _RUN_ID.value, _TAKE_OVER.value)
     try:
-        settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, **place)
+        settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, *place)
     except KeyboardInterrupt:  # by a signal, behind a checkpoint
         sys.exit(children.TRY_AGAIN)
 

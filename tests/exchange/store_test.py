@@ -149,6 +149,18 @@ def test_damage_to_a_quantized_snapshot_is_seen(tmp_path: pathlib.Path, precisio
         np.testing.assert_array_equal(found, array)
 
 
+def test_nobody_reads_what_an_owner_publishes_after_another_has_come(tmp_path: pathlib.Path) -> None:
+    zombie, owner, reader = store(tmp_path), store(tmp_path), store(tmp_path, 1)
+    zombie.announce(MODEL, 0)
+    publish(zombie, 10)
+    owner.announce(MODEL, 10)
+    publish(zombie, 20)
+    assert latest(reader) == 10, "of before still counts"
+    publish(owner, 11)
+    publish(zombie, 30)
+    assert latest(reader) == 11
+
+
 def test_the_newest_by_incarnation_and_number_counts(tmp_path: pathlib.Path) -> None:
     """Not by step: a group that has begun anew is behind what it was."""
     clock = Clock()

@@ -19,7 +19,7 @@ from tests.integration.programs import (
     metrics,
     pids_of,
 )
-from tf_codistill import checkpoints, runs
+from tf_codistill import checkpoints, runs, status
 
 NUM_STEPS = 90
 
@@ -111,6 +111,37 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_happened(
 
     again = programs.succeed("launch", f"--workdir={stopped}", *flags)
     assert f"finished, 1 x {NUM_STEPS} steps" in again.output
+
+
+def test_a_run_has_one_launcher_and_a_zombie_does_no_harm(
+    programs: Programs, corpus: str, tmp_path: pathlib.Path
+) -> None:
+    """A launcher and its worker are stopped; another one takes over, and ends before they wake up."""
+    workdir = tmp_path / "run"
+    flags = experiment(tmp_path, corpus, f"Experiment.num_steps = {NUM_STEPS}")
+    flags += ["--num_groups=1", f"--workdir={workdir}"]
+    with programs.started("launch", *flags) as zombie:
+        reach(15, workdir, zombie)
+        (worker,) = pids_of(workdir)
+        for pid in (zombie.pid, worker):
+            os.kill(pid, signal.SIGSTOP)
+        sentence = programs.run("launch", *flags).sentence()
+        assert f"group_0' is held by process {worker} on " in sentence
+        assert "with a heartbeat" in sentence
+        assert "--take_over" in sentence
+        first = max(metrics(workdir, 0, "train"))
+        programs.succeed("launch", *flags, "--take_over")
+        ended = [path.read_bytes() for path in sorted((workdir / "group_0").glob("generation_2/*.*"))]
+        for pid in (worker, zombie.pid):
+            os.kill(pid, signal.SIGCONT)
+        sentence = zombie.wait().sentence()
+    assert "group_0' was taken over by process " in sentence
+    assert pids_of(workdir) == []
+    assert [path.read_bytes() for path in sorted((workdir / "group_0").glob("generation_2/*.*"))] == ended
+    assert runs.group_dir(str(workdir), 0).endswith("generation_2")
+    assert resumed_from(workdir)[0] <= first < NUM_STEPS
+    assert list(metrics(workdir, 0, "train")) == list(range(5, NUM_STEPS + 1, 5)), "each step once"
+    assert status.finished_steps(str(workdir), 1) == NUM_STEPS
 
 
 @pytest.mark.slow

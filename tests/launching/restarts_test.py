@@ -17,10 +17,20 @@ MISTAKE = Failure("no corpus", 0, is_told=True, is_mistake=True)
         ([(MISTAKE, 0)], [None]),
         ([(Failure("disk full", 150, True, True), 100)] * 2, [1, None]),
         ([(TOLD, 100)] * 2, [1, None]),
+        ([(Failure("taken over", 150, True, True, True), 100)], [None]),
         ([(TOLD, 100), (Failure(TOLD.reason, 160, True), 100)], [1, 2]),
         ([(TOLD, 100), (KILLED, 100), (TOLD, 100)], [1, 2, 4]),
     ],
-    ids=["at_most", "a_checkpoint_counts", "mistake", "mistake_later", "repeated", "elsewhere", "in_turns"],
+    ids=[
+        "at_most",
+        "a_checkpoint_counts",
+        "mistake",
+        "mistake_later",
+        "repeated",
+        "taken_over",
+        "elsewhere",
+        "in_turns",
+    ],
 )
 def test_delays(failures, delays):
     restarts = Restarts(max_restarts=3)

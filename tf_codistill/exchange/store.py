@@ -115,9 +115,9 @@ class Store:
             self._run_id = self._given_run_id or uuid.uuid4().hex
             files.write_json(files.join(self._directory, "run.json"), {"run_id": self._run_id})
         manifests = {ref: _readable_manifest(self._path(ref)) for ref in self._refs(self.group)}
-        before, difference = 0, None
+        last, difference = 0, None
         with contextlib.suppress(files.CorruptError):  # of which nobody can make use any more
-            before = int((self._announcement(self.group) or {}).get("incarnation", 0))
+            last = int((self._announcement(self.group) or {}).get("incarnation", 0))
             difference = self.difference(self.group, model) if any(manifests.values()) else None
         kept = {
             ref: manifest
@@ -131,9 +131,10 @@ class Store:
         for ref in manifests.keys() - kept.keys():
             files.remove(self._path(ref))
         self._published = [_Published(ref, m["published_at"], _num_bytes(m)) for ref, m in kept.items()]
-        incarnation = max(int(self._clock()), before + 1)
+        incarnation = max(int(self._clock()), last + 1)
         announcement = {"format_version": FORMAT_VERSION, "run_id": self._run_id, "incarnation": incarnation}
-        files.write_json(files.join(directory, "model.json"), {**announcement, "weights": model})
+        content = {"before": [[ref.incarnation, ref.serial] for ref in kept], "weights": model}
+        files.write_json(files.join(directory, "model.json"), {**announcement, **content})
         self.incarnation, self._serial = incarnation, 0
 
     def withdraw(self) -> None:
@@ -257,7 +258,10 @@ class Store:
             OSError: The directory cannot be read.
             CorruptError: The manifest of the newest cannot be read.
         """
+        is_its_own = self._fence(peer)
         for ref in reversed(self._refs(peer)):
+            if not is_its_own(ref):
+                continue
             if ref == held:
                 return held
             manifest = None if ref in self._foreign else files.read_manifest(self._path(ref))
@@ -337,6 +341,18 @@ class Store:
         if version != FORMAT_VERSION or "run_id" not in message:
             raise self._no_announcement(group, f"expected format version {FORMAT_VERSION}")
         return cast(dict[str, Any], message)
+
+    def _fence(self, group: int) -> Callable[[Ref], bool]:
+        """Tells a group's snapshots from what an earlier incarnation has published after its end."""
+        try:
+            message = self._announcement(group) or {}
+            incarnation, before = message.get("incarnation"), message.get("before")
+            known = None if before is None else {(int(one), int(serial)) for one, serial in before}
+        except (files.CorruptError, TypeError, ValueError):
+            known = None
+        if known is None:
+            return lambda ref: True
+        return lambda ref: ref.incarnation == incarnation or (ref.incarnation, ref.serial) in known
 
     def _no_announcement(self, group: int, reason: object) -> files.CorruptError:
         path = files.join(self._group_dir(group), "model.json")

@@ -29,7 +29,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from tf_codistill import children, files, gpus, status
+from tf_codistill import children, files, gpus, leases, runs, status
 from tf_codistill.launching.supervision import Group
 from tf_codistill.launching.workers import Worker, plan
 
@@ -47,6 +47,7 @@ def launch(
     num_steps: int | None = None,
     max_restarts: int = 0,
     hang_secs: float | None = None,
+    take_over: Sequence[str] = (),
     grace_secs: float = GRACE_SECS,
     stream: TextIO | None = None,
 ) -> None:
@@ -63,12 +64,14 @@ def launch(
         max_restarts: How often a group that has failed is started again without a new checkpoint in between.
         hang_secs: After how many seconds without a line in its metrics file a group counts as failed, at
             least, see `supervision.Group`; None for never.
+        take_over: What command lines have at the first start besides, so that groups are taken from processes
+            that are alive; with nothing here that is refused.
         grace_secs: Timeout between SIGINT and SIGTERM, for workers to stop.
         stream: Where the status goes; None is standard output.
 
     Raises:
         ValueError: A count is below 1, a group has more workers than there are GPUs, a port is in use or out
-            of range, the workdir cannot be written to.
+            of range, the workdir cannot be written to, or a process of this machine trains one of the groups.
         ChildProcessError: Groups failed for good; the message has the last lines of a worker's log.
         KeyboardInterrupt: Ctrl-C was pressed; all workers have been stopped.
     """
@@ -81,9 +84,11 @@ def launch(
             f"{workdir}: finished, {num_groups} x {steps} steps; delete it to train again", markup=False
         )
         return
+    for group in range(0 if take_over else num_groups):
+        leases.Lease(runs.leased_dir(workdir, group)).refuse()
     logs_dir = tempfile.mkdtemp(prefix="tf_codistill_") if files.is_remote(workdir) else workdir
     allocated = gpus.allocate(gpus.visible(), num_groups, workers_per_group)
-    planned = plan(workdir, num_groups, workers_per_group, command, base_port, allocated, logs_dir)
+    planned = plan(workdir, num_groups, workers_per_group, command, base_port, allocated, logs_dir, take_over)
     groups = [Group(index, own, workdir, max_restarts, hang_secs) for index, own in enumerate(planned)]
     size = f"{_counted(num_groups, 'group')} of {_counted(workers_per_group, 'worker')}"
     size += f", {gpus.description(allocated)}" if any(allocated) else ""

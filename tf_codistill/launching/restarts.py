@@ -5,6 +5,7 @@ delay_secs = restarts.after(Failure("worker 0 was killed by SIGKILL", step=150),
 
 killed, hung, out of memory               after 1, 2, 4, ... seconds, from the newest checkpoint
 a mistake, before the first step          never: it would be made again
+another process has taken over            never
 the same words at the same step, twice    never: the third time would be no other
 `max_restarts` without a new checkpoint   never
 """
@@ -26,12 +27,14 @@ class Failure:
         step: The last step that it has logged.
         is_told: Whether the program itself has said so; otherwise it was killed, or hung.
         is_mistake: Whether it has said what its user did wrong.
+        is_superseded: Whether another process has taken its place.
     """
 
     reason: str
     step: int = 0
     is_told: bool = False
     is_mistake: bool = False
+    is_superseded: bool = False
 
 
 class Restarts:
@@ -71,7 +74,7 @@ class Restarts:
         if checkpoint_step > self._checkpoint_step:
             self._checkpoint_step, self.number = checkpoint_step, 0
         will_repeat = failure.is_told and failure == self._last
-        will_repeat |= failure.is_mistake and failure.step <= self._first_step
+        will_repeat |= failure.is_superseded or (failure.is_mistake and failure.step <= self._first_step)
         self._last = failure
         if will_repeat or self.number >= self._max_restarts:
             return None

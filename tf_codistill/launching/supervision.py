@@ -19,7 +19,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from tf_codistill import checkpoints, runs, status
+from tf_codistill import checkpoints, children, runs, status
 from tf_codistill.launching.restarts import Failure, Restarts
 from tf_codistill.launching.workers import Worker
 
@@ -105,7 +105,8 @@ class Group:
         if failed:
             reason, is_mistake = failed[0].failure()
             code = failed[0].exit_status() or 0
-            return self._fail(Failure(reason, self._logged()[1], is_told=code > 0, is_mistake=is_mistake))
+            step, is_superseded = self._logged()[1], code == children.SUPERSEDED
+            return self._fail(Failure(reason, step, code > 0, is_mistake, is_superseded))
         if all(code == 0 for code in codes):
             self.is_done = True
         elif (pause := self._pause()) is not None:

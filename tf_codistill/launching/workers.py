@@ -33,6 +33,7 @@ class Worker:
         command: Its command line.
         environment: Its environment.
         log_path: The file for what it prints.
+        once: What its command line has besides when it is started for the first time.
     """
 
     group: int
@@ -40,14 +41,16 @@ class Worker:
     command: Sequence[str]
     environment: dict[str, str]
     log_path: str
+    once: Sequence[str] = ()
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts it; what it prints is added to the log."""
+        command = [*self.command, *(() if self._process else self.once)]
         with open(self.log_path, "ab") as log:
-            log.write(f"$ {shlex.join(self.command)}\n".encode())
+            log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
-            self._process = children.start(self.command, log, self.environment)
+            self._process = children.start(command, log, self.environment)
 
     def exit_status(self) -> int | None:
         """Its exit status, minus the number of the signal that ended it; None while it runs."""
@@ -85,6 +88,7 @@ def plan(
     base_port: int | None,
     gpus_by_worker: Sequence[Sequence[str]],
     logs_dir: str,
+    once: Sequence[str] = (),
 ) -> list[list[Worker]]:
     """The workers of each group; makes the directories that they write to.
 
@@ -96,6 +100,7 @@ def plan(
         base_port: First of as many ports as there are workers; None picks free ones.
         gpus_by_worker: The GPUs of each, as `gpus.allocate` returns them.
         logs_dir: Where logs are, like a workdir.
+        once: What command lines have besides when they are started for the first time.
 
     Returns:
         The workers by group, not started.
@@ -107,15 +112,15 @@ def plan(
     ports = _ports(num_processes, base_port) if workers_per_group > 1 else []
     groups: list[list[Worker]] = []
     for group in range(num_groups):
-        files.make_directory(runs.group_dir(workdir, group))
-        os.makedirs(runs.group_dir(logs_dir, group), exist_ok=True)
+        files.make_directory(runs.leased_dir(workdir, group))
+        os.makedirs(runs.leased_dir(logs_dir, group), exist_ok=True)
         group_ports = ports[group * workers_per_group :][:workers_per_group]
         workers = []
         for index in range(workers_per_group):
             environment = _environment(group_ports, index, num_processes)
             environment |= gpus.environment(gpus_by_worker, group * workers_per_group + index)
             log_path = runs.log_path(logs_dir, group, index)
-            workers.append(Worker(group, index, list(command(group)), environment, log_path))
+            workers.append(Worker(group, index, list(command(group)), environment, log_path, once))
         groups.append(workers)
     return groups
 

@@ -31,6 +31,7 @@ class MetricsLog(keras.callbacks.Callback):
         num_steps: int,
         units_per_step: int,
         units: str = "examples",
+        generation: int | None = None,
         derived: Callable[[dict[str, float]], dict[str, float]] = lambda averages: {},
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -42,12 +43,13 @@ class MetricsLog(keras.callbacks.Callback):
             num_steps: Steps after which training ends, for those who follow the file.
             units_per_step: How much the whole group trains on in a step.
             units: What that is counted in.
+            generation: That of the group's directory to write to, see `runs.group_dir`.
             derived: Makes further figures of the averages of a validation.
             clock: Returns seconds that never go back.
         """
         super().__init__()
-        self._path = runs.metrics_path(workdir, group)
-        self._tensorboard_dir = runs.tensorboard_dir(workdir, group)
+        self._path = runs.metrics_path(workdir, group, generation)
+        self._tensorboard_dir = runs.tensorboard_dir(workdir, group, generation)
         self._num_steps, self._units_per_step, self._units = num_steps, units_per_step, units
         self._derived, self._clock = derived, clock
         self._began = self._interval_began = self._last_step_ended = 0.0

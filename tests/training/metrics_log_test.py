@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 from typing import Any
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from tests.toy_models import batches, examples
 from tests.training.checkpoint.checkpointing_test import At, DiedError, Patient, ask, compiled, die
-from tf_codistill import runs
+from tf_codistill import checkpoints, runs
 from tf_codistill.training.metrics_log import MetricsLog
 
 STEPS = 3
@@ -62,6 +63,23 @@ def test_what_it_writes(tmp_path: pathlib.Path) -> None:
     path = os.path.join(runs.tensorboard_dir(str(tmp_path), 0), events)
     tags = {v.tag for e in tf.compat.v1.train.summary_iterator(path) for v in e.summary.value}
     assert {"train/loss", "train/images_per_sec", "validation/loss"} <= tags
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_leaves_the_checkpoint_before(
+    tmp_path: pathlib.Path,
+) -> None:
+    class Diverges(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if self.model.step() == 4:
+                kernel = self.model.student.trainable_variables[0]
+                kernel.assign(kernel * math.nan)
+
+    with pytest.raises(ValueError, match="the loss of steps 4 to 6 is nan; training ends"):
+        fit(tmp_path, Diverges())
+    assert [record["step"] for record in records(tmp_path, "train")] == [3]
+    found = checkpoints.newest_complete(str(tmp_path / "checkpoints"))
+    assert found is not None
+    assert found[0] == 2
 
 
 def test_a_run_that_died_twice_tells_of_each_interval_once(tmp_path: pathlib.Path) -> None:

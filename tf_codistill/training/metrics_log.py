@@ -8,6 +8,7 @@ An epoch of `fit` is one log interval, so that the averages in Keras's logs are 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -77,9 +78,14 @@ class MetricsLog(keras.callbacks.Callback):
         self._last_step_ended = self._clock()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Writes the averages of the interval."""
+        """Writes the averages of the interval; a `ValueError` if the loss of training is not finite."""
         numbers = {name: float(value) for name, value in (logs or {}).items()}
         step = self.model.step()
+        if not math.isfinite(loss := numbers.get("loss", 0.0)):
+            raise ValueError(
+                f"the loss of steps {self._interval_step + 1} to {step} is {loss}; training ends, as it would"
+                " not come back: lower the learning rate, or clip gradients"
+            )
         secs = max(self._last_step_ended - self._interval_began, 1e-9)
         train = {name: value for name, value in numbers.items() if not name.startswith(_VALIDATION)}
         if step > self._interval_step:  # otherwise a validation was all that was left of it

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 import keras
+import numpy as np
 from absl import logging
 
 from tf_codistill import checkpoints, distribution
@@ -276,14 +277,20 @@ class Checkpointing(keras.callbacks.Callback):
         if step == progress.saved_step:
             self._write(self._store.update_metadata, step, metadata)
         else:
-            self._write(self._store.save, step, *state.of(self.model, metrics), metadata)
+            self._write(self._save_finite, step, *state.of(self.model, metrics), metadata)
             progress.saved_step = step
+
+    def _save_finite(self, step: int, shared: checkpoints.Arrays, *rest: Any) -> None:
+        """Nobody could go on from weights that are not finite, and an older checkpoint would go for them."""
+        if not all(np.isfinite(np.sum(array, dtype="float64")) for array in shared["weights"]):
+            raise ValueError("weights are not finite; the one before stays")
+        self._store.save(step, shared, *rest)
 
     def _write(self, act: Callable[..., None], step: int, *arguments: Any) -> None:
         def write() -> None:
             try:
                 act(step, *arguments)
-                self._failure = None if act == self._store.save else self._failure
+                self._failure = None if act == self._save_finite else self._failure
             except Exception as error:
                 logging.warning("the checkpoint of step %d is not saved: %s", step, error)
                 self._failure = error

@@ -108,6 +108,7 @@ class Experiment:
         exchange_dir: str | None = None,
         run_id: str | None = None,
         take_over: bool = False,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> CodistillationModel:
         """Trains one group to its last step, from the last checkpoint if there is one.
 
@@ -120,6 +121,7 @@ class Experiment:
             exchange_dir: Directory through which the groups exchange; in the workdir if not given.
             run_id: Names the run; without it the first group that exchanges does.
             take_over: Whether to take the group's part of the workdir from a process that is alive.
+            callbacks: Further ones of Keras; every worker needs the same number of them.
 
         Returns:
             The trained model.
@@ -130,7 +132,8 @@ class Experiment:
         """
         workers = SynchronousGroup(strategy)
         with Ownership(workdir, group, workers.strategy, exchange_dir, take_over) as own:
-            return self._train(own, workers, workdir, group, num_groups, when_built, exchange_dir, run_id)
+            place = (workdir, group, num_groups, exchange_dir, run_id)
+            return self._train(own, workers, *place, when_built=when_built, callbacks=callbacks)
 
     def _train(
         self,
@@ -139,9 +142,10 @@ class Experiment:
         workdir: str,
         group: int,
         num_groups: int,
-        when_built: Callable[[], None],
         exchange_dir: str | None,
         run_id: str | None,
+        when_built: Callable[[], None],
+        callbacks: Sequence[keras.callbacks.Callback],
     ) -> CodistillationModel:
         rows = workers.rows(self.task.batch_size)
         teaching = self.teachers(exchange_dir or runs.exchange_dir(workdir), group, num_groups, rows, run_id)
@@ -169,7 +173,7 @@ class Experiment:
             num_steps=self.num_steps,
             log_every_steps=self.log_every_steps,
             validate_every_steps=self.validate_every_steps,
-            callbacks=[own, log, checkpointing] if workers.is_chief else [checkpointing],
+            callbacks=[*([own, log] if workers.is_chief else []), checkpointing, *callbacks],
         )
         logging.info("trained to step %d, weights %s", model.step(), weights.checksum(model))
         for number, student in enumerate(model.students if workers.is_chief else []):

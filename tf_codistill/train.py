@@ -22,6 +22,7 @@ _NUM_GROUPS = flags.DEFINE_integer(
 )
 _RUN_ID = flags.DEFINE_string("run_id", None, "Names the run; snapshots of another one are never taken.")
 _TAKE_OVER = flags.DEFINE_bool("take_over", False, "Take the group from a process that is alive.")
+_INJECT = flags.DEFINE_multi_string("inject", [], "A fault on purpose, kind@group:worker:step; see injection.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
@@ -32,7 +33,7 @@ _STRATEGY = flags.DEFINE_enum(
 
 def main() -> None:
     """Builds the experiment and trains it."""
-    from tf_codistill import configurables, distribution, experiment
+    from tf_codistill import configurables, distribution, experiment, injection
 
     workdir, group = program.WORKDIR.value, _GROUP.value
     if not workdir:
@@ -52,9 +53,13 @@ def main() -> None:
     settings = experiment.configured()
     # Once before anything is made, so that a sentence of another kind does not come first, and once after.
     program.check_unchanged(config, setting, configurables.MAY_CHANGE)
-    place = (program.EXCHANGE_DIR.value, _RUN_ID.value, _TAKE_OVER.value)
+    exchange_dir = program.EXCHANGE_DIR.value
+    place = (runs.leased_dir(workdir, group), exchange_dir or runs.exchange_dir(workdir))
+    faults = [injection.parse(text) for text in _INJECT.value]
+    callbacks = [injection.Injection(faults, group, distribution.worker_index(strategy), *place)]
+    how = (exchange_dir, _RUN_ID.value, _TAKE_OVER.value, callbacks)
     try:
-        settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, *place)
+        settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, *how)
     except KeyboardInterrupt:  # by a signal, behind a checkpoint
         sys.exit(children.TRY_AGAIN)
 

@@ -49,6 +49,7 @@ FLOORS = (
     (
         "configurables",
         "evaluation",
+        "injection",
         "launching",
         "reporting",
         "scoring",

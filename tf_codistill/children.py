@@ -12,7 +12,6 @@ there is no such signal a child of a parent that was killed goes on.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,15 @@ TRY_AGAIN = 75
 SUPERSEDED = 76
 """Exit status of a program whose place another process has taken, so that it must not be started again."""
 
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
+# Becomes the command, which the kernel is told to kill when its parent ends: PR_SET_PDEATHSIG of prctl(2). If
+# that has ended before, nobody would.
+_LEASH = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(128 + signal.SIGKILL)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 def start(
@@ -39,7 +46,7 @@ def start(
     Returns:
         The process.
     """
-    leash = [sys.executable, "-I", "-S", os.path.abspath(__file__), str(os.getpid())]
+    leash = [sys.executable, "-I", "-S", "-c", _LEASH, str(os.getpid())]
     return subprocess.Popen(
         [*(leash if sys.platform == "linux" else ()), *command],
         env=environment,
@@ -48,17 +55,3 @@ def start(
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-
-
-def _become(parent: int, command: list[str]) -> None:
-    """Turns this process into the command, which is to end with its parent."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it has ended before the kernel was told
-        os._exit(128 + signal.SIGKILL)
-    os.execvp(command[0], command)
-
-
-if __name__ == "__main__":
-    _become(int(sys.argv[1]), sys.argv[2:])

@@ -82,7 +82,9 @@ def parse(text: str) -> Fault:
 class Injection(keras.callbacks.Callback):
     """Lets faults happen to one worker."""
 
-    def __init__(self, faults: Sequence[Fault], group: int, worker: int, directory: str, exchange: str) -> None:
+    def __init__(
+        self, faults: Sequence[Fault], group: int, worker: int, directory: str, exchange: str
+    ) -> None:
         """Takes note of those that are for this worker.
 
         Args:

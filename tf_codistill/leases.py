@@ -234,7 +234,7 @@ class Lease:
     def _take(self, mine: Holder) -> bool:
         path = _path(self._directory, mine.token)
         if not files.is_remote(path):
-            return files.create(path, dataclasses.asdict(mine))
+            return _create(path, dataclasses.asdict(mine))
         claim = f"{path}.{mine.owner}.claim"
         files.write_json(claim, {})
         time.sleep(self._settle_secs)
@@ -302,6 +302,19 @@ def _parsed(kind: Any, path: str) -> Any:
         return kind(**content)
     except TypeError as error:
         raise files.CorruptError(f"file {path!r} is of no lease ({error}); delete it") from error
+
+
+def _create(path: str, content: Any) -> bool:
+    """Creates a JSON file, if nobody else has: of several that try one succeeds."""
+    aside = f"{path}.{uuid.uuid4().hex}.partial"
+    files.write_json(aside, content)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        return False
+    finally:
+        files.remove(aside)
+    return True
 
 
 def _tokens(directory: str) -> list[int]:

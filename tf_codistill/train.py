@@ -22,7 +22,9 @@ _NUM_GROUPS = flags.DEFINE_integer(
 )
 _RUN_ID = flags.DEFINE_string("run_id", None, "Names the run; snapshots of another one are never taken.")
 _TAKE_OVER = flags.DEFINE_bool("take_over", False, "Take the group from a process that is alive.")
-_INJECT = flags.DEFINE_multi_string("inject", [], "A fault on purpose, kind@group:worker:step; see injection.")
+_INJECT = flags.DEFINE_multi_string(
+    "inject", [], "A fault on purpose, kind@group:worker:step; see injection."
+)
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",

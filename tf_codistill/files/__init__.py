@@ -246,42 +246,6 @@ def write_json(path: str, content: Any) -> None:
     write(path, (text + "\n").encode("utf-8"))
 
 
-def create(path: str, content: Any) -> bool:
-    """Creates a JSON file on a local disk or NFS, if nobody else has: of several that try one succeeds.
-
-    Args:
-        path: The file, local.
-        content: What it is to hold.
-
-    Returns:
-        Whether it is this process that has created it.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    aside = f"{path}.{uuid.uuid4().hex}.partial"
-    write_json(aside, content)
-    try:
-        os.link(aside, path)
-    except FileExistsError:
-        return False
-    finally:
-        remove(aside)
-    return True
-
-
-def copy(path: str, target: str) -> None:
-    """Copies a file, or a directory with all that is in it, its manifest last."""
-    if not is_directory(path):
-        with _os_errors(path), storage.of(path).GFile(path, "rb") as file, writing(target) as written:
-            while chunk := file.read(_CHUNK_BYTES):
-                written.write(chunk)
-        return
-    ensure_directory(target)
-    for name in sorted(names(path), key=lambda name: (name == MANIFEST, name)):
-        copy(join(path, name), join(target, name))
-
-
 def read_into(path: str, buffers: Sequence[memoryview], sha256: str | None) -> None:
     """Reads a file once, and checks it while it does.
 

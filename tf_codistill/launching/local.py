@@ -90,8 +90,7 @@ def launch(
     allocated = gpus.allocate(gpus.visible(), num_groups, workers_per_group)
     planned = plan(workdir, num_groups, workers_per_group, command, base_port, allocated, logs_dir, take_over)
     groups = [Group(index, own, workdir, max_restarts, hang_secs) for index, own in enumerate(planned)]
-    size = f"{_counted(num_groups, 'group')} of {_counted(workers_per_group, 'worker')}"
-    size += f", {gpus.description(allocated)}" if any(allocated) else ""
+    size = _size(num_groups, workers_per_group, allocated)
     prefix = "" if logs_dir == workdir else f"{logs_dir}/"
     console.print(f"{workdir}: {size}, logs in {prefix}group_*/worker_*.log", markup=False)
     started = time.monotonic()
@@ -157,3 +156,8 @@ def _check_count(name: str, value: int) -> None:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' if count != 1 else ''}"
+
+
+def _size(num_groups: int, workers_per_group: int, allocated: Sequence[Sequence[str]]) -> str:
+    size = f"{_counted(num_groups, 'group')} of {_counted(workers_per_group, 'worker')}"
+    return f"{size}, {gpus.description(allocated)}" if any(allocated) else size

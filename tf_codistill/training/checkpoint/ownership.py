@@ -25,6 +25,7 @@ from tf_codistill.groups import decisions
 
 _NOT_COPIED = re.compile(r"lease|generation_\d+|checkpoints|tensorboard|worker_\d+\.log|.*\.partial")
 _TRIES = 3
+_CHUNK_BYTES = 1 << 22
 
 
 class Ownership(keras.callbacks.Callback):
@@ -113,7 +114,7 @@ class Ownership(keras.callbacks.Callback):
         files.ensure_directory(target)
         for name in files.names(source):
             if not _NOT_COPIED.fullmatch(name):
-                files.copy(files.join(source, name), files.join(target, name))
+                _copy(files.join(source, name), files.join(target, name))
         self._copy_checkpoint(files.join(source, "checkpoints"), files.join(target, "checkpoints"))
         runs.begin(self._workdir, self._group, generation)
 
@@ -125,9 +126,22 @@ class Ownership(keras.callbacks.Callback):
             # The last owner may save a newer one and delete this one meanwhile.
             with contextlib.suppress(FileNotFoundError):
                 path = checkpoints.path_of(target, found[0])
-                files.copy(checkpoints.path_of(source, found[0]), path)
+                _copy(checkpoints.path_of(source, found[0]), path)
                 return
             logging.info("checkpoint %d was deleted while it was copied, try %d", found[0], attempt + 1)
         raise ValueError(
             f"the checkpoints in {source!r} are deleted faster than they can be copied; stop their owner"
         )
+
+
+def _copy(path: str, target: str) -> None:
+    """Copies a file, or a directory with all that is in it, its manifest last."""
+    if files.is_directory(path):
+        files.ensure_directory(target)
+        for name in sorted(files.names(path), key=lambda name: (name == files.MANIFEST, name)):
+            _copy(files.join(path, name), files.join(target, name))
+        return
+    size = files.size_bytes(path)
+    with files.writing(target) as written:
+        for start in range(0, max(size, 1), _CHUNK_BYTES):
+            written.write(files.read(path, start, _CHUNK_BYTES))

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import shlex
 import signal
@@ -34,6 +33,7 @@ from typing import TextIO
 from rich.console import Console
 
 from tf_codistill import files, gpus, runs, status
+from tf_codistill.launching import cluster
 
 POLL_SECS = 0.2
 GRACE_SECS = 30.0
@@ -169,9 +169,7 @@ def _environment(ports: Sequence[int], index: int, num_processes: int) -> dict[s
     environment.pop("TF_CONFIG", None)
     if ports:
         addresses = [f"{_HOST}:{port}" for port in ports]
-        environment["TF_CONFIG"] = json.dumps(
-            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        )
+        environment["TF_CONFIG"] = cluster.tf_config(addresses, index)
     return environment
 
 

@@ -1,6 +1,6 @@
 """A Slurm of its own on this machine: a controller and two nodes, all in one folder.
 
-    with running(folder, cpus_per_node=4) as slurm:
+    with running(folder) as slurm:
         slurm.run("sbatch", ...), slurm.environment
 
 Nodes are called 127.0.0.2 and 127.0.0.3, names under which this machine finds itself without being told.
@@ -47,8 +47,8 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 KillWait=60
 MinJobAge=3600
-NodeName=127.0.0.2 NodeAddr=127.0.0.2 Port={ports[1]} CPUs={cpus} RealMemory=1000
-NodeName=127.0.0.3 NodeAddr=127.0.0.3 Port={ports[2]} CPUs={cpus} RealMemory=1000
+NodeName=127.0.0.2 NodeAddr=127.0.0.2 Port={ports[1]} CPUs=4 RealMemory=1000
+NodeName=127.0.0.3 NodeAddr=127.0.0.3 Port={ports[2]} CPUs=4 RealMemory=1000
 PartitionName=toy Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -85,13 +85,11 @@ class Slurm:
 
 
 @contextlib.contextmanager
-def running(folder: pathlib.Path, cpus_per_node: int) -> Iterator[Slurm]:
+def running(folder: pathlib.Path) -> Iterator[Slurm]:
     """Starts a Slurm, and stops it at the end."""
     slurm = Slurm(folder, {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")})
     (folder / "state").mkdir()
-    config = _CONFIG.format(
-        host=socket.gethostname().split(".")[0], folder=folder, ports=_free_ports(3), cpus=cpus_per_node
-    )
+    config = _CONFIG.format(host=socket.gethostname().split(".")[0], folder=folder, ports=_free_ports(3))
     (folder / "slurm.conf").write_text(config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_daemon(slurm, "munged", "--foreground", "--force", *_munge_files(folder)))

@@ -44,7 +44,7 @@ status=$?
 # {work_left}: stopped with work left; above 128: a signal ended a worker. It goes on from its checkpoint.
 if (( status == {work_left} || status > 128 )); then
     if (( ${{SLURM_RESTART_COUNT:-0}} < {max_restarts} )); then
-        exec scontrol requeue "$SLURM_JOB_ID"
+        exec scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$group"  # its own number may be that of the array
     fi
     echo "group $group was started again {max_restarts} times, as often as --max_restarts allows" >&2
 fi

@@ -101,8 +101,11 @@ def start(run: Run, scheduler: str, settings: Mapping[str, Any], dry_run: bool =
     elif dry_run:
         raise ValueError("--dry_run has an effect only with another --scheduler than local; leave it out")
     else:
-        run_id = f"--run_id={runs.run_id(run.workdir)}"
-        _watch(run, lambda group: run.command(f"--group={group}", run_id), **settings)
+
+        def on_this_machine(group: int) -> list[str]:
+            return [*run.command(f"--group={group}"), f"--run_id={runs.run_id(run.workdir)}"]
+
+        _watch(run, on_this_machine, **settings)
 
 
 def _watch(run: Run, command: Callable[[int], list[str]], **settings: Any) -> None:

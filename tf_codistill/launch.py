@@ -55,14 +55,14 @@ def main() -> None:
     program.parse_gin()  # a mistake in it is told here once, not by every worker
     bindings.check_required(Experiment)
     train_flags = [f"--exchange_dir={exchange_dir}"] if exchange_dir else []
-    run = schedulers.Run(
+    launch = schedulers.Launch(
         workdir=workdir,
         num_groups=_NUM_GROUPS.value,
         workers_per_group=_WORKERS.value,
         train_flags=(*train_flags, *program.gin_flags()),
         num_steps=bindings.value("Experiment.num_steps"),
     )
-    schedulers.start(run, _SCHEDULER.value, settings, _DRY_RUN.value)
+    schedulers.start(launch, _SCHEDULER.value, settings, _DRY_RUN.value)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def test_what_a_scheduler_cannot_do_is_told(programs, tmp_path):
             "--gpus_per_worker has an effect only with --scheduler=slurm or kubernetes",
         ),
         (["--scheduler=slurm", "--base_port=2000"], "--base_port has an effect only with --scheduler=local"),
-        (["--scheduler=kubernetes", "--dry_run"], "--image is not set"),
+        (["--scheduler=kubernetes", "--dry_run"], "which is on no volume that outlives a pod"),
         (["--scheduler=kubernetes", "--volume=claim"], "--volume=claim is not understood"),
         (["--scheduler=tpu", "--dry_run"], "--slices is None and --zone is None; expected what the names"),
         (

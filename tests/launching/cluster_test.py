@@ -34,22 +34,22 @@ def nodes(text: str) -> list[str]:
 
 
 def ports(**changes: str) -> list[int]:
-    seat = cluster.of_slurm({**SLURM, **changes}, nodes)
-    return [int(address.rpartition(":")[2]) for address in seat.addresses]
+    member = cluster.of_slurm({**SLURM, **changes}, nodes)
+    return [int(address.rpartition(":")[2]) for address in member.addresses]
 
 
 def test_a_task_of_a_job_array_is_a_group_and_its_tasks_are_workers() -> None:
-    seat = cluster.of_slurm(SLURM, nodes)
-    assert (seat.group, seat.worker) == (1, 2)
-    assert [address.rpartition(":")[0] for address in seat.addresses] == ["a1", "a1", "a2"]
+    member = cluster.of_slurm(SLURM, nodes)
+    assert (member.group, member.worker) == (1, 2)
+    assert [address.rpartition(":")[0] for address in member.addresses] == ["a1", "a1", "a2"]
 
 
 @pytest.mark.parametrize(("counts", "hosts"), [("1(x2),3", "abccc"), ("2,1(x3)", "aabcd")])
 def test_several_tasks_of_a_node_are_counted(counts: str, hosts: str) -> None:
     told = {**SLURM, "SLURM_STEP_TASKS_PER_NODE": counts, "SLURM_NTASKS": "5"}
     told |= {"SLURM_PROCID": "0", "SLURM_NODEID": "0"}
-    seat = cluster.of_slurm(told, lambda text: sorted(set(hosts)))
-    assert "".join(address[0] for address in seat.addresses) == hosts
+    member = cluster.of_slurm(told, lambda text: sorted(set(hosts)))
+    assert "".join(address[0] for address in member.addresses) == hosts
 
 
 def test_workers_agree_on_ports_and_no_two_of_a_run_have_the_same() -> None:
@@ -127,8 +127,8 @@ def test_a_failure_of_scontrol_is_told(tmp_path: pathlib.Path, monkeypatch: pyte
 
 
 def test_a_job_of_a_jobset_is_a_group_and_its_pods_are_workers() -> None:
-    seat = cluster.of_jobset(JOBSET)
-    assert seat == cluster.Seat(1, 0, ("two-group-1-0.two:2222", "two-group-1-1.two:2222"))
+    member = cluster.of_jobset(JOBSET)
+    assert member == cluster.Membership(1, 0, ("two-group-1-0.two:2222", "two-group-1-1.two:2222"))
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,15 @@ def test_workers_find_each_other_by_what_the_manifest_tells_them() -> None:
             told[variable["name"]] = labels[re.fullmatch(r"metadata\.labels\['(.*)'\]", path)[1]]
         else:
             told[variable["name"]] = variable["value"]
-    seat = cluster.of_jobset(told)
-    assert seat == cluster.Seat(2, 1, ("two-group-2-0.two:2222", "two-group-2-1.two:2222"))
+    member = cluster.of_jobset(told)
+    assert member == cluster.Membership(2, 1, ("two-group-2-0.two:2222", "two-group-2-1.two:2222"))
     assert worker_of(found)["command"] == TRAIN
+
+
+def test_what_looks_like_a_variable_stays_as_it_is() -> None:
+    settings: dict[str, Any] = {"workdir": "gs://bucket/two", "image": "i", "num_groups": 1}
+    text = kubernetes.manifest(["train", "a = '$(HOME)'"], workers_per_group=1, **settings)
+    assert worker_of(yaml.safe_load(text))["command"] == ["train", "a = '$$(HOME)'"]
 
 
 def test_pods_keep_to_the_restricted_security_standard() -> None:

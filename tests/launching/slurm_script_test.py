@@ -9,7 +9,13 @@ import pytest
 
 from tf_codistill.launching import slurm, submitting
 
-TRAIN = ["python", "-m", "tf_codistill.train", "--gin_bindings=a = 'b c'", "--cluster=slurm"]
+WORDS = [
+    "--gin_bindings=a = 'b c'",
+    "--gin_bindings=a = 'b' \"$c\" `d` \\\\",
+    "--cluster=slurm",
+    "two\nlines' $(e)",
+]
+TRAIN = ["python", "-m", "tf_codistill.train", *WORDS]
 
 
 def script(**changes: Any) -> str:
@@ -52,7 +58,15 @@ def test_options_come_before_commands_and_bash_can_read_it() -> None:
     first = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
     assert not [line for line in lines[first:] if line.startswith("#SBATCH")]
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
-    assert "'--gin_bindings=a = '\"'\"'b c'\"'\"''" in text
+    assert """ "--gin_bindings=a = 'b c'" """ in text
+
+
+def test_workers_get_their_words_as_they_were_given() -> None:
+    text = script()
+    shown = text[text.index("python -m") : text.index("status=$?")]
+    command = shown.replace("python -m tf_codistill.train", r"printf '%s\0'")
+    said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert said.split("\0")[:-1] == WORDS
 
 
 def test_a_run_in_a_bucket_leaves_its_logs_to_slurm() -> None:

@@ -32,7 +32,7 @@ _TF_CONFIG = "TF_CONFIG"
 
 
 @dataclasses.dataclass(frozen=True)
-class Seat:
+class Membership:
     """A worker's place in its run.
 
     Attributes:
@@ -58,11 +58,11 @@ def join(cluster: str) -> int:
     Raises:
         ValueError: The environment does not say what it should.
     """
-    seat = of_slurm(os.environ) if cluster == "slurm" else of_jobset(os.environ)
+    member = of_slurm(os.environ) if cluster == "slurm" else of_jobset(os.environ)
     os.environ.pop(_TF_CONFIG, None)
-    if len(seat.addresses) > 1:
-        os.environ[_TF_CONFIG] = tf_config(seat.addresses, seat.worker)
-    return seat.group
+    if len(member.addresses) > 1:
+        os.environ[_TF_CONFIG] = tf_config(member.addresses, member.worker)
+    return member.group
 
 
 def tf_config(addresses: Sequence[str], worker: int) -> str:
@@ -78,7 +78,9 @@ def tf_config(addresses: Sequence[str], worker: int) -> str:
     return json.dumps({"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": worker}})
 
 
-def of_slurm(environment: Mapping[str, str], expand: Callable[[str], Sequence[str]] | None = None) -> Seat:
+def of_slurm(
+    environment: Mapping[str, str], expand: Callable[[str], Sequence[str]] | None = None
+) -> Membership:
     """A worker's place in a Slurm job array, each of whose tasks is a group.
 
     Args:
@@ -106,10 +108,10 @@ def of_slurm(environment: Mapping[str, str], expand: Callable[[str], Sequence[st
         )
     first = _PORTS_OF_A_JOB * read.number("SLURM_ARRAY_JOB_ID") + workers * group
     ports = (_FIRST_PORT + (first + index) % _NUM_PORTS for index in range(workers))
-    return Seat(group, worker, tuple(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True)))
+    return Membership(group, worker, tuple(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True)))
 
 
-def of_jobset(environment: Mapping[str, str]) -> Seat:
+def of_jobset(environment: Mapping[str, str]) -> Membership:
     """A worker's place in a JobSet with one replicated job, each of whose jobs is a group.
 
     Args:
@@ -130,7 +132,7 @@ def of_jobset(environment: Mapping[str, str]) -> Seat:
             f"JOB_COMPLETION_INDEX is {worker}; expected less than WORKERS_PER_GROUP, which is {workers}"
         )
     names = (f"{jobset}-{job}-{group}-{index}.{jobset}" for index in range(workers))
-    return Seat(group, worker, tuple(f"{name}:{_POD_PORT}" for name in names))
+    return Membership(group, worker, tuple(f"{name}:{_POD_PORT}" for name in names))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,15 +89,8 @@ def manifest(
             JobSet, or a group has several workers with TPUs.
     """
     name = name_of(workdir)
-    if not image:
-        raise ValueError("--image is not set; name the container image that workers run, see the Dockerfile")
     _check_name(name, workdir, num_groups, workers_per_group)
     _check_outlives(workdir, volume)
-    if tpus_per_worker and workers_per_group > 1:
-        raise ValueError(
-            f"workers_per_group is {workers_per_group}; expected 1 with --tpus_per_worker, since one process "
-            "drives a slice"
-        )
     worker = _worker(command, image, workers_per_group, volume, gpus_per_worker, tpus_per_worker)
     job = {
         "completionMode": "Indexed",
@@ -106,17 +99,12 @@ def manifest(
         "backoffLimit": 0,
         "template": {"spec": _pod(worker, volume, node_selector)},
     }
-    rule = {"name": "restartGroup", "action": "RestartJob", "targetReplicatedJobs": [_JOB]}
     labels = {"labels": {"kueue.x-k8s.io/queue-name": queue}} if queue else {}
     jobset = {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": {"name": name, **labels},
-        "spec": {
-            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
-            "failurePolicy": {"maxRestarts": max_restarts, "rules": [rule]},
-            "replicatedJobs": [{"name": _JOB, "replicas": num_groups, "template": {"spec": job}}],
-        },
+        "spec": _of_groups(job, num_groups, max_restarts),
     }
     return yaml.safe_dump(jobset, sort_keys=False, allow_unicode=True, width=110)
 
@@ -159,18 +147,25 @@ def _check_outlives(workdir: str, volume: Sequence[tuple[str, str]]) -> None:
 
 def _worker(
     command: Sequence[str],
-    image: str,
+    image: str | None,
     workers_per_group: int,
     volume: Sequence[tuple[str, str]],
     gpus: int,
     tpus: int,
 ) -> dict[str, Any]:
+    if not image:
+        raise ValueError("--image is not set; name the container image that workers run, see the Dockerfile")
+    if tpus and workers_per_group > 1:
+        raise ValueError(
+            f"workers_per_group is {workers_per_group}; expected 1 with --tpus_per_worker, since one process "
+            "drives a slice"
+        )
     devices = {"nvidia.com/gpu": gpus, "google.com/tpu": tpus}
     limits = {name: number for name, number in devices.items() if number}
     return {
         "name": "worker",
         "image": image,
-        "command": list(command),
+        "command": [word.replace("$(", "$$(") for word in command],  # else Kubernetes puts in a variable
         "env": [
             *_environment(workers_per_group),
             *([{"name": "TPU_NAME", "value": "local"}] if tpus else []),
@@ -185,6 +180,15 @@ def _worker(
             {"name": "tmp", "mountPath": "/tmp"},
             *({"name": claim, "mountPath": path} for claim, path in volume),
         ],
+    }
+
+
+def _of_groups(job: dict[str, Any], num_groups: int, max_restarts: int) -> dict[str, Any]:
+    rule = {"name": "restartGroup", "action": "RestartJob", "targetReplicatedJobs": [_JOB]}
+    return {
+        "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
+        "failurePolicy": {"maxRestarts": max_restarts, "rules": [rule]},
+        "replicatedJobs": [{"name": _JOB, "replicas": num_groups, "template": {"spec": job}}],
     }
 
 

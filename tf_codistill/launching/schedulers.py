@@ -1,8 +1,8 @@
 """One run, started here or by a scheduler: the same flags, and a command line of `train` for each worker.
 
-run = Run(workdir="runs/two", num_groups=2, workers_per_group=2, train_flags=("--gin_file=...",))
-start(run, "slurm", {"partition": "gpu"})                     submits it and says what Slurm answers
-start(run, "slurm", {"partition": "gpu"}, dry_run=True)       prints the script
+launch = Launch(workdir="runs/two", num_groups=2, workers_per_group=2, train_flags=("--gin_file=...",))
+start(launch, "slurm", {"partition": "gpu"})                     submits it and says what Slurm answers
+start(launch, "slurm", {"partition": "gpu"}, dry_run=True)       prints the script
 
 local         --group=<g>          TF_CONFIG in the environment      watched from here
 tpu           --group=<g>          a slice is one worker             watched from here, by ssh
@@ -13,6 +13,7 @@ kubernetes    --cluster=jobset     the worker makes TF_CONFIG        on its own
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ SCHEDULERS = ("local", "slurm", "kubernetes", "tpu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Launch:
     """What is to be started.
 
     Attributes:
@@ -61,11 +62,11 @@ class Run:
         return {name: getattr(self, name) for name in names}
 
 
-def start(run: Run, scheduler: str, settings: Mapping[str, Any], dry_run: bool = False) -> None:
+def start(launch: Launch, scheduler: str, settings: Mapping[str, Any], dry_run: bool = False) -> None:
     """Starts a run, or prints what would be submitted.
 
     Args:
-        run: The run.
+        launch: The run.
         scheduler: Who starts its workers, one of `SCHEDULERS`.
         settings: What the scheduler takes beside the run: `local.launch`, `slurm.batch_script`,
             `kubernetes.manifest` and `tpu.ssh_command` have them.
@@ -77,36 +78,37 @@ def start(run: Run, scheduler: str, settings: Mapping[str, Any], dry_run: bool =
         KeyboardInterrupt: A run that is watched from here was stopped by Ctrl-C.
     """
     if scheduler == "slurm":
-        script = slurm.batch_script(run.command("--cluster=slurm"), **run.size(), **settings)
-        print(script if dry_run else slurm.submit(script))
+        script = slurm.batch_script(launch.command("--cluster=slurm"), **launch.size(), **settings)
+        print(script.rstrip() if dry_run else slurm.submit(script))
     elif scheduler == "kubernetes":
-        worker = run.command("--cluster=jobset", python="python")
-        manifest = kubernetes.manifest(worker, **run.size(), **settings)
-        print(manifest if dry_run else kubernetes.apply(manifest))
+        worker = launch.command("--cluster=jobset", python="python")
+        manifest = kubernetes.manifest(worker, **launch.size(), **settings)
+        print(manifest.rstrip() if dry_run else kubernetes.apply(manifest))
     elif scheduler == "tpu":
-        if run.workers_per_group > 1:
-            raise ValueError(
-                f"workers_per_group is {run.workers_per_group}; expected 1 with --scheduler=tpu, since one "
-                "process drives a slice"
-            )
-
-        def on_slice(group: int) -> list[str]:
-            worker = run.command("--strategy=tpu", f"--group={group}", python="python3")
-            return tpu.ssh_command(worker, group=group, **settings)
-
+        commands = [_on_slice(launch, group, settings) for group in range(launch.num_groups)]
         if dry_run:
-            print("\n".join(shlex.join(on_slice(group)) for group in range(run.num_groups)))
+            print("\n".join(map(shlex.join, commands)))
         else:
-            _watch(run, on_slice)
+            _watch(launch, commands.__getitem__)
     elif dry_run:
         raise ValueError("--dry_run has an effect only with another --scheduler than local; leave it out")
     else:
-
-        def on_this_machine(group: int) -> list[str]:
-            return [*run.command(f"--group={group}"), f"--run_id={runs.run_id(run.workdir)}"]
-
-        _watch(run, on_this_machine, **settings)
+        _watch(launch, functools.partial(_on_this_machine, launch), **settings)
 
 
-def _watch(run: Run, command: Callable[[int], list[str]], **settings: Any) -> None:
-    local.launch(**run.size(), command=command, num_steps=run.num_steps, **settings)
+def _on_this_machine(launch: Launch, group: int) -> list[str]:
+    return [*launch.command(f"--group={group}"), f"--run_id={runs.run_id(launch.workdir)}"]
+
+
+def _on_slice(launch: Launch, group: int, settings: Mapping[str, Any]) -> list[str]:
+    if launch.workers_per_group > 1:
+        raise ValueError(
+            f"workers_per_group is {launch.workers_per_group}; expected 1 with --scheduler=tpu, since one "
+            "process drives a slice"
+        )
+    worker = launch.command("--strategy=tpu", f"--group={group}", python="python3")
+    return tpu.ssh_command(worker, group=group, **settings)
+
+
+def _watch(launch: Launch, command: Callable[[int], list[str]], **settings: Any) -> None:
+    local.launch(**launch.size(), command=command, num_steps=launch.num_steps, **settings)

@@ -37,7 +37,8 @@ workdir={workdir}
 group=$SLURM_ARRAY_TASK_ID
 
 {logs}srun --distribution=block --kill-on-bad-exit=0 --wait={wait_secs} \\
-    ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} {log_options} \\
+    ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} \\
+    {log_options} \\
     {command}
 status=$?
 
@@ -88,22 +89,16 @@ def batch_script(
     Raises:
         ValueError: A further option does not begin with a dash, or has a line break in it.
     """
-    for option in sbatch:
-        if not re.fullmatch(r"-.*", option):
-            raise ValueError(f"--sbatch is {option!r}; expected an option of sbatch such as --mem-per-cpu=4G")
-    name = os.path.basename(os.path.normpath(workdir))
     options = [
-        f"--job-name={shlex.quote(name)}",
+        f"--job-name={shlex.quote(os.path.basename(os.path.normpath(workdir)))}",
         f"--array=0-{num_groups - 1}",
         f"--ntasks={workers_per_group}",
         *([f"--gpus-per-task={gpus_per_worker}"] if gpus_per_worker else []),
         *([f"--partition={shlex.quote(partition)}"] if partition else []),
         *([f"--account={shlex.quote(account)}"] if account else []),
         *([f"--time={shlex.quote(time_limit)}"] if time_limit else []),
-        "--requeue",
-        f"--signal=TERM@{submitting.GRACE_SECS}",
-        "--open-mode=append",
-        *sbatch,
+        *("--requeue", f"--signal=TERM@{submitting.GRACE_SECS}", "--open-mode=append"),
+        *map(_checked, sbatch),
     ]
     has_logs = not files.is_remote(workdir)
     return _SCRIPT.format(
@@ -112,10 +107,21 @@ def batch_script(
         logs=_LOGS if has_logs else "",
         log_options=_LOG_OPTIONS if has_logs else "--label",
         wait_secs=2 * submitting.GRACE_SECS,
-        command=" \\\n    ".join(map(shlex.quote, command)),
+        command=" \\\n    ".join([shlex.join(command[:3]), *map(_quoted, command[3:])]),
         work_left=WORK_LEFT,
         max_restarts=max_restarts,
     )
+
+
+def _checked(option: str) -> str:
+    if not re.fullmatch(r"-.*", option):
+        raise ValueError(f"--sbatch is {option!r}; expected an option of sbatch such as --mem-per-cpu=4G")
+    return option
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell; what is bound in gin has quotes of its own, which look better in double ones."""
+    return f'"{word}"' if "'" in word and not re.search(r'["$`\\\n]', word) else shlex.quote(word)
 
 
 def submit(script: str) -> str:

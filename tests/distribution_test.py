@@ -35,6 +35,19 @@ def test_several_gpus_are_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert strategy.num_replicas_in_sync == 2
 
 
+@pytest.mark.parametrize("name", [None, "local", "codistill-0"])
+def test_a_tpu_is_the_one_that_is_named(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow takes a name from its environment, but only from an argument that the chips are here."""
+    named = []
+    if name:
+        monkeypatch.setenv("TPU_NAME", name)
+    resolver = tf.distribute.cluster_resolver.TPUClusterResolver
+    monkeypatch.setattr(resolver, "connect", lambda tpu: named.append(tpu))
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda connected: connected)
+    distribution.create_strategy("tpu")
+    assert named == [name]
+
+
 def _logical_cpus() -> object:
     cpus = tf.config.list_logical_devices("CPU")
     return lambda kind: cpus if kind == "CPU" else []

@@ -165,6 +165,28 @@ def test_the_bindings_in_force_can_be_read_again(tmp_path: pathlib.Path) -> None
     assert brew() == ("black", 3)
 
 
+def test_gin_flags_go_on_to_another_program() -> None:
+    flags.FLAGS.gin_file, flags.FLAGS.gin_bindings = ["a.gin", "b.gin"], ["c = 'd e'"]
+    assert program.gin_flags() == ["--gin_file=a.gin", "--gin_file=b.gin", "--gin_bindings=c = 'd e'"]
+
+
+def test_flags_that_go_with_what_another_has_chosen() -> None:
+    class Choice:
+        name, value = "drink", "tea"
+
+    holders = {"tea": (_SUGAR, _MILK), "coffee": (_SUGAR,), "water": ()}
+    _FLAGS(["", "--program_test_sugar=2"])
+    try:
+        assert program.settings_of(Choice, holders) == {"program_test_sugar": 2, "program_test_milk": []}
+        Choice.value = "water"
+        with pytest.raises(
+            ValueError, match="--program_test_sugar has an effect only with --drink=tea or coffee"
+        ):
+            program.settings_of(Choice, holders)
+    finally:
+        _FLAGS.unparse_flags()
+
+
 def test_named_flags() -> None:
     class Flag:
         name = "runs"

@@ -45,7 +45,7 @@ def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "tpu":
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(os.environ.get("TPU_NAME"))
         return tf.distribute.TPUStrategy(resolver)
     return tf.distribute.get_strategy()
 

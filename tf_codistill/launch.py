@@ -1,76 +1,72 @@
-r"""Trains all groups of a run on this machine.
+r"""Trains all groups of a run, on this machine or by a scheduler.
 
     python -m tf_codistill.launch --num_groups=2 --workers_per_group=2 --workdir=runs/two \
         --gin_file=gin/quickstart.gin --gin_bindings="num_steps = 500"
 
-Each worker is a ``python -m tf_codistill.train`` of its own. One line per group shows its progress; what the
-workers print goes to ``<workdir>/group_<g>/worker_<w>.log``. Ctrl-C stops them all; a group that fails is
-started again, while the others go on. A workdir on remote storage has its logs on this machine.
+Each worker is a ``python -m tf_codistill.train`` of its own. On this machine one line per group shows
+its progress; what the workers print goes to ``<workdir>/group_<g>/worker_<w>.log``. Ctrl-C stops them all; a
+group that fails is started again. A workdir on remote storage has its logs on this machine. ``--scheduler``
+gives the same run to Slurm, Kubernetes or Cloud TPUs; ``--dry_run`` prints what would be submitted.
 """
 
 from __future__ import annotations
 
-import sys
-
 from absl import flags
 
-from tf_codistill import bindings, files, program, runs
-from tf_codistill.launching import local
+from tf_codistill import bindings, files, program
+from tf_codistill.launching import schedulers
 
-_NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.")
-_WORKERS_PER_GROUP = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.")
-_MAX_RESTARTS = flags.DEFINE_integer(
-    "max_restarts", 3, "How often a group that fails is started again without a new checkpoint, 0 for never."
-)
-_HANG_SECS = flags.DEFINE_float(
-    "hang_secs",
-    600.0,
-    "Seconds without a line of metrics after which a group counts as hung, but ten of its longest pauses.",
-)
-_TAKE_OVER = flags.DEFINE_bool("take_over", False, "Take the groups from processes that are alive.")
+_NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.", 1)
+_WORKERS = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.", 1)
+_SCHEDULER = flags.DEFINE_enum("scheduler", "local", schedulers.SCHEDULERS, "Who starts the workers.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prints what would be submitted, and submits nothing.")
+_INJECT = flags.DEFINE_multi_string("inject", [], "A fault on purpose, kind@group:worker:step.")
 _BASE_PORT = flags.DEFINE_integer("base_port", None, "First port for the workers; free ones by default.")
-
-
-def train_command(group: int) -> list[str]:
-    """The command line of the workers of one group.
-
-    Args:
-        group: Index of the group.
-
-    Returns:
-        The arguments, the interpreter first; everything given to this program goes to the workers.
-    """
-    exchange_dir = program.EXCHANGE_DIR.value
-    return [
-        *(sys.executable, "-m", "tf_codistill.train"),
-        *(f"--workdir={program.WORKDIR.value}", f"--group={group}", f"--num_groups={_NUM_GROUPS.value}"),
-        *([f"--exchange_dir={exchange_dir}"] if exchange_dir else []),
-        f"--run_id={runs.run_id(program.WORKDIR.value)}",
-        *(f"--gin_file={path}" for path in program.GIN_FILE.value),
-        *(f"--gin_bindings={binding}" for binding in program.GIN_BINDINGS.value),
-    ]
+_GPUS = flags.DEFINE_integer("gpus_per_worker", 0, "GPUs that each worker asks for.", 0)
+_TAKE_OVER = flags.DEFINE_bool("take_over", False, "Take the groups from processes that are alive.")
+_HANG = flags.DEFINE_float("hang_secs", 600.0, "Seconds without metrics that make a group hung, 0 for never.")
+_RESTARTS = flags.DEFINE_integer("max_restarts", 20, "How often a group may be started again.", 0)
+_PARTITION = flags.DEFINE_string("partition", None, "Slurm: where the run is queued.")
+_ACCOUNT = flags.DEFINE_string("account", None, "Slurm: who pays.")
+_TIME_LIMIT = flags.DEFINE_string("time_limit", None, "Slurm: time of a group until it is queued again.")
+_SBATCH = flags.DEFINE_multi_string("sbatch", [], "Slurm: further option, such as --mem-per-cpu=4G.")
+_IMAGE = flags.DEFINE_string("image", None, "Kubernetes: container image with this package in it.")
+_VOLUME = flags.DEFINE_multi_string("volume", [], "Kubernetes: claim=path, a volume and its place.")
+_SELECTOR = flags.DEFINE_multi_string("node_selector", [], "Kubernetes: label=value that nodes must have.")
+_QUEUE = flags.DEFINE_string("queue", None, "Kubernetes: Kueue's local queue.")
+_TPUS = flags.DEFINE_integer("tpus_per_worker", 0, "Kubernetes: TPU chips of each worker.", 0)
+_SLICES = flags.DEFINE_string("slices", None, "Cloud TPUs: group 0 has the slice <slices>-0, and so on.")
+_ZONE = flags.DEFINE_string("zone", None, "Cloud TPUs: zone of the slices.")
+_SETTINGS = {
+    "local": (_BASE_PORT, _RESTARTS, _HANG, _TAKE_OVER),
+    "slurm": (_GPUS, _RESTARTS, _PARTITION, _ACCOUNT, _TIME_LIMIT, _SBATCH),
+    "kubernetes": (_GPUS, _RESTARTS, _IMAGE, _VOLUME, _SELECTOR, _QUEUE, _TPUS),
+    "tpu": (_SLICES, _ZONE),
+}
 
 
 def main() -> None:
-    """Starts the workers and waits for them."""
+    """Starts the workers and waits for them, or hands them to a scheduler."""
     from tf_codistill.experiment import Experiment
 
-    if not program.WORKDIR.value:
+    workdir, exchange_dir = program.WORKDIR.value, program.EXCHANGE_DIR.value
+    if not workdir:
         raise ValueError("--workdir is not set; name the directory that is to hold the run")
-    files.check_scheme(program.WORKDIR.value, program.EXCHANGE_DIR.value)
+    files.check_scheme(workdir, exchange_dir)
+    settings = program.settings_of(_SCHEDULER, _SETTINGS)
+    settings |= {pairs.name: program.named(pairs) for pairs in (_VOLUME, _SELECTOR) if pairs.name in settings}
     program.parse_gin()  # a mistake in it is told here once, not by every worker
     bindings.check_required(Experiment)
-    local.launch(
-        program.WORKDIR.value,
+    train_flags = [f"--inject={fault}" for fault in _INJECT.value]
+    train_flags += [f"--exchange_dir={exchange_dir}"] if exchange_dir else []
+    launch = schedulers.Launch(
+        workdir=workdir,
         num_groups=_NUM_GROUPS.value,
-        workers_per_group=_WORKERS_PER_GROUP.value,
-        base_port=_BASE_PORT.value,
+        workers_per_group=_WORKERS.value,
+        train_flags=(*train_flags, *program.gin_flags()),
         num_steps=bindings.value("Experiment.num_steps"),
-        max_restarts=_MAX_RESTARTS.value,
-        hang_secs=_HANG_SECS.value or None,
-        take_over=["--take_over"] if _TAKE_OVER.value else [],
-        command=train_command,
     )
+    schedulers.start(launch, _SCHEDULER.value, settings, _DRY_RUN.value)
 
 
 if __name__ == "__main__":

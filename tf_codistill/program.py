@@ -23,7 +23,7 @@ import logging as python_logging
 import os
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -134,6 +134,14 @@ def parse_gin(instead: str = "") -> None:
         ) from error
 
 
+def gin_flags() -> list[str]:
+    """``--gin_file`` and ``--gin_bindings`` as they were given, for a program that is started from here."""
+    return [
+        *(f"--gin_file={path}" for path in GIN_FILE.value),
+        *(f"--gin_bindings={binding}" for binding in GIN_BINDINGS.value),
+    ]
+
+
 def check_bindings() -> None:
     """Checks that everything that the gin files and bindings bind has been used by now.
 
@@ -172,6 +180,31 @@ def require(condition: str, is_met: bool, *holders: flags.FlagHolder[Any]) -> No
     for holder in holders:
         if holder.present and not is_met:
             raise ValueError(f"--{holder.name} has an effect only {condition}; see to that, or leave it out")
+
+
+def settings_of(
+    choice: flags.FlagHolder[str], holders: Mapping[str, Sequence[flags.FlagHolder[Any]]]
+) -> dict[str, Any]:
+    """The values of the flags that go with what another flag has chosen.
+
+    Args:
+        choice: The flag that chooses.
+        holders: For each of its values the flags that then have an effect.
+
+    Returns:
+        Their values by name.
+
+    Raises:
+        ValueError: A flag is given that goes only with other choices.
+    """
+    users = collections.defaultdict(list)
+    for value, of_value in holders.items():
+        for holder in of_value:
+            users[holder.name].append(value)
+    for holder in (holder for of_value in holders.values() for holder in of_value):
+        values = users[holder.name]
+        require(f"with --{choice.name}={' or '.join(values)}", choice.value in values, holder)
+    return {holder.name: holder.value for holder in holders[choice.value]}
 
 
 def require_apart(directory: flags.FlagHolder[str | None], *holders: flags.FlagHolder[str | None]) -> None:

@@ -3,7 +3,8 @@ r"""Trains one worker of one group.
     python -m tf_codistill.train --workdir=runs/two --group=0 --num_groups=2 --gin_file=gin/quickstart.gin
 
 Start one for every worker of every group; TF_CONFIG tells the workers of a group about each other, the
-workdir, or ``--exchange_dir`` if it is given, is all that groups share. On one machine `launch` does it.
+workdir, or ``--exchange_dir`` if it is given, is all that groups share. `launch` does it, here or by a
+scheduler; with ``--cluster`` group and TF_CONFIG follow from what the scheduler tells each worker.
 Started again with the same workdir it goes on from its last checkpoint. The exit status is 0 when training
 has come to its end, 75 when a signal has stopped it and the same command goes on.
 """
@@ -15,7 +16,11 @@ import sys
 from absl import flags, logging
 
 from tf_codistill import children, files, program, runs
+from tf_codistill.launching import cluster
 
+_CLUSTER = flags.DEFINE_enum(
+    "cluster", None, cluster.CLUSTERS, "Who started this worker, and tells its group and the group's workers."
+)
 _GROUP = flags.DEFINE_integer("group", 0, "This group, from 0.")
 _NUM_GROUPS = flags.DEFINE_integer(
     "num_groups", 1, "Groups that train together, 1 for a model trained alone."
@@ -40,6 +45,9 @@ def main() -> None:
     workdir, group = program.WORKDIR.value, _GROUP.value
     if not workdir:
         raise ValueError("--workdir is not set; name the directory of the run")
+    program.require("without --cluster", not _CLUSTER.value, _GROUP)
+    if _CLUSTER.value:
+        group = cluster.join(_CLUSTER.value)
     files.check_scheme(workdir, program.EXCHANGE_DIR.value)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
     strategy = distribution.create_strategy(_STRATEGY.value)

@@ -41,6 +41,9 @@ def assert_nothing_trained(workdir: pathlib.Path, group: int = 0) -> None:
     ("flags", "sentence"),
     [
         (["--group=2", "--num_groups=2"], r"group is 2; expected 0 <= group < num_groups, which is 2"),
+        (["--cluster=slurm", "--group=1"], r"--group has an effect only without --cluster; see to that"),
+        (["--cluster=slurm"], r"SLURM_ARRAY_TASK_ID is not set; a worker is a task of srun"),
+        (["--cluster=jobset"], r"JOBSET_NAME is not set; `launch --scheduler=kubernetes --dry_run` prints"),
         (["--group=-1"], r"group is -1; expected 0 <= group < num_groups, which is 1"),
         (["--num_groups=0"], r"group is 0; expected 0 <= group < num_groups, which is 0"),
         (

@@ -448,7 +448,7 @@ def test_workers_do_not_outlive_a_launcher_that_is_killed(tmp_path):
     ("arguments", "message"),
     [
         ({"max_restarts": -1}, "max_restarts is -1; expected 0"),
-        ({"hang_secs": 0.0}, "hang_secs is 0.0; expected more than 0"),
+        ({"hang_secs": -1.0}, "hang_secs is -1.0; expected seconds, or 0"),
     ],
 )
 def test_supervision_is_checked(launch, arguments, message):

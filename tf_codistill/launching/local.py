@@ -46,7 +46,7 @@ def launch(
     base_port: int | None = None,
     num_steps: int | None = None,
     max_restarts: int = 0,
-    hang_secs: float | None = None,
+    hang_secs: float = 0.0,
     take_over: Sequence[str] = (),
     grace_secs: float = GRACE_SECS,
     stream: TextIO | None = None,
@@ -63,7 +63,7 @@ def launch(
         num_steps: Steps that the run is to have; None takes what the run itself wrote down when it started.
         max_restarts: How often a group that has failed is started again without a new checkpoint in between.
         hang_secs: After how many seconds without a line in its metrics file a group counts as failed, at
-            least, see `supervision.Group`; None for never.
+            least, see `supervision.Group`; 0 for never.
         take_over: What command lines have at the first start besides, so that groups are taken from processes
             that are alive; with nothing here that is refused.
         grace_secs: Timeout between SIGINT and SIGTERM, for workers to stop.

@@ -45,7 +45,7 @@ class Group:
         workers: Sequence[Worker],
         workdir: str,
         max_restarts: int = 0,
-        hang_secs: float | None = None,
+        hang_secs: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Starts nothing yet.
@@ -56,14 +56,14 @@ class Group:
             workdir: Directory of the run.
             max_restarts: How often it is started again without a new checkpoint in between.
             hang_secs: How many seconds without a line in its metrics file it is given at least before it is
-                taken for hung, and ten times its longest pause so far; None for ever.
+                taken for hung, and ten times its longest pause so far; 0 for ever.
             clock: Returns seconds that never go back.
 
         Raises:
             ValueError: A number is out of range.
         """
-        if hang_secs is not None and hang_secs <= 0:
-            raise ValueError(f"hang_secs is {hang_secs}; expected more than 0, or None for ever")
+        if hang_secs < 0:
+            raise ValueError(f"hang_secs is {hang_secs}; expected seconds, or 0 for ever")
         self.index, self.workers, self._workdir = index, workers, workdir
         self._first_step = self._logged()[1]
         self._restarts = Restarts(max_restarts, self._first_step)
@@ -143,7 +143,7 @@ class Group:
     def _pause(self) -> float | None:
         """For how long nothing has been logged, if that is too long."""
         now = self._clock()
-        if self._hang_secs is None or now - self._looked_at < LOOK_SECS:
+        if not self._hang_secs or now - self._looked_at < LOOK_SECS:
             return None
         self._looked_at, mark = now, self._logged()
         if mark != self._mark:

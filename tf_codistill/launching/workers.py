@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import shlex
 import signal
@@ -16,6 +15,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 from tf_codistill import children, files, gpus, runs
+from tf_codistill.launching import cluster
 
 TAIL_LINES = 15
 
@@ -133,9 +133,7 @@ def _environment(ports: Sequence[int], index: int, num_processes: int) -> dict[s
     environment.pop("TF_CONFIG", None)
     if ports:
         addresses = [f"{_HOST}:{port}" for port in ports]
-        environment["TF_CONFIG"] = json.dumps(
-            {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        )
+        environment["TF_CONFIG"] = cluster.tf_config(addresses, index)
     return environment
 
 

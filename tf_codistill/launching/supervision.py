@@ -19,7 +19,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from tf_codistill import checkpoints, children, runs, status
+from tf_codistill import children, runs, status
 from tf_codistill.launching.restarts import Failure, Restarts
 from tf_codistill.launching.workers import Worker
 
@@ -161,6 +161,8 @@ class Group:
         return 0, 0
 
     def _checkpoint_step(self) -> int:
+        from tf_codistill import checkpoints  # here, because it needs Keras, and a launcher starts without
+
         with contextlib.suppress(OSError, ValueError):
             return max([0, *checkpoints.committed_steps(runs.checkpoints_dir(self._workdir, self.index))])
         return 0

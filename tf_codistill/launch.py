@@ -56,6 +56,7 @@ def main() -> None:
         num_groups=_NUM_GROUPS.value,
         workers_per_group=_WORKERS_PER_GROUP.value,
         base_port=_BASE_PORT.value,
+        exchange_dir=program.EXCHANGE_DIR.value,
         num_steps=bindings.value("Experiment.num_steps"),
         command=train_command,
     )

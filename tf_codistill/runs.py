@@ -11,6 +11,7 @@
             tensorboard/                         event files
             student.keras                        the servable model, written at the end; student_0.keras and
                                                  so on if the group trains several in one process
+            holder.json                          who trains the group: host, process, last sign of life
             worker_0.log                         output of the group's first worker
 
 A line of the metrics file has ``kind`` and ``step``, then numbers by name:
@@ -20,24 +21,37 @@ A line of the metrics file has ``kind`` and ``step``, then numbers by name:
      "total_loss": 5.9, "distillation_loss": 0.0, "distillation_weight": 0.0, "teacher_agreement": 0.0,
      "staleness_steps": 0.0}
     {"kind": "validation", "step": 100, "elapsed_secs": 15.0, "loss": 5.4, "perplexity": 221.4}
+    {"kind": "restart", "step": 100, "reason": "worker 1 was killed by SIGKILL", "attempt": 1, "time": ...}
     {"kind": "end", "step": 2000, "elapsed_secs": 280.0}
 
-``elapsed_secs`` counts the time spent in training, restarts taken out. A workdir may be on remote storage,
-where each line writes the file anew; the logs of workers are then on their machines.
+A restart's step is that from which the group went on. ``elapsed_secs`` counts the time spent in training,
+restarts taken out. A workdir may be on remote storage, where each line writes the file anew; the logs of
+workers are then on their machines.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tf_codistill import files
 
-KINDS = ("start", "train", "validation", "end")
+KINDS = ("start", "train", "validation", "end", "restart")
+SNAPSHOT = re.compile(r"snapshot_(\d{10,})_(\d{6,})")
+"""Name of a snapshot in a group's part of the exchange directory: incarnation and serial number."""
+READER = "reader_"
+"""What the name of a file there begins with that says which group learns from this one."""
+CHECKPOINT = re.compile(r"checkpoint_(\d{8,})")
+"""Name of a checkpoint in a group's directory of them: its step."""
 ENSEMBLE = "ensemble"
 """What the ensemble of models is called beside them, wherever figures have names."""
+
+_FIRST_LINE_BYTES = 1 << 16
+_MOST_STEPS = 1 << 53  # whole numbers below it are exact in every program that reads the file
 
 
 def exchange_dir(workdir: str) -> str:
@@ -82,6 +96,11 @@ def bindings(workdir: str, group: int = 0) -> str:
     return files.read(path).decode("utf-8") if files.exists(path) else ""
 
 
+def holder_path(workdir: str, group: int) -> str:
+    """The file in which whoever trains a group says who it is, and that it is alive."""
+    return files.join(group_dir(workdir, group), "holder.json")
+
+
 def log_path(workdir: str, group: int, worker: int) -> str:
     """The log of one worker of one group."""
     return files.join(group_dir(workdir, group), f"worker_{worker}.log")
@@ -122,7 +141,7 @@ def append_metrics(path: str, kind: str, step: int, **values: float | int | str)
     files.append(path, _line({"kind": kind, "step": int(step), **values}))
 
 
-def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
+def read_metrics(path: str, kind: str | None = None, max_bytes: int | None = None) -> list[dict[str, Any]]:
     """The lines of a metrics file.
 
     A last line that a killed process left unfinished is passed over.
@@ -130,6 +149,7 @@ def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
     Args:
         path: The metrics file.
         kind: The only kind that is returned, one of `KINDS`; all by default.
+        max_bytes: Of a larger file only its first line and its last so many bytes are read, in whole lines.
 
     Returns:
         One dictionary for each line, in order; empty if there is no file.
@@ -140,32 +160,64 @@ def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
     """
     if not files.exists(path):
         return []
-    lines = files.read(path).decode("utf-8", "replace").split("\n")[:-1]
-    records = [_record(path, number, line) for number, line in enumerate(lines, start=1) if line]
+    content, is_whole = _content(path, max_bytes)
+    lines = content.decode("utf-8", "replace").split("\n")[:-1]
+    records = [
+        _record(path, f"line {number}" if is_whole else "a line", line)
+        for number, line in enumerate(lines, start=1)
+        if line
+    ]
     return [record for record in records if kind in (None, record["kind"])]
 
 
 def rewind_metrics(path: str, step: int) -> None:
-    """Drops what was logged after `step`, and any ending, so that a resumed run logs every step once."""
-    kept = [r for r in read_metrics(path) if r["step"] <= step and r["kind"] != "end"]
+    """Drops what was logged after `step`, and any ending, so that a resumed run logs every step once.
+
+    Restarts stay, for they have happened: one from after `step` has led back to it.
+    """
+    records = [
+        r | {"step": min(r["step"], step)} if r["kind"] == "restart" else r for r in read_metrics(path)
+    ]
+    kept = [r for r in records if r["step"] <= step and r["kind"] != "end"]
     files.write(path, b"".join(map(_line, kept)))
+
+
+def out_of_order(records: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
+    """Where lines of a metrics file go back, as they never do where one process at a time writes it.
+
+    Args:
+        records: What `read_metrics` returned.
+
+    Returns:
+        The first step that is less than one before it, after that one; None if all are in order.
+    """
+    steps = [record["step"] for record in records if record["kind"] != "restart"]
+    return next(((earlier, step) for earlier, step in itertools.pairwise(steps) if step < earlier), None)
+
+
+def _content(path: str, max_bytes: int | None) -> tuple[bytes, bool]:
+    size = files.size_bytes(path) if max_bytes is not None else 0
+    if max_bytes is None or size <= max_bytes:
+        return files.read(path), True
+    first, line_feed, _ = files.read(path, 0, min(max_bytes, _FIRST_LINE_BYTES)).partition(b"\n")
+    last = files.read(path, size - max_bytes, max_bytes).partition(b"\n")[2]
+    return (first + line_feed if line_feed else b"") + last, False
 
 
 def _line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record) + "\n").encode()
 
 
-def _record(path: str, number: int, line: str) -> dict[str, Any]:
+def _record(path: str, which: str, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if (
         not isinstance(record, dict)
         or record.get("kind") not in KINDS
-        or not isinstance(record.get("step"), int)
+        or not isinstance(step := record.get("step"), int)
+        or abs(step) >= _MOST_STEPS
     ):
-        raise ValueError(
-            f"line {number} of metrics file {path!r} is no record: {line[:80]!r}; delete the line"
-        )
+        raise ValueError(f"{which} of metrics file {path!r} is no record: {line[:80]!r}; delete the line")
     return record

@@ -33,14 +33,14 @@ from typing import TextIO
 
 from rich.console import Console
 
-from tf_codistill import files, gpus, runs, status
+from tf_codistill import files, gpus, runs
+from tf_codistill.health import display, logs, progress, signs
 
 POLL_SECS = 0.2
 GRACE_SECS = 30.0
 TAIL_LINES = 15
 
 _HOST = "127.0.0.1"
-_SENTENCE = "error: "  # so a program says what its user did wrong, as the last it says
 
 
 def launch(
@@ -51,6 +51,7 @@ def launch(
     command: Callable[[int], Sequence[str]],
     base_port: int | None = None,
     num_steps: int | None = None,
+    exchange_dir: str | None = None,
     grace_secs: float = GRACE_SECS,
     stream: TextIO | None = None,
 ) -> None:
@@ -64,19 +65,21 @@ def launch(
         base_port: First of ``num_groups * workers_per_group`` ports, when groups have several workers; None
             picks free ones.
         num_steps: Steps that the run is to have; None takes what the run itself wrote down when it started.
+        exchange_dir: Directory through which groups exchange; that of the workdir by default.
         grace_secs: Timeout between SIGINT and SIGTERM, for workers to stop.
         stream: Where the status goes; None is standard output.
 
     Raises:
         ValueError: A count is below 1, a group has more workers than there are GPUs, a port is in use or out
             of range, the workdir cannot be written to.
-        ChildProcessError: A worker failed; the message ends with the last lines of its log.
+        ChildProcessError: A worker failed; the message has the last lines of its log, and says last where the
+            run has stopped.
         KeyboardInterrupt: Ctrl-C was pressed; all workers have been stopped.
     """
     _check_count("num_groups", num_groups)
     _check_count("workers_per_group", workers_per_group)
     console = Console(file=stream or sys.stdout, soft_wrap=True, highlight=False)
-    steps = status.finished_steps(workdir, num_groups)
+    steps = progress.finished_steps(workdir, num_groups)
     if steps is not None and steps >= (num_steps or 0):
         console.print(
             f"{workdir}: finished, {num_groups} x {steps} steps; delete it to train again", markup=False
@@ -90,9 +93,16 @@ def launch(
     prefix = "" if logs_dir == workdir else f"{logs_dir}/"
     console.print(f"{workdir}: {size}, logs in {prefix}group_*/worker_*.log", markup=False)
     started = time.monotonic()
-    with _running(workers, grace_secs, console), status.Display(workdir, num_groups, console) as display:
-        _watch(workers, display)
-    console.print(f"{workdir}: done after {status.duration(time.monotonic() - started)}", markup=False)
+    shown = display.Display(workdir, num_groups, console, exchange_dir)
+    try:
+        with _running(workers, grace_secs, console), shown:
+            _watch(workers, shown)
+    except ChildProcessError as error:
+        raise ChildProcessError(f"{error}\n{signs.stopped(workdir, num_groups)}") from error
+    except BaseException:  # Ctrl-C, or a signal
+        console.print(signs.stopped(workdir, num_groups), markup=False)
+        raise
+    console.print(f"{workdir}: done after {progress.duration(time.monotonic() - started)}", markup=False)
 
 
 @dataclasses.dataclass
@@ -129,11 +139,10 @@ class _Worker:
     def failure(self) -> str:
         code = self.exit_status() or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
-        with open(self.log_path, encoding="utf-8", errors="replace") as log:
-            tail = log.read().splitlines()[-TAIL_LINES:]
+        tail = logs.last_lines(self.log_path, TAIL_LINES)
         name = f"worker {self.index} of group {self.group}"
-        if code > 0 and tail[-1].startswith(_SENTENCE):
-            return f"{name}: {tail[-1].removeprefix(_SENTENCE)}"
+        if code > 0 and tail[-1].startswith(logs.SENTENCE):
+            return f"{name}: {tail[-1].removeprefix(logs.SENTENCE)}"
         return "\n".join([f"{name} {how}; {self.log_path} ends with", *(f"    {line}" for line in tail)])
 
 
@@ -218,7 +227,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _watch(workers: Sequence[_Worker], display: status.Display) -> None:
+def _watch(workers: Sequence[_Worker], shown: display.Display) -> None:
     while True:
         codes = [worker.exit_status() for worker in workers]
         failed = [worker for worker, code in zip(workers, codes, strict=True) if code]
@@ -226,7 +235,7 @@ def _watch(workers: Sequence[_Worker], display: status.Display) -> None:
             raise ChildProcessError("\n".join(worker.failure() for worker in failed))
         if all(code == 0 for code in codes):
             return
-        display.update()
+        shown.update()
         time.sleep(POLL_SECS)
 
 

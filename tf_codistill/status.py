@@ -36,7 +36,7 @@ def main() -> None:
     files.check_scheme(workdir, exchange_dir)
     if not files.is_directory(workdir):
         raise ValueError(f"--workdir is {workdir!r}, which is no directory; name that of a run")
-    asked = [f"--{flag.name}" for flag in (_JSON, _HTML, _SERVE) if flag.value not in (None, False)]
+    asked = [f"--{flag.name}" for flag in (_JSON, _HTML, _SERVE) if flag.present]
     if len(asked) > 1:
         raise ValueError(f"{' and '.join(asked)} are given; one of them at a time")
     program.require("with --serve", _SERVE.value is not None, _HOST)

@@ -58,7 +58,7 @@ def chart(title: str, curves: Mapping[int, Points]) -> str:
     parts = [
         *(_grid(y(value), _figure(value)) for value in (low, (low + high) / 2, high)),
         _text(x(0), _HEIGHT - 8, "0", "middle"),
-        _text(x(last), _HEIGHT - 8, f"step {last:,}", "middle"),
+        _text(x(last), _HEIGHT - 8, f"step {last:,}", "end"),
     ]
     ends = {}
     for group, points in drawn.items():
@@ -82,11 +82,11 @@ def chart(title: str, curves: Mapping[int, Points]) -> str:
 
 
 def _apart(heights: Mapping[int, float]) -> dict[int, float]:
-    """Heights of labels, pushed down where they would touch."""
-    found, lowest = {}, float("-inf")
-    for group, height in sorted(heights.items(), key=lambda item: item[1]):
-        lowest = max(height, lowest + _LABEL_GAP)
-        found[group] = lowest
+    """Heights of labels, pushed up where they would touch."""
+    found, highest = {}, float("inf")
+    for group, height in sorted(heights.items(), key=lambda item: -item[1]):
+        highest = min(height, highest - _LABEL_GAP)
+        found[group] = highest
     return found
 
 

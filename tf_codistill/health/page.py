@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import time
+from collections.abc import Mapping, Sequence
 
 from tf_codistill import pictures
 from tf_codistill.health import curves, overview, table
@@ -21,16 +22,17 @@ TITLE = "Groups of a run"
 
 _TITLES = ("validation loss", "distillation loss", "staleness of teachers, in steps")
 _STYLE = """main { overflow-x: auto }
-table { font-variant-numeric: tabular-nums; font-size: .87rem }
+table { font-variant-numeric: tabular-nums; font-size: .93rem; margin-bottom: 1.2rem }
 td, th { padding: .2rem 1rem .2rem 0; border-bottom: 1px solid #eceff3; text-align: left;
   vertical-align: top }
 th { color: #68717d; font-weight: normal; white-space: nowrap }
-td:last-child { overflow-wrap: anywhere; min-width: 12rem }
+td { overflow-wrap: anywhere }
+.tight { white-space: nowrap }
 p { color: #68717d }
 .old { color: #9a6700 } .bad { color: #b42318; font-weight: bold }
 .lost main { opacity: .4 }
 section { display: flex; flex-wrap: wrap; gap: 1rem 2rem }
-figure { margin: 1rem 0 0; flex: 1 1 20rem; max-width: 27rem } figcaption { font-weight: bold }
+figure { margin: 0; flex: 1 1 20rem; max-width: 27rem } figcaption { font-weight: bold }
 svg { width: 100%; height: auto; font-family: inherit }"""
 # A page whose server is gone says so, rather than show what was as if it still were.
 _SCRIPT = """const said = document.querySelector("aside");
@@ -82,24 +84,31 @@ def body(run: Overview) -> str:
         )
         for title, name in zip(_TITLES, CURVES, strict=True)
     )
-    return f"{where}\n{_table(run)}\n<section>{''.join(drawn)}</section>"
+    return f"{where}\n{_tables(run)}\n<section>{''.join(drawn)}</section>"
 
 
-def _table(run: Overview) -> str:
-    rows, marks = [], []
+def _tables(run: Overview) -> str:
+    """How far the groups are, and how they fare, as on a terminal."""
+    fares, marks = [], []
     for health in run.groups:
         figures = overview.group_figures(run, health)
-        rows.append({**health.status.cells(), **table.health_cells(figures)})
+        fares.append({"group": str(health.status.group), **table.health_cells(figures)})
         marks.append(table.marks(figures, run.silent_secs))
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "last error"))
-    names.append("last error")
+    progress = [health.status.cells() for health in run.groups]
+    return f"{_table(progress, [{}] * len(progress))}\n{_table(fares, marks)}"
+
+
+def _table(rows: Sequence[Mapping[str, str]], marks: Sequence[Mapping[str, str]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     lines = [
-        "<tr>" + "".join(_cell(row.get(name, "-"), marked.get(name)) for name in names) + "</tr>"
+        "<tr>" + "".join(_cell(name, row.get(name, "-"), marked.get(name)) for name in names) + "</tr>"
         for row, marked in zip(rows, marks, strict=True)
     ]
     return f"<table>\n<tr>{head}</tr>\n" + "\n".join(lines) + "\n</table>"
 
 
-def _cell(text: str, mark: str | None) -> str:
-    return f'<td class="{mark}">{html.escape(text)}</td>' if mark else f"<td>{html.escape(text)}</td>"
+def _cell(column: str, text: str, mark: str | None) -> str:
+    classes = " ".join(filter(None, ("" if column in table.WIDE else "tight", mark)))
+    point = f'<span style="color: {curves.colour(int(text))}">\u25cf</span> ' if column == "group" else ""
+    return f'<td class="{classes}">{point}{html.escape(text)}</td>'

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tf_codistill import runs
+from tf_codistill import runs, terminal
 
 MAX_METRICS_BYTES = 8 << 20
 CURVES = ("validation_loss", "distillation_loss", "staleness_steps")
@@ -111,7 +111,7 @@ def read_status(workdir: str, group: int) -> Status:
         step=step,
         num_steps=None if num_steps is None else int(num_steps),
         secs_per_step=_secs_per_step(train[-_RECENT_RECORDS:]),
-        units=str(start.get("units", "examples"))[:_LONGEST_UNITS],
+        units=terminal.visible(str(start.get("units", "examples")))[:_LONGEST_UNITS],
         train=_numbers(train[-1]) if train else {},
         validation_loss=number(validations[-1], "loss") if validations else None,
         is_ended=bool(records) and records[-1]["kind"] == "end" and step >= (num_steps or 0),

@@ -32,7 +32,8 @@ REMOTE_PERIOD_SECS = 10.0
 
 _STYLES = {"old": "yellow", "bad": "red"}
 _LINE_CHARACTERS = 160
-_WIDE = ("teachers", "held by", "last error")
+WIDE = ("teachers", "held by", "last error")
+"""Columns whose text may have several lines."""
 
 
 def progress_table(statuses: Sequence[Status]) -> Table:
@@ -131,7 +132,8 @@ def show(read: Callable[[], Overview], console: Console, is_remote: bool = False
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     if not console.is_terminal:
-        console.print(tables(read()), width=_LINE_CHARACTERS)
+        console.width = _LINE_CHARACTERS
+        console.print(tables(read()))
         return
     period_secs = REMOTE_PERIOD_SECS if is_remote else TERMINAL_PERIOD_SECS
     with Live(tables(read()), console=console, auto_refresh=False, vertical_overflow="visible") as live:
@@ -149,7 +151,7 @@ def is_slow(*paths: str) -> bool:
 
 
 def _column(name: str) -> Column:
-    if name in _WIDE:
+    if name in WIDE:
         return Column(name, overflow="fold")
     return Column(name, justify="right" if name in ("group", "failed", "restarts") else "left", no_wrap=True)
 

@@ -52,6 +52,7 @@ EXTRAS = {
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",
         "scikit-learn>=1.5,<2",
+        "selenium>=4.30,<5",
     ],
     "docs": ["pdoc>=16,<17"],
     "dev": ["mypy>=2.4,<2.5", "pydoclint>=0.12,<0.13", "ruff>=0.17,<0.18", "warcio>=1.8,<2"],

@@ -9,7 +9,7 @@
     6  training/         Algorithm 1
     5  teaching/         WHERE teaching comes from
     4  exchange/ checkpoints
-    3  models/ corpus/ inputs/ example_tables/ image_preparation/ recurrent_state groups.decisions status
+    3  models/ corpus/ inputs/ example_tables/ image_preparation/ recurrent_state groups.decisions health/
        learning_curves
     2  tokenizer/ tables/ reproducibility/ distribution calibration
     1  losses schedules metrics click_metrics tokens weights optimizers/ runs leases pictures batches
@@ -40,7 +40,7 @@ FLOORS = (
     + ("runs", "leases", "pictures", "batches", "bindings", "jobs", "image_files"),
     ("tokenizer", "tables", "distribution", "reproducibility", "calibration"),
     ("models", "corpus", "inputs", "example_tables", "image_preparation", "recurrent_state")
-    + ("groups.decisions", "status", "learning_curves"),
+    + ("groups.decisions", "health", "learning_curves"),
     ("exchange", "checkpoints", "trained"),
     ("teaching",),
     ("training",),
@@ -61,7 +61,7 @@ FLOORS = (
     ("program", "retraining", "sweeps"),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
     + ("prepare_images", "prepare_clicks", "make_clicks", "make_flights", "make_digits", "inspect_corpus")
-    + ("score", "generate", "export", "churn", "retrain", "sweep", "plan"),
+    + ("score", "generate", "export", "churn", "retrain", "sweep", "plan", "status"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

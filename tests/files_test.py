@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ def test_write_replaces_and_read_returns_all_bytes(tmp_path: pathlib.Path) -> No
         files.write(path, content)
         assert files.read(path) == content
         assert files.size_bytes(path) == len(content)
+        assert abs(files.modified_at(path) - time.time()) < 600
         assert files.checksum(path) == hashlib.sha256(content).hexdigest()
     assert files.names(str(tmp_path)) == ["file"]
 
@@ -214,7 +216,7 @@ def test_what_is_not_there(tmp_path: pathlib.Path) -> None:
     assert not files.exists(absent)
     assert files.names(absent) == []
     assert files.glob(str(tmp_path / "*.gz")) == []
-    for look in (files.read, files.read_json, files.size_bytes, files.checksum):
+    for look in (files.read, files.read_json, files.size_bytes, files.checksum, files.modified_at):
         with pytest.raises(FileNotFoundError, match="absent' does not exist"):
             look(absent)
 

@@ -66,6 +66,18 @@ def test_nan_never_counts_as_best_or_as_reached(tmp_path):
     assert curve.first_reaching(3.0) is None
 
 
+def test_steps_that_are_out_of_order_are_told(tmp_path):
+    _write(str(tmp_path), 0, [5.0, 4.0, 3.0], ended=False)
+    _write(str(tmp_path), 0, [4.9, 3.9, 2.9])
+    path = runs.metrics_path(str(tmp_path), 0)
+    with pytest.raises(
+        ValueError, match="steps of run 'two' are out of order in .*: 0 comes after 30"
+    ) as told:
+        learning_curves.read_run("two", str(tmp_path))
+    assert path in str(told.value)
+    assert "\n" not in str(told.value)
+
+
 def test_run_without_metrics(tmp_path):
     with pytest.raises(ValueError, match="run 'alone' has no metrics below .*train it first"):
         learning_curves.read_run("alone", str(tmp_path / "nothing"))

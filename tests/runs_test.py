@@ -67,9 +67,8 @@ def test_metrics_round_trip(tmp_path: pathlib.Path) -> None:
 
 
 def test_an_unknown_kind_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(
-        ValueError, match="kind of metrics is 'test'; expected one of start, train, validation, restart, end"
-    ):
+    expected = "kind of metrics is 'test'; expected one of start, train, validation, end, restart"
+    with pytest.raises(ValueError, match=expected):
         runs.append_metrics(str(tmp_path / "metrics.jsonl"), "test", 1)
     assert not (tmp_path / "metrics.jsonl").exists()
 
@@ -109,15 +108,66 @@ def test_rewind_drops_what_a_resumed_run_will_log_again(tmp_path: pathlib.Path) 
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_rewind_keeps_restarts_as_of_where_training_goes_on(tmp_path: pathlib.Path) -> None:
+def test_rewind_keeps_restarts_at_the_step_that_is_resumed_from(tmp_path: pathlib.Path) -> None:
     path = str(tmp_path / "metrics.jsonl")
-    for step in (10, 20):
+    restarts = ({"reason": "killed", "attempt": attempt, "time": 1.7e9} for attempt in (1, 2))
+    for step in (10, 20, 30):
         runs.append_metrics(path, "train", step)
-    runs.append_metrics(path, "restart", 20, reason="killed", attempt=1)
-    runs.rewind_metrics(path, 10)
-    records = runs.read_metrics(path)
-    assert [(record["kind"], record["step"]) for record in records] == [("train", 10), ("restart", 10)]
-    assert records[1]["reason"] == "killed"
+        if step != 10:
+            runs.append_metrics(path, "restart", step, **next(restarts))
+    runs.rewind_metrics(path, 20)
+    found = [(record["kind"], record["step"]) for record in runs.read_metrics(path)]
+    assert found == [("train", 10), ("train", 20), ("restart", 20), ("restart", 20)]
+    assert runs.read_metrics(path)[-1] == {
+        "kind": "restart",
+        "step": 20,
+        "reason": "killed",
+        "attempt": 2,
+        "time": 1.7e9,
+    }
+    runs.rewind_metrics(path, 0)
+    assert [record["step"] for record in runs.read_metrics(path)] == [0, 0]
+
+
+def test_of_a_long_file_the_first_line_and_the_end_are_read(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    runs.append_metrics(str(path), "start", 0, num_steps=1000)
+    for step in range(1, 1001):
+        runs.append_metrics(str(path), "train", step, loss=1.0)
+    length = len(path.read_bytes().splitlines(keepends=True)[-1])
+    for max_bytes in range(2 * length, 3 * length):
+        steps = [record["step"] for record in runs.read_metrics(str(path), max_bytes=max_bytes)]
+        assert steps == [0, *range(1002 - len(steps), 1001)], max_bytes
+        assert 2 <= len(steps) <= 4
+    assert runs.read_metrics(str(path), max_bytes=1 << 20) == runs.read_metrics(str(path))
+    path.write_bytes(path.read_bytes() + b"nonsense\n")
+    with pytest.raises(ValueError, match="^a line of metrics file .* is no record: 'nonsense'"):
+        runs.read_metrics(str(path), max_bytes=200)
+
+
+@pytest.mark.parametrize("step", [1 << 53, 10**400, -(1 << 53)])
+def test_a_step_that_nobody_trains_is_no_record(tmp_path: pathlib.Path, step: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"kind": "train", "step": {step}}}\n')
+    with pytest.raises(ValueError, match="line 1 of metrics file .* is no record"):
+        runs.read_metrics(str(path))
+
+
+def test_deep_nonsense_is_no_record(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("[" * 100_000 + "\n")
+    with pytest.raises(ValueError, match="line 1 of metrics file .* is no record"):
+        runs.read_metrics(str(path))
+
+
+def test_steps_that_go_back_are_found() -> None:
+    def lines(*steps: int) -> list[dict[str, int | str]]:
+        return [{"kind": "train", "step": step} for step in steps]
+
+    assert runs.out_of_order(lines()) is None
+    assert runs.out_of_order(lines(0, 50, 50, 100)) is None
+    assert runs.out_of_order(lines(0, 50, 100, 70, 60)) == (100, 70)
+    assert runs.out_of_order([*lines(50), {"kind": "restart", "step": 20}, *lines(50)]) is None
 
 
 def test_rewind_of_a_run_that_has_logged_nothing(tmp_path: pathlib.Path) -> None:

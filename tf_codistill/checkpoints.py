@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -26,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from absl import logging
 
-from tf_codistill import files, weights
+from tf_codistill import files, runs, weights
 
 FORMAT_VERSION = 2
 
@@ -34,7 +33,6 @@ Arrays = Mapping[str, Sequence[np.ndarray]]
 
 ByName: TypeAlias = dict[str, list[np.ndarray]]
 
-_CHECKPOINT = re.compile(r"checkpoint_(\d{8,})")
 _SEAL = "seal"
 _POLL_SECS = 0.05
 
@@ -288,5 +286,5 @@ def _describe(arrays: Arrays) -> dict[str, weights.Description]:
 
 
 def _steps(directory: str) -> list[int]:
-    matches = (_CHECKPOINT.fullmatch(name) for name in files.names(directory))
+    matches = (runs.CHECKPOINT.fullmatch(name) for name in files.names(directory))
     return sorted(int(match.group(1)) for match in matches if match)

@@ -57,13 +57,12 @@ def main() -> None:
     settings |= {pairs.name: program.named(pairs) for pairs in (_VOLUME, _SELECTOR) if pairs.name in settings}
     program.parse_gin()  # a mistake in it is told here once, not by every worker
     bindings.check_required(Experiment)
-    train_flags = [f"--inject={fault}" for fault in _INJECT.value]
-    train_flags += [f"--exchange_dir={exchange_dir}"] if exchange_dir else []
     launch = schedulers.Launch(
         workdir=workdir,
         num_groups=_NUM_GROUPS.value,
+        exchange_dir=exchange_dir,
         workers_per_group=_WORKERS.value,
-        train_flags=(*train_flags, *program.gin_flags()),
+        train_flags=(*(f"--inject={fault}" for fault in _INJECT.value), *program.gin_flags()),
         num_steps=bindings.value("Experiment.num_steps"),
     )
     schedulers.start(launch, _SCHEDULER.value, settings, _DRY_RUN.value)

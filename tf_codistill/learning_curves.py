@@ -111,7 +111,13 @@ def read_run(name: str, workdir: str) -> Run:
 
 def _read_curve(name: str, workdir: str, group: int) -> Curve:
     path = runs.metrics_path(workdir, group)
-    validations = runs.read_metrics(path, "validation")
+    records = runs.read_metrics(path)
+    if back := runs.out_of_order(records):
+        raise ValueError(
+            f"steps of run {name!r} are out of order in {path!r}: {back[1]} comes after {back[0]}, as when "
+            "two processes train one group; keep the lines of one of them"
+        )
+    validations = [record for record in records if record["kind"] == "validation"]
     losses = np.array([record["loss"] for record in validations], np.float64)
     if not np.isfinite(losses).any():
         raise ValueError(
@@ -122,7 +128,7 @@ def _read_curve(name: str, workdir: str, group: int) -> Curve:
         steps=np.array([record["step"] for record in validations], np.int64),
         secs=np.array([record["elapsed_secs"] for record in validations], np.float64),
         losses=losses,
-        is_finished=bool(runs.read_metrics(path, "end")),
+        is_finished=any(record["kind"] == "end" for record in records),
         figures={
             name: np.array([record[name] for record in validations], np.float64)
             for name in validations[0]

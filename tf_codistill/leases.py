@@ -289,6 +289,22 @@ def newest_holder(directory: str) -> Holder | None:
     return _parsed(Holder, _path(directory, tokens[-1])) if tokens else None
 
 
+def newest_paths(directory: str) -> tuple[str, str]:
+    """The files of whoever has taken a lease last: who that is, and its heartbeat.
+
+    Args:
+        directory: The directory.
+
+    Returns:
+        Their paths; neither need be there.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
+    token = max(_tokens(directory), default=1)
+    return _path(directory, token), _beat_path(directory, token)
+
+
 def beat_of(directory: str, holder: Holder) -> Beat:
     """The last heartbeat of an owner; one with the number 0 if it has not written any yet."""
     with contextlib.suppress(FileNotFoundError):

@@ -10,6 +10,8 @@ html = page("A title", '<img src="figure.png" alt="What it shows">')
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import io
 import textwrap
@@ -39,8 +41,7 @@ STYLE = {
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #22272e;
@@ -52,7 +53,7 @@ table {{ border-collapse: collapse }}
 </style>
 <h1>{title}</h1>
 {body}
-</html>
+{script}</html>
 """
 _TITLE_CHARACTERS = 95  # that fit the width
 
@@ -73,15 +74,35 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def page(title: str, body: str, style: str = "") -> str:
+def policy(script: str = "") -> str:
+    """What a browser may do for a page: show pictures beside it, run one script, which may ask its server.
+
+    Args:
+        script: The text of the one script; empty if nothing may be run.
+
+    Returns:
+        A Content-Security-Policy.
+    """
+    allowed = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'"
+    if not script:
+        return allowed
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"{allowed}; script-src 'sha256-{digest}'; connect-src 'self'"
+
+
+def page(title: str, body: str, style: str = "", script: str = "") -> str:
     """An HTML page that loads nothing but pictures beside it.
 
     Args:
         title: Its title, as text.
         body: What follows the title, as HTML.
         style: Further rules of CSS.
+        script: The one script that runs on it, in JavaScript; none by default.
 
     Returns:
         The page.
     """
-    return _PAGE.format(title=html.escape(title), body=body, style=style)
+    scripts = f"<script>{script}</script>\n" if script else ""
+    return _PAGE.format(
+        title=html.escape(title), body=body, style=style, script=scripts, policy=policy(script)
+    )

@@ -35,7 +35,8 @@ from typing import Any
 import gin
 import psutil
 
-from tf_codistill import children, files, settings, status
+from tf_codistill import children, files, settings
+from tf_codistill.health import progress
 from tf_codistill.jobs.progress import Progress
 
 _POLL_SECS = 0.5
@@ -132,11 +133,11 @@ class Trial:
 
     def is_done(self) -> bool:
         """Whether all its groups have trained to their end."""
-        return status.finished_steps(self.workdir, self.setting.num_groups) is not None
+        return progress.finished_steps(self.workdir, self.setting.num_groups) is not None
 
     def steps(self) -> tuple[int, int | None]:
         """Steps that its groups have made together, and that they are to make, if that is known."""
-        groups = [status.read_status(self.workdir, group) for group in range(self.setting.num_groups)]
+        groups = [progress.read_status(self.workdir, group) for group in range(self.setting.num_groups)]
         totals = [group.num_steps for group in groups if group.num_steps is not None]
         return sum(group.step for group in groups), sum(totals) if len(totals) == len(groups) else None
 
@@ -321,7 +322,7 @@ class _Running:
         if not code:
             groups = range(self.run.setting.num_groups)
             row["validation_loss"] = [
-                status.read_status(self.run.workdir, group).validation_loss for group in groups
+                progress.read_status(self.run.workdir, group).validation_loss for group in groups
             ]
         with open(files.join(workdir, _ROWS), "a", encoding="utf-8") as rows:
             rows.write(json.dumps(row) + "\n")

@@ -27,24 +27,36 @@ A line of the metrics file has ``kind`` and ``step``, then numbers by name:
      "time": 1700000100.0}
     {"kind": "end", "step": 2000, "elapsed_secs": 280.0}
 
-``elapsed_secs`` counts the time spent in training, restarts taken out. A workdir may be on remote storage,
-where each line writes the file anew; the logs of workers are then on their machines.
+A restart's step is that from which the group went on. ``elapsed_secs`` counts the time spent in training,
+restarts taken out. A workdir may be on remote storage, where each line writes the file anew; the logs of
+workers are then on their machines.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tf_codistill import files
 
-KINDS = ("start", "train", "validation", "restart", "end")
+KINDS = ("start", "train", "validation", "end", "restart")
 _GENERATION = re.compile(r"generation_(\d+)")
 _BEGUN = "begun.json"
+SNAPSHOT = re.compile(r"snapshot_(\d{10,})_(\d{6,})")
+"""Name of a snapshot in a group's part of the exchange directory: incarnation and serial number."""
+READER = "reader_"
+"""What the name of a file there begins with that says which group learns from this one."""
+CHECKPOINT = re.compile(r"checkpoint_(\d{8,})")
+"""Name of a checkpoint in a group's directory of them: its step."""
 ENSEMBLE = "ensemble"
 """What the ensemble of models is called beside them, wherever figures have names."""
+
+_FIRST_LINE_BYTES = 1 << 16
+_MOST_STEPS = 1 << 53  # whole numbers below it are exact in every program that reads the file
 
 
 def exchange_dir(workdir: str) -> str:
@@ -158,7 +170,7 @@ def append_metrics(path: str, kind: str, step: int, **values: float | int | str)
     files.append(path, _line({"kind": kind, "step": int(step), **values}))
 
 
-def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
+def read_metrics(path: str, kind: str | None = None, max_bytes: int | None = None) -> list[dict[str, Any]]:
     """The lines of a metrics file.
 
     A last line that a killed process left unfinished is passed over.
@@ -166,6 +178,7 @@ def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
     Args:
         path: The metrics file.
         kind: The only kind that is returned, one of `KINDS`; all by default.
+        max_bytes: Of a larger file only its first line and its last so many bytes are read, in whole lines.
 
     Returns:
         One dictionary for each line, in order; empty if there is no file.
@@ -176,39 +189,64 @@ def read_metrics(path: str, kind: str | None = None) -> list[dict[str, Any]]:
     """
     if not files.exists(path):
         return []
-    lines = files.read(path).decode("utf-8", "replace").split("\n")[:-1]
-    records = [_record(path, number, line) for number, line in enumerate(lines, start=1) if line]
+    content, is_whole = _content(path, max_bytes)
+    lines = content.decode("utf-8", "replace").split("\n")[:-1]
+    records = [
+        _record(path, f"line {number}" if is_whole else "a line", line)
+        for number, line in enumerate(lines, start=1)
+        if line
+    ]
     return [record for record in records if kind in (None, record["kind"])]
 
 
 def rewind_metrics(path: str, step: int) -> None:
     """Drops what was logged after `step`, and any ending, so that a resumed run logs every step once.
 
-    Restarts stay, as of the step that training resumes from.
+    Restarts stay, for they have happened: one from after `step` has led back to it.
     """
-    kept = [
-        {**record, "step": min(record["step"], step)}
-        for record in read_metrics(path)
-        if record["kind"] == "restart" or (record["step"] <= step and record["kind"] != "end")
+    records = [
+        r | {"step": min(r["step"], step)} if r["kind"] == "restart" else r for r in read_metrics(path)
     ]
+    kept = [r for r in records if r["step"] <= step and r["kind"] != "end"]
     files.write(path, b"".join(map(_line, kept)))
+
+
+def out_of_order(records: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
+    """Where lines of a metrics file go back, as they never do where one process at a time writes it.
+
+    Args:
+        records: What `read_metrics` returned.
+
+    Returns:
+        The first step that is less than one before it, after that one; None if all are in order.
+    """
+    steps = [record["step"] for record in records if record["kind"] != "restart"]
+    return next(((earlier, step) for earlier, step in itertools.pairwise(steps) if step < earlier), None)
+
+
+def _content(path: str, max_bytes: int | None) -> tuple[bytes, bool]:
+    size = files.size_bytes(path) if max_bytes is not None else 0
+    if max_bytes is None or size <= max_bytes:
+        return files.read(path), True
+    first, line_feed, _ = files.read(path, 0, min(max_bytes, _FIRST_LINE_BYTES)).partition(b"\n")
+    last = files.read(path, size - max_bytes, max_bytes).partition(b"\n")[2]
+    return (first + line_feed if line_feed else b"") + last, False
 
 
 def _line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record) + "\n").encode()
 
 
-def _record(path: str, number: int, line: str) -> dict[str, Any]:
+def _record(path: str, which: str, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         record = None
     if (
         not isinstance(record, dict)
         or record.get("kind") not in KINDS
-        or not isinstance(record.get("step"), int)
+        or not isinstance(step := record.get("step"), int)
+        or abs(step) >= _MOST_STEPS
     ):
-        raise ValueError(
-            f"line {number} of metrics file {path!r} is no record: {line[:80]!r}; delete the line"
-        )
+        raise ValueError(f"{which} of metrics file {path!r} is no record: {line[:80]!r}; delete the line")
     return record

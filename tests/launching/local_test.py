@@ -14,7 +14,9 @@ import time
 
 import pytest
 
+from tests import toy_runs
 from tf_codistill import gpus, runs
+from tf_codistill.health import display
 from tf_codistill.launching import local, supervision
 
 CHILD = """
@@ -237,6 +239,9 @@ def test_failing_worker_stops_the_others_and_shows_its_log(launch, tmp_path):
             time.sleep(0.02)
         if group == 1:
             print("its last words")
+            for step in range(50, 1500, 50):
+                print(f"I1129 15:52:06.1 7 metrics_log.py:99] step {step} train: loss 4.1  total_loss 4.1")
+                print(f"step {step} validation: loss 4.1")
             sys.exit(3)
         time.sleep(60)
     """
@@ -246,7 +251,8 @@ def test_failing_worker_stops_the_others_and_shows_its_log(launch, tmp_path):
     assert time.monotonic() - started < 20
     lines = str(failure.value).splitlines()
     assert lines[0].startswith("worker 0 of group 1 failed with exit status 3; ")
-    assert lines[-1].strip() == "its last words"
+    assert lines[-2].strip() == "its last words"
+    assert lines[-1] == "stopped at step 0 (no checkpoint); the same command begins anew"
     assert (tmp_path / "interrupted_0_0").exists()
     _assert_gone(tmp_path / "pid_0_0", tmp_path / "pid_1_0")
 
@@ -259,7 +265,30 @@ def test_worker_that_tells_a_users_mistake_is_quoted(launch):
     """
     with pytest.raises(ChildProcessError) as failure:
         launch(body, num_groups=1)
-    assert str(failure.value) == "worker 0 of group 0: the corpus is missing; prepare it"
+    assert str(failure.value).splitlines() == [
+        "worker 0 of group 0: the corpus is missing; prepare it",
+        "stopped at step 0 (no checkpoint); the same command begins anew",
+    ]
+
+
+def test_a_stopped_run_says_where_it_goes_on(launch, tmp_path):
+    for group in range(2):
+        toy_runs.log(tmp_path / "run", group, toy_runs.start(200), toy_runs.train(150))
+        toy_runs.checkpoint(tmp_path / "run", group, 160)
+    with pytest.raises(ChildProcessError) as failure:
+        launch("sys.exit(1)")
+    assert str(failure.value).endswith("\nstopped at step 160 (checkpoint 160); the same command goes on")
+
+
+def test_warnings_reach_the_display(launch, tmp_path, monkeypatch):
+    monkeypatch.setattr(display, "LINE_PERIOD_SECS", 0.0)
+    place = tmp_path / "elsewhere"
+    for group in range(2):
+        toy_runs.log(tmp_path / "run", group, toy_runs.start(200), toy_runs.train(50, failed_publications=2))
+        toy_runs.publish(tmp_path / "elsewhere", group, serial=1, step="nonsense")
+    printed = launch("time.sleep(0.5)", exchange_dir=str(place / "exchange"))
+    assert printed.count("warning: group 0: 2 publications of a snapshot failed; ") == 1
+    assert "warnings: group 0: 2 publications of a snapshot failed; group 1: 2 pub" in printed
 
 
 def test_killed_worker_is_named_with_its_signal(launch):
@@ -332,6 +361,7 @@ def test_signals_stop_every_worker(tmp_path, sent, status):
     output, _ = launcher.communicate(timeout=20)
     assert launcher.returncode == status
     assert "Traceback" not in output
+    assert output.splitlines()[-1] == "stopped at step 0 (no checkpoint); the same command begins anew"
     assert all((tmp_path / f"interrupted_{name}").exists() for name in names)
     _assert_gone(*(tmp_path / f"pid_{name}" for name in names))
 
@@ -410,7 +440,9 @@ def test_a_group_that_fails_for_good_lets_others_finish(launch, tmp_path):
     )
     with pytest.raises(ChildProcessError) as failure:
         launch(body, max_restarts=1)
-    assert str(failure.value) == "worker 0 of group 1: the disk is full; make room"
+    assert str(failure.value).startswith(
+        "worker 0 of group 1: the disk is full; make room\nstopped at step 15"
+    )
     assert (tmp_path / "finished_0_0").exists()
     assert not (tmp_path / "interrupted_0_0").exists()
 

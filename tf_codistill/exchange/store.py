@@ -21,7 +21,6 @@ late, dead or corrupt, it only leaves a teacher as it is.
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -29,14 +28,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from tf_codistill import files, weights
+from tf_codistill import files, runs, weights
 from tf_codistill.exchange import precision as precisions
 from tf_codistill.exchange.snapshot import Ref, Snapshot
 
 FORMAT_VERSION = 2
-
-_SNAPSHOT = re.compile(r"snapshot_(\d{10,})_(\d{6,})")
-_READER = "reader_"
 
 
 class _Published(NamedTuple):
@@ -238,11 +234,11 @@ class Store:
     def announce_reader(self, peer: int) -> None:
         """Announces that this group learns from a peer."""
         directory = files.ensure_directory(self._group_dir(peer))
-        files.write(files.join(directory, f"{_READER}{self.group}"), b"")
+        files.write(files.join(directory, f"{runs.READER}{self.group}"), b"")
 
     def has_readers(self) -> bool:
         """Whether any group has announced that it learns from this one."""
-        return any(name.startswith(_READER) for name in files.names(self._group_dir(self.group)))
+        return any(name.startswith(runs.READER) for name in files.names(self._group_dir(self.group)))
 
     def newest(self, peer: int, held: Ref | None = None) -> Ref | None:
         """A peer's newest committed snapshot.
@@ -359,7 +355,7 @@ class Store:
         return files.CorruptError(f"file {path!r} describes no model ({reason}); delete it or write it again")
 
     def _refs(self, group: int) -> list[Ref]:
-        matches = (_SNAPSHOT.fullmatch(name) for name in files.names(self._group_dir(group)))
+        matches = (runs.SNAPSHOT.fullmatch(name) for name in files.names(self._group_dir(group)))
         return sorted(Ref(group, int(match.group(1)), int(match.group(2))) for match in matches if match)
 
     def _group_dir(self, group: int) -> str:

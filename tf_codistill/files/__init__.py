@@ -117,6 +117,12 @@ def size_bytes(path: str) -> int:
         return int(storage.of(path).stat(path).length)
 
 
+def modified_at(path: str) -> float:
+    """When a file was last written, in seconds since the epoch, by the clock of the storage."""
+    with _os_errors(path):
+        return float(storage.of(path).stat(path).mtime_nsec) / 1e9
+
+
 def read(path: str, start: int = 0, num_bytes: int | None = None) -> bytes:
     """The content of a file, or a byte range of it.
 

@@ -42,8 +42,9 @@ class Disk:
 
     @staticmethod
     def stat(path: str) -> types.SimpleNamespace:
-        """The ``length`` of a file in bytes."""
-        return types.SimpleNamespace(length=os.stat(path).st_size)
+        """The ``length`` of a file in bytes, and when it was last written, ``mtime_nsec``."""
+        found = os.stat(path)
+        return types.SimpleNamespace(length=found.st_size, mtime_nsec=found.st_mtime_ns)
 
 
 def of(path: str) -> Any:

@@ -29,7 +29,8 @@ from typing import TextIO
 
 from rich.console import Console
 
-from tf_codistill import children, files, gpus, leases, runs, status
+from tf_codistill import children, files, gpus, leases, runs
+from tf_codistill.health import display, progress, signs
 from tf_codistill.launching.supervision import Group
 from tf_codistill.launching.workers import Worker, plan
 
@@ -48,6 +49,7 @@ def launch(
     max_restarts: int = 0,
     hang_secs: float = 0.0,
     take_over: Sequence[str] = (),
+    exchange_dir: str | None = None,
     grace_secs: float = GRACE_SECS,
     stream: TextIO | None = None,
 ) -> None:
@@ -66,19 +68,21 @@ def launch(
             least, see `supervision.Group`; 0 for never.
         take_over: What command lines have at the first start besides, so that groups are taken from processes
             that are alive; with nothing here that is refused.
+        exchange_dir: Directory through which groups exchange; that of the workdir by default.
         grace_secs: Timeout between SIGINT and SIGTERM, for workers to stop.
         stream: Where the status goes; None is standard output.
 
     Raises:
         ValueError: A count is below 1, a group has more workers than there are GPUs, a port is in use or out
             of range, the workdir cannot be written to, or a process of this machine trains one of the groups.
-        ChildProcessError: Groups failed for good; the message has the last lines of a worker's log.
+        ChildProcessError: Groups failed for good; the message has the last lines of a worker's log, and says
+            last where the run has stopped.
         KeyboardInterrupt: Ctrl-C was pressed; all workers have been stopped.
     """
     _check_count("num_groups", num_groups)
     _check_count("workers_per_group", workers_per_group)
     console = Console(file=stream or sys.stdout, soft_wrap=True, highlight=False)
-    steps = status.finished_steps(workdir, num_groups)
+    steps = progress.finished_steps(workdir, num_groups)
     if steps is not None and steps >= (num_steps or 0):
         console.print(
             f"{workdir}: finished, {num_groups} x {steps} steps; delete it to train again", markup=False
@@ -94,9 +98,22 @@ def launch(
     prefix = "" if logs_dir == workdir else f"{logs_dir}/"
     console.print(f"{workdir}: {size}, logs in {prefix}group_*/worker_*.log", markup=False)
     started = time.monotonic()
-    with _running(groups, grace_secs, console), status.Display(workdir, num_groups, console) as display:
-        _watch(groups, display, console)
-    console.print(f"{workdir}: done after {status.duration(time.monotonic() - started)}", markup=False)
+    shown = display.Display(workdir, num_groups, console, exchange_dir)
+    with _telling(workdir, num_groups, console), _running(groups, grace_secs, console), shown:
+        _watch(groups, shown, console)
+    console.print(f"{workdir}: done after {progress.duration(time.monotonic() - started)}", markup=False)
+
+
+@contextlib.contextmanager
+def _telling(workdir: str, num_groups: int, console: Console) -> Iterator[None]:
+    """Says last where the run has stopped, if it has."""
+    try:
+        yield
+    except ChildProcessError as error:
+        raise ChildProcessError(f"{error}\n{signs.stopped(workdir, num_groups)}") from error
+    except BaseException:  # Ctrl-C, or a signal
+        console.print(signs.stopped(workdir, num_groups), markup=False)
+        raise
 
 
 @contextlib.contextmanager
@@ -119,7 +136,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(children.TRY_AGAIN if number == signal.SIGTERM else 128 + number)
 
 
-def _watch(groups: Sequence[Group], display: status.Display, console: Console) -> None:
+def _watch(groups: Sequence[Group], shown: display.Display, console: Console) -> None:
     """Returns when all groups are done; a group that fails for good ends them all if none has made a step."""
     while not all(group.has_ended for group in groups):
         for group in groups:
@@ -128,7 +145,7 @@ def _watch(groups: Sequence[Group], display: status.Display, console: Console) -
                 raise ChildProcessError(message)
             if message:
                 console.print(message, markup=False)
-        display.update()
+        shown.update()
         time.sleep(POLL_SECS)
     if failures := [group.failure for group in groups if group.failure]:
         raise ChildProcessError("\n".join(failures))

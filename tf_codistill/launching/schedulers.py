@@ -33,6 +33,7 @@ class Launch:
         workdir: Directory of the run, as its workers see it.
         num_groups: Groups.
         workers_per_group: Processes of each group.
+        exchange_dir: Directory through which groups exchange; that of the workdir if not given.
         train_flags: Further flags of `train`.
         num_steps: Steps that the run is to have; None if only the run itself can tell.
     """
@@ -40,6 +41,7 @@ class Launch:
     workdir: str
     num_groups: int
     workers_per_group: int
+    exchange_dir: str | None = None
     train_flags: tuple[str, ...] = ()
     num_steps: int | None = None
 
@@ -54,7 +56,8 @@ class Launch:
             The arguments, the interpreter first.
         """
         size = (f"--workdir={self.workdir}", *of_scheduler, f"--num_groups={self.num_groups}")
-        return [python, "-m", "tf_codistill.train", *size, *self.train_flags]
+        exchange = [f"--exchange_dir={self.exchange_dir}"] if self.exchange_dir else []
+        return [python, "-m", "tf_codistill.train", *size, *exchange, *self.train_flags]
 
     def size(self) -> dict[str, Any]:
         """Where it is, and of how many workers."""
@@ -113,4 +116,5 @@ def _on_slice(launch: Launch, group: int, settings: Mapping[str, Any]) -> list[s
 
 
 def _watch(launch: Launch, command: Callable[[int], list[str]], **settings: Any) -> None:
-    local.launch(**launch.size(), command=command, num_steps=launch.num_steps, **settings)
+    of_run: dict[str, Any] = {"num_steps": launch.num_steps, "exchange_dir": launch.exchange_dir}
+    local.launch(**launch.size(), command=command, **of_run, **settings)

@@ -19,7 +19,8 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from tf_codistill import children, runs, status
+from tf_codistill import children, runs
+from tf_codistill.health import progress
 from tf_codistill.launching.restarts import Failure, Restarts
 from tf_codistill.launching.workers import Worker
 
@@ -110,7 +111,7 @@ class Group:
         if all(code == 0 for code in codes):
             self.is_done = True
         elif (pause := self._pause()) is not None:
-            reason = f"group {self.index} has logged nothing for {status.duration(pause)}"
+            reason = f"group {self.index} has logged nothing for {progress.duration(pause)}"
             return self._fail(Failure(reason, self._logged()[1]))
         return None
 

@@ -15,12 +15,12 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 from tf_codistill import children, files, gpus, runs
+from tf_codistill.health import logs
 from tf_codistill.launching import cluster
 
 TAIL_LINES = 15
 
 _HOST = "127.0.0.1"
-_SENTENCE = "error: "  # so a program says what its user did wrong, as the last it says
 
 
 @dataclasses.dataclass
@@ -71,11 +71,10 @@ class Worker:
         """Why it has failed, in words, and whether it said itself what its user did wrong."""
         code = self.exit_status() or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
-        with open(self.log_path, encoding="utf-8", errors="replace") as log:
-            tail = log.read().splitlines()[-TAIL_LINES:]
+        tail = logs.last_lines(self.log_path, TAIL_LINES)
         name = f"worker {self.index} of group {self.group}"
-        if code > 0 and tail[-1].startswith(_SENTENCE):
-            return f"{name}: {tail[-1].removeprefix(_SENTENCE)}", True
+        if code > 0 and tail[-1].startswith(logs.SENTENCE):
+            return f"{name}: {tail[-1].removeprefix(logs.SENTENCE)}", True
         quoted = (f"    {line}" for line in tail)
         return "\n".join([f"{name} {how}; {self.log_path} ends with", *quoted]), False
 

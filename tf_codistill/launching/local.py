@@ -82,11 +82,7 @@ def launch(
     _check_count("num_groups", num_groups)
     _check_count("workers_per_group", workers_per_group)
     console = Console(file=stream or sys.stdout, soft_wrap=True, highlight=False)
-    steps = progress.finished_steps(workdir, num_groups)
-    if steps is not None and steps >= (num_steps or 0):
-        console.print(
-            f"{workdir}: finished, {num_groups} x {steps} steps; delete it to train again", markup=False
-        )
+    if _is_finished(workdir, num_groups, num_steps or 0, console):
         return
     for group in range(0 if take_over else num_groups):
         leases.Lease(runs.leased_dir(workdir, group)).refuse()
@@ -102,6 +98,17 @@ def launch(
     with _telling(workdir, num_groups, console), _running(groups, grace_secs, console), shown:
         _watch(groups, shown, console)
     console.print(f"{workdir}: done after {progress.duration(time.monotonic() - started)}", markup=False)
+
+
+def _is_finished(workdir: str, num_groups: int, num_steps: int, console: Console) -> bool:
+    """Whether all groups have made so many steps; says so if they have."""
+    steps = progress.finished_steps(workdir, num_groups)
+    if steps is None or steps < num_steps:
+        return False
+    console.print(
+        f"{workdir}: finished, {num_groups} x {steps} steps; delete it to train again", markup=False
+    )
+    return True
 
 
 @contextlib.contextmanager

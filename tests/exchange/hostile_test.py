@@ -478,3 +478,12 @@ def test_a_model_of_more_weights_than_fit_into_a_manifest_cannot_be_announced(
     with pytest.raises(ValueError, match=r"description of 2 weights takes \d+ bytes; expected at most 100"):
         Store(str(tmp_path), 0, run_id="run").announce(MODEL, 0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", [{"name": "n" * 1001}, {"dtype": "complex64"}, {"shape": [1] * 33}], ids=str)
+def test_what_no_reader_would_believe_is_not_announced(tmp_path: pathlib.Path, part: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=r"weight '.*' of shape .* and dtype .* cannot be exchanged; expected"
+    ):
+        Store(str(tmp_path), 0, run_id="run").announce([{**MODEL[0], **part}], 0)
+    assert not list(tmp_path.iterdir())

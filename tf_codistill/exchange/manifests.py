@@ -90,6 +90,30 @@ def document(path: str) -> dict[str, Any]:
     return found
 
 
+def check_own(model: weights.Description) -> None:
+    """Checks before training that readers will believe what this group is going to publish.
+
+    Args:
+        model: What `weights.description` says of its model.
+
+    Raises:
+        ValueError: There are more weights than fit into a document, or one is of an unusual kind.
+    """
+    size = len(documents.encode(model))
+    if size > MAX_BYTES // 2:
+        raise ValueError(
+            f"the description of {len(model)} weights takes {size} bytes; expected at most {MAX_BYTES // 2}: "
+            "a model with so many weights cannot be exchanged"
+        )
+    for row in model:
+        if not _is_row(row):
+            raise ValueError(
+                f"weight {row['name'][:80]!r} of shape {row['shape']} and dtype {row['dtype']} cannot be "
+                f"exchanged; expected a name of at most {_MOST_LETTERS} letters, at most {_MOST_AXES} axes, "
+                f"and a dtype of {', '.join(_BYTES)}"
+            )
+
+
 def run_of(directory: str) -> str | None:
     """The run that a snapshot says it is of; None if it is not committed.
 

@@ -34,7 +34,6 @@ from tf_codistill import files, weights
 from tf_codistill.exchange import manifests
 from tf_codistill.exchange import precision as precisions
 from tf_codistill.exchange.snapshot import Ref, Snapshot
-from tf_codistill.files import documents
 
 FORMAT_VERSION = 2  # of announcements
 
@@ -111,16 +110,11 @@ class Store:
             step: The optimizer step that the group begins with.
 
         Raises:
-            ValueError: The directory holds another model's snapshots of this group, or the model has more
-                weights than fit into a manifest.
+            ValueError: The directory holds another model's snapshots of this group, or no reader would
+                believe the description of this one.
             OSError: The directory cannot be written to.
         """
-        size = len(documents.encode(model))
-        if size > manifests.MAX_BYTES // 2:
-            raise ValueError(
-                f"the description of {len(model)} weights takes {size} bytes; expected at most "
-                f"{manifests.MAX_BYTES // 2}: a model with so many weights cannot be exchanged"
-            )
+        manifests.check_own(model)
         directory = files.ensure_directory(self._group_dir(self.group))
         if self._agreed_run_id() is None or self._given_run_id:
             self._run_id = self._given_run_id or uuid.uuid4().hex

@@ -6,6 +6,8 @@ from __future__ import annotations
 import functools
 import json
 import os
+import pathlib
+import shutil
 
 import gin
 import keras
@@ -54,13 +56,11 @@ def peer(tmp_path) -> str:
     return str(tmp_path)
 
 
-def link_peer(peer: str, workdir: str) -> None:
+def copy_peer(peer: str, workdir: str) -> None:
     """Another workdir of the same run, in which the same snapshot has been published."""
-    os.makedirs(runs.exchange_dir(workdir))
-    for name in ("group_1", "run.json"):
-        os.symlink(
-            os.path.join(runs.exchange_dir(peer), name), os.path.join(runs.exchange_dir(workdir), name)
-        )
+    there, here = pathlib.Path(runs.exchange_dir(peer)), pathlib.Path(runs.exchange_dir(workdir))
+    shutil.copytree(there / "group_1", here / "group_1")
+    shutil.copy(there / "run.json", here)
 
 
 def everything(model: CodistillationModel) -> list[np.ndarray]:
@@ -75,7 +75,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(corpus, peer, tmp_
     assert straight.teachers.steps() == [3]
 
     workdir = tmp_path_factory.mktemp("resumed")
-    link_peer(peer, str(workdir))
+    copy_peer(peer, str(workdir))
     toy_experiment(corpus, num_steps=10).train(str(workdir), 0, 2)
     resumed = toy_experiment(corpus).train(str(workdir), 0, 2)
     assert resumed.step() == straight.step() == 20
@@ -107,7 +107,7 @@ def test_two_replicas_equal_one(corpus, peer) -> None:
     weights_of = []
     for strategy in (tf.distribute.get_strategy(), two_replicas()):
         workdir = os.path.join(peer, f"replicas_{strategy.num_replicas_in_sync}")
-        link_peer(peer, workdir)
+        copy_peer(peer, workdir)
         # Within 160 tokens the state of an untrained model would make of rounding a difference.
         task = toy_task(corpus, window_tokens=4)
         experiment = toy_experiment(task, num_steps=10, optimizer=lambda: keras.optimizers.SGD(0.1))
@@ -162,7 +162,7 @@ def test_validation_changes_nothing_in_training(corpus, peer) -> None:
     results = []
     for every in (5, 20):
         workdir = os.path.join(peer, f"validated_every_{every}")
-        link_peer(peer, workdir)
+        copy_peer(peer, workdir)
         results.append(everything(toy_experiment(corpus, validate_every_steps=every).train(workdir, 0, 2)))
         assert len(runs.read_metrics(runs.metrics_path(workdir, 0), "validation")) == 20 // every
     for often, once in zip(*results, strict=True):

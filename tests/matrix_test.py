@@ -50,6 +50,7 @@ LOGS = {
         "failed_reads",
     ),
     "staleness_secs",
+    "outdated_teachers",
 }
 
 

@@ -46,7 +46,7 @@ from tf_codistill import files
 KINDS = ("start", "train", "validation", "end", "restart")
 _GENERATION = re.compile(r"generation_(\d+)")
 _BEGUN = "begun.json"
-SNAPSHOT = re.compile(r"snapshot_(\d{10,})_(\d{6,})")
+SNAPSHOT = re.compile("snapshot_([0-9]{10,18})_([0-9]{6,18})")  # both fit 64 bits
 """Name of a snapshot in a group's part of the exchange directory: incarnation and serial number."""
 READER = "reader_"
 """What the name of a file there begins with that says which group learns from this one."""
@@ -136,13 +136,27 @@ def log_path(workdir: str, group: int, worker: int) -> str:
 
 
 def run_id(workdir: str) -> str:
-    """The name of a run; it is given one when it is first asked for."""
+    """The name of a run; it is given one when it is first asked for.
+
+    Args:
+        workdir: Directory of the run.
+
+    Returns:
+        Its name.
+
+    Raises:
+        CorruptError: ``run.json`` names no run.
+    """
     path = files.join(files.ensure_directory(workdir), "run.json")
     try:
-        return str(files.read_json(path)["run_id"])
+        found = files.read_json(path)
     except FileNotFoundError:
         files.write_json(path, {"run_id": uuid.uuid4().hex})
         return run_id(workdir)
+    name = found.get("run_id") if isinstance(found, dict) else None
+    if not isinstance(name, str):
+        raise files.CorruptError(f"file {path!r} names no run; delete it or write it again")
+    return name
 
 
 def groups(workdir: str) -> list[int]:

@@ -29,6 +29,7 @@ from tf_codistill import files, keras_private
 Description: TypeAlias = list[dict[str, Any]]
 
 _DATA, _INDEX = ".data-00000-of-00001", ".index"
+_PIECE = 1 << 20  # values that are looked at at once
 _ALIGNMENT = 64  # TensorFlow takes memory that begins at a multiple of it as it is
 
 
@@ -219,6 +220,16 @@ def read(
     buffers = [_bytes_of(array) for array in flat.values()]
     files.read_into(prefix + _DATA, buffers, listing.get(name + _DATA, {}).get("sha256"))
     return found
+
+
+def first_not_finite(arrays: Sequence[np.ndarray]) -> int | None:
+    """The position of the first array with NaN or infinity in it; None if all are finite."""
+    for position, array in enumerate(arrays):
+        values = array.reshape(-1)
+        pieces = range(0, len(values) if tf.as_dtype(array.dtype).is_floating else 0, _PIECE)
+        if not all(np.isfinite(values[start : start + _PIECE]).all() for start in pieces):
+            return position
+    return None
 
 
 def describe_arrays(arrays: Sequence[np.ndarray]) -> Description:

@@ -59,7 +59,7 @@ def test_without_a_snapshot_nobody_is_present() -> None:
     teachers = held(classifier, 2)
     assert teachers.taught_by == ((0, 1),)
     assert teachers.steps() == [NO_SNAPSHOT, NO_SNAPSHOT]
-    np.testing.assert_array_equal(teachers.present(), [0.0, 0.0])
+    np.testing.assert_array_equal(teachers.present(tf.constant(0)), [0.0, 0.0])
     assert not teachers.any_present(tf.constant(0))
     assert float(teachers.staleness_steps(tf.constant(100, tf.int64))) == 0.0
 
@@ -69,14 +69,14 @@ def test_staleness_is_the_mean_over_those_that_are_present() -> None:
     teachers.refresh(0, snapshot_of(classifier(), 50))
     teachers.refresh(2, snapshot_of(classifier(), 80))
     assert teachers.steps() == [50, NO_SNAPSHOT, 80]
-    np.testing.assert_array_equal(teachers.present(), [1.0, 0.0, 1.0])
+    np.testing.assert_array_equal(teachers.present(tf.constant(0)), [1.0, 0.0, 1.0])
     assert teachers.any_present(tf.constant(0))
     (taught,) = teachers.teach([tf.zeros([5, 4])], [None], tf.constant(0), [None])
     np.testing.assert_array_equal(taught.present_PB, [[1.0] * 5, [0.0] * 5, [1.0] * 5])
     staleness = tf.function(teachers.staleness_steps)
     assert float(staleness(tf.constant(99, tf.int64))) == (50 + 20) / 2
     assert float(staleness(tf.constant(69, tf.int64))) == (20 - 10) / 2
-    assert teachers.present().dtype == tf.float32
+    assert teachers.present(tf.constant(0)).dtype == tf.float32
 
 
 def test_a_model_alone_has_no_teachers() -> None:
@@ -84,7 +84,7 @@ def test_a_model_alone_has_no_teachers() -> None:
     assert teachers.num_students == 1
     assert teachers.taught_by == ((),)
     assert predict(teachers, tf.zeros([1, 4])) == []
-    assert teachers.present().shape == (0,)
+    assert teachers.present(tf.constant(0)).shape == (0,)
     assert not teachers.any_present(tf.constant(0))
     assert float(teachers.staleness_steps(tf.constant(100, tf.int64))) == 0.0
     assert teachers.state() == ([], [])

@@ -93,6 +93,23 @@ def test_a_corrupt_snapshot_is_passed_over_and_training_goes_on(tmp_path) -> Non
     assert teachers.costs.failed_reads == 3  # when training begins, and at each of two exchanges
 
 
+def test_a_peer_that_has_diverged_does_not_take_its_teacher_along(tmp_path) -> None:
+    peer = regression()
+    store = publish(str(tmp_path), 1, 5, peer)
+    teachers = waiting(tmp_path, 0, 2, every_steps=2)
+    model = compiled(teachers)
+    train(model)
+    held = model.teachers.frozen[0].get_weights()
+    broken = [np.full_like(array, np.nan) for array in peer.get_weights()]
+    store.publish(10, weights.description(peer), broken)
+    train(model)
+    assert model.step() == 8
+    assert model.teachers.steps() == [5]
+    for one, other in zip(model.teachers.frozen[0].get_weights(), held, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert teachers.costs.failed_reads == 3  # when training begins again, and at each of two exchanges
+
+
 def test_a_peer_that_never_comes_does_not_matter(tmp_path) -> None:
     model = compiled(waiting(tmp_path, 0, 2, every_steps=1))
     train(model)

@@ -32,6 +32,8 @@ class Ref(NamedTuple):
 class Swap(NamedTuple):
     """A teacher took the snapshot of a `Ref`; a list of them is all that it takes to repeat a run.
 
+    Of peer -1: its snapshot had become too old in seconds, and it has no share from then on.
+
     Attributes:
         step: Steps that the learning group had done.
         seat: Which teacher, from 0.

@@ -16,6 +16,7 @@ A snapshot's life: absent, being written, committed, superseded, deleted. Reader
 of their own run. The writer keeps the newest `keep` and deletes an older one only when it is `min_age_secs`
 old, so that a slow reader is not robbed, or when there is no room for it. Nothing here ever waits for a peer:
 late, dead or corrupt, it only leaves a teacher as it is.
+`manifests` looks at whatever others have written before it is believed.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tf_codistill import files, runs, weights
+from tf_codistill.exchange import manifests
 from tf_codistill.exchange import precision as precisions
 from tf_codistill.exchange.snapshot import Ref, Snapshot
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 2  # of announcements
+
+_MOST_INCARNATIONS = 10**18 - 2  # so that the next one still is a name of a snapshot
 
 
 class _Published(NamedTuple):
@@ -103,29 +107,31 @@ class Store:
             step: The optimizer step that the group begins with.
 
         Raises:
-            ValueError: The directory holds another model's snapshots of this group.
+            ValueError: The directory holds another model's snapshots of this group, or no reader would
+                believe the description of this one.
             OSError: The directory cannot be written to.
         """
+        manifests.check_own(model)
         directory = files.ensure_directory(self._group_dir(self.group))
         if self._agreed_run_id() is None or self._given_run_id:
             self._run_id = self._given_run_id or uuid.uuid4().hex
             files.write_json(files.join(self._directory, "run.json"), {"run_id": self._run_id})
-        manifests = {ref: _readable_manifest(self._path(ref)) for ref in self._refs(self.group)}
+        found = {ref: self._own_manifest(ref) for ref in self._refs(self.group)}
         last, difference = 0, None
         with contextlib.suppress(files.CorruptError):  # of which nobody can make use any more
-            last = int((self._announcement(self.group) or {}).get("incarnation", 0))
-            difference = self.difference(self.group, model) if any(manifests.values()) else None
+            last = (self._announcement(self.group) or {"incarnation": 0})["incarnation"]
+            difference = self.difference(self.group, model) if any(found.values()) else None
         kept = {
             ref: manifest
-            for ref, manifest in manifests.items()
-            if manifest and manifest.get("run_id") == self._run_id and manifest["step"] <= step
+            for ref, manifest in found.items()
+            if manifest and manifest["run_id"] == self._run_id and manifest["step"] <= step
         }
         if difference is not None:
             raise ValueError(
                 f"exchange directory {directory!r} belongs to another model ({difference}); use an empty one"
             )
-        for ref in manifests.keys() - kept.keys():
-            files.remove(self._path(ref))
+        for ref in found.keys() - kept.keys():
+            files.remove(self._place(ref))
         self._published = [_Published(ref, m["published_at"], _num_bytes(m)) for ref, m in kept.items()]
         incarnation = max(int(self._clock()), last + 1)
         announcement = {"format_version": FORMAT_VERSION, "run_id": self._run_id, "incarnation": incarnation}
@@ -154,10 +160,7 @@ class Store:
         announced = self._announcement(group)
         if announced is None or announced["run_id"] != self._agreed_run_id():
             return None
-        try:
-            return weights.first_difference(model, announced["weights"])
-        except (KeyError, TypeError) as error:
-            raise self._no_announcement(group, error) from error
+        return weights.first_difference(model, announced["weights"])
 
     def publish(
         self,
@@ -182,9 +185,8 @@ class Store:
         """
         self._delete_superseded(self._keep, self.min_age_secs)
         metadata = {
-            "format_version": FORMAT_VERSION,
+            "format_version": manifests.FORMAT_VERSION,
             "run_id": self._run_id,
-            "group": self.group,
             "step": step,
             "precision": self._precision,
             "weights": model,
@@ -206,12 +208,14 @@ class Store:
 
     def _write(self, metadata: dict[str, Any], parts: dict[str, list[np.ndarray]]) -> int:
         ref = Ref(self.group, self.incarnation, self._serial + 1)
-        directory = self._path(ref)
+        directory = self._place(ref)
+        metadata |= {"group": ref.peer, "incarnation": ref.incarnation, "serial": ref.serial}
         try:
             files.remove(directory)  # of an attempt that could not be cleaned up
             files.ensure_directory(directory)
             listing = weights.write(files.join(directory, "weights"), **parts)
-            manifest = files.commit(directory, {**metadata, "published_at": self._clock()}, listing)
+            metadata |= {"published_at": self._clock()}
+            manifest = files.commit(directory, metadata, listing, seal=True)
         except BaseException:
             with contextlib.suppress(OSError):
                 files.remove(directory)
@@ -227,7 +231,7 @@ class Store:
             for one in self._published[:-keep]:
                 is_too_much = sum(other.num_bytes for other in self._published) > self._max_bytes
                 if is_too_much or self._clock() - one.at >= min_age_secs:
-                    files.remove(self._path(one.ref))
+                    files.remove(self._place(one.ref))
                     self._published.remove(one)
         return len(self._published) < before
 
@@ -260,10 +264,10 @@ class Store:
                 continue
             if ref == held:
                 return held
-            manifest = None if ref in self._foreign else files.read_manifest(self._path(ref))
-            if manifest is None:
+            run = None if ref in self._foreign else manifests.run_of(self._path(ref))
+            if run is None:
                 continue
-            if manifest.get("run_id") == self._run_id or manifest.get("run_id") == self._agreed_run_id():
+            if self._is_ours(run):
                 return ref
             self._foreign.add(ref)
         return None
@@ -280,63 +284,70 @@ class Store:
             The snapshot, every byte of it as it was published; weights in its own precision.
 
         Raises:
-            ValueError: It has been deleted, is damaged, or holds another model's weights; says which one.
+            ValueError: It has been deleted, is damaged, of another run, holds another model's weights, or
+                such as are not finite; says which one.
             OSError: The storage fails.
         """
         directory = self._path(ref)
-        manifest = files.read_manifest(directory)
+        manifest = manifests.read(directory, ref)
         if manifest is None:
             raise ValueError(f"snapshot {directory!r} is not there any more")
-        if manifest.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"snapshot {directory!r} has format version {manifest.get('format_version')!r}; "
-                f"expected {FORMAT_VERSION}"
-            )
-        precision = manifest.get("precision")
-        if precision not in precisions.PRECISIONS:
-            raise ValueError(
-                f"snapshot {directory!r} has precision {precision!r}; expected one of {precisions.PRECISIONS}"
-            )
-        try:
-            if difference := weights.first_difference(model, manifest["weights"]):
-                raise ValueError(f"snapshot {directory!r} holds another model: {difference}")
-            of_states = precisions.of_states(precision)
-            parts = weights.read(
-                files.join(directory, "weights"),
-                manifest["files"],
-                pool,
-                weights=precisions.quantized_description(model, precision),
-                states=precisions.quantized_description(manifest["states"], of_states),
-            )
-            return Snapshot(
-                ref,
-                step=int(manifest["step"]),
-                published_at=float(manifest["published_at"]),
-                weights=parts["weights"],
-                states=precisions.dequantize_all(parts["states"], manifest["states"], of_states),
-                num_bytes=_num_bytes(manifest),
-                precision=precision,
-            )
-        except (AttributeError, KeyError, TypeError) as error:
-            raise files.CorruptError(f"manifest of snapshot {directory!r} is damaged ({error!r})") from error
+        if not self._is_ours(manifest["run_id"]):
+            raise ValueError(f"snapshot {directory!r} is of another run than {self._run_id!r}")
+        if difference := weights.first_difference(model, manifest["weights"]):
+            raise ValueError(f"snapshot {directory!r} holds another model: {difference}")
+        precision = manifest["precision"]
+        of_states = precisions.of_states(precision)
+        described = {
+            "weights": precisions.quantized_description(model, precision),
+            "states": precisions.quantized_description(manifest["states"], of_states),
+        }
+        manifests.check(directory, manifest, described)
+        parts = weights.read(files.join(directory, "weights"), manifest["files"], pool, **described)
+        for name, arrays in parts.items():
+            if (position := weights.first_not_finite(arrays)) is not None:
+                raise ValueError(
+                    f"snapshot {directory!r} has values that are not finite, in {name} "
+                    f"{described[name][position]['name']!r}; its teacher stays as it is"
+                )
+        return Snapshot(
+            ref,
+            step=manifest["step"],
+            published_at=float(manifest["published_at"]),
+            weights=parts["weights"],
+            states=precisions.dequantize_all(parts["states"], manifest["states"], of_states),
+            num_bytes=_num_bytes(manifest),
+            precision=precision,
+        )
+
+    def _is_ours(self, run: str) -> bool:
+        return run == self._run_id or run == self._agreed_run_id()
 
     def _agreed_run_id(self) -> str | None:
         """The run of this group; where none has been given that of the directory, None before the first."""
         if self._given_run_id is None:
             with contextlib.suppress(FileNotFoundError):
-                run = files.read_json(files.join(self._directory, "run.json"))
-                self._run_id = run.get("run_id") if isinstance(run, dict) else None
+                path = files.join(self._directory, "run.json")
+                run_id = manifests.document(path).get("run_id")
+                if not isinstance(run_id, str):
+                    raise files.CorruptError(f"file {path!r} names no run; delete it or write it again")
+                self._run_id = run_id
         return self._run_id
 
     def _announcement(self, group: int) -> dict[str, Any] | None:
+        path = files.join(self._group_dir(group), "model.json")
         try:
-            message = files.read_json(files.join(self._group_dir(group), "model.json"))
+            message = manifests.document(path)
         except FileNotFoundError:
             return None
-        version = message.get("format_version") if isinstance(message, dict) else None
-        if version != FORMAT_VERSION or "run_id" not in message:
-            raise self._no_announcement(group, f"expected format version {FORMAT_VERSION}")
-        return cast(dict[str, Any], message)
+        is_right = isinstance(message.get("run_id"), str) and manifests.is_description(message.get("weights"))
+        is_right = is_right and manifests.is_count(message.get("incarnation"), _MOST_INCARNATIONS)
+        if message.get("format_version") != FORMAT_VERSION or not is_right:
+            raise files.CorruptError(
+                f"file {path!r} describes no model (expected format version {FORMAT_VERSION} and what it "
+                "takes); delete it or write it again"
+            )
+        return message
 
     def _fence(self, group: int) -> Callable[[Ref], bool]:
         """Tells a group's snapshots from what an earlier incarnation has published after its end."""
@@ -344,36 +355,37 @@ class Store:
             message = self._announcement(group) or {}
             incarnation, before = message.get("incarnation"), message.get("before")
             known = None if before is None else {(int(one), int(serial)) for one, serial in before}
-        except (files.CorruptError, TypeError, ValueError):
+        except (files.CorruptError, TypeError, ValueError, OverflowError):
             known = None
         if known is None:
             return lambda ref: True
         return lambda ref: ref.incarnation == incarnation or (ref.incarnation, ref.serial) in known
 
-    def _no_announcement(self, group: int, reason: object) -> files.CorruptError:
-        path = files.join(self._group_dir(group), "model.json")
-        return files.CorruptError(f"file {path!r} describes no model ({reason}); delete it or write it again")
+    def _own_manifest(self, ref: Ref) -> dict[str, Any] | None:
+        """That of this group's own snapshot, None also for one that no peer can make use of any more."""
+        try:
+            return manifests.read(self._path(ref), ref)
+        except files.CorruptError:
+            return None
 
     def _refs(self, group: int) -> list[Ref]:
         matches = (runs.SNAPSHOT.fullmatch(name) for name in files.names(self._group_dir(group)))
         return sorted(Ref(group, int(match.group(1)), int(match.group(2))) for match in matches if match)
 
     def _group_dir(self, group: int) -> str:
-        return files.join(self._directory, f"group_{group}")
+        return manifests.check_directory(self._directory, f"group_{group}")
+
+    def _place(self, ref: Ref) -> str:
+        """Where a snapshot of this group goes, or has to go from, whatever lies there."""
+        return files.join(self._group_dir(ref.peer), _name(ref))
 
     def _path(self, ref: Ref) -> str:
-        return files.join(self._group_dir(ref.peer), f"snapshot_{ref.incarnation:010d}_{ref.serial:06d}")
+        return manifests.check_directory(self._directory, f"group_{ref.peer}", _name(ref))
 
 
-def _readable_manifest(directory: str) -> dict[str, Any] | None:
-    """The manifest of this group's own snapshot, None also for one that no peer can make use of any more."""
-    try:
-        manifest = files.read_manifest(directory)
-    except files.CorruptError:
-        return None
-    numbers = [manifest.get("published_at"), manifest.get("step")] if manifest else [None]
-    return manifest if all(isinstance(number, float | int) for number in numbers) else None
+def _name(ref: Ref) -> str:
+    return f"snapshot_{ref.incarnation:010d}_{ref.serial:06d}"
 
 
 def _num_bytes(manifest: dict[str, Any]) -> int:
-    return sum(int(entry["bytes"]) for entry in manifest["files"].values())
+    return sum(entry["bytes"] for entry in manifest["files"].values())

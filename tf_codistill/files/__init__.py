@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, TypeAlias, cast
 
-from tf_codistill.files import storage
+from tf_codistill.files import documents, storage
+from tf_codistill.files.documents import CorruptError as CorruptError
 from tf_codistill.files.storage import is_remote as is_remote
 
 MANIFEST = "manifest.json"
@@ -34,10 +34,6 @@ Listing: TypeAlias = dict[str, dict[str, Any]]  # size in bytes and SHA-256 of f
 
 _CHUNK_BYTES = 1 << 22
 _PIECE_BYTES = 1 << 20
-
-
-class CorruptError(ValueError):
-    """A committed file or directory does not hold what its manifest promises."""
 
 
 def join(*parts: str) -> str:
@@ -240,16 +236,12 @@ def read_json(path: str) -> Any:
         FileNotFoundError: There is no such file.
         CorruptError: The file is not JSON.
     """
-    try:
-        return json.loads(read(path).decode("utf-8"))
-    except ValueError as error:
-        raise CorruptError(f"file {path!r} is not JSON ({error}); delete it or write it again") from error
+    return documents.decode(path, read(path))
 
 
 def write_json(path: str, content: Any) -> None:
     """Writes a JSON file atomically, indented, with sorted keys and a final newline."""
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
-    write(path, (text + "\n").encode("utf-8"))
+    write(path, documents.encode(content))
 
 
 def read_into(path: str, buffers: Sequence[memoryview], sha256: str | None) -> None:
@@ -296,24 +288,32 @@ def checksum(path: str) -> str:
 
 
 def remove(path: str) -> None:
-    """Removes a file or a whole directory, its manifest first; does nothing if it is not there."""
+    """Removes a file or a whole directory, its manifest first; does nothing if it is not there.
+
+    Of a symbolic link, also within the directory, the link goes, and what it leads to stays.
+    """
     place, manifest = storage.of(path), join(path, MANIFEST)
     with _os_errors(path):
-        if place.isdir(path):
+        if storage.kind(path) == "link":
+            place.remove(path)
+        elif place.isdir(path):
             if place.exists(manifest):
                 place.remove(manifest)
-            place.rmtree(path)
+            storage.remove_tree(path)
         elif place.exists(path):
             place.remove(path)
 
 
-def commit(directory: str, metadata: dict[str, Any], known: Listing | None = None) -> dict[str, Any]:
+def commit(
+    directory: str, metadata: dict[str, Any], known: Listing | None = None, seal: bool = False
+) -> dict[str, Any]:
     """Commits a directory: writes its manifest.
 
     Args:
         directory: A directory in which every file has been written.
         metadata: What readers want to know without opening the files; becomes part of the manifest.
         known: What is known of files already, by name; the others are read.
+        seal: Whether the manifest gets a checksum of itself, see `documents.sealed`.
 
     Returns:
         The manifest: `metadata` and, under ``files``, the size in bytes and SHA-256 of each file by name.
@@ -324,7 +324,7 @@ def commit(directory: str, metadata: dict[str, Any], known: Listing | None = Non
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # a corpus has a thousand large files
         listing |= zip(left, threads.map(metadata_of, [join(directory, name) for name in left]), strict=True)
     manifest = {**metadata, "files": listing}
-    write_json(join(directory, MANIFEST), manifest)
+    write_json(join(directory, MANIFEST), documents.sealed(manifest) if seal else manifest)
     return manifest
 
 

@@ -13,6 +13,7 @@ import glob
 import importlib
 import os
 import shutil
+import stat
 import sys
 import types
 from typing import Any
@@ -81,6 +82,31 @@ def local() -> Any:
 def is_remote(path: str) -> bool:
     """Whether a path names a place that cannot be mapped into memory, such as ``gs://bucket/file``."""
     return "://" in path
+
+
+def kind(path: str) -> str:
+    """What lies at a path, without following it.
+
+    Args:
+        path: Any path.
+
+    Returns:
+        ``file``, ``directory``, ``link`` or ``other``; ``absent`` if there is nothing, and ``remote`` for
+        storage that has files and directories alone.
+    """
+    if is_remote(path):
+        return "remote"
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "absent"
+    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
+    return kinds.get(stat.S_IFMT(mode), "other")
+
+
+def remove_tree(path: str) -> None:
+    """Removes a directory; of symbolic links within it the links alone, which TensorFlow would follow."""
+    (of(path) if is_remote(path) else Disk).rmtree(path)
 
 
 def not_found() -> tuple[type[Exception], ...]:

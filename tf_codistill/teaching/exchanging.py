@@ -7,6 +7,8 @@
 
 Under several workers the chief says in one meeting what it requests; every worker's courier reads just that;
 in the first meeting in which all have it, all take it. If one cannot read it, the chief looks for another.
+What is too old in seconds is so by the chief's clock, which the meeting tells all workers: each puts the same
+teachers out, and notes that as a swap to nobody, so that a repeated run needs no clock.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from tf_codistill import distribution, recurrent_state, weights
 from tf_codistill.exchange.courier import Courier, Seat
 from tf_codistill.exchange.snapshot import Ref, Snapshot, Swap
 from tf_codistill.exchange.store import Store
+from tf_codistill.exchange.topology import NO_PEER
 from tf_codistill.groups import decisions
+from tf_codistill.teaching.frozen import NO_SNAPSHOT
 
 _NUMBERS = 5  # of a seat in a meeting: workers that are ready, that have failed, and the chief's Ref
 
@@ -39,10 +43,13 @@ class Exchanging(keras.callbacks.Callback):
         self._teachers = teachers
         self._logged = dataclasses.asdict(teachers.costs)
         self._courier: Courier | None = None
+        self._out_of_date: set[int] = set()
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes part in the meetings."""
-        self.model.meeting.join(_NUMBERS * len(self._teachers.frozen), self._propose, self._decide)
+        seats = len(self._teachers.frozen)
+        self._has_clock = bool(seats) and self._teachers.max_staleness_secs is not None
+        self.model.meeting.join(_NUMBERS * seats + self._has_clock, self._propose, self._decide)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Begins with the first step."""
@@ -57,6 +64,7 @@ class Exchanging(keras.callbacks.Callback):
             logs.update({name: float(cost - self._logged[name]) for name, cost in costs.items()})
             self._logged = costs
             logs["staleness_secs"] = self._teachers.staleness_secs(self._teachers.clock())
+            logs["outdated_teachers"] = float(len(self._teachers.out_of_date(self.model.step())))
 
     def on_train_end(self, logs: Any = None) -> None:
         """Publishes what training ended with, and waits until it has been written."""
@@ -116,7 +124,11 @@ class Exchanging(keras.callbacks.Callback):
                 courier.is_time()
                 self._publish(courier, self._step)
                 self._choose_peers(courier)
-            return self._proposals(courier)
+            clock = [self._milliseconds()] if self._has_clock else []
+            return self._proposals(courier) + clock
+
+    def _milliseconds(self) -> int:
+        return int(1000 * self._teachers.clock()) if self._worker == 0 else 0
 
     def _decide(self, sums: list[int]) -> None:
         """Takes what every worker has."""
@@ -124,6 +136,30 @@ class Exchanging(keras.callbacks.Callback):
             with self._timed():
                 exchange = self._exchange_now if self._teachers.waits else self._exchange
                 exchange(self._courier, sums)
+                if self._has_clock and self._teachers.replay is None:
+                    self._retire(sums[-1] / 1000)
+                if self._teachers.may_be_out_of_date():
+                    self._tell()
+
+    def _retire(self, now: float) -> None:
+        """Puts out whoever is too old."""
+        steps, limit = self._teachers.steps(), self._teachers.max_staleness_secs
+        for index, age in self._teachers.ages_secs(now).items():
+            if age > limit and steps[index] != NO_SNAPSHOT:
+                self._teachers.retire(index)
+                self._note(Swap(self._step, index, *Ref(NO_PEER)))
+
+    def _tell(self) -> None:
+        """Warns of each teacher that has come to be out of date."""
+        before, self._out_of_date = self._out_of_date, set(self._teachers.out_of_date(self._step))
+        for index in sorted(self._out_of_date - before):
+            logging.warning(
+                "group %d: the teacher from %s is out of date at step %d; it has no share until something "
+                "fresher comes",
+                self._teachers.group,
+                self._teachers.names()[index],
+                self._step,
+            )
 
     def _publish(self, courier: Courier, step: int) -> None:
         """Sends the courier off with a copy of this group's weights, if anybody wants them."""
@@ -210,7 +246,10 @@ class Exchanging(keras.callbacks.Callback):
             self._read_and_swap(courier, [_requested(sums, index) for index in seats])
         for swap in replay or ():
             ref = Ref(*swap[2:])
-            if swap.step == self._step and self._teachers.held[swap.seat] != ref:
+            if swap.step == self._step and ref.peer == NO_PEER:
+                self._teachers.retire(swap.seat)
+                self._note(swap)
+            elif swap.step == self._step and self._teachers.held[swap.seat] != ref:
                 self._read_and_swap(courier, [ref if index == swap.seat else None for index in seats])
                 if self._teachers.held[swap.seat] != ref:
                     raise ValueError(f"{swap} cannot be taken again: the snapshot is not there or damaged")
@@ -231,11 +270,13 @@ class Exchanging(keras.callbacks.Callback):
 
     def _swap(self, index: int, seat: Seat, staged: Snapshot) -> None:
         self._teachers.refresh(index, staged, self._worker)
-        swap = Swap(self._step, index, *staged.ref)
-        self._teachers.swaps.append(swap)
-        logging.info("swap at step %d, seat %d, peer %d, incarnation %d, serial %d", *swap)
+        self._note(Swap(self._step, index, *staged.ref))
         seat.held, self._agreed[index] = staged.ref, None
         seat.request(None)
+
+    def _note(self, swap: Swap) -> None:
+        self._teachers.swaps.append(swap)
+        logging.info("swap at step %d, seat %d, peer %d, incarnation %d, serial %d", *swap)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

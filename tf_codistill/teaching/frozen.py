@@ -3,7 +3,7 @@
     teachers.make([student], [model_fn])              as many models as there are seats
     teachers.refresh(0, snapshot)                     weights of peer 0 at step 50
     teachers.teach(...)                               one prediction for each teacher, no gradient
-    teachers.present()                                [1., 0.]: the second has no snapshot yet
+    teachers.present(step)                            [1., 0.]: the second has no snapshot yet
 
 Teachers are invisible to Keras: not among the student's layers, weights or files. A recurrent teacher reads
 the same lanes as the student and carries its own hidden state over them. A model whose state has never been
@@ -45,20 +45,30 @@ class FrozenTeachers(Teaching):
         held: Which snapshot each holds, of `NO_PEER` before the first.
     """
 
-    def __init__(self, num_teachers: int, precision: str = "float32", statistics: str = "moving") -> None:
+    def __init__(
+        self,
+        num_teachers: int,
+        precision: str = "float32",
+        statistics: str = "moving",
+        max_staleness_steps: int | None = None,
+    ) -> None:
         """Takes note of how many there will be.
 
         Args:
             num_teachers: How many, 0 or more.
             precision: How they hold their weights, one of `precision.PRECISIONS`.
             statistics: What their batch normalization uses, one of `STATISTICS`.
+            max_staleness_steps: `staleness_steps` beyond which a teacher has no share; None for any.
 
         Raises:
-            ValueError: There is no such precision, or no such statistics.
+            ValueError: There is no such precision, or no such statistics, or the staleness is less than 1.
         """
+        if max_staleness_steps is not None and max_staleness_steps < 1:
+            raise ValueError(f"max_staleness_steps is {max_staleness_steps}; expected at least 1, or None")
         if statistics not in STATISTICS:
             raise ValueError(f"statistics is {statistics!r}; expected one of {', '.join(STATISTICS)}")
         self._precision, self._statistics = precisions.check(precision), statistics
+        self._max_staleness_steps = max_staleness_steps
         self._seat(num_teachers)
 
     def _seat(self, num_teachers: int) -> None:
@@ -109,8 +119,8 @@ class FrozenTeachers(Teaching):
         return sum(quantized_model.num_bytes(model) for model in self.frozen)
 
     def any_present(self, step: tf.Tensor) -> tf.Tensor:
-        """Whether any teacher holds a snapshot."""
-        return tf.reduce_max(self.present(), axis=0) > 0 if self.frozen else tf.constant(False)
+        """Whether any teacher holds a snapshot that is not out of date."""
+        return tf.reduce_max(self.present(step), axis=0) > 0 if self.frozen else tf.constant(False)
 
     def teach(
         self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
@@ -123,17 +133,29 @@ class FrozenTeachers(Teaching):
         if self.frozen:
             self._metadata[1].assign(tf.ones([len(self.frozen)], tf.int64))
         rows = rows_of(features[0])
-        return [Taught(of_teachers, tf.repeat(self.present()[:, tf.newaxis], rows, axis=1))]
+        return [Taught(of_teachers, tf.repeat(self.present(step)[:, tf.newaxis], rows, axis=1))]
 
-    def present(self) -> tf.Tensor:
-        """1.0 for every teacher that holds a snapshot, else 0.0; float32 [P]."""
-        return tf.cast(self._steps_P() > NO_SNAPSHOT, tf.float32)
+    def present(self, step: tf.Tensor) -> tf.Tensor:
+        """1.0 for every teacher that holds a snapshot which is not out of date, else 0.0; float32 [P]."""
+        present_P = self._steps_P() > NO_SNAPSHOT
+        if self._max_staleness_steps is not None:
+            present_P &= self._behind_P(step) <= self._max_staleness_steps
+        return tf.cast(present_P, tf.float32)
 
     def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
-        """How old the snapshots are once this step is done, averaged over teachers that hold one."""
-        present_P = self.present()
-        behind_P = tf.cast(tf.cast(step + 1, tf.int64) - self._steps_P(), tf.float32)
+        """How old the snapshots are once this step is done, averaged over teachers that are present."""
+        present_P, behind_P = self.present(step), tf.cast(self._behind_P(step), tf.float32)
         return tf.math.divide_no_nan(tf.reduce_sum(behind_P * present_P), tf.reduce_sum(present_P))
+
+    def out_of_date(self, step: int) -> list[int]:
+        """Those that hold a snapshot, but will have no share in the step after so many."""
+        most = np.inf if self._max_staleness_steps is None else self._max_staleness_steps
+        pairs = enumerate(zip(self.peers(), self.steps(), strict=True))
+        return [
+            index
+            for index, (peer, held) in pairs
+            if peer != NO_PEER and (held == NO_SNAPSHOT or step + 1 - held > most)
+        ]
 
     def steps(self) -> list[int]:
         """The step of the snapshot that each teacher holds; `NO_SNAPSHOT` before the first."""
@@ -143,11 +165,17 @@ class FrozenTeachers(Teaching):
         """The group whose snapshot each teacher holds; `NO_PEER` before the first."""
         return [ref.peer for ref in self.held]
 
+    def ages_secs(self, now: float) -> dict[int, float]:
+        """Age of the snapshot of each teacher that holds one, at `now` in seconds since the epoch."""
+        return {
+            index: now - at
+            for index, (ref, at) in enumerate(zip(self.held, self._published_at, strict=True))
+            if ref.peer != NO_PEER
+        }
+
     def staleness_secs(self, now: float) -> float:
         """Mean age of the snapshots that are held, at `now` in seconds since the epoch; 0 without any."""
-        ages = [
-            now - at for peer, at in zip(self.peers(), self._published_at, strict=True) if peer != NO_PEER
-        ]
+        ages = self.ages_secs(now).values()
         return sum(ages) / len(ages) if ages else 0.0
 
     def stage(self, index: int, snapshot: Snapshot) -> Snapshot:
@@ -189,6 +217,12 @@ class FrozenTeachers(Teaching):
         weights.assign(self._metadata, [steps_P, has_read_P])
         self.held[index], self._published_at[index] = snapshot.ref, snapshot.published_at
 
+    def retire(self, index: int) -> None:
+        """Takes a teacher's share until it is given another snapshot; what it holds stays."""
+        steps_P, have_read_P = weights.values(self._metadata)
+        steps_P[index] = NO_SNAPSHOT
+        weights.assign(self._metadata, [steps_P, have_read_P])
+
     def state(self) -> tuple[Arrays, Arrays]:
         """What a checkpoint keeps; of this worker alone the recurrent state of each teacher over its lanes.
 
@@ -217,3 +251,6 @@ class FrozenTeachers(Teaching):
 
     def _steps_P(self) -> tf.Tensor:  # noqa: N802 - P is a shape letter
         return tf.convert_to_tensor(self._metadata[0].value) if self._metadata else tf.zeros([0], tf.int64)
+
+    def _behind_P(self, step: tf.Tensor) -> tf.Tensor:  # noqa: N802 - P is a shape letter
+        return tf.cast(step + 1, tf.int64) - self._steps_P()

@@ -32,13 +32,16 @@ class PeerExchange(FrozenTeachers):
     """Publishes this group's snapshots, and holds teachers that are kept fresh with those of its peers.
 
     `fit` adds to the logs of each epoch what the exchange has cost, see `exchange.courier.Costs`, and
-    ``staleness_secs``, the mean age of the teachers' snapshots.
+    ``staleness_secs``, the mean age of the teachers' snapshots, and ``outdated_teachers``: how many have no
+    share by then, because their snapshots are beyond `max_staleness_steps` or `max_staleness_secs`.
 
     Attributes:
         costs: What exchanging has cost this worker.
         swaps: Which snapshots the teachers took, and when; each is logged, too.
         candidates: The groups that each teacher may come to stand for.
     """
+
+    _exchanging: Exchanging | None = None
 
     def __init__(
         self,
@@ -49,6 +52,8 @@ class PeerExchange(FrozenTeachers):
         topology: Topology = "fully_connected",
         precision: str = "float32",
         statistics: str = "moving",
+        max_staleness_steps: int | None = None,
+        max_staleness_secs: float | None = None,
         peer_model_fns: Mapping[int, ModelFn] | None = None,
         keep: int = 3,
         min_age_secs: float | None = None,
@@ -68,9 +73,10 @@ class PeerExchange(FrozenTeachers):
             num_groups: Number of groups.
             every_steps: Optimizer steps between two exchanges, at least 1.
             topology: Who teaches whom, see `exchange.topology.teachers_of`.
-            precision: How snapshots and teachers hold weights, one of `exchange.precision.PRECISIONS`; int8
-                takes about a quarter of float32. Groups may differ in it.
+            precision: How snapshots and teachers hold weights, one of `exchange.precision.PRECISIONS`.
             statistics: Of teachers' batch normalization, one of `frozen.STATISTICS`; see `batch_statistics`.
+            max_staleness_steps: `staleness_steps` beyond which a teacher has no share; if not given, any.
+            max_staleness_secs: Age of its snapshot beyond which it has none; see `Exchanging`.
             peer_model_fns: Makes the models of groups with another architecture, by group; outputs are alike.
             keep: How many of this group's newest snapshots stay.
             min_age_secs: Age in seconds before an older one goes; if not given, three intervals.
@@ -84,12 +90,10 @@ class PeerExchange(FrozenTeachers):
         Raises:
             ValueError: An argument is out of range, or the topology does not fit.
         """
-        if every_steps < 1:
-            raise ValueError(f"every_steps is {every_steps}; expected at least 1")
-        if publish not in PUBLISH:
-            raise ValueError(f"publish is {publish!r}; expected one of {', '.join(PUBLISH)}")
+        _check(every_steps, publish, max_staleness_secs)
         files.check_scheme(directory)
-        super().__init__(0, precision, statistics)
+        super().__init__(0, precision, statistics, max_staleness_steps)
+        self.max_staleness_secs = max_staleness_secs
         self.every_steps, self.topology, self.replay = every_steps, topology, replay
         self.waits, self.min_age_secs = wait or replay is not None, min_age_secs
         self._directory, self._publish, self._run_id, self.clock = directory or "", publish, run_id, clock
@@ -97,7 +101,6 @@ class PeerExchange(FrozenTeachers):
         self._settings: dict[str, Any] = {"keep": keep, "max_bytes": max_bytes, "precision": precision}
         self.costs, self.swaps = Costs(), list[Swap]()
         self.own_memory, self.peers_memory = weights.Pool(), weights.Pool()  # of copies on the host
-        self._exchanging: Exchanging | None = None
         self._take_seats(group, num_groups)
         self.store()
 
@@ -165,3 +168,17 @@ class PeerExchange(FrozenTeachers):
         """The group that each teacher stands for from a step on; random peers who teach keep their seats."""
         peers = teachers_of(self.group, self._num_groups, self.topology, step // self.every_steps)
         return seats(self.peers(), peers) if isinstance(self.topology, RandomPeers) else peers
+
+    def may_be_out_of_date(self) -> bool:
+        """Whether a teacher can come to have no share because of the age of its snapshot."""
+        limits = (self._max_staleness_steps, self.max_staleness_secs, self.replay)
+        return any(limit is not None for limit in limits)
+
+
+def _check(every_steps: int, publish: str, max_staleness_secs: float | None) -> None:
+    if every_steps < 1:
+        raise ValueError(f"every_steps is {every_steps}; expected at least 1")
+    if publish not in PUBLISH:
+        raise ValueError(f"publish is {publish!r}; expected one of {', '.join(PUBLISH)}")
+    if max_staleness_secs is not None and not max_staleness_secs > 0:
+        raise ValueError(f"max_staleness_secs is {max_staleness_secs}; expected more than 0, or None")

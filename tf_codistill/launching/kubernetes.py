@@ -178,7 +178,7 @@ def _worker(
         },
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
-            *({"name": claim, "mountPath": path} for claim, path in volume),
+            *({"name": f"volume-{index}", "mountPath": path} for index, (_, path) in enumerate(volume)),
         ],
     }
 
@@ -220,6 +220,9 @@ def _pod(
         "containers": [worker],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
-            *({"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim, _ in volume),
+            *(
+                {"name": f"volume-{index}", "persistentVolumeClaim": {"claimName": claim}}
+                for index, (claim, _) in enumerate(volume)
+            ),
         ],
     }

@@ -77,7 +77,7 @@ def test_each_group_is_a_job_that_is_started_again_by_itself() -> None:
     assert (job["completionMode"], job["parallelism"], job["completions"]) == ("Indexed", 2, 2)
     assert job["backoffLimit"] == 0
     assert job["template"]["spec"]["restartPolicy"] == "Never"
-    assert job["template"]["spec"]["terminationGracePeriodSeconds"] == submitting.GRACE_SECS
+    assert job["template"]["spec"]["terminationGracePeriodSeconds"] == submitting.NOTICE_SECS
     assert spec["network"] == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
 
 

@@ -207,7 +207,7 @@ def _pod(
 ) -> dict[str, Any]:
     return {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": submitting.GRACE_SECS,
+        "terminationGracePeriodSeconds": submitting.NOTICE_SECS,
         "automountServiceAccountToken": False,
         "securityContext": {
             "runAsNonRoot": True,

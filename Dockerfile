@@ -12,7 +12,7 @@ WORKDIR /source
 COPY setup.py pyproject.toml README.md LICENSE ./
 COPY tf_codistill ./tf_codistill
 COPY gin ./gin
-RUN pip install --no-cache-dir . "$TENSORFLOW" && rm -r /source/*
+RUN pip install --no-cache-dir . "$TENSORFLOW"
 
 WORKDIR /work
 ENV PYTHONUNBUFFERED=1 HOME=/tmp

@@ -98,7 +98,14 @@ def running(folder: pathlib.Path) -> Iterator[Slurm]:
         for node in ("127.0.0.2", "127.0.0.3"):
             stack.enter_context(_daemon(slurm, "slurmd", "-D", "-N", node))
         slurm.wait_until(lambda: _num_idle(slurm) == 2, timeout_secs=90)
-        yield slurm
+        try:
+            yield slurm
+        finally:  # what daemons have started outlives them
+            jobs = slurm.run("squeue", "--noheader", "--format=%A").split()
+            if jobs:
+                slurm.run("scancel", "--signal=KILL", "--full", *jobs)
+                slurm.run("scancel", *jobs)
+                slurm.wait_until(lambda: not slurm.run("squeue", "--noheader"), timeout_secs=90)
 
 
 def _num_idle(slurm: Slurm) -> int:

@@ -17,6 +17,7 @@ from tf_codistill import checkpoints, runs
 from tf_codistill.launching import slurm as slurm_module
 
 NUM_STEPS = 160
+SECS = 900
 MISSING = [name for name in toy_slurm.DAEMONS if not shutil.which(name)]
 pytestmark = [
     pytest.mark.slurm,
@@ -65,6 +66,7 @@ def _is_over(slurm: Slurm, job: str, group: int) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # four workers start, and two of them once more
 def test_a_group_that_is_requeued_goes_on_while_the_other_does_not_notice(
     slurm: Slurm, programs: Programs, tmp_path: pathlib.Path
 ) -> None:
@@ -83,15 +85,16 @@ def test_a_group_that_is_requeued_goes_on_while_the_other_does_not_notice(
     job = _job_number(ended.output)
     saved = runs.checkpoints_dir(str(workdir), 0)
     slurm.wait_until(
-        lambda: os.path.isdir(saved) and bool(checkpoints.committed_steps(saved)) and metrics_of(workdir, 1)
+        lambda: os.path.isdir(saved) and bool(checkpoints.committed_steps(saved)) and metrics_of(workdir, 1),
+        SECS,
     )
     assert [_told_of(slurm, job, group)["JobState"] for group in (0, 1)] == ["RUNNING"] * 2
     assert [_told_of(slurm, job, group)["NodeList"] for group in (0, 1)] == [toy_slurm.NODES] * 2
 
     slurm.run("scontrol", "requeue", f"{job}_0")
-    slurm.wait_until(lambda: "stopped and saved at step" in log_of(workdir, 0))
+    slurm.wait_until(lambda: "stopped and saved at step" in log_of(workdir, 0), SECS)
     hurry.touch()
-    slurm.wait_until(lambda: all(_is_over(slurm, job, group) for group in (0, 1)))
+    slurm.wait_until(lambda: all(_is_over(slurm, job, group) for group in (0, 1)), SECS)
 
     for group, restarts in ((0, "1"), (1, "0")):
         told = _told_of(slurm, job, group)

@@ -77,7 +77,7 @@ def test_each_group_is_a_job_that_is_started_again_by_itself() -> None:
     assert (job["completionMode"], job["parallelism"], job["completions"]) == ("Indexed", 2, 2)
     assert job["backoffLimit"] == 0
     assert job["template"]["spec"]["restartPolicy"] == "Never"
-    assert job["template"]["spec"]["terminationGracePeriodSeconds"] == submitting.GRACE_SECS
+    assert job["template"]["spec"]["terminationGracePeriodSeconds"] == submitting.NOTICE_SECS
     assert spec["network"] == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
 
 
@@ -129,8 +129,8 @@ def test_what_is_asked_for_is_in_the_manifest() -> None:
     assert found["metadata"] == {"name": "two", "labels": {"kueue.x-k8s.io/queue-name": "research"}}
     assert worker_of(found)["resources"] == {"limits": {"nvidia.com/gpu": 2}}
     assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-h100"}
-    assert {"name": "corpora", "persistentVolumeClaim": {"claimName": "corpora"}} in pod["volumes"]
-    assert {"name": "corpora", "mountPath": "/corpora"} in worker_of(found)["volumeMounts"]
+    assert {"name": "volume-1", "persistentVolumeClaim": {"claimName": "corpora"}} in pod["volumes"]
+    assert {"name": "volume-1", "mountPath": "/corpora"} in worker_of(found)["volumeMounts"]
     on_tpu = worker_of(jobset(tpus_per_worker=4, workers_per_group=1))
     assert on_tpu["resources"] == {"limits": {"google.com/tpu": 4}}
     assert {"name": "TPU_NAME", "value": "local"} in on_tpu["env"]

@@ -33,7 +33,7 @@ def test_each_group_is_a_task_of_an_array_that_is_requeued_and_warned_of_its_end
         "--array=0-1",
         "--ntasks=4",
         "--requeue",
-        f"--signal=TERM@{submitting.GRACE_SECS}",
+        f"--signal=TERM@{submitting.NOTICE_SECS}",
         "--open-mode=append",
     ]
 

@@ -178,7 +178,7 @@ def _worker(
         },
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
-            *({"name": claim, "mountPath": path} for claim, path in volume),
+            *({"name": f"volume-{index}", "mountPath": path} for index, (_, path) in enumerate(volume)),
         ],
     }
 
@@ -207,7 +207,7 @@ def _pod(
 ) -> dict[str, Any]:
     return {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": submitting.GRACE_SECS,
+        "terminationGracePeriodSeconds": submitting.NOTICE_SECS,
         "automountServiceAccountToken": False,
         "securityContext": {
             "runAsNonRoot": True,
@@ -220,6 +220,9 @@ def _pod(
         "containers": [worker],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
-            *({"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim, _ in volume),
+            *(
+                {"name": f"volume-{index}", "persistentVolumeClaim": {"claimName": claim}}
+                for index, (claim, _) in enumerate(volume)
+            ),
         ],
     }

@@ -97,7 +97,7 @@ def batch_script(
         *([f"--partition={shlex.quote(partition)}"] if partition else []),
         *([f"--account={shlex.quote(account)}"] if account else []),
         *([f"--time={shlex.quote(time_limit)}"] if time_limit else []),
-        *("--requeue", f"--signal=TERM@{submitting.GRACE_SECS}", "--open-mode=append"),
+        *("--requeue", f"--signal=TERM@{submitting.NOTICE_SECS}", "--open-mode=append"),
         *map(_checked, sbatch),
     ]
     has_logs = not files.is_remote(workdir)
@@ -106,7 +106,7 @@ def batch_script(
         workdir=shlex.quote(workdir),
         logs=_LOGS if has_logs else "",
         log_options=_LOG_OPTIONS if has_logs else "--label",
-        wait_secs=2 * submitting.GRACE_SECS,
+        wait_secs=2 * submitting.NOTICE_SECS,
         command=" \\\n    ".join([shlex.join(command[:3]), *map(_quoted, command[3:])]),
         work_left=WORK_LEFT,
         max_restarts=max_restarts,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 
-GRACE_SECS = 120
+NOTICE_SECS = 120
 """How long a worker has between SIGTERM and its end to finish a step and to save a checkpoint."""
 
 

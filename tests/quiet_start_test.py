@@ -43,7 +43,9 @@ def test_nothing_of_the_start_is_printed() -> None:
 
 
 def test_all_is_printed_for_those_who_ask() -> None:
-    assert "port.cc" in _run("-c", _PROGRAM, level="0").stderr
+    lines = _run("-c", _PROGRAM, level="0").stderr.splitlines()
+    assert "between" in lines
+    assert len(lines) > 1, "which ones depends on the machine"
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate"])

@@ -167,9 +167,10 @@ class Lease:
             What this process holds.
 
         Raises:
-            ValueError: Another process holds it, or was a moment faster.
-            OSError: The directory cannot be used.
+            ValueError: Another process holds it, or was a moment faster, or it cannot be written to.
+            OSError: The storage fails.
         """
+        files.make_directory(self._directory)
         files.ensure_directory(self._lease_dir)
         newest = newest_holder(self._directory)
         token, generation = 1, 1

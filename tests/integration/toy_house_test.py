@@ -103,7 +103,8 @@ def test_a_run_of_both_that_was_killed_ends_as_one_that_was_not(
     if num_workers > 1:
         whole = tmp_path / "whole"
         programs.succeed("launch", f"--workdir={whole}", *flags)
-    killed = programs.run("launch", f"--workdir={stopped}", *flags, environment={KILLED_AFTER_STEP: "15"})
+    kill = {KILLED_AFTER_STEP: "15"}
+    killed = programs.run("launch", f"--workdir={stopped}", "--max_restarts=0", *flags, environment=kill)
     assert f"worker {num_workers - 1} of group 0 was killed by {signal.SIGKILL.name}" in killed.sentence()
     assert max(metrics(stopped, 0, "train")) in (12, 14)
     shown = programs.succeed("launch", f"--workdir={stopped}", *flags).output

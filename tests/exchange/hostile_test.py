@@ -328,9 +328,17 @@ def test_wrong_types_everywhere_are_refused(scene: Scene) -> None:
             error = in_time(lambda: reader.read(FIRST, MODEL))
             assert isinstance(error, ValueError) or (part == "name" and isinstance(value, str)), (part, value)
             tried += 1
+    for name in (INDEX, DATA):
+        for value in VALUES:
+            for changed in ({"bytes": value}, {"sha256": value}):
+                scene.rewrite(**manifest)
+                scene.relist(name, **changed)
+                error = in_time(lambda: reader.read(FIRST, MODEL))
+                assert isinstance(error, ValueError), (name, changed, error)
+                tried += 1
     scene.rewrite(**manifest)
     assert reader.read(FIRST, MODEL).step == 50
-    assert tried > 150
+    assert tried > 200
 
 
 DOCUMENTS: dict[str, Callable[[pathlib.Path, Scene], Any]] = {

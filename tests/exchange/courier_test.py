@@ -135,6 +135,8 @@ def test_nobody_waits_for_storage_that_hangs_when_training_is_broken_off(
     courier.close(finish=False)
     assert time.monotonic() - began < 10
     may_write.set()
+    assert courier._thread is not None
+    courier._thread.join(60)  # so that it is in the way of no other test
 
 
 def test_what_fails_is_counted_logged_once_and_tried_again(tmp_path: pathlib.Path, monkeypatch) -> None:

@@ -287,6 +287,28 @@ def test_a_hostile_snapshot_is_refused_and_training_would_go_on(scene: Scene, ca
     assert not (scene.exchange / "executed").exists()
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda s: states(s, [1000]),
+        lambda s: s.relist(DATA, bytes=111),
+        lambda s: os.truncate(s.snapshot / DATA, 111),
+        lambda s: os.truncate(s.snapshot / INDEX, 5),
+        lambda s: (s.snapshot / DATA).unlink(),
+    ],
+    ids=["described", "promised", "there", "index", "missing"],
+)
+def test_no_memory_is_taken_before_sizes_agree(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Scene], Any]
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("arrays are made")
+
+    spoil(scene)
+    monkeypatch.setattr(weights, "read", never)
+    assert_refused(lambda: Store(str(scene.exchange), 1, run_id="run").read(FIRST, MODEL))
+
+
 VALUES = (None, True, "x", [], {}, -1, 1.5, 10**30, [[]], [None], {"a": 1}, {"a": {}}, "\ud7ff" * 9)
 
 
@@ -306,9 +328,17 @@ def test_wrong_types_everywhere_are_refused(scene: Scene) -> None:
             error = in_time(lambda: reader.read(FIRST, MODEL))
             assert isinstance(error, ValueError) or (part == "name" and isinstance(value, str)), (part, value)
             tried += 1
+    for name in (INDEX, DATA):
+        for value in VALUES:
+            for changed in ({"bytes": value}, {"sha256": value}):
+                scene.rewrite(**manifest)
+                scene.relist(name, **changed)
+                error = in_time(lambda: reader.read(FIRST, MODEL))
+                assert isinstance(error, ValueError), (name, changed, error)
+                tried += 1
     scene.rewrite(**manifest)
     assert reader.read(FIRST, MODEL).step == 50
-    assert tried > 150
+    assert tried > 200
 
 
 DOCUMENTS: dict[str, Callable[[pathlib.Path, Scene], Any]] = {

@@ -29,12 +29,11 @@ from typing import Any, NamedTuple
 import keras
 from absl import logging
 
-from tf_codistill import files
+from tf_codistill import files, runs
 from tf_codistill.files import storage
 
 OUTAGE_SECS = 30.0
 _SLOW_STEPS, _SLOW_SECS = 20, 0.5
-_SNAPSHOT = "snapshot_"
 _READING = frozenset({"exists", "isdir", "listdir", "glob", "stat"})
 _WRITING = frozenset({"makedirs", "rename", "remove", "rmtree"})
 
@@ -164,7 +163,7 @@ class Injection(keras.callbacks.Callback):
         _break(_READING | _WRITING, lambda mode: True, error)
 
     def _newest(self) -> str | None:
-        found = [name for name in files.names(self._published_dir) if name.startswith(_SNAPSHOT)]
+        found = [name for name in files.names(self._published_dir) if runs.SNAPSHOT.fullmatch(name)]
         return files.join(self._published_dir, found[-1]) if found else None
 
     def _newest_files(self) -> list[str]:

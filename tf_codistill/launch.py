@@ -47,6 +47,7 @@ _SETTINGS = {
 
 def main() -> None:
     """Starts the workers and waits for them, or hands them to a scheduler."""
+    from tf_codistill import injection
     from tf_codistill.experiment import Experiment
 
     workdir, exchange_dir = program.WORKDIR.value, program.EXCHANGE_DIR.value
@@ -62,7 +63,7 @@ def main() -> None:
         num_groups=_NUM_GROUPS.value,
         exchange_dir=exchange_dir,
         workers_per_group=_WORKERS.value,
-        train_flags=(*(f"--inject={fault}" for fault in _INJECT.value), *program.gin_flags()),
+        train_flags=(*(f"--inject={injection.parse(text)}" for text in _INJECT.value), *program.gin_flags()),
         num_steps=bindings.value("Experiment.num_steps"),
     )
     schedulers.start(launch, _SCHEDULER.value, settings, _DRY_RUN.value)

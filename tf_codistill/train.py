@@ -66,7 +66,8 @@ def main() -> None:
     exchange_dir = program.EXCHANGE_DIR.value
     place = (runs.leased_dir(workdir, group), exchange_dir or runs.exchange_dir(workdir))
     faults = [injection.parse(text) for text in _INJECT.value]
-    callbacks = [injection.Injection(faults, group, distribution.worker_index(strategy), *place)]
+    worker = distribution.worker_index(strategy)
+    callbacks = [injection.Injection(faults, group, worker, *place)] if faults else []
     how = (exchange_dir, _RUN_ID.value, _TAKE_OVER.value, callbacks)
     try:
         settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, *how)

@@ -103,6 +103,7 @@ def test_a_page_whose_server_is_gone_says_so_until_it_is_back(browser, tmp_path)
 def test_nothing_of_a_hostile_run_is_executed(browser, tmp_path):
     toy_hostile.write(tmp_path)
     with _served(tmp_path) as (_, url):
+        browser.get("about:blank")  # so that no other page, whose server has gone, says anything any more
         browser.get_log("browser")
         browser.get(url)
         title = browser.title

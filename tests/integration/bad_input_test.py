@@ -74,6 +74,7 @@ def assert_nothing_trained(workdir: pathlib.Path, group: int = 0) -> None:
         ),
         (["--gin_bindings=LanguageTask.data = 'other'"], r"data is 'other'; expected "),
         (["--workdir="], r"--workdir is not set; name the directory"),
+        (["--inject=kill@0"], r"--inject=kill@0 is not understood; expected kind@group:worker:step"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

@@ -45,6 +45,12 @@ def test_a_missing_or_wrong_setting_is_told_before_a_worker_starts(programs, tmp
         assert not (tmp_path / "run").exists()
 
 
+def test_a_fault_that_is_none_is_told_before_a_worker_starts(programs, tmp_path):
+    ended = programs.run("launch", f"--workdir={tmp_path / 'run'}", "--inject=kill@0", *EXPERIMENT)
+    assert "--inject=kill@0 is not understood" in ended.sentence()
+    assert not (tmp_path / "run").exists()
+
+
 def test_launch_builds_nothing_that_gin_configures(programs, tmp_path):
     """The corpus is not there, and whoever looks for it says so."""
     _finish(str(tmp_path), 100)

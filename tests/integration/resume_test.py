@@ -114,6 +114,18 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_happened(
     assert f"finished, 1 x {NUM_STEPS} steps" in again.output
 
 
+def test_the_exit_status_says_whether_work_is_left(
+    programs: Programs, corpus: str, tmp_path: pathlib.Path
+) -> None:
+    flags = [f"--workdir={tmp_path / 'run'}", *experiment(tmp_path, corpus, "Experiment.num_steps = 2000")]
+    with programs.started("train", *flags) as running:
+        reach(15, tmp_path / "run", running)
+        os.kill(running.pid, signal.SIGTERM)
+        assert running.wait().status == 75
+    step = checkpoints.committed_steps(runs.checkpoints_dir(str(tmp_path / "run"), 0))[-1]
+    programs.succeed("train", *flags, f"--gin_bindings=Experiment.num_steps = {step - step % 5 + 10}")
+
+
 def test_a_run_has_one_launcher_and_a_zombie_does_no_harm(
     programs: Programs, corpus: str, tmp_path: pathlib.Path
 ) -> None:

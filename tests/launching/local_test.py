@@ -413,7 +413,7 @@ def test_a_group_that_is_killed_is_started_again_and_the_other_never_notices(lau
     leave("again") if group == 0 else open(os.path.join(sys.argv[2], "again"), "w").close()
     """
     )
-    printed = launch(body, workers_per_group=2, max_restarts=1)
+    printed = launch(body, workers_per_group=2, max_restarts=1, take_over=["--at_first"])
     assert "worker 1 of group 1 was killed by SIGKILL" in printed
     assert "group 1 starts again in 1 s from the beginning, restart 1 of at most 1 without" in printed
     records = [runs.read_metrics(runs.metrics_path(str(tmp_path / "run"), group)) for group in range(2)]
@@ -422,6 +422,8 @@ def test_a_group_that_is_killed_is_started_again_and_the_other_never_notices(lau
     assert restart["attempt"] == 1
     assert [record["kind"] for record in records[0]].count("start") == 1
     assert not list(tmp_path.glob("interrupted_0_*"))
+    log = (tmp_path / "run" / "group_1" / "worker_0.log").read_text()
+    assert log.count("--at_first") == 1, "a group that starts again takes nothing over"
 
 
 def test_a_group_that_fails_for_good_lets_others_finish(launch, tmp_path):

@@ -5,7 +5,12 @@ import pytest
 from tf_codistill.launching.restarts import Failure, Restarts
 
 KILLED = Failure("killed", 150)
-TOLD = Failure("worker 0 failed with exit status 3", 150, is_told=True)
+TOLD = Failure(
+    "worker 0 failed with exit status 3; its log ends with\n 17:01 x\n KeyError", 150, is_told=True
+)
+AGAIN = Failure(
+    "worker 1 failed with exit status 3; its log ends with\n 17:02 y\n KeyError", 150, is_told=True
+)
 MISTAKE = Failure("no corpus", 0, is_told=True, is_mistake=True)
 
 
@@ -16,7 +21,7 @@ MISTAKE = Failure("no corpus", 0, is_told=True, is_mistake=True)
         ([(KILLED, 100), (KILLED, 100), (KILLED, 200), (KILLED, 200)], [1, 2, 1, 2]),
         ([(MISTAKE, 0)], [None]),
         ([(Failure("disk full", 150, True, True), 100)] * 2, [1, None]),
-        ([(TOLD, 100)] * 2, [1, None]),
+        ([(TOLD, 100), (AGAIN, 100)], [1, None]),
         ([(Failure("taken over", 150, True, True, True), 100)], [None]),
         ([(TOLD, 100), (Failure(TOLD.reason, 160, True), 100)], [1, 2]),
         ([(TOLD, 100), (KILLED, 100), (TOLD, 100)], [1, 2, 4]),

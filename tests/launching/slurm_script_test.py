@@ -78,6 +78,5 @@ def test_a_run_in_a_bucket_leaves_its_logs_to_slurm() -> None:
 
 
 def test_the_script_says_what_each_exit_status_leads_to() -> None:
-    assert slurm.WORK_LEFT == 75
     assert "if (( status == 75 || status > 128 )); then" in script()
     assert "if (( ${SLURM_RESTART_COUNT:-0} < 3 )); then" in script(max_restarts=3)

@@ -11,6 +11,7 @@ in a directory can also write a seal.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from typing import Any
@@ -67,9 +68,7 @@ def unsealed(path: str, content: bytes) -> dict[str, Any]:
     document = decode(path, content)
     if isinstance(document, dict):
         rest = {name: value for name, value in document.items() if name != _SEAL}
-        try:
+        with contextlib.suppress(ValueError, RecursionError):  # what is read cannot always be written
             if encode(sealed(rest)) == content:
                 return rest
-        except (ValueError, RecursionError):  # what can be read cannot always be written: half a character
-            pass
     raise CorruptError(f"file {path!r} is damaged: its seal does not fit; delete it or write it again")

@@ -23,7 +23,7 @@ class Failure:
     """What has ended a group.
 
     Attributes:
-        reason: In words.
+        reason: In words, of which those that the last line has are compared.
         step: The last step that it has logged.
         is_told: Whether the program itself has said so; otherwise it was killed, or hung.
         is_mistake: Whether it has said what its user did wrong.
@@ -57,7 +57,7 @@ class Restarts:
         if max_restarts < 0:
             raise ValueError(f"max_restarts is {max_restarts}; expected 0, for none, or more")
         self._max_restarts, self._first_step = max_restarts, step
-        self._last: Failure | None = None
+        self._last_words: tuple[int, str] | None = None
         self._checkpoint_step = 0
         self.number = 0
 
@@ -73,9 +73,10 @@ class Restarts:
         """
         if checkpoint_step > self._checkpoint_step:
             self._checkpoint_step, self.number = checkpoint_step, 0
-        will_repeat = failure.is_told and failure == self._last
+        words = (failure.step, failure.reason.splitlines()[-1])  # lines before it have times and numbers
+        will_repeat = failure.is_told and words == self._last_words
         will_repeat |= failure.is_superseded or (failure.is_mistake and failure.step <= self._first_step)
-        self._last = failure
+        self._last_words = words if failure.is_told else None
         if will_repeat or self.number >= self._max_restarts:
             return None
         self.number += 1

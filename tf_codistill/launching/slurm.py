@@ -22,11 +22,8 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from tf_codistill import files
+from tf_codistill import children, files
 from tf_codistill.launching import submitting
-
-WORK_LEFT = 75
-"""Exit status of a worker that has stopped with work left to do; EX_TEMPFAIL of sysexits.h."""
 
 _SCRIPT = """\
 #!/bin/bash
@@ -108,7 +105,7 @@ def batch_script(
         log_options=_LOG_OPTIONS if has_logs else "--label",
         wait_secs=2 * submitting.NOTICE_SECS,
         command=" \\\n    ".join([shlex.join(command[:3]), *map(_quoted, command[3:])]),
-        work_left=WORK_LEFT,
+        work_left=children.TRY_AGAIN,
         max_restarts=max_restarts,
     )
 

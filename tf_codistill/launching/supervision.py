@@ -19,13 +19,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from tf_codistill import children, runs
-from tf_codistill.health import progress
+from tf_codistill import children, files, runs
+from tf_codistill.health import progress, signs
 from tf_codistill.launching.restarts import Failure, Restarts
 from tf_codistill.launching.workers import Worker
 
-LOOK_SECS = 1.0
-"""Seconds between two looks at what a group has logged."""
+LOOK_SECS = 10.0
+"""Seconds between two looks at when a group has logged."""
 
 _HANG_FACTOR = 10  # how much longer than the longest pause so far
 
@@ -66,10 +66,11 @@ class Group:
         if hang_secs < 0:
             raise ValueError(f"hang_secs is {hang_secs}; expected seconds, or 0 for ever")
         self.index, self.workers, self._workdir = index, workers, workdir
-        self._first_step = self._logged()[1]
+        self._first_step = self._step()
         self._restarts = Restarts(max_restarts, self._first_step)
         self._max_restarts, self._hang_secs, self._clock = max_restarts, hang_secs, clock
-        self._mark, self._marked_at, self._longest_secs, self._looked_at = (0, 0), 0.0, 0.0, 0.0
+        self._mark: float | None = None  # when it last logged, by the clock of its storage
+        self._marked_at = self._longest_secs = self._looked_at = 0.0
         self._starts_at: float | None = None
         self.is_done = False
         self.failure: str | None = None
@@ -81,11 +82,11 @@ class Group:
 
     def has_progressed(self) -> bool:
         """Whether it has logged a step since it was first started, or is done."""
-        return self.is_done or self._logged()[1] > self._first_step
+        return self.is_done or self._step() > self._first_step
 
     def start(self) -> None:
         """Starts all its workers."""
-        self._starts_at, self._marked_at, self._mark = None, self._clock(), self._logged()
+        self._starts_at, self._marked_at, self._mark = None, self._clock(), self._logged_at()
         for worker in self.workers:
             worker.start()
 
@@ -106,13 +107,13 @@ class Group:
         if failed:
             reason, is_mistake = failed[0].failure()
             code = failed[0].exit_status() or 0
-            step, is_superseded = self._logged()[1], code == children.SUPERSEDED
-            return self._fail(Failure(reason, step, code > 0, is_mistake, is_superseded))
+            is_superseded = code == children.SUPERSEDED
+            return self._fail(Failure(reason, self._step(), code > 0, is_mistake, is_superseded))
         if all(code == 0 for code in codes):
             self.is_done = True
         elif (pause := self._pause()) is not None:
             reason = f"group {self.index} has logged nothing for {progress.duration(pause)}"
-            return self._fail(Failure(reason, self._logged()[1]))
+            return self._fail(Failure(reason, self._step()))
         return None
 
     def _fail(self, failure: Failure) -> str:
@@ -120,7 +121,9 @@ class Group:
         for worker in self.workers:
             worker.send(signal.SIGKILL)
             worker.wait()
-        checkpoint = self._checkpoint_step()
+        checkpoint = 0
+        with contextlib.suppress(OSError):
+            checkpoint = signs.checkpoint_step(self._workdir, self.index) or 0
         delay = self._restarts.after(failure, checkpoint)
         if delay is None:
             self.failure = failure.reason
@@ -146,24 +149,20 @@ class Group:
         now = self._clock()
         if not self._hang_secs or now - self._looked_at < LOOK_SECS:
             return None
-        self._looked_at, mark = now, self._logged()
+        self._looked_at, mark = now, self._logged_at()
         if mark != self._mark:
             self._longest_secs = max(self._longest_secs, now - self._marked_at)
             self._mark, self._marked_at = mark, now
         pause = now - self._marked_at
         return pause if pause > max(self._hang_secs, _HANG_FACTOR * self._longest_secs) else None
 
-    def _logged(self) -> tuple[int, int]:
-        """How many lines it has logged, and the step of the last."""
-        with contextlib.suppress(OSError, ValueError):
-            records = runs.read_metrics(runs.metrics_path(self._workdir, self.index))
-            records = [record for record in records if record["kind"] != "restart"]
-            return len(records), int(records[-1]["step"]) if records else 0
-        return 0, 0
+    def _logged_at(self) -> float | None:
+        with contextlib.suppress(OSError):
+            return files.modified_at(runs.metrics_path(self._workdir, self.index))
+        return None
 
-    def _checkpoint_step(self) -> int:
-        from tf_codistill import checkpoints  # here, because it needs Keras, and a launcher starts without
-
+    def _step(self) -> int:
+        """The last step that it has logged."""
         with contextlib.suppress(OSError, ValueError):
-            return max([0, *checkpoints.committed_steps(runs.checkpoints_dir(self._workdir, self.index))])
+            return progress.read_status(self._workdir, self.index).step
         return 0

@@ -24,10 +24,9 @@ from types import FrameType
 from typing import Any
 
 import keras
-import numpy as np
 from absl import logging
 
-from tf_codistill import checkpoints, distribution
+from tf_codistill import checkpoints, distribution, weights
 from tf_codistill.groups import decisions
 from tf_codistill.training.checkpoint import state
 from tf_codistill.training.checkpoint.progress import NONE, Found, Position, TrainingProgress
@@ -282,7 +281,7 @@ class Checkpointing(keras.callbacks.Callback):
 
     def _save_finite(self, step: int, shared: checkpoints.Arrays, *rest: Any) -> None:
         """Nobody could go on from weights that are not finite, and an older checkpoint would go for them."""
-        if not all(np.isfinite(np.sum(array, dtype="float64")) for array in shared["weights"]):
+        if weights.first_not_finite(shared["weights"]) is not None:
             raise ValueError("weights are not finite; the one before stays")
         self._store.save(step, shared, *rest)
 

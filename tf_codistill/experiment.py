@@ -35,7 +35,7 @@ from tf_codistill import (
 )
 from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.tasks.base import Part, Task
-from tf_codistill.teaching.base import Place, Teaching
+from tf_codistill.teaching.base import SCRATCH, Place, Teaching
 from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.checkpoint.checkpointing import Checkpointing
 from tf_codistill.training.checkpoint.ownership import Ownership
@@ -108,6 +108,7 @@ class Experiment:
         exchange_dir: str | None = None,
         run_id: str | None = None,
         take_over: bool = False,
+        start_from: str = SCRATCH,
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ) -> CodistillationModel:
         """Trains one group to its last step, from the last checkpoint if there is one.
@@ -121,6 +122,7 @@ class Experiment:
             exchange_dir: Directory through which the groups exchange; in the workdir if not given.
             run_id: Names the run; without it the first group that exchanges does.
             take_over: Whether to take the group's part of the workdir from a process that is alive.
+            start_from: What it starts from if it has no checkpoint, ``"scratch"`` or a ``"peer"``'s snapshot.
             callbacks: Further ones of Keras; every worker needs the same number of them.
 
         Returns:
@@ -132,7 +134,7 @@ class Experiment:
         """
         workers = SynchronousGroup(strategy)
         with Ownership(workdir, group, workers.strategy, exchange_dir, take_over) as own:
-            place = (workdir, group, num_groups, exchange_dir, run_id)
+            place = (workdir, group, num_groups, exchange_dir, run_id, start_from)
             return self._train(own, workers, *place, when_built=when_built, callbacks=callbacks)
 
     def _train(
@@ -144,11 +146,13 @@ class Experiment:
         num_groups: int,
         exchange_dir: str | None,
         run_id: str | None,
+        start_from: str,
         when_built: Callable[[], None],
         callbacks: Sequence[keras.callbacks.Callback],
     ) -> CodistillationModel:
         rows = workers.rows(self.task.batch_size)
-        teaching = self.teachers(exchange_dir or runs.exchange_dir(workdir), group, num_groups, rows, run_id)
+        place = (exchange_dir or runs.exchange_dir(workdir), group, num_groups, rows, run_id, start_from)
+        teaching = self.teachers(*place)
         parts = [Part(*part, self.seed) for part in teaching.parts(group, num_groups)]
         training = [self.task.training(part) for part in parts]
         validation = self.task.validation()
@@ -164,7 +168,7 @@ class Experiment:
         units, derived = self.task.units, self.task.derived
         log = MetricsLog(workdir, group, self.num_steps, per_step, units, own.generation, derived)
         when_built()
-        position = checkpointing.restore(model) or Position()
+        position = checkpointing.restore(model) or self._first_position(model)
         workers.fit(
             model,
             training,
@@ -182,14 +186,26 @@ class Experiment:
             self.task.save(student, path, group + number)
         return model
 
+    def _first_position(self, model: CodistillationModel) -> Position:
+        """Where a group without a checkpoint begins: at step 0, or where its teaching lets it."""
+        epoch = model.teachers.first_step(model) // self.log_every_steps
+        model.count_from(epoch * self.log_every_steps)
+        return Position(epoch=epoch)
+
     def teachers(
-        self, exchange_dir: str, group: int, num_groups: int, rows: int, run_id: str | None = None
+        self,
+        exchange_dir: str,
+        group: int,
+        num_groups: int,
+        rows: int,
+        run_id: str | None = None,
+        start_from: str = SCRATCH,
     ) -> Teaching:
         """Where the teaching of a group comes from, with no models yet; refuses groups that do not fit it."""
         teaching = self.teaching()
         model_fn_of = functools.partial(self.task.maker, rows)
-        teaching.join(Place(exchange_dir, group, num_groups, model_fn_of, run_id))
-        number = max(teaching.num_students, num_groups)
+        teaching.join(Place(exchange_dir, group, num_groups, model_fn_of, run_id, start_from))
+        number = max(teaching.num_students, num_groups, group + 1)
         if unknown := sorted(self.task.groups_of_their_own() - set(range(number))):
             raise ValueError(f"the task has models for groups {unknown}; expected some of 0 to {number - 1}")
         return teaching

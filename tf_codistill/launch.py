@@ -17,6 +17,8 @@ from tf_codistill import bindings, files, program
 from tf_codistill.launching import schedulers
 
 _NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.", 1)
+_FIRST_GROUP = flags.DEFINE_integer("first_group", 0, "The first of them; those before run elsewhere.", 0)
+_START_FROM = flags.DEFINE_enum("start_from", "scratch", ["scratch", "peer"], "Where new groups begin.")
 _WORKERS = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.", 1)
 _SCHEDULER = flags.DEFINE_enum("scheduler", "local", schedulers.SCHEDULERS, "Who starts the workers.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prints what would be submitted, and submits nothing.")
@@ -45,9 +47,15 @@ _SETTINGS = {
 }
 
 
+def _of_train() -> list[str]:
+    from tf_codistill import injection
+
+    start = [] if _START_FROM.value == "scratch" else [f"--start_from={_START_FROM.value}"]
+    return [*start, *(f"--inject={injection.parse(text)}" for text in _INJECT.value)]
+
+
 def main() -> None:
     """Starts the workers and waits for them, or hands them to a scheduler."""
-    from tf_codistill import injection
     from tf_codistill.experiment import Experiment
 
     workdir, exchange_dir = program.WORKDIR.value, program.EXCHANGE_DIR.value
@@ -61,9 +69,10 @@ def main() -> None:
     launch = schedulers.Launch(
         workdir=workdir,
         num_groups=_NUM_GROUPS.value,
+        first_group=_FIRST_GROUP.value,
         exchange_dir=exchange_dir,
         workers_per_group=_WORKERS.value,
-        train_flags=(*(f"--inject={injection.parse(text)}" for text in _INJECT.value), *program.gin_flags()),
+        train_flags=(*_of_train(), *program.gin_flags()),
         num_steps=bindings.value("Experiment.num_steps"),
     )
     schedulers.start(launch, _SCHEDULER.value, settings, _DRY_RUN.value)

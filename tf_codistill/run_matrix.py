@@ -133,7 +133,7 @@ class Trial:
 
     def is_done(self) -> bool:
         """Whether all its groups have trained to their end."""
-        return progress.finished_steps(self.workdir, self.setting.num_groups) is not None
+        return progress.finished_steps(self.workdir, range(self.setting.num_groups)) is not None
 
     def steps(self) -> tuple[int, int | None]:
         """Steps that its groups have made together, and that they are to make, if that is known."""

@@ -46,6 +46,8 @@ from tf_codistill import files
 KINDS = ("start", "train", "validation", "end", "restart")
 _GENERATION = re.compile(r"generation_(\d+)")
 _BEGUN = "begun.json"
+GROUP = re.compile(r"group_(\d{1,9})")
+"""Name of a group's directory: its index."""
 SNAPSHOT = re.compile("snapshot_([0-9]{10,18})_([0-9]{6,18})")  # both fit 64 bits
 """Name of a snapshot in a group's part of the exchange directory: incarnation and serial number."""
 READER = "reader_"
@@ -161,7 +163,7 @@ def run_id(workdir: str) -> str:
 
 def groups(workdir: str) -> list[int]:
     """The groups of a run that have written metrics, in order."""
-    found = (re.fullmatch(r"group_(\d+)", name) for name in files.names(workdir))
+    found = map(GROUP.fullmatch, files.names(workdir))
     indices = sorted(int(match.group(1)) for match in found if match)
     return [group for group in indices if files.exists(metrics_path(workdir, group))]
 

@@ -22,14 +22,13 @@ _CLUSTER = flags.DEFINE_enum(
     "cluster", None, cluster.CLUSTERS, "Who started this worker, and tells its group and the group's workers."
 )
 _GROUP = flags.DEFINE_integer("group", 0, "This group, from 0.")
-_NUM_GROUPS = flags.DEFINE_integer(
-    "num_groups", 1, "Groups that train together, 1 for a model trained alone."
-)
+_NUM_GROUPS = flags.DEFINE_integer("num_groups", 1, "Groups that begin together, 1 for a model alone.")
 _RUN_ID = flags.DEFINE_string("run_id", None, "Names the run; snapshots of another one are never taken.")
 _TAKE_OVER = flags.DEFINE_bool("take_over", False, "Take the group from a process that is alive.")
 _INJECT = flags.DEFINE_multi_string(
     "inject", [], "A fault on purpose, kind@group:worker:step; see injection."
 )
+_START_FROM = flags.DEFINE_enum("start_from", "scratch", ["scratch", "peer"], "Where a new group begins.")
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
@@ -68,7 +67,7 @@ def main() -> None:
     faults = [injection.parse(text) for text in _INJECT.value]
     worker = distribution.worker_index(strategy)
     callbacks = [injection.Injection(faults, group, worker, *place)] if faults else []
-    how = (exchange_dir, _RUN_ID.value, _TAKE_OVER.value, callbacks)
+    how = (exchange_dir, _RUN_ID.value, _TAKE_OVER.value, _START_FROM.value, callbacks)
     try:
         settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, *how)
     except KeyboardInterrupt:  # by a signal, behind a checkpoint

@@ -554,9 +554,10 @@ def test_an_announcement_without_snapshots_binds_nobody(tmp_path: pathlib.Path) 
     writer.announce(other, 0)
     writer.announce(MODEL, 0)
     assert reader.difference(0, MODEL) is None
-    writer.withdraw()
+    writer.leave()
     assert reader.difference(0, other) is None
     writer.announce(MODEL, 0)
     publish(writer, 50)
-    writer.withdraw()
     assert reader.difference(0, other) is not None
+    writer.leave()
+    assert reader.difference(0, other) is None

@@ -55,14 +55,14 @@ def test_duration(secs, text):
 
 def test_a_run_is_finished_when_every_group_is(tmp_path):
     log(tmp_path, 0, start(20), end(20))
-    assert progress.finished_steps(str(tmp_path), 1) == 20
-    assert progress.finished_steps(str(tmp_path), 2) is None
+    assert progress.finished_steps(str(tmp_path), range(1)) == 20
+    assert progress.finished_steps(str(tmp_path), range(2)) is None
     log(tmp_path, 1, start(20), train(10, 1.0))
-    assert progress.finished_steps(str(tmp_path), 2) is None
+    assert progress.finished_steps(str(tmp_path), range(2)) is None
     log(tmp_path, 1, end(20))
-    assert progress.finished_steps(str(tmp_path), 2) == 20
+    assert progress.finished_steps(str(tmp_path), range(2)) == 20
 
 
 def test_an_end_before_the_last_step_is_not_finished(tmp_path):
     log(tmp_path, 0, start(20), end(20), start(30, step=20))
-    assert progress.finished_steps(str(tmp_path), 1) is None
+    assert progress.finished_steps(str(tmp_path), range(1)) is None

@@ -192,14 +192,14 @@ def test_where_a_run_has_stopped(tmp_path, steps, told):
             log(tmp_path, group, start(200), train(step))
         if saved is not None:
             checkpoint(tmp_path, group, saved)
-    assert signs.stopped(str(tmp_path), len(steps)) == told
+    assert signs.stopped(str(tmp_path), range(len(steps))) == told
 
 
 def test_a_stop_is_told_even_if_the_metrics_are_damaged(tmp_path):
     os.makedirs(runs.group_dir(str(tmp_path), 0))
     pathlib.Path(runs.metrics_path(str(tmp_path), 0)).write_text("nonsense\n")
     checkpoint(tmp_path, 0, 160)
-    assert signs.stopped(str(tmp_path), 1).startswith("stopped at step 160 (checkpoint 160); ")
+    assert signs.stopped(str(tmp_path), range(1)).startswith("stopped at step 160 (checkpoint 160); ")
 
 
 def test_signs_are_read_without_logs(tmp_path):

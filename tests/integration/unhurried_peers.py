@@ -23,8 +23,8 @@ PAUSE_SECS = 0.25
 class UnhurriedPeers(PeerExchange):
     """An exchange whose every step is followed by a pause until a file is there."""
 
-    def __init__(self, hurry: str, every_steps: int = 5) -> None:
-        super().__init__(every_steps=every_steps)
+    def __init__(self, hurry: str, every_steps: int = 5, max_teachers: int | None = None) -> None:
+        super().__init__(every_steps=every_steps, max_teachers=max_teachers)
         self._hurry = hurry
 
     def callbacks(self) -> list[keras.callbacks.Callback]:

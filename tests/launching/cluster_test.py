@@ -25,6 +25,7 @@ JOBSET = {
     "JOB_INDEX": "1",
     "JOB_COMPLETION_INDEX": "0",
     "WORKERS_PER_GROUP": "2",
+    "FIRST_GROUP": "0",
 }
 
 
@@ -129,6 +130,11 @@ def test_a_failure_of_scontrol_is_told(tmp_path: pathlib.Path, monkeypatch: pyte
 def test_a_job_of_a_jobset_is_a_group_and_its_pods_are_workers() -> None:
     member = cluster.of_jobset(JOBSET)
     assert member == cluster.Membership(1, 0, ("two-group-1-0.two:2222", "two-group-1-1.two:2222"))
+
+
+def test_groups_of_a_jobset_that_joins_are_counted_on() -> None:
+    member = cluster.of_jobset({**JOBSET, "FIRST_GROUP": "4"})
+    assert member == cluster.Membership(5, 0, ("two-group-1-0.two:2222", "two-group-1-1.two:2222"))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ workers the chief's couriers choose what to read, and the others read `Seat.requ
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import re
@@ -25,6 +26,7 @@ from absl import logging
 from tf_codistill import weights
 from tf_codistill.exchange.snapshot import Ref, Snapshot
 from tf_codistill.exchange.store import Store
+from tf_codistill.exchange.topology import NO_PEER
 
 Sent = tuple[int, weights.Description, list[np.ndarray], list[np.ndarray]]
 
@@ -32,6 +34,7 @@ Sent = tuple[int, weights.Description, list[np.ndarray], list[np.ndarray]]
 _POLLS_PER_INTERVAL, _SHORTEST_PERIOD, _LONGEST_PERIOD = 10, 0.05, 30.0
 _INTERVALS_OF_GRACE, _LONGEST_GRACE = 3, 600.0
 _TRIES = 3
+_LOOKS = 3
 _MOST_WORK_SECS = 60.0
 
 
@@ -62,7 +65,7 @@ class Seat:
 
     Attributes:
         model: Describes the weights of its model.
-        peer: The group whose newest snapshot it shall have; None where only `requested` counts.
+        peer: The group whose newest snapshot it shall have, or `NO_PEER`; None where only `requested` counts.
         held: The snapshot that it has.
         requested: The one to be read.
         staged: The one that has been, if it is `requested`.
@@ -101,6 +104,7 @@ class Courier:
     Attributes:
         seats: The teachers.
         has_readers: Whether another group has announced that it learns from this one.
+        members: The groups that are there, if they are looked for; None as long as nobody has looked.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Courier:
         grace: bool = True,
         reserve: Callable[[int], None] | None = None,
         memory: weights.Pool | None = None,
+        looks_for_members: bool = False,
     ) -> None:
         """Takes note of the arguments; starts nothing.
 
@@ -125,9 +130,12 @@ class Courier:
             grace: Whether the age of superseded snapshots follows the interval between exchanges.
             reserve: Makes memory for so many copies of what is sent, so that `send` need not wait for it.
             memory: For snapshots that are read.
+            looks_for_members: Whether groups may join and leave.
         """
         self.seats = list(seats)
         self.has_readers = False
+        self.members: frozenset[int] | None = None
+        self._looks_for_members, self._missed = looks_for_members, collections.Counter[int]()
         self._store, self._stage, self._announce, self._costs = store, stage, announce, costs
         self._grace, self._make_memory = grace, reserve or (lambda copies: None)
         self._lock, self._wake = threading.Lock(), threading.Event()
@@ -172,10 +180,27 @@ class Courier:
         self._sent_at = now
         self._wake.set()
 
+    def look_for_members(self) -> None:
+        """Looks who is there, if groups may join and leave.
+
+        A listing may lose a group for a moment: it has left when it is not there several times running.
+        """
+        if not self._looks_for_members:
+            return
+        with self._counting("failed_reads"):
+            found, before = self._store.members(), self.members or frozenset()
+            self._missed = collections.Counter({one: self._missed[one] + 1 for one in before - found})
+            self.members = found | {one for one, times in self._missed.items() if times < _LOOKS}
+            for verb, groups in (("joined", self.members - before), ("left", before - self.members)):
+                for group in sorted(groups - {self._store.group}):
+                    logging.info("group %d has %s", group, verb)
+
     def work(self) -> None:
         """Publishes what has been sent, and reads what is requested."""
         with self._counting("failed_publications"):
             self._publish()
+        if self._thread is not None:
+            self.look_for_members()
         for number, seat in enumerate(self.seats):
             with self._counting("failed_reads"):
                 self._read(number, seat)
@@ -237,7 +262,7 @@ class Courier:
             self._outbox = self._outbox or sent
 
     def _read(self, number: int, seat: Seat) -> None:
-        if seat.peer is not None:
+        if seat.peer not in (None, NO_PEER):
             self._look(seat, seat.peer)
         requested = seat.requested
         if requested is None or seat.is_ready or time.monotonic() < seat.not_before:

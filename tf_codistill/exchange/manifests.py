@@ -21,12 +21,13 @@ from tf_codistill.exchange import precision as precisions
 from tf_codistill.exchange.snapshot import Ref
 from tf_codistill.files import documents, storage
 
-FORMAT_VERSION = 3
+FORMAT_VERSION, ANNOUNCED = 3, 2  # of snapshots and of announcements
 MAX_BYTES = 1 << 23
 """Size of a document from which on it is not read: one of about 50,000 weights."""
 
 _INDEX, _DATA = "weights.index", "weights.data-00000-of-00001"
 _MOST = 1 << 53  # of anything that is counted
+_MOST_INCARNATIONS = 10**18 - 2  # so that the next one still is a name of a snapshot
 _MOST_AXES, _MOST_LETTERS = 32, 1000
 _INDEX_BYTES, _INDEX_BYTES_PER_ARRAY = 4096, 512
 _STATES_BYTES, _STATES_PER_WEIGHTS = 1 << 26, 16
@@ -57,6 +58,30 @@ def check_directory(root: str, *names: str) -> str:
                 f"{path!r} is no plain directory; expected one, not even a symbolic link to one: remove it"
             )
     return path
+
+
+def announcement(path: str) -> dict[str, Any]:
+    """What a group has announced.
+
+    Args:
+        path: Its ``model.json``.
+
+    Returns:
+        Run, incarnation and description of the weights that it publishes.
+
+    Raises:
+        FileNotFoundError: It has announced nothing.
+        CorruptError: The file describes no model.
+    """
+    message = document(path)
+    is_right = isinstance(message.get("run_id"), str) and is_description(message.get("weights"))
+    is_right = is_right and is_count(message.get("incarnation"), _MOST_INCARNATIONS)
+    if message.get("format_version") != ANNOUNCED or not is_right:
+        raise files.CorruptError(
+            f"file {path!r} describes no model (expected format version {ANNOUNCED} and what it takes); "
+            "delete it or write it again"
+        )
+    return message
 
 
 def content(path: str) -> bytes:

@@ -32,7 +32,7 @@ class Ref(NamedTuple):
 class Swap(NamedTuple):
     """A teacher took the snapshot of a `Ref`; a list of them is all that it takes to repeat a run.
 
-    Of peer -1: its snapshot had become too old in seconds, and it has no share from then on.
+    Of peer -1: its snapshot had become too old in seconds, or its peer had left; it has no share any more.
 
     Attributes:
         step: Steps that the learning group had done.

@@ -34,10 +34,6 @@ from tf_codistill.exchange import manifests
 from tf_codistill.exchange import precision as precisions
 from tf_codistill.exchange.snapshot import Ref, Snapshot
 
-FORMAT_VERSION = 2  # of announcements
-
-_MOST_INCARNATIONS = 10**18 - 2  # so that the next one still is a name of a snapshot
-
 
 class _Published(NamedTuple):
     ref: Ref
@@ -133,16 +129,38 @@ class Store:
         for ref in found.keys() - kept.keys():
             files.remove(self._place(ref))
         self._published = [_Published(ref, m["published_at"], _num_bytes(m)) for ref, m in kept.items()]
-        incarnation = max(int(self._clock()), last + 1)
-        announcement = {"format_version": FORMAT_VERSION, "run_id": self._run_id, "incarnation": incarnation}
+        incarnation = max([int(self._clock()), last + 1, *(ref.incarnation + 1 for ref in found)])
+        announcement = {
+            "format_version": manifests.ANNOUNCED,
+            "run_id": self._run_id,
+            "incarnation": incarnation,
+        }
         content = {"before": [[ref.incarnation, ref.serial] for ref in kept], "weights": model}
         files.write_json(files.join(directory, "model.json"), {**announcement, **content})
         self.incarnation, self._serial = incarnation, 0
 
-    def withdraw(self) -> None:
-        """Takes back the announcement, unless snapshots of this group lie there already."""
-        if not self._refs(self.group):
+    def leave(self) -> None:
+        """Takes back the announcement, if it is still this start's; what has been published stays."""
+        if (self._announcement(self.group) or {}).get("incarnation") == self.incarnation:
             files.remove(files.join(self._group_dir(self.group), "model.json"))
+
+    def members(self) -> frozenset[int]:
+        """Looks for the groups of this run.
+
+        Returns:
+            Those that have announced themselves, have published, and have not left.
+
+        Raises:
+            OSError: The directory cannot be read.
+        """
+        matches = map(runs.GROUP.fullmatch, files.names(self._directory))
+        return frozenset(group for match in matches if match and self._is_there(group := int(match.group(1))))
+
+    def _is_there(self, group: int) -> bool:
+        with contextlib.suppress(files.CorruptError):
+            message = self._announcement(group)
+            return bool(message and message["run_id"] == self._agreed_run_id() and self._refs(group))
+        return False
 
     def difference(self, group: int, model: weights.Description) -> str | None:
         """Compares a model with the one that a group has announced.
@@ -335,19 +353,9 @@ class Store:
         return self._run_id
 
     def _announcement(self, group: int) -> dict[str, Any] | None:
-        path = files.join(self._group_dir(group), "model.json")
-        try:
-            message = manifests.document(path)
-        except FileNotFoundError:
-            return None
-        is_right = isinstance(message.get("run_id"), str) and manifests.is_description(message.get("weights"))
-        is_right = is_right and manifests.is_count(message.get("incarnation"), _MOST_INCARNATIONS)
-        if message.get("format_version") != FORMAT_VERSION or not is_right:
-            raise files.CorruptError(
-                f"file {path!r} describes no model (expected format version {FORMAT_VERSION} and what it "
-                "takes); delete it or write it again"
-            )
-        return message
+        with contextlib.suppress(FileNotFoundError):
+            return manifests.announcement(files.join(self._group_dir(group), "model.json"))
+        return None
 
     def _fence(self, group: int) -> Callable[[Ref], bool]:
         """Tells a group's snapshots from what an earlier incarnation has published after its end."""

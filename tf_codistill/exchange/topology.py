@@ -42,6 +42,12 @@ class RandomPeers:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} of RandomPeers is {value!r}; expected an integer >= {least}")
 
+    def sample(self, peers: Sequence[int], group: int, exchange: int) -> list[int]:
+        """Who of some peers teach a group from an exchange on, in ascending order; all if there are fewer."""
+        generator = np.random.default_rng([self.seed, group, exchange])
+        number = min(self.num_peers, len(peers))
+        return sorted(generator.choice(np.array(peers, np.int64), number, replace=False).tolist())
+
 
 Topology = str | Mapping[int, Sequence[int]] | RandomPeers
 
@@ -76,7 +82,11 @@ def teachers_of(
         return _from_table(group, num_groups, topology)
     everybody = [peer for peer in range(num_groups) if peer != group]
     if isinstance(topology, RandomPeers):
-        return _sampled(everybody, topology, [topology.seed, group, exchange])
+        if topology.num_peers > len(everybody):
+            raise ValueError(
+                f"RandomPeers needs {topology.num_peers} peers for each group; there are {len(everybody)}"
+            )
+        return topology.sample(everybody, group, exchange)
     if topology == "pairs" and num_groups % 2:
         raise ValueError(f"topology 'pairs' needs an even number of groups; num_groups is {num_groups}")
     if topology == "fully_connected" or (topology == "star" and group == 0):
@@ -97,22 +107,14 @@ def seats(held: Sequence[int], peers: Sequence[int]) -> list[int]:
 
     Args:
         held: The peer that each teacher stands for; `NO_PEER` before its first snapshot.
-        peers: The peers that shall teach, as many as there are teachers.
+        peers: The peers that shall teach, at most as many as there are teachers.
 
     Returns:
-        The peers: who was there stays where it was, the others take the free seats in order.
+        The peers: who was there stays where it was, the others take the free seats in order; `NO_PEER` for
+        seats that stay free.
     """
     others = iter(peer for peer in peers if peer not in held)
-    return [peer if peer in peers else next(others) for peer in held]
-
-
-def _sampled(everybody: list[int], topology: RandomPeers, entropy: list[int]) -> list[int]:
-    if topology.num_peers > len(everybody):
-        raise ValueError(
-            f"RandomPeers needs {topology.num_peers} peers for each group; there are {len(everybody)}"
-        )
-    sampled = np.random.default_rng(entropy).choice(everybody, topology.num_peers, replace=False)
-    return sorted(sampled.tolist())
+    return [peer if peer in peers else next(others, NO_PEER) for peer in held]
 
 
 def _from_table(group: int, num_groups: int, table: Mapping[int, Sequence[int]]) -> list[int]:

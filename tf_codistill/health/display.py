@@ -1,6 +1,6 @@
 """What `launch` shows of a run while it trains: its groups, and warnings.
 
-    with Display("runs/two", 2, console) as display:
+    with Display("runs/two", range(2), console) as display:
         while ...:
             display.update()            looks if the last time is long enough ago
 
@@ -15,6 +15,7 @@ A warning is a line of its own above the table when it comes first.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -37,7 +38,7 @@ class Display:
 
     Args:
         workdir: Directory of the run.
-        num_groups: Groups to show.
+        groups: Groups to show.
         console: Where to.
         exchange_dir: Directory through which groups exchange; that of the workdir by default.
         silent_secs: After so many seconds without a sign a group is warned of.
@@ -46,14 +47,14 @@ class Display:
     def __init__(
         self,
         workdir: str,
-        num_groups: int,
+        groups: Sequence[int],
         console: Console,
         exchange_dir: str | None = None,
         silent_secs: float = overview.SILENT_SECS,
     ) -> None:
         self._workdir = workdir
         self._exchange_dir = exchange_dir or runs.exchange_dir(workdir)
-        self._num_groups = num_groups
+        self._groups = groups
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._shown_at = time.monotonic()
@@ -84,8 +85,7 @@ class Display:
     def _show(self) -> None:
         self._shown_at = time.monotonic()
         try:
-            groups = range(self._num_groups)
-            healths = [signs.read_signs(self._workdir, self._exchange_dir, group) for group in groups]
+            healths = [signs.read_signs(self._workdir, self._exchange_dir, one) for one in self._groups]
         except (OSError, ValueError) as error:
             if str(error) != self._trouble:
                 self._console.print(f"status: {error}", markup=False)

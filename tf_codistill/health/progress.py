@@ -3,7 +3,7 @@
     status = read_status("runs/two", 0)
     status.step, status.num_steps           1350, 2000
     status.validation_loss, status.eta_secs     3.714, 91.2
-    finished_steps("runs/two", 2)           None: a group has not come to its end
+    finished_steps("runs/two", range(2))    None: a group has not come to its end
 
 Whoever shows it needs no word with the workers. Of a file of many megabytes only the end is read. What is no
 number where one is expected counts as unknown: anybody may have written the file.
@@ -126,18 +126,18 @@ def read_status(workdir: str, group: int) -> Status:
     )
 
 
-def finished_steps(workdir: str, num_groups: int) -> int | None:
+def finished_steps(workdir: str, groups: Sequence[int]) -> int | None:
     """How many steps every group of a finished run has trained.
 
     Args:
         workdir: Directory of the run.
-        num_groups: Groups that the run has.
+        groups: Its groups.
 
     Returns:
         The steps of the group that trained least, or None if a group has not reached its end.
     """
     steps = []
-    for group in range(num_groups):
+    for group in groups:
         ends = runs.read_metrics(runs.metrics_path(workdir, group), "end", MAX_METRICS_BYTES)
         num_steps = read_status(workdir, group).num_steps
         if not ends or num_steps is None or ends[-1]["step"] < num_steps:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tf_codistill import files, leases, runs
@@ -31,7 +31,6 @@ Found = TypeVar("Found")
 Default = TypeVar("Default")
 
 _LOG = re.compile(r"worker_\d{1,9}\.log")
-_GROUP = re.compile(r"group_(\d{1,9})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +125,7 @@ class _Trouble:
 def groups(workdir: str, exchange_dir: str) -> list[int]:
     """The groups of a run, in order: those that have a directory in the workdir or in the exchange."""
     names = {*files.names(workdir), *files.names(exchange_dir)}
-    return sorted(int(match.group(1)) for match in map(_GROUP.fullmatch, names) if match)
+    return sorted(int(match.group(1)) for match in map(runs.GROUP.fullmatch, names) if match)
 
 
 def read(workdir: str, exchange_dir: str, group: int) -> Health:
@@ -223,18 +222,18 @@ def checkpoint_step(workdir: str, group: int) -> int | None:
     return None
 
 
-def stopped(workdir: str, num_groups: int) -> str:
+def stopped(workdir: str, groups: Sequence[int]) -> str:
     """Says in one line where a run has stopped, and that it can go on.
 
     Args:
         workdir: Directory of the run.
-        num_groups: Groups that the run has.
+        groups: Its groups.
 
     Returns:
         A line such as ``stopped at step 160 (checkpoint 160); the same command goes on``.
     """
     steps, saved = [], []
-    for group in range(num_groups):
+    for group in groups:
         step, checkpoint = 0, None
         with contextlib.suppress(OSError, ValueError):
             checkpoint = checkpoint_step(workdir, group)
@@ -261,7 +260,7 @@ def _teachers(exchange_dir: str, status: Status, log: logs.Log | None) -> list[T
     peers = [
         int(match.group(1))
         for name in files.names(exchange_dir)
-        if (match := _GROUP.fullmatch(name))
+        if (match := runs.GROUP.fullmatch(name))
         and files.exists(files.join(exchange_dir, name, f"{runs.READER}{status.group}"))
     ]
     mean = status.train.get("staleness_steps")

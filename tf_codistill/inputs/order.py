@@ -20,7 +20,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from tf_codistill.inputs.partition import DATA_SWITCHES
+from tf_codistill.inputs.partition import DATA_SWITCHES, check_group
 
 SWITCHES = (*DATA_SWITCHES, "same_batches")
 """Whose examples a group visits: its own part; all, in its own order; all, in the order of the others."""
@@ -73,8 +73,7 @@ class Order:
         Raises:
             ValueError: The group is out of range, `data` is unknown, or the group gets no example.
         """
-        if not 0 <= group < num_groups:
-            raise ValueError(f"group is {group} of num_groups={num_groups}; expected 0 <= group < num_groups")
+        check_group(group, num_groups, data)
         if data not in SWITCHES:
             raise ValueError(f"data is {data!r}; expected one of {', '.join(map(repr, SWITCHES))}")
         if data == "same_batches":

@@ -4,7 +4,7 @@
 
     cluster    group                  worker                  addresses of the group's workers
     slurm      SLURM_ARRAY_TASK_ID    SLURM_PROCID            scontrol show hostnames, a port for each worker
-    jobset     JOB_INDEX              JOB_COMPLETION_INDEX    names of pods, one port for all
+    jobset     FIRST_GROUP + JOB_INDEX  JOB_COMPLETION_INDEX  names of pods, one port for all
 
 A Slurm job shares its nodes with others, also of the same run. Its ports follow from the job's number, so
 that the workers of a group agree on them without a word. No two workers of a run have the same, nor have
@@ -115,8 +115,8 @@ def of_jobset(environment: Mapping[str, str]) -> Membership:
     """A worker's place in a JobSet with one replicated job, each of whose jobs is a group.
 
     Args:
-        environment: JOBSET_NAME, REPLICATED_JOB_NAME, JOB_INDEX and WORKERS_PER_GROUP, which the manifest has
-            to set, and JOB_COMPLETION_INDEX, which Kubernetes sets.
+        environment: JOBSET_NAME, REPLICATED_JOB_NAME, JOB_INDEX, WORKERS_PER_GROUP and FIRST_GROUP, which the
+            manifest has to set, and JOB_COMPLETION_INDEX, which Kubernetes sets.
 
     Returns:
         The place; addresses are the names that the JobSet gives to its pods.
@@ -126,12 +126,13 @@ def of_jobset(environment: Mapping[str, str]) -> Membership:
     """
     read = _Reader(environment, "`launch --scheduler=kubernetes --dry_run` prints a manifest that sets it")
     jobset, job = map(read.text, ("JOBSET_NAME", "REPLICATED_JOB_NAME"))
-    group, worker, workers = map(read.number, ("JOB_INDEX", "JOB_COMPLETION_INDEX", "WORKERS_PER_GROUP"))
+    index, worker, workers = map(read.number, ("JOB_INDEX", "JOB_COMPLETION_INDEX", "WORKERS_PER_GROUP"))
     if worker >= workers:
         raise ValueError(
             f"JOB_COMPLETION_INDEX is {worker}; expected less than WORKERS_PER_GROUP, which is {workers}"
         )
-    names = (f"{jobset}-{job}-{group}-{index}.{jobset}" for index in range(workers))
+    names = (f"{jobset}-{job}-{index}-{pod}.{jobset}" for pod in range(workers))
+    group = read.number("FIRST_GROUP") + index
     return Membership(group, worker, tuple(f"{name}:{_POD_PORT}" for name in names))
 
 

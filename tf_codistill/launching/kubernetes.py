@@ -59,6 +59,7 @@ def manifest(
     image: str | None,
     num_groups: int,
     workers_per_group: int,
+    first_group: int = 0,
     volume: Sequence[tuple[str, str]] = (),
     gpus_per_worker: int = 0,
     tpus_per_worker: int = 0,
@@ -74,6 +75,7 @@ def manifest(
         image: The container image, with the package in it.
         num_groups: Groups, each a job of the set.
         workers_per_group: Workers of a group, each a pod.
+        first_group: The first of them; the set's name has its number, if it is not 0.
         volume: Persistent volume claims with the places where they are mounted.
         gpus_per_worker: GPUs of a worker.
         tpus_per_worker: TPU chips of a worker, all those of its host.
@@ -88,10 +90,11 @@ def manifest(
         ValueError: There is no image, the workdir would go with its pod, its name cannot be that of a
             JobSet, or a group has several workers with TPUs.
     """
-    name = name_of(workdir)
+    name = name_of(workdir) + (f"-from-{first_group}" if first_group else "")
     _check_name(name, workdir, num_groups, workers_per_group)
     _check_outlives(workdir, volume)
-    worker = _worker(command, image, workers_per_group, volume, gpus_per_worker, tpus_per_worker)
+    place = _environment(workers_per_group, first_group)
+    worker = _worker(command, image, place, workers_per_group, volume, gpus_per_worker, tpus_per_worker)
     job = {
         "completionMode": "Indexed",
         "parallelism": workers_per_group,
@@ -148,6 +151,7 @@ def _check_outlives(workdir: str, volume: Sequence[tuple[str, str]]) -> None:
 def _worker(
     command: Sequence[str],
     image: str | None,
+    environment: Sequence[dict[str, Any]],
     workers_per_group: int,
     volume: Sequence[tuple[str, str]],
     gpus: int,
@@ -166,10 +170,7 @@ def _worker(
         "name": "worker",
         "image": image,
         "command": [word.replace("$(", "$$(") for word in command],  # else Kubernetes puts in a variable
-        "env": [
-            *_environment(workers_per_group),
-            *([{"name": "TPU_NAME", "value": "local"}] if tpus else []),
-        ],
+        "env": [*environment, *([{"name": "TPU_NAME", "value": "local"}] if tpus else [])],
         **({"resources": {"limits": limits}} if limits else {}),
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -192,10 +193,11 @@ def _of_groups(job: dict[str, Any], num_groups: int, max_restarts: int) -> dict[
     }
 
 
-def _environment(workers_per_group: int) -> list[dict[str, Any]]:
+def _environment(workers_per_group: int, first_group: int) -> list[dict[str, Any]]:
     """What `cluster.of_jobset` reads, and a home that can be written to."""
     fields = {name: {"fieldRef": {"fieldPath": _LABEL.format(label)}} for name, label in _LABELS.items()}
-    values = {"WORKERS_PER_GROUP": str(workers_per_group), "HOME": "/tmp", "PYTHONUNBUFFERED": "1"}
+    numbers = {"WORKERS_PER_GROUP": str(workers_per_group), "FIRST_GROUP": str(first_group)}
+    values = {**numbers, "HOME": "/tmp", "PYTHONUNBUFFERED": "1"}
     return [
         *({"name": name, "valueFrom": field} for name, field in fields.items()),
         *({"name": name, "value": value} for name, value in values.items()),

@@ -43,6 +43,7 @@ def launch(
     *,
     num_groups: int,
     workers_per_group: int,
+    first_group: int = 0,
     command: Callable[[int], Sequence[str]],
     base_port: int | None = None,
     num_steps: int | None = None,
@@ -59,6 +60,7 @@ def launch(
         workdir: Directory of the run.
         num_groups: Groups to start.
         workers_per_group: Processes of each group; more than one find each other by TF_CONFIG.
+        first_group: The first group.
         command: Gives the command line of a group's workers from the group's index.
         base_port: First of ``num_groups * workers_per_group`` ports, when groups have several workers; None
             picks free ones.
@@ -82,44 +84,48 @@ def launch(
     _check_count("num_groups", num_groups)
     _check_count("workers_per_group", workers_per_group)
     console = Console(file=stream or sys.stdout, soft_wrap=True, highlight=False)
-    if _is_finished(workdir, num_groups, num_steps or 0, console):
+    indices = range(first_group, first_group + num_groups)
+    if _is_finished(workdir, indices, num_steps or 0, console):
         return
-    for group in range(0 if take_over else num_groups):
+    for group in () if take_over else indices:
         leases.Lease(runs.leased_dir(workdir, group)).refuse()
     logs_dir = tempfile.mkdtemp(prefix="tf_codistill_") if files.is_remote(workdir) else workdir
     allocated = gpus.allocate(gpus.visible(), num_groups, workers_per_group)
-    planned = plan(workdir, num_groups, workers_per_group, command, base_port, allocated, logs_dir, take_over)
-    groups = [Group(index, own, workdir, max_restarts, hang_secs) for index, own in enumerate(planned)]
+    planned = plan(workdir, indices, workers_per_group, command, base_port, allocated, logs_dir, take_over)
+    groups = [
+        Group(index, own, workdir, max_restarts, hang_secs)
+        for index, own in zip(indices, planned, strict=True)
+    ]
     size = _size(num_groups, workers_per_group, allocated)
     prefix = "" if logs_dir == workdir else f"{logs_dir}/"
     console.print(f"{workdir}: {size}, logs in {prefix}group_*/worker_*.log", markup=False)
     started = time.monotonic()
-    shown = display.Display(workdir, num_groups, console, exchange_dir)
-    with _telling(workdir, num_groups, console), _running(groups, grace_secs, console), shown:
+    shown = display.Display(workdir, indices, console, exchange_dir)
+    with _telling(workdir, indices, console), _running(groups, grace_secs, console), shown:
         _watch(groups, shown, console)
     console.print(f"{workdir}: done after {progress.duration(time.monotonic() - started)}", markup=False)
 
 
-def _is_finished(workdir: str, num_groups: int, num_steps: int, console: Console) -> bool:
+def _is_finished(workdir: str, groups: Sequence[int], num_steps: int, console: Console) -> bool:
     """Whether all groups have made so many steps; says so if they have."""
-    steps = progress.finished_steps(workdir, num_groups)
+    steps = progress.finished_steps(workdir, groups)
     if steps is None or steps < num_steps:
         return False
     console.print(
-        f"{workdir}: finished, {num_groups} x {steps} steps; delete it to train again", markup=False
+        f"{workdir}: finished, {len(groups)} x {steps} steps; delete it to train again", markup=False
     )
     return True
 
 
 @contextlib.contextmanager
-def _telling(workdir: str, num_groups: int, console: Console) -> Iterator[None]:
+def _telling(workdir: str, groups: Sequence[int], console: Console) -> Iterator[None]:
     """Says last where the run has stopped, if it has."""
     try:
         yield
     except ChildProcessError as error:
-        raise ChildProcessError(f"{error}\n{signs.stopped(workdir, num_groups)}") from error
+        raise ChildProcessError(f"{error}\n{signs.stopped(workdir, groups)}") from error
     except BaseException:  # Ctrl-C, or a signal
-        console.print(signs.stopped(workdir, num_groups), markup=False)
+        console.print(signs.stopped(workdir, groups), markup=False)
         raise
 
 

@@ -32,6 +32,7 @@ class Launch:
     Attributes:
         workdir: Directory of the run, as its workers see it.
         num_groups: Groups.
+        first_group: The first of them; those before run elsewhere.
         workers_per_group: Processes of each group.
         exchange_dir: Directory through which groups exchange; that of the workdir if not given.
         train_flags: Further flags of `train`.
@@ -41,6 +42,7 @@ class Launch:
     workdir: str
     num_groups: int
     workers_per_group: int
+    first_group: int = 0
     exchange_dir: str | None = None
     train_flags: tuple[str, ...] = ()
     num_steps: int | None = None
@@ -61,7 +63,7 @@ class Launch:
 
     def size(self) -> dict[str, Any]:
         """Where it is, and of how many workers."""
-        names = ("workdir", "num_groups", "workers_per_group")
+        names = ("workdir", "num_groups", "workers_per_group", "first_group")
         return {name: getattr(self, name) for name in names}
 
 
@@ -88,9 +90,10 @@ def start(launch: Launch, scheduler: str, settings: Mapping[str, Any], dry_run: 
         manifest = kubernetes.manifest(worker, **launch.size(), **settings)
         print(manifest.rstrip() if dry_run else kubernetes.apply(manifest))
     elif scheduler == "tpu":
-        commands = [_on_slice(launch, group, settings) for group in range(launch.num_groups)]
+        groups = range(launch.first_group, launch.first_group + launch.num_groups)
+        commands = {group: _on_slice(launch, group, settings) for group in groups}
         if dry_run:
-            print("\n".join(map(shlex.join, commands)))
+            print("\n".join(map(shlex.join, commands.values())))
         else:
             _watch(launch, commands.__getitem__)
     elif dry_run:
@@ -102,7 +105,10 @@ def start(launch: Launch, scheduler: str, settings: Mapping[str, Any], dry_run: 
 
 
 def _on_this_machine(launch: Launch, group: int) -> list[str]:
-    return [*launch.command(f"--group={group}"), f"--run_id={runs.run_id(launch.workdir)}"]
+    command = launch.command(f"--group={group}")
+    if launch.first_group:  # a run that others have begun has a name, in its exchange
+        return command
+    return [*command, f"--run_id={runs.run_id(launch.workdir)}"]
 
 
 def _on_slice(launch: Launch, group: int, settings: Mapping[str, Any]) -> list[str]:

@@ -59,6 +59,7 @@ def batch_script(
     workdir: str,
     num_groups: int,
     workers_per_group: int,
+    first_group: int = 0,
     gpus_per_worker: int = 0,
     partition: str | None = None,
     account: str | None = None,
@@ -73,6 +74,7 @@ def batch_script(
         workdir: Directory of the run, on a file system that all nodes share, or in a bucket.
         num_groups: Groups, each a task of the array.
         workers_per_group: Workers of a group, each a task of ``srun``.
+        first_group: The first of the groups.
         gpus_per_worker: GPUs of a worker.
         partition: Where it runs; None leaves it to Slurm, as with the next two.
         account: Who pays.
@@ -88,7 +90,7 @@ def batch_script(
     """
     options = [
         f"--job-name={shlex.quote(os.path.basename(os.path.normpath(workdir)))}",
-        f"--array=0-{num_groups - 1}",
+        f"--array={first_group}-{first_group + num_groups - 1}",
         f"--ntasks={workers_per_group}",
         *([f"--gpus-per-task={gpus_per_worker}"] if gpus_per_worker else []),
         *([f"--partition={shlex.quote(partition)}"] if partition else []),

@@ -81,7 +81,7 @@ class Worker:
 
 def plan(
     workdir: str,
-    num_groups: int,
+    indices: Sequence[int],
     workers_per_group: int,
     command: Callable[[int], Sequence[str]],
     base_port: int | None,
@@ -93,7 +93,7 @@ def plan(
 
     Args:
         workdir: Directory of the run.
-        num_groups: Number of groups.
+        indices: The groups.
         workers_per_group: Processes of each; more than one find each other by TF_CONFIG.
         command: Gives the command line of a group's workers from the group's index.
         base_port: First of as many ports as there are workers; None picks free ones.
@@ -107,17 +107,17 @@ def plan(
     Raises:
         ValueError: A port is in use or out of range, or the workdir cannot be written to.
     """
-    num_processes = num_groups * workers_per_group
+    num_processes = len(indices) * workers_per_group
     ports = _ports(num_processes, base_port) if workers_per_group > 1 else []
     groups: list[list[Worker]] = []
-    for group in range(num_groups):
+    for position, group in enumerate(indices):
         files.make_directory(runs.leased_dir(workdir, group))
         os.makedirs(runs.leased_dir(logs_dir, group), exist_ok=True)
-        group_ports = ports[group * workers_per_group :][:workers_per_group]
+        group_ports = ports[position * workers_per_group :][:workers_per_group]
         workers = []
         for index in range(workers_per_group):
             environment = _environment(group_ports, index, num_processes)
-            environment |= gpus.environment(gpus_by_worker, group * workers_per_group + index)
+            environment |= gpus.environment(gpus_by_worker, position * workers_per_group + index)
             log_path = runs.log_path(logs_dir, group, index)
             workers.append(Worker(group, index, list(command(group)), environment, log_path, once))
         groups.append(workers)

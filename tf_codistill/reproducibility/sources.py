@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from tf_codistill import files, runs
 from tf_codistill.reproducibility.prediction_files import KINDS, is_file_of_predictions
 
-_GROUP = re.compile(r"group_(\d+)")
 _NAMED = re.compile(r"([^/=]+)=(.+)")
 
 
@@ -103,7 +102,7 @@ def _source(name: str, path: str) -> Source:
     if is_file_of_predictions(path):
         return Source(name, path)
     directory = os.path.dirname(path) if path.endswith(".keras") else path
-    is_group = _GROUP.fullmatch(os.path.basename(directory))
+    is_group = runs.GROUP.fullmatch(os.path.basename(directory))
     workdir = os.path.dirname(directory) or "." if is_group else directory
     if path.endswith(".keras"):
         return Source(name, path, run=_run_id(workdir) if is_group else None)

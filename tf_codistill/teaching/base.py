@@ -28,6 +28,9 @@ import tensorflow as tf
 
 from tf_codistill.batches import Batch
 
+SCRATCH, PEER = STARTS = ("scratch", "peer")
+"""What a group without a checkpoint starts from: its own initialisation, or a peer's snapshot."""
+
 ModelFn: TypeAlias = Callable[[], keras.Model]
 Arrays: TypeAlias = list[np.ndarray]
 
@@ -42,6 +45,7 @@ class Place:
         num_groups: Number of groups.
         model_fn_of: Gives what makes the model of a group, so that groups may train different ones.
         run_id: Names the run, if it has a name.
+        start_from: What it starts from if it has no checkpoint, one of `STARTS`.
     """
 
     exchange_dir: str
@@ -49,6 +53,7 @@ class Place:
     num_groups: int
     model_fn_of: Callable[[int], ModelFn]
     run_id: str | None = None
+    start_from: str = SCRATCH
 
 
 class Taught(NamedTuple):
@@ -93,6 +98,18 @@ class Teaching:
 
         A place that this kind of teaching does not fit is a `ValueError`.
         """
+        if not 0 <= place.group < place.num_groups:
+            raise ValueError(
+                f"group is {place.group}; expected 0 <= group < num_groups, which is {place.num_groups}"
+            )
+        if place.start_from != SCRATCH:
+            raise ValueError(
+                f"start_from is {place.start_from!r}, but nobody exchanges snapshots here; leave it out"
+            )
+
+    def first_step(self, model: Any) -> int:
+        """Gives a model that has no checkpoint its start; how many steps that is worth."""
+        return 0
 
     def parts(self, group: int, num_groups: int) -> list[tuple[int, int]]:
         """Index and number of each part of the data that is read by a group: its own, or one per student."""

@@ -8,7 +8,8 @@
 Under several workers the chief says in one meeting what it requests; every worker's courier reads just that;
 in the first meeting in which all have it, all take it. If one cannot read it, the chief looks for another.
 What is too old in seconds is so by the chief's clock, which the meeting tells all workers: each puts the same
-teachers out, and notes that as a swap to nobody, so that a repeated run needs no clock.
+teachers out, and notes that as a swap to nobody, so that a repeated run needs no clock. So it is where a peer
+has left, which the chief sees.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tf_codistill.exchange.topology import NO_PEER
 from tf_codistill.groups import decisions
 from tf_codistill.teaching.frozen import NO_SNAPSHOT
 
+_NOBODY = Ref(NO_PEER)  # what the chief requests for a seat whose peer has left
 _NUMBERS = 5  # of a seat in a meeting: workers that are ready, that have failed, and the chief's Ref
 
 
@@ -65,6 +67,15 @@ class Exchanging(keras.callbacks.Callback):
             self._logged = costs
             logs["staleness_secs"] = self._teachers.staleness_secs(self._teachers.clock())
             logs["outdated_teachers"] = float(len(self._teachers.out_of_date(self.model.step())))
+            if self._teachers.min_teacher_quality is not None:
+                self._weigh(logs)
+
+    def _weigh(self, logs: dict[str, float]) -> None:
+        """Weighs teachers by what they scored in this epoch, which all workers see alike."""
+        number = len(self._teachers.frozen)
+        names = [f"teacher_{i}_task_loss" for i in range(number)] if number > 1 else ["teacher_task_loss"]
+        shares = self._teachers.weigh(logs["loss"], [logs.get(name) or None for name in names])
+        logs["teacher_share"] = sum(shares) / max(len(shares), 1)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Publishes what training ended with, and waits until it has been written."""
@@ -75,10 +86,13 @@ class Exchanging(keras.callbacks.Callback):
                 self._courier = None
 
     def stop(self) -> None:
-        """Stops the courier, if training has not come to its end."""
+        """Stops the courier, and takes leave of peers, if training has not come to its end."""
         if self._courier is not None:
             self._courier.close(finish=False)
             self._courier = None
+            if self._teachers.seating.is_elastic and self._worker == 0:
+                with contextlib.suppress(OSError, ValueError):  # then they see that it publishes no more
+                    self._store.leave()
 
     def _begin(self) -> None:
         """Announces this group's model and sends for what the peers have published."""
@@ -87,7 +101,8 @@ class Exchanging(keras.callbacks.Callback):
         self._num_workers = distribution.num_workers(strategy)
         (self._student,) = self.model.students
         self._step, self._is_due, self._sent_step = self.model.step(), True, -1
-        store, own = teachers.store(), weights.description(self._student)
+        self._store = store = teachers.store()
+        own = weights.description(self._student)
         announce: Callable[[], None] | None = None
         if self._worker == 0:
             announce = functools.partial(self._announce, store, self._step)
@@ -103,6 +118,7 @@ class Exchanging(keras.callbacks.Callback):
             grace=teachers.min_age_secs is None,
             reserve=functools.partial(teachers.own_memory.reserve, own) if is_sent else None,
             memory=teachers.peers_memory,
+            looks_for_members=teachers.seating.is_elastic and self._worker == 0,
         )
         self._agreed: list[Ref | None] = [None] * len(courier.seats)
         self._offered: list[Snapshot | None] = [None] * len(courier.seats)
@@ -134,6 +150,7 @@ class Exchanging(keras.callbacks.Callback):
         """Takes what every worker has."""
         if self._courier is not None:
             with self._timed():
+                self._free(self._courier, sums)
                 exchange = self._exchange_now if self._teachers.waits else self._exchange
                 exchange(self._courier, sums)
                 if self._has_clock and self._teachers.replay is None:
@@ -146,8 +163,20 @@ class Exchanging(keras.callbacks.Callback):
         steps, limit = self._teachers.steps(), self._teachers.max_staleness_secs
         for index, age in self._teachers.ages_secs(now).items():
             if age > limit and steps[index] != NO_SNAPSHOT:
-                self._teachers.retire(index)
-                self._note(Swap(self._step, index, *Ref(NO_PEER)))
+                self._put_out(index)
+
+    def _free(self, courier: Courier, sums: Sequence[int]) -> None:
+        """Puts out whoever has left."""
+        for index, seat in enumerate(courier.seats):
+            if _requested(sums, index) == _NOBODY:
+                logging.info("%s has left; its teacher has no share", self._teachers.names()[index])
+                self._put_out(index)
+                self._agreed[index] = None
+                seat.request(None)
+
+    def _put_out(self, index: int) -> None:
+        self._teachers.retire(index)
+        self._note(Swap(self._step, index, *_NOBODY))
 
     def _tell(self) -> None:
         """Warns of each teacher that has come to be out of date."""
@@ -190,12 +219,12 @@ class Exchanging(keras.callbacks.Callback):
         try:
             self._check_peers(store)  # of two groups that begin at the same time one at least sees the other
         except ValueError:
-            store.withdraw()
+            store.leave()
             raise
 
     def _check_peers(self, store: Store) -> None:
-        for teacher, peers in zip(self._teachers.frozen, self._teachers.candidates, strict=True):
-            for peer in peers:
+        for teacher, peers in zip(self._teachers.frozen, self._teachers.seating.candidates(), strict=True):
+            for peer in peers or sorted(store.members() - {store.group}):
                 if difference := store.difference(peer, weights.description(teacher)):
                     raise ValueError(
                         f"group {store.group} and group {peer} train different models: {difference}; "
@@ -206,11 +235,14 @@ class Exchanging(keras.callbacks.Callback):
     def _choose_peers(self, courier: Courier) -> None:
         """Says which peer to look at for each teacher; the chief's courier alone looks."""
         if self._worker == 0 and self._teachers.replay is None:
-            for seat, peer in zip(courier.seats, self._teachers.peers_at(self._step), strict=True):
+            if self._teachers.waits:
+                courier.look_for_members()
+            peers = self._teachers.peers_at(self._step, courier.members)
+            for seat, peer in zip(courier.seats, peers, strict=True):
                 seat.peer = peer
 
     def _proposals(self, courier: Courier) -> list[int]:
-        numbers: list[int] = []
+        numbers, steps = list[int](), self._teachers.steps()
         if self._teachers.waits and self._is_due and self._worker == 0:
             courier.work()
         for index, seat in enumerate(courier.seats):
@@ -222,7 +254,9 @@ class Exchanging(keras.callbacks.Callback):
             is_ready = seat.is_ready and requested == self._agreed[index]
             self._offered[index] = seat.staged if is_ready else None
             chosen = requested if self._worker == 0 else None
-            of_chief = [chosen.peer + 1, *chosen[1:]] if chosen is not None else [0] * 3
+            if seat.peer == NO_PEER and steps[index] != NO_SNAPSHOT:
+                chosen = _NOBODY
+            of_chief = [chosen.peer + 2, *chosen[1:]] if chosen is not None else [0] * 3
             numbers += [int(is_ready), int(seat.has_failed), *of_chief]
         return numbers
 
@@ -233,6 +267,7 @@ class Exchanging(keras.callbacks.Callback):
             if offered is not None and requested == self._agreed[index] and num_ready == self._num_workers:
                 self._swap(index, seat, offered)
                 continue
+            requested = None if requested == _NOBODY else requested
             self._agreed[index] = requested
             if self._worker:
                 seat.request(requested)
@@ -243,12 +278,12 @@ class Exchanging(keras.callbacks.Callback):
         """Reads what the chief requests, or what is to be taken again, and does not go on before."""
         seats, replay = range(len(courier.seats)), self._teachers.replay
         if replay is None and self._is_due:
-            self._read_and_swap(courier, [_requested(sums, index) for index in seats])
+            requested = [_requested(sums, index) for index in seats]
+            self._read_and_swap(courier, [None if ref == _NOBODY else ref for ref in requested])
         for swap in replay or ():
             ref = Ref(*swap[2:])
             if swap.step == self._step and ref.peer == NO_PEER:
-                self._teachers.retire(swap.seat)
-                self._note(swap)
+                self._put_out(swap.seat)
             elif swap.step == self._step and self._teachers.held[swap.seat] != ref:
                 self._read_and_swap(courier, [ref if index == swap.seat else None for index in seats])
                 if self._teachers.held[swap.seat] != ref:
@@ -287,4 +322,4 @@ class Exchanging(keras.callbacks.Callback):
 
 def _requested(sums: Sequence[int], index: int) -> Ref | None:
     peer, *rest = sums[_NUMBERS * index + 2 : _NUMBERS * (index + 1)]
-    return Ref(peer - 1, *rest) if peer else None
+    return Ref(peer - 2, *rest) if peer else None

@@ -99,6 +99,7 @@ class FellowStudents(Teaching):
 
     def join(self, place: Place) -> None:
         """Checks that there is one group."""
+        super().join(place)
         if place.num_groups > 1:
             raise ValueError(
                 f"num_groups is {place.num_groups}, but the {self.num_students} students of one process have "

@@ -51,6 +51,7 @@ class FrozenTeachers(Teaching):
         precision: str = "float32",
         statistics: str = "moving",
         max_staleness_steps: int | None = None,
+        min_teacher_quality: float | None = None,
     ) -> None:
         """Takes note of how many there will be.
 
@@ -59,16 +60,21 @@ class FrozenTeachers(Teaching):
             precision: How they hold their weights, one of `precision.PRECISIONS`.
             statistics: What their batch normalization uses, one of `STATISTICS`.
             max_staleness_steps: `staleness_steps` beyond which a teacher has no share; None for any.
+            min_teacher_quality: Quality below which its share is less than 1, see `weigh`; None for any.
 
         Raises:
-            ValueError: There is no such precision, or no such statistics, or the staleness is less than 1.
+            ValueError: There is no such precision, or no such statistics, or a bound is out of range.
         """
+        if min_teacher_quality is not None and not 0 < min_teacher_quality <= 1:
+            raise ValueError(
+                f"min_teacher_quality is {min_teacher_quality}; expected more than 0 and at most 1, or None"
+            )
         if max_staleness_steps is not None and max_staleness_steps < 1:
             raise ValueError(f"max_staleness_steps is {max_staleness_steps}; expected at least 1, or None")
         if statistics not in STATISTICS:
             raise ValueError(f"statistics is {statistics!r}; expected one of {', '.join(STATISTICS)}")
         self._precision, self._statistics = precisions.check(precision), statistics
-        self._max_staleness_steps = max_staleness_steps
+        self._max_staleness_steps, self.min_teacher_quality = max_staleness_steps, min_teacher_quality
         self._seat(num_teachers)
 
     def _seat(self, num_teachers: int) -> None:
@@ -77,6 +83,7 @@ class FrozenTeachers(Teaching):
         self.held = [Ref(NO_PEER)] * num_teachers
         self._published_at = [0.0] * num_teachers
         self._metadata: list[keras.Variable] = []  # steps of snapshots; whether lanes have been read since
+        self._shares: list[keras.Variable] = []
 
     def names(self) -> list[str]:
         """The teachers by number."""
@@ -104,6 +111,11 @@ class FrozenTeachers(Teaching):
             keras.Variable(steps_P, name="teachers_steps", **kwargs),
             keras.Variable(have_read_P, name="teachers_have_read", synchronization="on_read", **kwargs),
         ]
+        if self.min_teacher_quality is not None:
+            shares_P = np.ones(len(self.frozen), np.float32)
+            self._shares = [
+                keras.Variable(shares_P, dtype="float32", trainable=False, name="teachers_shares")
+            ]
 
     def models(self) -> dict[str, keras.Model]:
         """The teachers."""
@@ -136,11 +148,39 @@ class FrozenTeachers(Teaching):
         return [Taught(of_teachers, tf.repeat(self.present(step)[:, tf.newaxis], rows, axis=1))]
 
     def present(self, step: tf.Tensor) -> tf.Tensor:
-        """1.0 for every teacher that holds a snapshot which is not out of date, else 0.0; float32 [P]."""
+        """The share of every teacher that holds a snapshot which is not out of date, else 0.0; float32 [P].
+
+        It is 1.0, unless `weigh` has found it worse.
+        """
         present_P = self._steps_P() > NO_SNAPSHOT
         if self._max_staleness_steps is not None:
             present_P &= self._behind_P(step) <= self._max_staleness_steps
-        return tf.cast(present_P, tf.float32)
+        share = tf.convert_to_tensor(self._shares[0].value) if self._shares else 1.0
+        return tf.cast(present_P, tf.float32) * share
+
+    def weigh(self, task_loss: float, teacher_losses: Sequence[float | None]) -> list[float]:
+        """Gives each teacher the share that it deserves, if there is a quality to be asked for.
+
+        A teacher's quality is exp(task loss of the student - that of the teacher) on the same examples: of
+        cross-entropies the ratio of the student's perplexity to the teacher's. Below `min_teacher_quality`
+        its share is the quality over that, so that it never is without any, and is measured again.
+
+        Args:
+            task_loss: The student's, averaged over some steps.
+            teacher_losses: Each teacher's; None where it has not been measured, so that its share stays.
+
+        Returns:
+            The shares.
+        """
+        if not self._shares:
+            return [1.0] * len(self.frozen)
+        (shares_P,) = weights.values(self._shares)
+        for index, loss in enumerate(teacher_losses):
+            if loss is not None and np.isfinite(loss - task_loss):
+                quality = np.exp(min(task_loss - loss, 0.0))
+                shares_P[index] = min(quality / self.min_teacher_quality, 1.0)
+        weights.assign(self._shares, [shares_P])
+        return shares_P.tolist()
 
     def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
         """How old the snapshots are once this step is done, averaged over teachers that are present."""
@@ -215,6 +255,9 @@ class FrozenTeachers(Teaching):
             recurrent_state.assign(states, snapshot.states, worker)
         steps_P[index], has_read_P[index] = snapshot.step, 0
         weights.assign(self._metadata, [steps_P, has_read_P])
+        if self._shares and self.held[index].peer != snapshot.ref.peer:
+            (shares_P,) = weights.values(self._shares)
+            weights.assign(self._shares, [np.where(np.arange(len(shares_P)) == index, 1.0, shares_P)])
         self.held[index], self._published_at[index] = snapshot.ref, snapshot.published_at
 
     def retire(self, index: int) -> None:
@@ -232,12 +275,12 @@ class FrozenTeachers(Teaching):
         if not self.frozen:
             return [], []
         origins = [np.array(self.held, np.int64).reshape(-1, len(Ref._fields)), np.array(self._published_at)]
-        shared = [*origins, *weights.values([*self._metadata, *self._weights()])]
+        shared = [*origins, *weights.values([*self._metadata, *self._shares, *self._weights()])]
         return shared, recurrent_state.values(self._recurrent_states())
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
-        weights.assign([*self._metadata, *self._weights()], shared[2:])
+        weights.assign([*self._metadata, *self._shares, *self._weights()], shared[2:])
         recurrent_state.assign(self._recurrent_states(), own)
         if self.frozen:
             self.held = [Ref(*(int(number) for number in ref)) for ref in shared[0]]

@@ -9,7 +9,7 @@ is added to the logs. How it happens around the steps is in `teaching.exchanging
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import gin
@@ -17,12 +17,14 @@ import keras
 
 from tf_codistill import files, weights
 from tf_codistill.exchange.courier import Costs
+from tf_codistill.exchange.seating import seating
 from tf_codistill.exchange.snapshot import Swap
 from tf_codistill.exchange.store import Store
-from tf_codistill.exchange.topology import RandomPeers, Topology, candidates_of, seats, teachers_of
-from tf_codistill.teaching.base import ModelFn, Place
+from tf_codistill.exchange.topology import Topology
+from tf_codistill.teaching.base import SCRATCH, ModelFn, Place
 from tf_codistill.teaching.exchanging import Exchanging
 from tf_codistill.teaching.frozen import FrozenTeachers
+from tf_codistill.teaching.joining import start_from_peer
 
 PUBLISH = ("when_read", "always")
 
@@ -38,7 +40,7 @@ class PeerExchange(FrozenTeachers):
     Attributes:
         costs: What exchanging has cost this worker.
         swaps: Which snapshots the teachers took, and when; each is logged, too.
-        candidates: The groups that each teacher may come to stand for.
+        seating: Which peer each teacher stands for.
     """
 
     _exchanging: Exchanging | None = None
@@ -50,10 +52,12 @@ class PeerExchange(FrozenTeachers):
         num_groups: int = 1,
         every_steps: int = 50,
         topology: Topology = "fully_connected",
+        max_teachers: int | None = None,
         precision: str = "float32",
         statistics: str = "moving",
         max_staleness_steps: int | None = None,
         max_staleness_secs: float | None = None,
+        min_teacher_quality: float | None = None,
         peer_model_fns: Mapping[int, ModelFn] | None = None,
         keep: int = 3,
         min_age_secs: float | None = None,
@@ -73,10 +77,13 @@ class PeerExchange(FrozenTeachers):
             num_groups: Number of groups.
             every_steps: Optimizer steps between two exchanges, at least 1.
             topology: Who teaches whom, see `exchange.topology.teachers_of`.
+            max_teachers: Lets groups join and leave: as many teachers are in memory, and stand for those who
+                are there, see `exchange.seating`. If not given, the groups are those of `num_groups`.
             precision: How snapshots and teachers hold weights, one of `exchange.precision.PRECISIONS`.
             statistics: Of teachers' batch normalization, one of `frozen.STATISTICS`; see `batch_statistics`.
             max_staleness_steps: `staleness_steps` beyond which a teacher has no share; if not given, any.
             max_staleness_secs: Age of its snapshot beyond which it has none; see `Exchanging`.
+            min_teacher_quality: Quality below which a teacher's share is less than 1, see `weigh`.
             peer_model_fns: Makes the models of groups with another architecture, by group; outputs are alike.
             keep: How many of this group's newest snapshots stay.
             min_age_secs: Age in seconds before an older one goes; if not given, three intervals.
@@ -92,9 +99,10 @@ class PeerExchange(FrozenTeachers):
         """
         _check(every_steps, publish, max_staleness_secs)
         files.check_scheme(directory)
-        super().__init__(0, precision, statistics, max_staleness_steps)
+        super().__init__(0, precision, statistics, max_staleness_steps, min_teacher_quality)
         self.max_staleness_secs = max_staleness_secs
-        self.every_steps, self.topology, self.replay = every_steps, topology, replay
+        self.every_steps, self.replay = every_steps, replay
+        self._topology, self._max_teachers = topology, max_teachers
         self.waits, self.min_age_secs = wait or replay is not None, min_age_secs
         self._directory, self._publish, self._run_id, self.clock = directory or "", publish, run_id, clock
         self._peer_model_fns = dict(peer_model_fns or {})
@@ -105,9 +113,9 @@ class PeerExchange(FrozenTeachers):
         self.store()
 
     def _take_seats(self, group: int, num_groups: int) -> None:
-        self.group, self._num_groups = group, num_groups
-        self.candidates = candidates_of(group, num_groups, self.topology)
-        self._seat(len(self.candidates))
+        self.group, self._start_from = group, SCRATCH
+        self.seating = seating(group, num_groups, self._topology, self._max_teachers)
+        self._seat(len(self.seating.candidates()))
 
     def join(self, place: Place) -> None:
         """Takes directory and name of the run, unless it has been given others, and this group's number."""
@@ -116,6 +124,11 @@ class PeerExchange(FrozenTeachers):
         self._run_id = self._run_id or place.run_id
         self._directory = self._directory or place.exchange_dir
         self._take_seats(place.group, place.num_groups)
+        self._start_from = place.start_from
+
+    def first_step(self, model: Any) -> int:
+        """Gives the model the newest snapshot of a peer, if it is to start from one; the step of that."""
+        return 0 if self._start_from == SCRATCH else start_from_peer(self.store(), model)
 
     def learners(self) -> list[str]:
         """This group."""
@@ -128,12 +141,13 @@ class PeerExchange(FrozenTeachers):
     def model_fns(self, model_fn: ModelFn) -> list[ModelFn]:
         """What makes each teacher: its peer's architecture."""
         found = []
-        for peers in self.candidates:
-            makers = [self._peer_model_fns.get(peer, model_fn) for peer in peers]
+        for peers in self.seating.candidates():
+            known = peers or self._peer_model_fns  # where groups join, of any model that there is
+            makers = [self._peer_model_fns.get(peer, model_fn) for peer in known] or [model_fn]
             if any(maker != makers[0] for maker in makers):
                 raise ValueError(
-                    f"topology lets a teacher stand for any of groups {peers}, but peer_model_fns gives them "
-                    "different models; use a topology with fixed peers"
+                    f"topology lets a teacher stand for any of groups {list(known)}, to which "
+                    "peer_model_fns gives different models; use a topology with fixed peers"
                 )
             found.append(makers[0])
         return found
@@ -146,7 +160,7 @@ class PeerExchange(FrozenTeachers):
         return [self._exchanging]
 
     def end(self) -> None:
-        """Stops the courier, if training has not come to its end."""
+        """Stops the courier, and leaves where groups may, if training has not come to its end."""
         if self._exchanging is not None:
             self._exchanging.stop()
 
@@ -158,16 +172,13 @@ class PeerExchange(FrozenTeachers):
 
     def is_read(self) -> bool:
         """Whether the topology, or `publish`, lets anybody learn from this group."""
-        return self._publish == "always" or any(
-            self.group in peers
-            for other in range(self._num_groups)
-            for peers in candidates_of(other, self._num_groups, self.topology)
-        )
+        return self._publish == "always" or self.seating.is_read()
 
-    def peers_at(self, step: int) -> list[int]:
-        """The group that each teacher stands for from a step on; random peers who teach keep their seats."""
-        peers = teachers_of(self.group, self._num_groups, self.topology, step // self.every_steps)
-        return seats(self.peers(), peers) if isinstance(self.topology, RandomPeers) else peers
+    def peers_at(self, step: int, members: Collection[int] | None) -> list[int]:
+        """The group that each teacher stands for from a step on, if those are there; see `seating`."""
+        held = self.peers()
+        outdated = [held[index] for index in self.out_of_date(step)]
+        return self.seating.peers(step // self.every_steps, held, members, outdated)
 
     def may_be_out_of_date(self) -> bool:
         """Whether a teacher can come to have no share because of the age of its snapshot."""

@@ -164,6 +164,11 @@ class MultiWorkerModel(keras.Model):
         """Number of batches that have been learned from."""
         return int(weights.local_copies(self.batches_seen.number)[0].numpy())
 
+    def count_from(self, step: int) -> None:
+        """Lets data, schedules and optimizer begin as if so many steps had been done; builds nothing."""
+        numbers = [self.batches_seen.number, self.optimizer.iterations]
+        weights.assign(numbers, [np.array(step * self._batches_per_step()), np.array(step)])
+
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `evaluate`, each time from the beginning of the data."""
         keras_private.restart_validation(self)

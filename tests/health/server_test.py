@@ -111,3 +111,13 @@ def test_a_port_in_use_is_told():
             ValueError, match=f"port {port} cannot be served .*; choose another --host or --serve"
         ):
             server.Server(lambda: None, "127.0.0.1", port)
+
+
+@pytest.mark.parametrize(("error", "is_told"), [(BrokenPipeError(), False), (ZeroDivisionError(), True)])
+def test_a_browser_that_goes_away_is_no_news(serve, capsys, error, is_told):
+    serving, _ = serve()
+    try:
+        raise error
+    except type(error):
+        serving.handle_error(None, ("127.0.0.1", 1))
+    assert ("Traceback" in capsys.readouterr().err) is is_told

@@ -14,6 +14,7 @@ from __future__ import annotations
 import http.server
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -82,6 +83,11 @@ class Server(http.server.ThreadingHTTPServer):
             if self._found is None or time.monotonic() - self._read_at >= self._read_secs:
                 self._found, self._read_at = self._read(), time.monotonic()
             return self._found
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of a browser that went away before it had its answer."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

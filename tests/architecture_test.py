@@ -2,7 +2,7 @@
 
     12 programs          train evaluate score generate launch report export prepare_* make_* inspect_corpus
     11 program
-    10 experiment
+    10 experiment model_comparison following/
     9  configurables evaluation scoring generation launching reporting run_matrix
     8  tasks/            WHAT is learned
     7  groups/           how one group does SGD
@@ -57,7 +57,7 @@ FLOORS = (
         "run_matrix",
         "planning",
     ),
-    ("experiment", "model_comparison"),
+    ("experiment", "model_comparison", "following"),
     ("program", "retraining", "sweeps"),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
     + ("prepare_images", "prepare_clicks", "make_clicks", "make_flights", "make_digits", "inspect_corpus")

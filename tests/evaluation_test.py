@@ -4,14 +4,18 @@ import dataclasses
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
+from unittest import mock
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import faults, toy_corpora
+from tests.toy_house import Points
 from tf_codistill import checkpoints, evaluation, recurrent_state, runs, tokens, weights
-from tf_codistill.batches import Stream
+from tf_codistill.batches import Keyed, Stream
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.tasks.language import LanguageTask
 
@@ -118,6 +122,58 @@ def test_the_ensemble_is_the_mean_of_probabilities(task: LanguageTask, stream: S
         assert rows[f"group {i}"]["carried_state_loss"] == pytest.approx(nats(carried[i], stream), rel=1e-5)
     members["saved"] = evaluation.Member(language_model(9), None)
     assert evaluation.evaluate(task, members)[runs.ENSEMBLE]["carried_from"] == "checkpoint and first pass"
+
+
+@dataclasses.dataclass(kw_only=True)
+class TwoOutputs(Points):
+    """Two numbers for each point; of the second only every other point counts."""
+
+    def validation(self) -> Stream:
+        stream = super().validation()
+        weight = np.arange(self.batch_size) % 2
+
+        def twice(element: Keyed) -> Keyed:
+            features, targets = element.data
+            both = {"first": targets, "second": 2 * targets}
+            return Keyed((features, both, {"first": weight + 1, "second": weight}), element.keys)
+
+        dataset = type(stream).dataset
+        return mock.Mock(
+            steps_per_epoch=stream.steps_per_epoch,
+            dataset=lambda **where: dataset(stream, **where).map(twice),
+        )
+
+    def make_model(self, rows: int | None = None, group: int | None = None) -> keras.Model:
+        places = keras.Input((2,), batch_size=rows)
+        return keras.Model(
+            places, {name: keras.layers.Dense(1, name=name)(places) for name in ("first", "second")}
+        )
+
+    def loss(self) -> dict[str, str]:
+        return {"first": "mse", "second": "mse"}
+
+    def metrics(self) -> dict[str, list[str]]:
+        return {"first": ["mae"], "second": []}
+
+    def mean_prediction(self, predictions: Sequence[dict[str, tf.Tensor]]) -> dict[str, tf.Tensor]:
+        return keras.tree.map_structure(lambda *parts: sum(parts) / len(parts), *predictions)
+
+
+def test_disagreement_is_over_all_outputs_where_they_count() -> None:
+    task = TwoOutputs()
+    models = [task.make_model(task.batch_size) for _ in range(2)]
+    evaluator = evaluation.Evaluator(task, dict(zip("ab", models, strict=True)), disagreement=True)
+    for _ in range(2):
+        rows = evaluator.measure({"a": None, "b": None})
+        features = np.concatenate([element.data[0] for element in task.validation().dataset(num_steps=2)])
+        first, second = (model.predict(features, verbose=0) for model in models)
+        apart = {name: np.abs(first[name] - second[name])[:, 0] for name in first}
+        counted = np.concatenate([apart["first"], apart["second"][1::2]])
+        assert rows[runs.ENSEMBLE][evaluation.DISAGREEMENT] == pytest.approx(counted.mean(), rel=1e-5)
+        assert evaluation.DISAGREEMENT not in rows["a"]
+        models[1].set_weights([3 * weight for weight in models[1].get_weights()])  # for the next time
+    plain = evaluation.Evaluator(task, dict(zip("ab", models, strict=True))).measure({"a": None, "b": None})
+    assert evaluation.DISAGREEMENT not in plain[runs.ENSEMBLE]
 
 
 def test_a_hopeless_model_has_a_finite_perplexity(task: LanguageTask, stream: Stream) -> None:

@@ -86,3 +86,12 @@ def test_else_by_the_driver(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(gpus.glob, "glob", lambda pattern: ["a", "b"] if pattern.startswith("/proc") else [])
     assert gpus.count() == 2
+
+
+def test_memory_is_taken_as_needed_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
+    gpus.take_memory_as_needed()
+    assert gpus.os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+    monkeypatch.setenv("TF_FORCE_GPU_ALLOW_GROWTH", "false")
+    gpus.take_memory_as_needed()
+    assert gpus.os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "false"

@@ -1,31 +1,50 @@
-r"""Evaluates trained models on the held-out documents of a corpus.
+r"""Evaluates trained models on what their task holds out, or the groups of a run while they train.
 
     python -m tf_codistill.evaluate --runs=alone=runs/one --runs=codistillation=runs/two \
         --output=runs/evaluation.json
+    python -m tf_codistill.evaluate --continuous --workdir=runs/two      beside `launch`, until that is done
 
-Prints, and writes as JSON, the loss from a zero state and from a carried state and the perplexity of each
-group's model, or of each of its students, of the ensemble of each run, and of every
-``--model=name=file.keras``. Without a ``--gin_file`` the bindings of the first run are in force.
+Prints, and writes as JSON, loss and metrics of each group's model, or of each of its students, of the
+ensemble of each run, and of every ``--model=name=file.keras``; with ``--continuous`` those of the snapshots
+that groups publish, see docs/status.md. Without ``--gin_file`` the bindings of the first run are in force.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 from absl import flags, logging
 from rich.console import Console
-from rich.table import Column, Table
 
-from tf_codistill import files, program, reporting, runs
+from tf_codistill import files, gpus, program, reporting, runs
 
 _RUNS = flags.DEFINE_multi_string("runs", [], "Run as name=workdir; may be repeated.")
 _MODELS = flags.DEFINE_multi_string("model", [], "Saved model as name=file.keras; may be repeated.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results; with --continuous a directory.")
+_CONTINUOUS = flags.DEFINE_bool("continuous", False, "Follow a run while it trains, until it has finished.")
 
 
 def main() -> None:
-    """Evaluates every run and model that was named."""
+    """Evaluates every run and model that was named, or follows one run."""
+    program.require("with --continuous", _CONTINUOUS.value, program.WORKDIR, program.EXCHANGE_DIR)
+    program.require("without --continuous", not _CONTINUOUS.value, _RUNS, _MODELS)
+    (_follow if _CONTINUOUS.value else _evaluate)()
+
+
+def _follow() -> None:
+    workdir, exchange_dir = program.WORKDIR.value, program.EXCHANGE_DIR.value
+    if not workdir:
+        raise ValueError("--workdir is not set; name the directory of the run to follow")
+    gpus.take_memory_as_needed()  # the groups need it
+    from tf_codistill import experiment
+    from tf_codistill.following import rounds, waiting
+
+    files.check_scheme(workdir, exchange_dir, _OUTPUT.value)
+    program.parse_gin(instead="" if program.GIN_FILE.value else waiting.wait_for_bindings(workdir))
+    rounds.follow(experiment.configured().task, workdir, exchange_dir, _OUTPUT.value)
+
+
+def _evaluate() -> None:
     from tf_codistill import evaluation, experiment
 
     named_runs, named_models = program.named(_RUNS), program.named(_MODELS)
@@ -51,19 +70,10 @@ def main() -> None:
     for name, path in named_models:
         rows |= evaluation.evaluate(task, {name: evaluation.from_saved_model(task, path)})
     number = task.validation().units_per_epoch
-    _print(rows, f"On {number:,} {task.units} that were held out")
+    Console().print(reporting.terminal_table(rows, f"On {number:,} {task.units} that were held out"))
     if _OUTPUT.value:
         files.write_json(_OUTPUT.value, {"models": rows, "num_units": number, "units": task.units})
 
 
-def _print(rows: Mapping[str, Mapping[str, float | str]], title: str) -> None:
-    columns = reporting.columns(rows)
-    figures = (Column(name, justify="right") for name in columns.values())
-    table = Table(Column("model", no_wrap=True), *figures, title=title)
-    for name, row in rows.items():
-        table.add_row(name, *reporting.cells(row, columns))
-    Console().print(table)
-
-
 if __name__ == "__main__":
-    program.run(main, *program.GIN)
+    program.run(main, program.WORKDIR, program.EXCHANGE_DIR, *program.GIN)

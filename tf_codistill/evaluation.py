@@ -12,6 +12,9 @@ once from a state that the model carried here: that of its training lanes. The t
 the hidden state of a training lane is never reset (section 3.1 of Anil et al. 2018), so that a zero state is
 one the model has not seen since it began. Of models without one there is just ``loss``.
 
+    evaluator = Evaluator(task, {"group 0": model, ...})  the same of models that get new weights now and then
+    evaluator.measure({"group 0": lanes, ...})
+
     predictions(task, [members["group 0"]])               what a model, or an ensemble, says of each example
     for batch in predicted(task, [[one], [other]]): ...   the same of several, a batch at a time
 """
@@ -19,6 +22,7 @@ one the model has not seen since it began. Of models without one there is just `
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,10 +32,15 @@ import tensorflow as tf
 
 from tf_codistill import checkpoints, keras_private, recurrent_state, runs, weights
 from tf_codistill.batches import Batch, Keyed, batch_of
+from tf_codistill.metrics import Churn
 from tf_codistill.reproducibility.predictions import Predictions
 from tf_codistill.tasks.base import Task
+from tf_codistill.training import outputs
 
 Row = dict[str, float | str]
+
+DISAGREEMENT = "disagreement"
+"""The figure of an ensemble that says how far its members are apart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,30 +121,59 @@ def evaluate(task: Task, members: Mapping[str, Member]) -> dict[str, Row]:
         By name: ``loss``, or ``zero_state_loss`` and ``carried_state_loss``, and what the task derives of
         it and of its metrics; ``carried_from``, ``checkpoint`` or ``first pass``.
     """
-    names = [*members, runs.ENSEMBLE] if len(members) > 1 else list(members)
-    measure = _Pass(task, [member.model for member in members.values()])
-    states = [recurrent_state.variables(member.model) for member in members.values()]
-    for state in states:
-        recurrent_state.assign(state, [np.zeros(lanes.shape, np.float32) for lanes in state])
-    first = measure()
-    if not any(states):
-        return {name: {**row, **task.derived(row)} for name, row in zip(names, first, strict=True)}
-    for member, state in zip(members.values(), states, strict=True):
-        if member.lanes is not None:
-            recurrent_state.assign(state, member.lanes)
-    carried = measure()
-    origins = ["first pass" if member.lanes is None else "checkpoint" for member in members.values()]
-    origins.append(" and ".join(sorted(set(origins))))
-    return {
-        name: {
-            "zero_state_loss": zero["loss"],
-            "carried_state_loss": kept["loss"],
-            **{metric: value for metric, value in kept.items() if metric != "loss"},
-            **task.derived(kept),
-            "carried_from": origin,
+    evaluator = Evaluator(task, {name: member.model for name, member in members.items()})
+    return evaluator.measure({name: member.lanes for name, member in members.items()})
+
+
+class Evaluator:
+    """Measures models again and again, with the weights that they have by then; the graph is traced once."""
+
+    def __init__(self, task: Task, models: Mapping[str, keras.Model], disagreement: bool = False) -> None:
+        """Makes what measures.
+
+        Args:
+            task: What was learned.
+            models: The models by name, each of which takes whole batches of validation.
+            disagreement: Whether to measure, as `DISAGREEMENT` of the ensemble, the mean absolute difference
+                (see `reproducibility.measures`) between its members' probabilities, in the mean over pairs.
+        """
+        self._task, self._members = task, list(models)
+        self._names = [*models, *([runs.ENSEMBLE] if len(models) > 1 else [])]
+        self._states = [recurrent_state.variables(model) for model in models.values()]
+        self._pass = _Pass(task, list(models.values()), disagreement and len(models) > 1)
+
+    def measure(self, lanes: Mapping[str, Sequence[np.ndarray] | None]) -> dict[str, Row]:
+        """Reads what is held out.
+
+        Args:
+            lanes: For each model the recurrent state that it carries, as `Member` has it.
+
+        Returns:
+            What `evaluate` returns.
+        """
+        carried = [lanes[name] for name in self._members]
+        for state in self._states:
+            recurrent_state.assign(state, [np.zeros(variable.shape, np.float32) for variable in state])
+        first = self._pass()
+        if not any(self._states):
+            rows = zip(self._names, first, strict=True)
+            return {name: {**row, **self._task.derived(row)} for name, row in rows}
+        for state, own in zip(self._states, carried, strict=True):
+            if own is not None:
+                recurrent_state.assign(state, own)
+        origins = ["first pass" if own is None else "checkpoint" for own in carried]
+        origins.append(" and ".join(sorted(set(origins))))
+        second = self._pass()
+        return {
+            name: {
+                "zero_state_loss": zero["loss"],
+                "carried_state_loss": kept["loss"],
+                **{metric: value for metric, value in kept.items() if metric != "loss"},
+                **self._task.derived(kept),
+                "carried_from": origin,
+            }
+            for name, zero, kept, origin in zip(self._names, first, second, origins, strict=False)
         }
-        for name, zero, kept, origin in zip(names, first, carried, origins, strict=False)
-    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -270,29 +308,46 @@ def _labels(targets: Any, probabilities: np.ndarray, positions: tuple[int, ...])
 class _Pass:
     """Reads what is held out once with all members: a row of means for each, and for their ensemble."""
 
-    def __init__(self, task: Task, models: list[keras.Model]) -> None:
-        self._stream = task.validation()
+    def __init__(self, task: Task, models: list[keras.Model], disagreement: bool) -> None:
+        stream = task.validation()
+        self._data = stream.dataset(num_steps=stream.steps_per_epoch)
         self._task, self._models = task, models
         number = len(models) + (len(models) > 1)
         self._compiled = [_Measured(task) for _ in range(number)]
+        self._apart = Churn(name=DISAGREEMENT) if disagreement else None
 
     def __call__(self) -> list[dict[str, float]]:
         for one in self._compiled:
             one.reset_metrics()
-        for data in self._stream.dataset(num_steps=self._stream.steps_per_epoch):
+        if self._apart:
+            self._apart.reset_state()
+        for data in self._data:
             self._batch(data)
-        return [
+        rows = [
             {name: float(value) for name, value in one.get_metrics_result().items()} for one in self._compiled
         ]
+        if self._apart:
+            rows[-1][DISAGREEMENT] = float(self._apart.result())
+        return rows
 
     @tf.function
     def _batch(self, data: Keyed) -> None:
         batch = batch_of(data)
         predictions = [model(batch.features, training=False) for model in self._models]
+        if self._apart:
+            self._compare(batch, predictions, self._apart)
         if len(predictions) > 1:
             predictions.append(self._task.mean_prediction(predictions))
         for one, prediction in zip(self._compiled, predictions, strict=True):
             one.note(batch, prediction)
+
+    def _compare(self, batch: Batch, predictions: Sequence[Any], apart: Churn) -> None:
+        """Counts every position that has a weight once for each pair, as `predicted` does."""
+        probabilities = [outputs.by_name(self._task.probabilities(one)) for one in predictions]
+        for first, second in itertools.combinations(probabilities, 2):
+            for name, output in first.items():
+                weight = outputs.weight_of(batch.sample_weight, name)
+                apart.update_state(output, second[name], None if weight is None else weight > 0)
 
 
 class _Measured(keras.Model):

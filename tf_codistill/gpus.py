@@ -89,6 +89,11 @@ def environment(allocated: Sequence[Sequence[str]], worker: int) -> dict[str, st
     return {_GROWTH: os.environ.get(_GROWTH, "true"), **alone} if _are_shared(allocated) else alone
 
 
+def take_memory_as_needed() -> None:
+    """Lets this process share its GPUs with others; to be called before TensorFlow looks for them."""
+    os.environ.setdefault(_GROWTH, "true")
+
+
 def description(allocated: Sequence[Sequence[str]]) -> str:
     """Says in a few words who has which of the GPUs that `allocate` returned."""
     if _are_shared(allocated):

@@ -14,6 +14,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.table import Column, Table
+
 from tf_codistill import files, runs
 from tf_codistill.learning_curves import Curve, Run, draw
 
@@ -50,6 +52,24 @@ def loss_among(names: Iterable[str]) -> str | None:
 def cells(row: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     """The figures of one model as text; empty where it has none of a name."""
     return [f"{row[name]:.{2 if abs(row[name]) >= 10 else 3}f}" if name in row else "" for name in names]
+
+
+def terminal_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """What an evaluation found, for a terminal: a line for each model.
+
+    Args:
+        rows: Figures of each model by name.
+        title: What stands above it.
+
+    Returns:
+        The table.
+    """
+    titles = columns(rows)
+    figures = (Column(name, justify="right") for name in titles.values())
+    shown = Table(Column("model", no_wrap=True), *figures, title=title)
+    for name, row in rows.items():
+        shown.add_row(name, *cells(row, titles))
+    return shown
 
 
 def conclusion(baseline: Run, run: Run) -> str:

@@ -3,6 +3,7 @@
     <workdir>/
         run.json                                 the run's name, by which snapshots of others are told apart
         exchange/group_0/snapshot_.../...        snapshots on their way to peers
+        evaluation/                              of `evaluate --continuous`: metrics.jsonl and tensorboard/
         group_0/
             metrics.jsonl                        one JSON object per line, see below
             config.gin                           the bindings that were in force
@@ -64,6 +65,16 @@ _MOST_STEPS = 1 << 53  # whole numbers below it are exact in every program that 
 def exchange_dir(workdir: str) -> str:
     """The directory through which the groups of a run exchange snapshots."""
     return files.join(workdir, "exchange")
+
+
+def snapshot_name(incarnation: int, serial: int) -> str:
+    """The name of a snapshot there, as `SNAPSHOT` takes it apart."""
+    return f"snapshot_{incarnation:010d}_{serial:06d}"
+
+
+def evaluation_dir(workdir: str) -> str:
+    """Where `evaluate --continuous` writes what it finds, unless it is told otherwise."""
+    return files.join(workdir, "evaluation")
 
 
 def leased_dir(workdir: str, group: int) -> str:
@@ -213,6 +224,14 @@ def read_metrics(path: str, kind: str | None = None, max_bytes: int | None = Non
         if line
     ]
     return [record for record in records if kind in (None, record["kind"])]
+
+
+def repair_metrics(path: str) -> None:
+    """Drops a last line that a killed process left unfinished, so that the next one does not follow in it."""
+    content = files.read(path) if files.exists(path) else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        files.write(path, whole)
 
 
 def rewind_metrics(path: str, step: int) -> None:

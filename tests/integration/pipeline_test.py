@@ -10,6 +10,7 @@ import re
 import pytest
 
 from tests.integration.programs import Programs, experiment, metrics
+from tf_codistill import runs
 
 WORDS = re.findall(r"\w+", "the quick brown fox jumps over lazy dogs while many small birds sing old songs")
 WET_FILES = 2
@@ -62,6 +63,10 @@ def stages(place: pathlib.Path) -> dict[str, list[str]]:
         "evaluate": [
             *("evaluate", *both, f"--model=served={place / 'two' / 'group_1' / 'student.keras'}"),
             *(f"--output={result}", *flags),
+        ],
+        "follow": [
+            *("evaluate", "--continuous", f"--workdir={place / 'two'}"),
+            f"--exchange_dir={place / 'exchange'}",
         ],
         "report": ["report", *both, f"--evaluation={result}", f"--output_dir={place / 'report'}"],
     }
@@ -118,6 +123,18 @@ def test_everything_is_evaluated(outputs: dict[str, str], place: pathlib.Path) -
     assert "codistillation, group 1" in outputs["evaluate"]
 
 
+def test_what_follows_a_run_finds_what_evaluate_does(outputs: dict[str, str], place: pathlib.Path) -> None:
+    (line,) = runs.read_metrics(str(place / "two" / "evaluation" / "metrics.jsonl"))
+    rows = json.loads((place / "evaluation.json").read_text())["models"]
+    for name in ("group 0", "group 1", "ensemble"):
+        for figure in ("zero_state_loss", "carried_state_loss", "perplexity"):
+            found = line[f"{name.replace(' ', '_')}/{figure}"]
+            assert found == pytest.approx(rows[f"codistillation, {name}"][figure], rel=1e-5)
+    shown = rf"group 0, step 40: \d.*  ensemble: {line['ensemble/carried_state_loss']:.4g}  disagreement: \d"
+    assert re.search(shown, outputs["follow"])
+    assert "all groups have finished, faults: 0" in outputs["follow"]
+
+
 def test_the_report_draws_a_conclusion(outputs: dict[str, str], place: pathlib.Path) -> None:
     report = (place / "report" / "report.md").read_text()
     sentence = re.search(
@@ -144,4 +161,5 @@ def test_a_second_run_reuses_what_is_done(
     for name, groups in (("alone", 1), ("two", 2)):
         assert f"finished, {groups} x 40 steps" in programs.succeed(*stages[name]).output
     assert programs.succeed(*stages["report"]).output == outputs["report"]
+    assert programs.succeed(*stages["follow"]).output.startswith("all groups have finished")
     assert contents() == before

@@ -392,7 +392,7 @@ class Store:
 
 
 def _name(ref: Ref) -> str:
-    return f"snapshot_{ref.incarnation:010d}_{ref.serial:06d}"
+    return runs.snapshot_name(ref.incarnation, ref.serial)
 
 
 def _num_bytes(manifest: dict[str, Any]) -> int:

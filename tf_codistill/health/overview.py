@@ -2,7 +2,8 @@
 
     overview = read("runs/two", "runs/two/exchange", silent_secs=45.0, now=time.time())
     figures(overview)    {"workdir": "runs/two", "time": 1.7e9, "silent_limit_secs": 45.0, "groups": [
-                             {"group": 0, "state": "training", "step": 1350, ...}, ...]}
+                             {"group": 0, "state": "training", "step": 1350, ...}, ...],
+                          "evaluation": {"step": 1350, "ensemble_loss": 3.61, ...}}
 
 The figures are what ``status --json`` prints; docs/status.md says what each is. All text that comes from the
 run's files is cut to a sensible length, and without what would do something to a terminal.
@@ -15,7 +16,8 @@ import math
 from typing import Any
 
 from tf_codistill import terminal
-from tf_codistill.health import signs
+from tf_codistill.health import evaluated, signs
+from tf_codistill.health.evaluated import Evaluated
 from tf_codistill.health.signs import Health
 
 SILENT_SECS = 45.0
@@ -35,12 +37,14 @@ class Overview:
         at: The moment, in seconds since the epoch.
         silent_secs: After so many seconds a group counts as silent.
         groups: The health of each group.
+        evaluated: What `evaluate --continuous` has found last; None if it does not follow the run.
     """
 
     workdir: str
     at: float
     silent_secs: float
     groups: tuple[Health, ...]
+    evaluated: Evaluated | None = None
 
     def state(self, health: Health) -> str:
         """What a group is doing: `STARTING`, `TRAINING`, `SILENT` or `FINISHED`."""
@@ -68,7 +72,7 @@ def read(workdir: str, exchange_dir: str, silent_secs: float, now: float) -> Ove
         OSError: The directories cannot be read.
     """
     found = (signs.read(workdir, exchange_dir, group) for group in signs.groups(workdir, exchange_dir))
-    return Overview(workdir, now, silent_secs, tuple(found))
+    return Overview(workdir, now, silent_secs, tuple(found), evaluated.read(workdir))
 
 
 def figures(overview: Overview) -> dict[str, Any]:
@@ -85,6 +89,7 @@ def figures(overview: Overview) -> dict[str, Any]:
         "time": overview.at,
         "silent_limit_secs": overview.silent_secs,
         "groups": [group_figures(overview, health) for health in overview.groups],
+        "evaluation": overview.evaluated and dataclasses.asdict(overview.evaluated),
     }
 
 

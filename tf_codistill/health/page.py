@@ -84,7 +84,9 @@ def body(run: Overview) -> str:
         )
         for title, name in zip(_TITLES, CURVES, strict=True)
     )
-    return f"{where}\n{_tables(run)}\n<section>{''.join(drawn)}</section>"
+    said = run.evaluated.sentence(run.at) if run.evaluated else ""
+    below = f"<p>{html.escape(said)}</p>\n" if said else ""
+    return f"{where}\n{_tables(run)}\n{below}<section>{''.join(drawn)}</section>"
 
 
 def _tables(run: Overview) -> str:

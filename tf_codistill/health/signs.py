@@ -270,7 +270,7 @@ def _teachers(exchange_dir: str, status: Status, log: logs.Log | None) -> list[T
 
 
 def _tutor(exchange_dir: str, step: int, taken: logs.Taken) -> Tutor:
-    name = f"snapshot_{taken.incarnation:010d}_{taken.serial:06d}"
+    name = runs.snapshot_name(taken.incarnation, taken.serial)
     found = None
     with contextlib.suppress(FileNotFoundError):  # it may be superseded and deleted by now
         path = files.join(exchange_dir, f"group_{taken.peer}", name, files.MANIFEST)

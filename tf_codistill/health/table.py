@@ -8,7 +8,9 @@
     0      training       step 1350, 0m 04s  0       group 1, 50 behind  0         node-7, 4711  -
     1      silent 2m 10s  step 1300, 2m 10s  0       group 0, 60 behind  1         -             MemoryError
 
-What is old is yellow, what is wrong is red.
+    evaluation: step 1350, ensemble 3.611, disagreement 0.214, 0m 12s ago
+
+What is old is yellow, what is wrong is red. The last line is there while `evaluate --continuous` follows.
 """
 
 from __future__ import annotations
@@ -117,7 +119,9 @@ def tables(run: Overview) -> Group:
     table = Table(*columns, box=None, header_style="dim", padding=(0, 1, 0, 0))
     for cells in rows:
         table.add_row(*cells)
-    return Group(progress_table([health.status for health in run.groups]), "", table)
+    below = run.evaluated.sentence(run.at) if run.evaluated else ""
+    lines = ["", below] if below else []
+    return Group(progress_table([health.status for health in run.groups]), "", table, *lines)
 
 
 def show(read: Callable[[], Overview], console: Console, is_remote: bool = False) -> None:

@@ -1,0 +1,1 @@
+"""A run evaluated beside its training: the newest snapshots of its groups, scored in rounds."""

@@ -47,15 +47,9 @@ _SETTINGS = {
 }
 
 
-def _of_train() -> list[str]:
-    from tf_codistill import injection
-
-    start = [] if _START_FROM.value == "scratch" else [f"--start_from={_START_FROM.value}"]
-    return [*start, *(f"--inject={injection.parse(text)}" for text in _INJECT.value)]
-
-
 def main() -> None:
     """Starts the workers and waits for them, or hands them to a scheduler."""
+    from tf_codistill import injection
     from tf_codistill.experiment import Experiment
 
     workdir, exchange_dir = program.WORKDIR.value, program.EXCHANGE_DIR.value
@@ -66,13 +60,15 @@ def main() -> None:
     settings |= {pairs.name: program.named(pairs) for pairs in (_VOLUME, _SELECTOR) if pairs.name in settings}
     program.parse_gin()  # a mistake in it is told here once, not by every worker
     bindings.check_required(Experiment)
+    of_train = [f"--start_from={_START_FROM.value}"] * _START_FROM.present
+    of_train += [f"--inject={injection.parse(one)}" for one in _INJECT.value]
     launch = schedulers.Launch(
         workdir=workdir,
         num_groups=_NUM_GROUPS.value,
         first_group=_FIRST_GROUP.value,
         exchange_dir=exchange_dir,
         workers_per_group=_WORKERS.value,
-        train_flags=(*_of_train(), *program.gin_flags()),
+        train_flags=(*of_train, *program.gin_flags()),
         num_steps=bindings.value("Experiment.num_steps"),
     )
     schedulers.start(launch, _SCHEDULER.value, settings, _DRY_RUN.value)

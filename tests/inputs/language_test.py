@@ -243,7 +243,7 @@ def test_the_dataset_has_static_shapes_and_no_end(split: tokens.Split) -> None:
         ({"seed": -1}, "seed is -1"),
         ({"num_lanes": 0}, "num_lanes is 0"),
         ({"window_tokens": 0}, "window_tokens is 0"),
-        ({"group": 1}, "group is 1 of num_groups=1"),
+        ({"group": 1, "data": "disjoint"}, "group is 1 of num_groups=1"),
         ({"data": "all"}, "data is 'all'"),
         ({"num_lanes": 50}, "num_lanes is 50 with window_tokens=3.* has 141 tokens; use at most 47 lanes"),
     ],

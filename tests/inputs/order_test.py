@@ -64,7 +64,7 @@ def test_groups():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((9, 2, 2, 0, "same"), "group is 2 of num_groups=2"),
+        ((9, 2, 2, 0, "disjoint"), "group is 2 of num_groups=2"),
         ((9, 0, 2, 0, "shared"), "data is 'shared'; expected one of 'disjoint', 'same', 'same_batches'"),
         ((1, 1, 2, 0, "disjoint"), "the part of group 1 of 2 is empty: there are 1 examples"),
         ((0, 0, 1, 0, "same"), "num_examples is 0"),

@@ -28,7 +28,7 @@ def test_the_same_data_is_all_of_it_for_every_group() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ((9, 2, 2, "same"), "group is 2 of num_groups=2"),
+        ((9, 2, 2, "disjoint"), "group is 2 of num_groups=2"),
         ((9, -1, 2, "same"), "group is -1"),
         ((9, 0, 0, "same"), "num_groups=0"),
         ((9, 0, 2, "shared"), "data is 'shared'; expected 'disjoint' or 'same'"),

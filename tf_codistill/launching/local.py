@@ -75,10 +75,9 @@ def launch(
         stream: Where the status goes; None is standard output.
 
     Raises:
-        ValueError: A count is below 1, a group has more workers than there are GPUs, a port is in use or out
-            of range, the workdir cannot be written to, or a process of this machine trains one of the groups.
-        ChildProcessError: Groups failed for good; the message has the last lines of a worker's log, and says
-            last where the run has stopped.
+        ValueError: A count is below 1, there are too few GPUs, a port is in use or out of range, the workdir
+            cannot be written to, or a process of this machine trains one of the groups.
+        ChildProcessError: Groups failed for good: the last lines of a log, and where the run has stopped.
         KeyboardInterrupt: Ctrl-C was pressed; all workers have been stopped.
     """
     _check_count("num_groups", num_groups)
@@ -87,18 +86,13 @@ def launch(
     indices = range(first_group, first_group + num_groups)
     if _is_finished(workdir, indices, num_steps or 0, console):
         return
-    for group in () if take_over else indices:
-        leases.Lease(runs.leased_dir(workdir, group)).refuse()
+    if not take_over:
+        _refuse(workdir, indices)
     logs_dir = tempfile.mkdtemp(prefix="tf_codistill_") if files.is_remote(workdir) else workdir
     allocated = gpus.allocate(gpus.visible(), num_groups, workers_per_group)
     planned = plan(workdir, indices, workers_per_group, command, base_port, allocated, logs_dir, take_over)
-    groups = [
-        Group(index, own, workdir, max_restarts, hang_secs)
-        for index, own in zip(indices, planned, strict=True)
-    ]
-    size = _size(num_groups, workers_per_group, allocated)
-    prefix = "" if logs_dir == workdir else f"{logs_dir}/"
-    console.print(f"{workdir}: {size}, logs in {prefix}group_*/worker_*.log", markup=False)
+    groups = [Group(one[0].group, one, workdir, max_restarts, hang_secs) for one in planned]
+    _tell_size(workdir, _size(num_groups, workers_per_group, allocated), logs_dir, console)
     started = time.monotonic()
     shown = display.Display(workdir, indices, console, exchange_dir)
     with _telling(workdir, indices, console), _running(groups, grace_secs, console), shown:
@@ -115,6 +109,11 @@ def _is_finished(workdir: str, groups: Sequence[int], num_steps: int, console: C
         f"{workdir}: finished, {len(groups)} x {steps} steps; delete it to train again", markup=False
     )
     return True
+
+
+def _refuse(workdir: str, groups: Sequence[int]) -> None:
+    for group in groups:
+        leases.Lease(runs.leased_dir(workdir, group)).refuse()
 
 
 @contextlib.contextmanager
@@ -182,6 +181,11 @@ def _stop(workers: Sequence[Worker], grace_secs: float) -> None:
 def _check_count(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"{name} is {value}; expected 1 or more")
+
+
+def _tell_size(workdir: str, size: str, logs_dir: str, console: Console) -> None:
+    prefix = "" if logs_dir == workdir else f"{logs_dir}/"
+    console.print(f"{workdir}: {size}, logs in {prefix}group_*/worker_*.log", markup=False)
 
 
 def _counted(count: int, noun: str) -> str:

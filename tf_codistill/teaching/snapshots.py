@@ -71,17 +71,15 @@ class PeerExchange(FrozenTeachers):
         """Takes note of the arguments; touches no file.
 
         Args:
-            directory: The exchange: a directory that all groups see, of any scheme of ``tf.io.gfile``. An
-                `Experiment` names that of its run, and says the next two as well.
+            directory: The exchange, of any scheme of ``tf.io.gfile``; an `Experiment` says the first three.
             group: This group, from 0.
             num_groups: Number of groups.
             every_steps: Optimizer steps between two exchanges, at least 1.
             topology: Who teaches whom, see `exchange.topology.teachers_of`.
-            max_teachers: Lets groups join and leave: as many teachers are in memory, and stand for those who
-                are there, see `exchange.seating`. If not given, the groups are those of `num_groups`.
+            max_teachers: Lets groups join and leave: so many teachers stand for who is there, see `seating`.
             precision: How snapshots and teachers hold weights, one of `exchange.precision.PRECISIONS`.
             statistics: Of teachers' batch normalization, one of `frozen.STATISTICS`; see `batch_statistics`.
-            max_staleness_steps: `staleness_steps` beyond which a teacher has no share; if not given, any.
+            max_staleness_steps: `staleness_steps` beyond which a teacher has no share; any if not given.
             max_staleness_secs: Age of its snapshot beyond which it has none; see `Exchanging`.
             min_teacher_quality: Quality below which a teacher's share is less than 1, see `weigh`.
             peer_model_fns: Makes the models of groups with another architecture, by group; outputs are alike.
@@ -97,18 +95,14 @@ class PeerExchange(FrozenTeachers):
         Raises:
             ValueError: An argument is out of range, or the topology does not fit.
         """
-        _check(every_steps, publish, max_staleness_secs)
-        files.check_scheme(directory)
+        _check(directory, every_steps, publish, max_staleness_secs)
         super().__init__(0, precision, statistics, max_staleness_steps, min_teacher_quality)
-        self.max_staleness_secs = max_staleness_secs
-        self.every_steps, self.replay = every_steps, replay
+        self.every_steps, self.max_staleness_secs, self.replay = every_steps, max_staleness_secs, replay
         self._topology, self._max_teachers = topology, max_teachers
         self.waits, self.min_age_secs = wait or replay is not None, min_age_secs
         self._directory, self._publish, self._run_id, self.clock = directory or "", publish, run_id, clock
         self._peer_model_fns = dict(peer_model_fns or {})
         self._settings: dict[str, Any] = {"keep": keep, "max_bytes": max_bytes, "precision": precision}
-        self.costs, self.swaps = Costs(), list[Swap]()
-        self.own_memory, self.peers_memory = weights.Pool(), weights.Pool()  # of copies on the host
         self._take_seats(group, num_groups)
         self.store()
 
@@ -116,6 +110,8 @@ class PeerExchange(FrozenTeachers):
         self.group, self._start_from = group, SCRATCH
         self.seating = seating(group, num_groups, self._topology, self._max_teachers)
         self._seat(len(self.seating.candidates()))
+        self.costs, self.swaps = Costs(), list[Swap]()
+        self.own_memory, self.peers_memory = weights.Pool(), weights.Pool()  # of copies on the host
 
     def join(self, place: Place) -> None:
         """Takes directory and name of the run, unless it has been given others, and this group's number."""
@@ -186,7 +182,8 @@ class PeerExchange(FrozenTeachers):
         return any(limit is not None for limit in limits)
 
 
-def _check(every_steps: int, publish: str, max_staleness_secs: float | None) -> None:
+def _check(directory: str | None, every_steps: int, publish: str, max_staleness_secs: float | None) -> None:
+    files.check_scheme(directory)
     if every_steps < 1:
         raise ValueError(f"every_steps is {every_steps}; expected at least 1")
     if publish not in PUBLISH:

@@ -13,7 +13,7 @@
        learning_curves
     2  tokenizer/ tables/ reproducibility/ distribution calibration
     1  losses schedules metrics click_metrics tokens weights optimizers/ runs leases pictures batches
-       bindings jobs/ image_files/
+       bindings jobs/ image_files/ redealing
     0  shapes files/ gpus settings quiet_start keras_private children
 
 A module imports from strictly lower floors or from its own package. The rules are functions of source text,
@@ -37,7 +37,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = (
     ("shapes", "files", "gpus", "settings", "terminal", "quiet_start", "keras_private", "children"),
     ("losses", "schedules", "metrics", "click_metrics", "optimizers", "tokens", "weights")
-    + ("runs", "leases", "pictures", "batches", "bindings", "jobs", "image_files"),
+    + ("runs", "leases", "pictures", "batches", "bindings", "jobs", "image_files", "redealing"),
     ("tokenizer", "tables", "distribution", "reproducibility", "calibration"),
     ("models", "corpus", "inputs", "example_tables", "image_preparation", "recurrent_state")
     + ("groups.decisions", "health", "learning_curves"),

@@ -220,6 +220,23 @@ def test_a_part_of_an_earlier_start_is_not_taken_for_a_new_one(tmp_path: pathlib
     assert checkpoints.newest_complete(str(tmp_path)) is None
 
 
+def test_parts_of_workers_that_there_are_no_more_are_taken_away(tmp_path: pathlib.Path) -> None:
+    """Three workers' checkpoint is damaged; one worker comes to its step once more."""
+    for worker in (1, 2, 0):
+        saved = at(tmp_path)
+        saved.worker, saved.num_workers, saved.start = worker, 3, 7
+        saved.save(500, shared(500), own(500), {})
+    assert len(checkpoints.read_latest(str(tmp_path))[2]) == 3
+    faults.halve(tmp_path / "checkpoint_00000500" / "worker_1.index")
+    assert checkpoints.newest_complete(str(tmp_path)) is None
+    save(at(tmp_path), 500)
+    assert latest(tmp_path) == 500
+    files_there = set(files.names(str(tmp_path / "checkpoint_00000500")))
+    listed = set(checkpoints.manifest_of(str(tmp_path), 500)["files"])
+    assert files_there == listed | {files.MANIFEST}
+    assert {name.split(".")[0] for name in listed} == {"shared", "worker_0"}
+
+
 def test_no_flipped_bit_of_the_manifest_gives_other_arrays(tmp_path: pathlib.Path) -> None:
     save(at(tmp_path), 500)
     path = tmp_path / "checkpoint_00000500" / files.MANIFEST

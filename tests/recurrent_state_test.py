@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.replicas import two_replicas
 from tf_codistill import recurrent_state
 from tf_codistill.models.language_model import LanguageModel
 
@@ -199,6 +200,19 @@ def test_assign_refuses_what_does_not_fit_and_changes_nothing() -> None:
         ):
             recurrent_state.assign(states, [*good[:3], wrong])
     np.testing.assert_array_equal(recurrent_state.values(states), before)
+
+
+def test_restore_takes_back_the_lanes_of_this_worker_and_no_others() -> None:
+    with two_replicas().scope():
+        model = ours()
+    states = recurrent_state.variables(model)
+    lanes = [np.arange(2 * LANES * UNITS, dtype="float32").reshape(-1, UNITS) + i for i in range(4)]
+    recurrent_state.restore(states, lanes)
+    np.testing.assert_array_equal(recurrent_state.values(states), lanes)
+    for number in (LANES, 3 * LANES):
+        with pytest.raises(ValueError, match=f"state of {number} lanes does not fit the 6 of this worker"):
+            recurrent_state.restore(states, [*lanes[:3], np.zeros((number, UNITS), "float32")])
+    np.testing.assert_array_equal(recurrent_state.values(states), lanes)
 
 
 def test_values_of_lower_precision_come_back() -> None:

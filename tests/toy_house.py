@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from tf_codistill import distribution, files, recurrent_state, weights
 from tf_codistill.batches import Keyed, Stream
+from tf_codistill.redealing import Redealing
 from tf_codistill.tasks.base import Part, Task
 from tf_codistill.teaching.base import Arrays, ModelFn, Taught, Teaching
 
@@ -224,7 +225,14 @@ class Recollection(Teaching):
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
         weights.assign(self._shared(), shared)
-        recurrent_state.assign([self._said, self._said_at], own)
+        recurrent_state.restore([self._said, self._said_at], own)
+
+    def redeal(self, owns: Sequence[Arrays], redealing: Redealing) -> Arrays:
+        """For every replica what was said last of each example, whoever has read it."""
+        tables = (np.concatenate(parts).reshape(-1, self._num_examples) for parts in zip(*owns, strict=True))
+        said, said_at = tables
+        newest = said_at.argmax(axis=0), np.arange(self._num_examples)
+        return [np.tile(table[newest], redealing.now.num_replicas) for table in (said, said_at)]
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What kills the last worker, if it shall be."""

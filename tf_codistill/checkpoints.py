@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -34,6 +35,7 @@ Arrays = Mapping[str, Sequence[np.ndarray]]
 ByName: TypeAlias = dict[str, list[np.ndarray]]
 
 _SEAL = "seal"
+_OF_WORKER = re.compile(r"worker_(\d+)\.")
 _POLL_SECS = 0.05
 
 
@@ -100,7 +102,7 @@ class Checkpoints:
             raise OSError(str(error)) from error
         listing: files.Listing = {}
         if self.worker == 0:
-            files.remove(files.join(path, files.MANIFEST))  # of a damaged one
+            self._remove_damaged(path)
             listing = weights.write(files.join(path, "shared"), **shared)
         listing |= weights.write(files.join(path, f"worker_{self.worker}"), **own)
         described = {"start": self.start, "arrays": _describe(own), "files": listing}
@@ -122,6 +124,14 @@ class Checkpoints:
             manifest["metadata"].update(metadata)
             files.write_json(files.join(path, files.MANIFEST), _sealed(manifest))
             self._delete_superseded()
+
+    def _remove_damaged(self, path: str) -> None:
+        """Takes away the commit of a damaged one, and parts of workers that there are no more."""
+        files.remove(files.join(path, files.MANIFEST))
+        for name in files.names(path):
+            part = _OF_WORKER.match(name)
+            if part and int(part.group(1)) >= self.num_workers:
+                files.remove(files.join(path, name))
 
     def _wait_for_parts(self, path: str) -> None:
         deadline = time.monotonic() + self._timeout_secs

@@ -98,6 +98,26 @@ def values(states: Sequence[keras.Variable]) -> list[np.ndarray]:
     return [np.concatenate([copy.numpy() for copy in weights.local_copies(state)]) for state in states]
 
 
+def restore(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray]) -> None:
+    """Gives each lane of this worker the state that `values` returned of it.
+
+    Args:
+        states: State variables, each [B, ...] on every local replica.
+        lanes: For each variable an array with a row for each lane of this worker.
+
+    Raises:
+        ValueError: They do not fit; then no state has changed.
+    """
+    check(states, lanes)
+    for state, rows in zip(states, lanes, strict=True):
+        expected = len(weights.local_copies(state)) * state.shape[0]
+        if len(rows) != expected:
+            raise ValueError(
+                f"recurrent state of {len(rows)} lanes does not fit the {expected} of this worker"
+            )
+    assign(states, lanes)
+
+
 def check(states: Sequence[keras.Variable], lanes: Sequence[np.ndarray]) -> None:
     """Checks what `assign` is to be given.
 

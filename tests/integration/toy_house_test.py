@@ -64,9 +64,10 @@ def everything(workdir: pathlib.Path) -> list[np.ndarray]:
     return [array for part in (shared, *owns) for name in sorted(part) for array in part[name]]
 
 
-def memories_of(workdir: pathlib.Path) -> list[dict[int, float]]:
+def memories_of(workdir: pathlib.Path, at_step: int = NUM_STEPS) -> list[dict[int, float]]:
     """What was predicted at the last visit of each point that a worker has visited."""
-    _, _, owns = checkpoints.read_latest(runs.checkpoints_dir(str(workdir), 0))
+    step, _, owns = checkpoints.read_latest(runs.checkpoints_dir(str(workdir), 0))
+    assert step == at_step
     tables = [own["teacher_lanes"] for own in owns]
     return [{number: said[number] for number in np.flatnonzero(at >= 0)} for said, at in tables]
 
@@ -123,6 +124,25 @@ def test_a_run_of_both_that_was_killed_ends_as_one_that_was_not(
     for kind, every in (("train", 2), ("validation", 6)):
         assert list(logged(whole, kind)) == list(range(every, NUM_STEPS + 1, every))
         assert logged(whole, kind) == logged(stopped, kind)
+
+
+def test_a_run_of_both_goes_on_with_fewer_workers(programs: Programs, tmp_path: pathlib.Path) -> None:
+    """What each worker of two remembers of its rows is what one then remembers of all."""
+    flags = [gin_file(tmp_path, RECOLLECTION), "--num_groups=1", f"--workdir={tmp_path / 'run'}"]
+    short = [*flags, "--gin_bindings=Experiment.num_steps = 6"]
+    programs.succeed("launch", "--workers_per_group=2", *short)
+    one, other = memories_of(tmp_path / "run", 6)
+    assert one.keys() | other.keys() == set(range(32))
+    assert one.keys() & other.keys(), "their last visits count"
+    programs.succeed("launch", *flags)
+    log = log_of(tmp_path / "run", 0)
+    assert "] the group goes on with 1 worker in place of 2\n" in log
+    assert "] resumed from step 6\n" in log
+    (memory,) = memories_of(tmp_path / "run", NUM_STEPS)
+    assert memory.keys() == set(range(32))
+    train = logged(tmp_path / "run", "train")
+    assert list(train) == list(range(2, NUM_STEPS + 1, 2))
+    assert train[24]["loss"] < train[2]["loss"]
 
 
 def test_both_teachers_of_the_toy_teach(trained: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests import toy_runs
 from tf_codistill import gpus, runs
-from tf_codistill.health import display
+from tf_codistill.health import display, logs
 from tf_codistill.launching import local, supervision
 
 CHILD = """
@@ -74,6 +74,15 @@ def _assert_gone(*pid_files):
     for path in pid_files:
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)
+
+
+def test_the_last_error_of_a_worker_that_is_no_more_is_forgotten(launch, tmp_path):
+    launch("print('error: it is cold here')", num_groups=1, workers_per_group=3)
+    paths = [runs.log_path(str(tmp_path / "run"), 0, worker) for worker in range(3)]
+    assert [logs.read(path).last_error for path in paths] == ["it is cold here"] * 3
+    launch(num_groups=1, workers_per_group=1)
+    assert [logs.read(path).last_error for path in paths] == [None] * 3
+    assert logs.last_lines(paths[2], 1) == ["$ none: worker 2 is one too many for a group of 1"]
 
 
 def test_every_worker_runs_and_logs_to_its_file(launch, tmp_path):

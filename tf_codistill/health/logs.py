@@ -22,10 +22,11 @@ from typing import NamedTuple
 from tf_codistill import files
 
 MAX_LOG_BYTES = 128 << 10
+START = "$ "
+"""What a line begins with that names the command by which a worker was started."""
 SENTENCE = "error: "
 """What a line begins with in which a program says what its user did wrong."""
 
-_START = "$ "
 _METRICS = re.compile(r"(?:^|\] )step \d+ (?:train|validation): ")
 _EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)(?:: .*)?")
 _SWAP = re.compile(
@@ -109,6 +110,6 @@ def _last_error(lines: list[str]) -> str | None:
             return line.removeprefix(SENTENCE)
         if _EXCEPTION.fullmatch(line):
             return line
-        if line.startswith(_START):
+        if line.startswith(START):
             break
     return None

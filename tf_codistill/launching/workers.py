@@ -48,7 +48,7 @@ class Worker:
         """Starts it; what it prints is added to the log."""
         command = [*self.command, *(() if self._process else self.once)]
         with open(self.log_path, "ab") as log:
-            log.write(f"$ {shlex.join(command)}\n".encode())
+            log.write(f"{logs.START}{shlex.join(command)}\n".encode())
             log.flush()
             self._process = children.start(command, log, self.environment)
 
@@ -120,8 +120,18 @@ def plan(
             environment |= gpus.environment(gpus_by_worker, position * workers_per_group + index)
             log_path = runs.log_path(logs_dir, group, index)
             workers.append(Worker(group, index, list(command(group)), environment, log_path, once))
+        _close_logs(logs_dir, group, workers_per_group)
         groups.append(workers)
     return groups
+
+
+def _close_logs(logs_dir: str, group: int, num_workers: int) -> None:
+    """Lets the logs of workers that a group has no more say so: their last error counts no longer."""
+    index = num_workers
+    while os.path.exists(path := runs.log_path(logs_dir, group, index)):
+        with open(path, "a", encoding="utf-8") as log:
+            log.write(f"{logs.START}none: worker {index} is one too many for a group of {num_workers}\n")
+        index += 1
 
 
 def _environment(ports: Sequence[int], index: int, num_processes: int) -> dict[str, str]:

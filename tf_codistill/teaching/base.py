@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_codistill.batches import Batch
+from tf_codistill.redealing import Redealing
 
 SCRATCH, PEER = STARTS = ("scratch", "peer")
 """What a group without a checkpoint starts from: its own initialisation, or a peer's snapshot."""
@@ -182,6 +183,18 @@ class Teaching:
 
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned; a `ValueError` if it comes from other models or other groups."""
+
+    def redeal(self, owns: Sequence[Arrays], redealing: Redealing) -> Arrays:
+        """This worker's own part of `state`, where another number of workers or replicas has written it.
+
+        Args:
+            owns: The own part of each old worker, in order.
+            redealing: Deals out what belongs to lanes, to replicas, or is a sum over all of them.
+
+        Returns:
+            What `restore` is to be given. As long as nothing else is said, arrays belong to lanes.
+        """
+        return [redealing.lanes(parts) for parts in zip(*owns, strict=True)]
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What has to happen around the steps; `fit` calls them before those of the user."""

@@ -37,6 +37,7 @@ import tensorflow as tf
 from tf_codistill import recurrent_state, weights
 from tf_codistill.batches import Batch, every_nth, num_rows
 from tf_codistill.exchange.topology import RandomPeers, Topology, candidates_of
+from tf_codistill.redealing import Redealing
 from tf_codistill.teaching.base import Arrays, ModelFn, Place, Taught, Teaching, equal_logits, rows_of
 
 _NEVER = -1
@@ -190,7 +191,13 @@ class FellowStudents(Teaching):
         apart = self._apart()
         weights.assign([self._copied_at, *(own for own, _ in self._pairs())], shared)
         weights.assign_replicas(apart, own[: len(apart)])
-        recurrent_state.assign(self._own_states(), own[len(apart) :])
+        recurrent_state.restore(self._own_states(), own[len(apart) :])
+
+    def redeal(self, owns: Sequence[Arrays], redealing: Redealing) -> Arrays:
+        """Own parts of other workers, dealt out: first what replicas hold apart, then states of lanes."""
+        parts, apart = list(zip(*owns, strict=True)), len(self._apart())
+        of_replicas = [redealing.replicas(one) for one in parts[:apart]]
+        return [*of_replicas, *(redealing.lanes(one) for one in parts[apart:])]
 
     def present(self, learner: int, step: tf.Tensor) -> tf.Tensor:
         """1.0 for each of ``taught_by[learner]`` who teaches in a step, else 0.0; float32 [P]."""

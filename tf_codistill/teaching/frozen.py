@@ -281,7 +281,7 @@ class FrozenTeachers(Teaching):
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
         weights.assign([*self._metadata, *self._shares, *self._weights()], shared[2:])
-        recurrent_state.assign(self._recurrent_states(), own)
+        recurrent_state.restore(self._recurrent_states(), own)
         if self.frozen:
             self.held = [Ref(*(int(number) for number in ref)) for ref in shared[0]]
             self._published_at = [float(at) for at in shared[1]]

@@ -453,7 +453,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_written_anew(
     assert found[0] == 15
 
 
-def test_another_model_or_number_of_workers_or_version_is_refused(tmp_path: pathlib.Path) -> None:
+def test_another_model_or_version_is_refused(tmp_path: pathlib.Path) -> None:
     fit(compiled(), tmp_path, epochs=1)
     for other in (normalised, lambda: sequential(keras.layers.Dense(3))):
         with pytest.raises(
@@ -463,18 +463,10 @@ def test_another_model_or_number_of_workers_or_version_is_refused(tmp_path: path
     with pytest.raises(ValueError, match="holds another model or other groups: .* arrays do not fit"):
         fit(compiled(optimizer=lambda: keras.optimizers.SGD(0.1)), tmp_path)
     mark = checkpoints.manifest_of(str(tmp_path), 5)
-    for change, message in (
-        (
-            {"num_workers": 2},
-            "written by 2 workers, this group has 1; start as many, or use another directory",
-        ),
-        ({"format_version": 1}, "has format version 1; expected 2: it is of another version"),
-    ):
-        files.write_json(
-            str(tmp_path / "checkpoint_00000005" / files.MANIFEST), checkpoints._sealed({**mark, **change})
-        )
-        with pytest.raises(ValueError, match=message):
-            fit(compiled(), tmp_path)
+    older = checkpoints._sealed({**mark, "format_version": 1})
+    files.write_json(str(tmp_path / "checkpoint_00000005" / files.MANIFEST), older)
+    with pytest.raises(ValueError, match="has format version 1; expected 2: it is of another version"):
+        fit(compiled(), tmp_path)
 
 
 def test_other_metrics_begin_anew(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:

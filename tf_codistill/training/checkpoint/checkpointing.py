@@ -28,7 +28,7 @@ from absl import logging
 
 from tf_codistill import checkpoints, distribution, weights
 from tf_codistill.groups import decisions
-from tf_codistill.training.checkpoint import state
+from tf_codistill.training.checkpoint import own_part, state
 from tf_codistill.training.checkpoint.progress import NONE, Found, Position, TrainingProgress
 
 _FAILED = -2
@@ -136,20 +136,15 @@ class Checkpointing(keras.callbacks.Callback):
             Where it goes on; None if there is no checkpoint.
 
         Raises:
-            ValueError: The checkpoint holds another model, or was written by another number of workers.
+            ValueError: The checkpoint holds another model, or of another batch size.
         """
         position = self.find(model)
         if position is None:
             return None
         step, _, manifest = model.progress.found[self._store.directory]
         path = checkpoints.path_of(self._store.directory, step)
-        if manifest["num_workers"] != self._store.num_workers:
-            raise ValueError(
-                f"checkpoint {path!r} was written by {manifest['num_workers']} workers, this group has "
-                f"{self._store.num_workers}; start as many, or use another directory"
-            )
-        own = checkpoints.read_own(path, manifest, self._store.worker)
         try:
+            own = own_part.read(model, path, manifest)
             state.assign(model, checkpoints.read_shared(path, manifest), own)
         except ValueError as error:
             raise ValueError(

@@ -7,6 +7,7 @@ TrainingProgress    fit 0 ... fit 1, epoch 3, 40 batches of it    a script may c
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_codistill import weights
+from tf_codistill.redealing import Redealing
 
 NONE = -1
 
@@ -72,7 +74,8 @@ class BatchesSeen:
 
     Attributes:
         number: How many.
-        first: What tells the first of a `fit` apart; 0 before it.
+        first: What tells the first of a `fit` apart, 0 before it; of that of the group it is this worker's
+            part, all of which add up.
     """
 
     def __init__(self) -> None:
@@ -93,9 +96,27 @@ class BatchesSeen:
         """Forgets the first batch."""
         weights.assign([self.first], [np.array(0)])
 
+    @staticmethod
+    def redealt(parts: Sequence[np.ndarray], redealing: Redealing) -> np.ndarray:
+        """What `first` is to be on the replicas of a worker, from what it was on those of old workers.
+
+        Args:
+            parts: For each old worker an array [its replicas].
+            redealing: From which workers to which.
+
+        Returns:
+            An array [replicas]: parts of which none is 0 and whose sum over all workers is what it was.
+        """
+        total = np.sum([part[:1] for part in parts], axis=0)  # it wraps around
+        part = total - (redealing.now.num_workers - 1) if redealing.worker == 0 else np.ones_like(total)
+        return np.repeat(part if total.any() else total, redealing.now.num_replicas)
+
 
 def fingerprint(batch: Any) -> tf.Tensor:
-    """A number that tells batches apart, int64; of what this worker's replicas get."""
+    """A number that tells batches apart, int64; of what this worker's replicas get.
+
+    It is a sum over rows, so that the sum over workers is the same whoever of them reads which.
+    """
     parts = [part for part in tf.nest.flatten(batch, expand_composites=True) if part is not None]
     return tf.reduce_sum(tf.stack([_hash(tf.convert_to_tensor(part)) for part in parts]))
 
@@ -103,4 +124,6 @@ def fingerprint(batch: Any) -> tf.Tensor:
 def _hash(part: tf.Tensor) -> tf.Tensor:
     if part.dtype == tf.string:
         return tf.reduce_sum(tf.strings.to_hash_bucket_fast(part, 1 << 62))
-    return tf.bitcast(tf.fingerprint(tf.reshape(part, [1, -1])), tf.int64)[0]
+    shape = tf.concat([tf.shape(part), [1]], axis=0)
+    rows = tf.reshape(part, [shape[0], tf.reduce_prod(shape[1:])])
+    return tf.reduce_sum(tf.bitcast(tf.fingerprint(rows), tf.int64))

@@ -23,6 +23,7 @@ import tensorflow as tf
 from absl import logging
 
 from tf_codistill import keras_private, weights
+from tf_codistill.groups import decisions
 from tf_codistill.training.checkpoint import state
 from tf_codistill.training.checkpoint.checkpointing import Checkpointing
 from tf_codistill.training.checkpoint.progress import Position, fingerprint
@@ -109,7 +110,8 @@ def _continue_from(
         return model.read_metrics()
 
     epochs = found.epoch - first.epoch
-    model.pass_over = PassOver(feed, epochs, found.batch, int(first_batch), restored_logs)
+    strategy = model.distribute_strategy
+    model.pass_over = PassOver(feed, epochs, found.batch, int(first_batch), restored_logs, strategy)
 
 
 class PassOver:
@@ -120,7 +122,13 @@ class PassOver:
     """
 
     def __init__(
-        self, feed: Any, epochs: int, batches: int, first_batch: int, begin: Callable[[], Any]
+        self,
+        feed: Any,
+        epochs: int,
+        batches: int,
+        first_batch: int,
+        begin: Callable[[], Any],
+        strategy: tf.distribute.Strategy,
     ) -> None:
         """Brings data to where an epoch begins, as far as that can be done before it is iterated over.
 
@@ -128,12 +136,13 @@ class PassOver:
             feed: Keras's iterator over epochs of the data.
             epochs: Epochs that are over.
             batches: Batches of the epoch that were learned from.
-            first_batch: What `fingerprint` returned for the first batch of all when training began; 0 if that
-                is not known.
+            first_batch: This worker's part of what `fingerprint` returned for the first batch of all when
+                training began; 0 if that is not known.
             begin: Gives the metrics of the epoch the values that they had, and returns them as logs.
+            strategy: That of the group.
         """
         self.batches = batches
-        self._first_batch, self._begin = first_batch, begin
+        self._first_batch, self._begin, self._strategy = first_batch, begin, strategy
         self._logs: Any = None
         self._before = self._to_epoch(feed, epochs)
 
@@ -195,9 +204,12 @@ class PassOver:
     def _check(self, batch: Any) -> None:
         """Warns if the first batch is another one than it was; the others need no check."""
         expected, self._first_batch = self._first_batch, 0
-        if expected and int(fingerprint(batch)) != expected:
+        if not expected:
+            return
+        found, began_with = decisions.total(self._strategy, [int(fingerprint(batch)), expected])
+        if found != began_with:
             logging.warning(
                 "the data do not repeat: the first batch is another one than when training began, so that "
-                "it goes on with other data than it would have; shuffle and map with a seed, or pass "
-                "shuffle=False with arrays"
+                "it goes on with other data than it would have; shuffle and map with a seed, pass "
+                "shuffle=False with arrays, and keep the batch size of the whole group"
             )

@@ -20,6 +20,7 @@ import numpy as np
 from absl import logging
 
 from tf_codistill import keras_private, recurrent_state, weights
+from tf_codistill.redealing import Redealing
 
 Replicas = list[np.ndarray]
 """Values of a variable on the replicas of this worker, [replicas, ...], for each variable."""
@@ -77,9 +78,46 @@ def assign(model: Any, shared: dict[str, Any], own: dict[str, Any]) -> None:
     _check_replicas(_apart(model), own["replicas"])
     weights.assign([one for student in model.students for one in student.weights], shared["weights"])
     weights.assign(model.optimizer.variables, shared["optimizer"])
-    recurrent_state.assign(_lanes(model), own["lanes"])
+    recurrent_state.restore(_lanes(model), own["lanes"])
     model.teachers.restore(shared["teachers"], own["teacher_lanes"])
     weights.assign_replicas(_apart(model), own["replicas"])
+
+
+def num_replicas(own: dict[str, Any]) -> int:
+    """How many replicas a worker had, by its own part of what `of` returned."""
+    return len(own["replicas"][-1])
+
+
+def redealt(model: Any, owns: Sequence[dict[str, Any]], redealing: Redealing) -> dict[str, Any]:
+    """What is to be this worker's own, where another number of workers or replicas has written it.
+
+    Args:
+        model: The `CodistillationModel`, built.
+        owns: What was each old worker's own, in order.
+        redealing: Deals it out.
+
+    Returns:
+        What `assign` is to be given.
+
+    Raises:
+        ValueError: It cannot be dealt out.
+    """
+    parts = {name: list(zip(*(own[name] for own in owns), strict=True)) for name in owns[0]}
+    # What a step notes in the meters counts once for each replica, in Keras's metrics for each example.
+    averages = {id(one) for one in model.meters.variables}
+    metrics = dict(enumerate(_metrics(model)))
+    return {
+        "replicas": [
+            *map(redealing.replicas, parts["replicas"][:-1]),
+            model.batches_seen.redealt(parts["replicas"][-1], redealing),
+        ],
+        "metrics": [
+            redealing.replicas(one) if id(metrics.get(index)) in averages else redealing.sums(one)
+            for index, one in enumerate(parts["metrics"])
+        ],
+        "lanes": [redealing.lanes(one) for one in parts["lanes"]],
+        "teacher_lanes": model.teachers.redeal([own["teacher_lanes"] for own in owns], redealing),
+    }
 
 
 def assign_metrics(model: Any, metrics: Replicas) -> None:

@@ -37,6 +37,7 @@ def test_a_job_that_was_killed_leaves_evidence_that_it_went_on(
     said = [programs.succeed("train", *flags, "--group=0")]
     said.append(programs.run("train", *flags, "--group=1", "--inject=kill@1:0:24"))
     assert said[1].status == -signal.SIGKILL
+    assert evidence.of_group(dataclasses.replace(small_job, workdir=str(tmp_path / "no")), 0).saved_step == 0
     order = os.path.join(trail.group_dir(small_job.trail_dir, 1), f"{trail.ORDER}000001_delete_snapshot")
     pathlib.Path(order).touch()
     said.append(programs.succeed("train", *flags, "--group=1"))

@@ -85,6 +85,17 @@ def test_a_group_that_hangs_later_is_not(watched):
             watched.look_for(1.0)
 
 
+def test_how_long_a_start_takes_does_not_delay_what_is_done_about_a_hang(tmp_path):
+    watched = Watched(tmp_path, hang_secs=10 * LOOK_SECS)
+    assert watched.look_for(9 * LOOK_SECS) is None
+    for step in range(3):
+        watched.log(toy_runs.start(100) if step == 0 else toy_runs.train(step))
+        assert watched.look_for(LOOK_SECS + 1.0) is None
+    secs, message = watched.look_for(100 * LOOK_SECS)
+    assert "group 0 has logged nothing for " in message
+    assert secs <= 25 * LOOK_SECS, "not ten times what the start took"
+
+
 NAN = "the loss of steps 151 to 200 is nan"
 
 

@@ -27,7 +27,7 @@ from tf_codistill.launching.workers import Worker
 LOOK_SECS = 10.0
 """Seconds between two looks at when a group has logged."""
 
-_HANG_FACTOR = 10  # how much longer than the longest pause so far
+_HANG_FACTOR = 10  # how much longer than the longest pause so far, starts excepted
 
 
 class Group:
@@ -57,8 +57,8 @@ class Group:
             workdir: Directory of the run.
             max_restarts: How often it is started again without a new checkpoint in between.
             hang_secs: How many seconds without a line in its metrics file it is given at least before it is
-                taken for hung, and ten times its longest pause so far; 0 for ever. Twice as many after each
-                time that it has logged nothing since it was started.
+                taken for hung, and ten times its longest pause between two looks at it that found a new line;
+                0 for ever. Twice as many after each time that it has logged nothing since it was started.
             clock: Returns seconds that never go back.
 
         Raises:
@@ -156,7 +156,8 @@ class Group:
             return None
         self._looked_at, mark = now, self._logged_at()
         if mark != self._mark:
-            self._longest_secs = max(self._longest_secs, now - self._marked_at)
+            if self._mark != self._mark_at_start:  # a start takes long, and says nothing of steps
+                self._longest_secs = max(self._longest_secs, now - self._marked_at)
             self._mark, self._marked_at = mark, now
         pause = now - self._marked_at
         return pause if pause > max(self._hang_secs, _HANG_FACTOR * self._longest_secs) else None

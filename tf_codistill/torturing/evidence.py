@@ -15,9 +15,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tf_codistill import checkpoints, files, leases, runs
+import gin
+import tensorflow as tf
+
+from tf_codistill import checkpoints, experiment, files, leases, runs
+from tf_codistill.tasks.base import Part
 from tf_codistill.torturing import trail
+from tf_codistill.torturing.audit import link
 from tf_codistill.torturing.job import Job
+from tf_codistill.training.checkpoint.progress import fingerprint
 
 _SWAP = re.compile(rb"swap at step \d+, seat \d+, peer (\d+), incarnation (\d+), serial (\d+)")
 
@@ -30,8 +36,8 @@ class OfGroup:
         records: The lines of its metrics file.
         starts: Its trail.
         taken: Peer, incarnation and serial number of each snapshot that its log says to have been taken.
-        saved_step: The step of its last checkpoint.
-        saved_chain: The chain in it.
+        saved_step: The step of its last checkpoint, 0 if there is none.
+        saved_chain: The chain in it, 0 if there is none.
         keys: The hash of the keys of each batch that it should have learned from, in order.
         chain: The chain that these make.
         is_held: Whether somebody still holds its lease.
@@ -83,48 +89,54 @@ def of_group(job: Job, group: int) -> OfGroup:
         All of it.
 
     Raises:
-        ValueError: The group has no complete checkpoint, or a file cannot be understood.
+        ValueError: A file cannot be understood.
     """
-    saved_step, shared, _ = checkpoints.read_latest(runs.checkpoints_dir(job.workdir, group))
+    saved_step, saved_chain = _saved(runs.checkpoints_dir(job.workdir, group))
     keys, chain = expected(job, group)
-    log = files.read(runs.log_path(job.workdir, group, 0))
+    log_path = runs.log_path(job.workdir, group, 0)
+    taken = _SWAP.findall(files.read(log_path)) if files.exists(log_path) else []
     directory = runs.leased_dir(job.workdir, group)
     holder = leases.newest_holder(directory)
     return OfGroup(
         records=runs.read_metrics(runs.metrics_path(job.workdir, group)),
         starts=trail.read(job.trail_dir, group),
-        taken=[(int(peer), int(one), int(serial)) for peer, one, serial in _SWAP.findall(log)],
+        taken=[(int(peer), int(one), int(serial)) for peer, one, serial in taken],
         saved_step=saved_step,
-        saved_chain=int(shared["teachers"][-1]),
+        saved_chain=saved_chain,
         keys=keys,
         chain=chain,
         is_held=holder is not None and not leases.beat_of(directory, holder).is_released,
     )
 
 
+def _saved(directory: str) -> tuple[int, int]:
+    """Step and chain of the newest complete checkpoint; zeros if there is none."""
+    found = checkpoints.newest_complete(directory)
+    if found is None:
+        return 0, 0
+    step, manifest = found
+    shared = checkpoints.read_shared(checkpoints.path_of(directory, step), manifest)
+    return step, int(shared["teachers"][-1])
+
+
 def expected(job: Job, group: int) -> tuple[list[int], int]:
     """What a group should learn from, by its data alone.
 
     Args:
-        job: The job, which has begun.
+        job: The job.
         group: The group.
 
     Returns:
         The hash of the keys of each batch, in order, and the chain that these make.
     """
-    import tensorflow as tf
-
-    from tf_codistill import experiment
-    from tf_codistill.tasks.base import Part
-    from tf_codistill.torturing.audit import link
-    from tf_codistill.training.checkpoint.progress import fingerprint
 
     def follow(chain: Any, batch: Any) -> tuple[Any, Any]:
         keys = fingerprint(batch.keys)
         return link(chain, keys), (keys, link(chain, keys))
 
-    task = experiment.of_run(job.workdir).task
-    stream = task.training(Part(group, job.num_groups, job.seed))
+    gin.clear_config()
+    gin.parse_config(job.gin())
+    stream = experiment.configured().task.training(Part(group, job.num_groups, job.seed))
     batches = stream.dataset(num_steps=job.num_steps).scan(tf.constant(0, tf.int64), follow)
     keys, chains = zip(*batches.as_numpy_iterator(), strict=True)
     return [int(one) for one in keys], int(chains[-1])

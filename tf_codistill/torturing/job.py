@@ -15,6 +15,10 @@ import os
 import sys
 
 from tf_codistill import files
+from tf_codistill.example_tables import synthetic_clicks, writing
+from tf_codistill.jobs import engines
+from tf_codistill.tables import pipeline, sources
+from tf_codistill.tables.schema import TableSettings, criteo_schema
 
 NUM_ROWS = 200_000
 LOG_EVERY = 50
@@ -90,11 +94,12 @@ class Job:
         size = (f"--num_groups={self.num_groups}", f"--workers_per_group={self.workers_per_group}")
         gin_file = os.path.join(self.workdir, "job.gin")
         files.ensure_directory(self.workdir)
-        files.write(gin_file, self._gin().encode())
+        files.write(gin_file, self.gin().encode())
         launch = [sys.executable, "-m", "tf_codistill.launch", f"--workdir={self.workdir}", *size]
         return [*launch, f"--gin_file={os.path.abspath(gin_file)}", *flags]
 
-    def _gin(self) -> str:
+    def gin(self) -> str:
+        """Its gin file."""
         audited = _AUDITED.format(trail_dir=self.trail_dir, every=LOG_EVERY)
         lines = [
             audited if self.is_audited else _PLAIN.format(every=LOG_EVERY),
@@ -123,11 +128,6 @@ def make_table(directory: str) -> str:
     Raises:
         ValueError: The directory holds something else.
     """
-    from tf_codistill.example_tables import synthetic_clicks, writing
-    from tf_codistill.jobs import engines
-    from tf_codistill.tables import pipeline, sources
-    from tf_codistill.tables.schema import TableSettings, criteo_schema
-
     rows, table = files.join(directory, "rows"), files.join(directory, "table")
     clicks = synthetic_clicks.SyntheticClicks()
     writing.write(rows, NUM_ROWS, clicks, engines.Local(1), num_files=1)

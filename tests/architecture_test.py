@@ -58,10 +58,10 @@ FLOORS = (
         "planning",
     ),
     ("experiment", "model_comparison", "following"),
-    ("program", "retraining", "sweeps"),
+    ("program", "retraining", "sweeps", "torturing"),
     ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
     + ("prepare_images", "prepare_clicks", "make_clicks", "make_flights", "make_digits", "inspect_corpus")
-    + ("score", "generate", "export", "churn", "retrain", "sweep", "plan", "status"),
+    + ("score", "generate", "export", "churn", "retrain", "sweep", "plan", "status", "torture"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

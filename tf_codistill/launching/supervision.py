@@ -27,7 +27,7 @@ from tf_codistill.launching.workers import Worker
 LOOK_SECS = 10.0
 """Seconds between two looks at when a group has logged."""
 
-_HANG_FACTOR = 10  # how much longer than the longest pause so far
+_HANG_FACTOR = 10  # how much longer than the longest pause so far, starts excepted
 
 
 class Group:
@@ -57,7 +57,8 @@ class Group:
             workdir: Directory of the run.
             max_restarts: How often it is started again without a new checkpoint in between.
             hang_secs: How many seconds without a line in its metrics file it is given at least before it is
-                taken for hung, and ten times its longest pause so far; 0 for ever.
+                taken for hung, and ten times its longest pause between two looks at it that found a new line;
+                0 for ever. Twice as many after each time that it has logged nothing since it was started.
             clock: Returns seconds that never go back.
 
         Raises:
@@ -70,6 +71,7 @@ class Group:
         self._restarts = Restarts(max_restarts, self._first_step)
         self._max_restarts, self._hang_secs, self._clock = max_restarts, hang_secs, clock
         self._mark: float | None = None  # when it last logged, by the clock of its storage
+        self._mark_at_start: float | None = None
         self._marked_at = self._longest_secs = self._looked_at = 0.0
         self._starts_at: float | None = None
         self.is_done = False
@@ -86,7 +88,8 @@ class Group:
 
     def start(self) -> None:
         """Starts all its workers."""
-        self._starts_at, self._marked_at, self._mark = None, self._clock(), self._logged_at()
+        self._starts_at, self._marked_at = None, self._clock()
+        self._mark = self._mark_at_start = self._logged_at()
         for worker in self.workers:
             worker.start()
 
@@ -107,11 +110,15 @@ class Group:
         if failed:
             reason, is_mistake = failed[0].failure()
             code = failed[0].exit_status() or 0
+            # Whoever has begun to train from a checkpoint has made none, even if no step is logged since.
+            is_mistake = is_mistake and not (self._checkpoint() and self._has_logged())
             is_superseded = code == children.SUPERSEDED
             return self._fail(Failure(reason, self._step(), code > 0, is_mistake, is_superseded))
         if all(code == 0 for code in codes):
             self.is_done = True
         elif (pause := self._pause()) is not None:
+            if not self._has_logged():  # perhaps it only starts slowly: the next time it has as long again
+                self._hang_secs *= 2
             reason = f"group {self.index} has logged nothing for {progress.duration(pause)}"
             return self._fail(Failure(reason, self._step()))
         return None
@@ -121,9 +128,7 @@ class Group:
         for worker in self.workers:
             worker.send(signal.SIGKILL)
             worker.wait()
-        checkpoint = 0
-        with contextlib.suppress(OSError):
-            checkpoint = signs.checkpoint_step(self._workdir, self.index) or 0
+        checkpoint = self._checkpoint()
         delay = self._restarts.after(failure, checkpoint)
         if delay is None:
             self.failure = failure.reason
@@ -151,10 +156,21 @@ class Group:
             return None
         self._looked_at, mark = now, self._logged_at()
         if mark != self._mark:
-            self._longest_secs = max(self._longest_secs, now - self._marked_at)
+            if self._mark != self._mark_at_start:  # a start takes long, and says nothing of steps
+                self._longest_secs = max(self._longest_secs, now - self._marked_at)
             self._mark, self._marked_at = mark, now
         pause = now - self._marked_at
         return pause if pause > max(self._hang_secs, _HANG_FACTOR * self._longest_secs) else None
+
+    def _checkpoint(self) -> int:
+        """The step of its newest checkpoint, 0 if there is none."""
+        with contextlib.suppress(OSError):
+            return signs.checkpoint_step(self._workdir, self.index) or 0
+        return 0
+
+    def _has_logged(self) -> bool:
+        """Whether it has logged anything since it was started, as it does when it begins to train."""
+        return self._logged_at() != self._mark_at_start
 
     def _logged_at(self) -> float | None:
         with contextlib.suppress(OSError):

@@ -345,6 +345,21 @@ def published(directory: pathlib.Path) -> list[int]:
     return [manifest["step"] if manifest else -1 for manifest in manifests]
 
 
+@pytest.mark.parametrize("days", [1, -1])
+def test_a_clock_that_is_off_by_a_day_hides_no_snapshot(tmp_path: pathlib.Path, days: int) -> None:
+    """Neither while it is, nor when the group starts again with the right time."""
+    clock, reader = Clock(), store(tmp_path, 1)
+    clock.now = right = 1e6
+    for number, now in enumerate((right, right + 86_400 * days, right)):
+        clock.now = now
+        writer = store(tmp_path, clock=clock)
+        writer.announce(MODEL, 100 * number)
+        for step in (100 * number + 1, 100 * number + 2):
+            publish(writer, step)
+            assert latest(reader) == step
+    assert published(tmp_path)[-1] == 202
+
+
 def test_superseded_snapshots_stay_until_they_are_old(tmp_path: pathlib.Path) -> None:
     clock = Clock()
     writer = store(tmp_path, keep=2, min_age_secs=60, clock=clock)

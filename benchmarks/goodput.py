@@ -7,9 +7,9 @@ r"""Goodput against the mean time between failures: groups that codistil beside 
     G groups of one worker       a worker is killed: its group starts again, the others go on
     one group of G workers       a worker is killed: all start again, as a collective takes in nobody later
 
-The claim (Anil et al. 2018, section 2.1): groups that exchange stale snapshots need not wait for each other,
-so that a failure costs the group that has it and no other. Same network, same rows of a worker in a step,
-same steps between checkpoints, same launcher, whose delays grow between restarts with no checkpoint between.
+The claim, after Anil et al. 2018: groups that exchange stale snapshots need not wait for each other, so that a
+failure costs the group that has it and no other. Same network, same rows of a worker in a step, same seconds
+between checkpoints, same launcher, whose delays grow between restarts with no checkpoint between.
 
 Goodput is useful steps over those that the same setting makes without failures in that time. Useful is what
 the last checkpoint has, which a run that is stopped at the end of the time saves. Seconds count from when all
@@ -26,7 +26,7 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -42,6 +42,7 @@ SECONDS = flags.DEFINE_float("seconds", 90.0, "Seconds of each run.", 1.0)
 MTBF = flags.DEFINE_list("mtbf_secs", ["inf", "120", "60", "30", "15"], "Mean times between failures of all.")
 NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups, and workers of the one group.", 2)
 SEED = flags.DEFINE_integer("seed", 0, "Fixes the failures.", 0)
+CHECKPOINT = flags.DEFINE_float("checkpoint_secs", 5.0, "Seconds between checkpoints.", 0.1)
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 PICTURE = flags.DEFINE_string("picture", None, "PNG file for the curves.")
 
@@ -49,10 +50,11 @@ _ENDLESS = 10_000_000
 _BATCH_SIZE = 64
 _ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _POLL_SECS = 0.05
+_LINE_CHARACTERS = 120
 _GROUPS, _TOGETHER = "codistilling groups", "one synchronous group"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Point:
     """What a setting makes of its time under failures.
 
@@ -61,6 +63,7 @@ class Point:
         mtbf_secs: Mean seconds between two failures.
         kills: Failures that found a process.
         steps: Useful steps of a worker.
+        checkpoint_every: Steps between checkpoints.
         goodput: Of those that it makes without failures.
     """
 
@@ -68,26 +71,24 @@ class Point:
     mtbf_secs: float
     kills: int
     steps: float
-    goodput: float = math.nan
+    checkpoint_every: int
+    goodput: float
 
 
-def settings(directory: str, table: str) -> dict[str, Callable[[str], job.Job]]:
-    """What makes the job of each setting from the name of its directory."""
+def make(name: str, directory: str, table: str, checkpoint_every: int) -> job.Job:
+    """The job of a setting."""
     number = NUM_GROUPS.value
-    sizes = {_GROUPS: (number, 1), _TOGETHER: (1, number)}
-
-    def maker(num_groups: int, workers_per_group: int) -> Callable[[str], job.Job]:
-        return lambda name: job.Job(
-            workdir=files.join(directory, name),
-            table_dir=table,
-            num_groups=num_groups,
-            workers_per_group=workers_per_group,
-            batch_size=_BATCH_SIZE * workers_per_group,
-            num_steps=_ENDLESS,
-            is_audited=False,
-        )
-
-    return {name: maker(*size) for name, size in sizes.items()}
+    num_groups, workers_per_group = {_GROUPS: (number, 1), _TOGETHER: (1, number)}[name]
+    return job.Job(
+        workdir=directory,
+        table_dir=table,
+        num_groups=num_groups,
+        workers_per_group=workers_per_group,
+        batch_size=_BATCH_SIZE * workers_per_group,
+        checkpoint_every=checkpoint_every,
+        num_steps=_ENDLESS,
+        is_audited=False,
+    )
 
 
 def useful_steps(of: job.Job, kills: Sequence[tuple[float, int]], secs: float) -> tuple[float, int]:
@@ -123,18 +124,28 @@ def _check(running: victim.Victim) -> None:
 
 
 def measure(directory: str, mtbfs: Sequence[float], console: Console) -> list[Point]:
-    """Makes all runs, each time between failures for both settings one after the other."""
+    """Makes all runs: first those without failures, then each time between them for both settings."""
     table = job.make_table(files.join(directory, "data"))
     points: list[Point] = []
     whole: dict[str, float] = {}
     for number, mtbf_secs in enumerate(mtbfs):
         kills = plan.kills(SEED.value + number, SECONDS.value, mtbf_secs, NUM_GROUPS.value)
-        for name, make in settings(directory, table).items():
-            steps, found = useful_steps(make(f"{mtbf_secs:g}_{name.split()[0]}"), kills, SECONDS.value)
-            whole.setdefault(name, steps)  # the first is without failures
-            points.append(Point(name, mtbf_secs, found, steps, steps / whole[name]))
+        for name in (_GROUPS, _TOGETHER):
+            every = checkpoint_every(whole[name]) if whole.get(name) else job.CHECKPOINT_EVERY
+            of = make(name, files.join(directory, f"{number}_{name.split()[0]}"), table, every)
+            steps, found = useful_steps(of, kills, SECONDS.value)
+            if not whole.setdefault(name, steps):
+                raise ValueError(
+                    f"{name}: no step in {SECONDS.value:g} s without failures; give more --seconds"
+                )
+            points.append(Point(name, mtbf_secs, found, steps, every, steps / whole[name]))
             console.print(f"MTBF {mtbf_secs:g} s, {name}: {found} kills, {steps:.0f} steps", markup=False)
     return points
+
+
+def checkpoint_every(steps: float) -> int:
+    """Steps between checkpoints of a setting that makes so many steps in the time."""
+    return max(1, round(steps / SECONDS.value * CHECKPOINT.value / job.LOG_EVERY)) * job.LOG_EVERY
 
 
 def shown(points: Sequence[Point]) -> Table:
@@ -183,8 +194,8 @@ def figures(points: Sequence[Point]) -> dict[str, Any]:
         dataclasses.asdict(one) | {"mtbf_secs": one.mtbf_secs if math.isfinite(one.mtbf_secs) else None}
         for one in points
     ]
-    given = {"seconds": SECONDS.value, "num_groups": NUM_GROUPS.value, "seed": SEED.value}
-    return {**given, "checkpoint_every_steps": job.CHECKPOINT_EVERY, "points": rows}
+    flags_of = {flag.name: flag.value for flag in (SECONDS, NUM_GROUPS, SEED, CHECKPOINT)}
+    return {**flags_of, "points": rows}
 
 
 def main() -> None:
@@ -195,6 +206,7 @@ def main() -> None:
     for path in filter(None, (OUTPUT.value, PICTURE.value)):
         files.make_directory(os.path.dirname(path) or ".")
     console = Console(highlight=False)
+    console.width = max(console.width, _LINE_CHARACTERS)
     with tempfile.TemporaryDirectory() as directory:
         points = measure(directory, mtbfs, console)
     console.print(shown(points))

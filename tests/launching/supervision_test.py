@@ -35,12 +35,13 @@ class Worker:
 
 
 class Watched:
-    """A group, its only worker, and its clock."""
+    """A group of two workers, and its clock."""
 
     def __init__(self, workdir, hang_secs=0.0, max_restarts=20):
         os.makedirs(runs.group_dir(str(workdir), 0), exist_ok=True)
-        self.workdir, self.worker, self.now = workdir, Worker(), 1000.0
-        self.group = Group(0, [self.worker], str(workdir), max_restarts, hang_secs, clock=lambda: self.now)
+        self.workdir, self.worker, self.other, self.now = workdir, Worker(), Worker(), 1000.0
+        workers = [self.worker, self.other]
+        self.group = Group(0, workers, str(workdir), max_restarts, hang_secs, clock=lambda: self.now)
         self.group.start()
 
     def log(self, *records):
@@ -134,3 +135,17 @@ def test_a_mistake_without_a_checkpoint_is_still_one(tmp_path):
     watched.worker.fail("group 0 and group 1 train different models")
     assert watched.group.look() == "group 0 and group 1 train different models"
     assert watched.group.has_ended
+
+
+def test_a_worker_that_was_killed_is_the_reason_and_not_those_that_miss_it(tmp_path):
+    """Otherwise two kills in one interval would be the same last words of a fellow, twice."""
+    watched = go_on(tmp_path)
+    for number in (1, 2):
+        watched.worker.fail("UnavailableError: connection reset by peer", is_mistake=False)
+        watched.other.status, watched.other.reason = -9, "worker 1 of group 0 was killed by SIGKILL"
+        told = watched.group.look()
+        assert told.startswith("worker 1 of group 0 was killed by SIGKILL\ngroup 0 starts again in ")
+        watched.look_for(3.0)
+        assert watched.worker.num_starts == number + 1
+    records = runs.read_metrics(runs.metrics_path(str(tmp_path), 0), "restart")
+    assert [record["reason"] for record in records] == ["worker 1 of group 0 was killed by SIGKILL"] * 2

@@ -106,10 +106,11 @@ class Group:
                 self.start()
             return None
         codes = [worker.exit_status() for worker in self.workers]
-        failed = [worker for worker, code in zip(self.workers, codes, strict=True) if code]
+        failed = [(code, worker) for worker, code in zip(self.workers, codes, strict=True) if code]
         if failed:
-            reason, is_mistake = failed[0].failure()
-            code = failed[0].exit_status() or 0
+            # One that a signal has ended comes first: others may have ended because it had.
+            code, worker = min(failed, key=lambda one: one[0])
+            reason, is_mistake = worker.failure()
             # Whoever has begun to train from a checkpoint has made none, even if no step is logged since.
             is_mistake = is_mistake and not (self._checkpoint() and self._has_logged())
             is_superseded = code == children.SUPERSEDED

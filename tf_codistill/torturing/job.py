@@ -24,7 +24,7 @@ NUM_ROWS = 200_000
 LOG_EVERY = 50
 """Steps between two lines of metrics, and between two exchanges."""
 CHECKPOINT_EVERY = 250
-"""Steps between two checkpoints."""
+"""Steps between two checkpoints, if no others are given."""
 VALIDATE_EVERY = 500
 """Steps between two validations."""
 
@@ -65,6 +65,7 @@ class Job:
         seed: Fixes initialisations and the order of the rows.
         batch_size: Rows of a group in a step.
         workers_per_group: Processes of each group.
+        checkpoint_every: Steps between two checkpoints.
         is_audited: Whether groups leave an audit trail.
     """
 
@@ -75,6 +76,7 @@ class Job:
     seed: int = 0
     batch_size: int = 64
     workers_per_group: int = 1
+    checkpoint_every: int = CHECKPOINT_EVERY
     is_audited: bool = True
 
     @property
@@ -111,7 +113,7 @@ class Job:
             f"Experiment.seed = {self.seed}",
             f"Experiment.log_every_steps = {LOG_EVERY}",
             f"Experiment.validate_every_steps = {VALIDATE_EVERY}",
-            f"Experiment.checkpoint_every_steps = {CHECKPOINT_EVERY}",
+            f"Experiment.checkpoint_every_steps = {self.checkpoint_every}",
         ]
         return "\n".join(lines) + "\n"
 

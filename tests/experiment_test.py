@@ -344,7 +344,7 @@ def test_random_peers_resume_with_the_peers_that_they_had(corpus, tmp_path_facto
         ({3: deeper}, "fully_connected", r"the task has models for groups \[3\]; expected some of 0 to 2"),
         (
             *({1: deeper}, RandomPeers(1)),
-            r"topology lets a teacher stand for any of groups \[1, 2\], to which peer_model_fns gives different",
+            r"topology lets a teacher stand for any of groups \[1, 2\], to which peer_model_fns gives",
         ),
         ({}, RandomPeers(3), "RandomPeers needs 3 peers for each group; there are 2"),
     ],

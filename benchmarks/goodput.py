@@ -7,9 +7,9 @@ r"""Goodput against the mean time between failures: groups that codistil beside 
     G groups of one worker       a worker is killed: its group starts again, the others go on
     one group of G workers       a worker is killed: all start again, as a collective takes in nobody later
 
-The claim, after Anil et al. 2018: groups that exchange stale snapshots need not wait for each other, and so a
-failure costs the group that has it and no other. Same network, same rows of a worker in a step, same seconds
-between checkpoints, same launcher, whose delays grow between restarts with no checkpoint between.
+The claim, after Anil et al. 2018: groups that exchange stale snapshots need not wait for each other, so that
+a failure costs the group that has it and no other. Same network, same rows of a worker in a step, same
+seconds between checkpoints, same launcher, whose delays grow between restarts with no checkpoint between.
 
 Goodput is useful steps over those that the same setting makes without failures in that time. Useful is what
 the last checkpoint has, which a run that is stopped at the end of the time saves. Seconds count from when all

@@ -122,6 +122,21 @@ def test_a_fault_in_the_first_interval_after_the_launcher_was_started_again_is_n
     assert watched.group.failure == NAN, "the same at the same step, twice"
 
 
+def test_a_fault_in_the_first_interval_is_no_mistake_of_a_group_that_has_come_further_before(tmp_path):
+    """It was killed before its first checkpoint, so that it begins anew."""
+    watched = Watched(tmp_path)
+    watched.log(toy_runs.start(500), toy_runs.train(50))
+    assert watched.group.has_progressed()
+    watched.worker.status, watched.worker.reason = -9, "worker 0 was killed"
+    assert "group 0 starts again in 1 s from the beginning" in watched.group.look()
+    watched.look_for(3.0)
+    runs.rewind_metrics(runs.metrics_path(str(tmp_path), 0), 0)
+    watched.log(toy_runs.start(500))
+    assert watched.group.has_progressed(), "still"
+    watched.worker.fail("file 'metrics.jsonl' cannot be used: 503 Service Unavailable")
+    assert "group 0 starts again in 2 s from the beginning" in watched.group.look()
+
+
 def test_a_mistake_before_training_has_begun_is_still_one(tmp_path):
     watched = go_on(tmp_path)
     watched.worker.fail("no corpus")

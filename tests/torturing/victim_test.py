@@ -81,6 +81,27 @@ def test_an_order_is_there_at_once_and_none_is_given_to_a_group_that_has_ended(j
     assert not (tmp_path / "trail" / "group_0").exists()
 
 
+def test_what_would_look_like_an_end_for_good_is_withheld(job, tmp_path):
+    """A loss that is NaN at the same step twice, or storage that fails there, is given up by `launch`."""
+    toy_runs.log(tmp_path, 1, toy_runs.start(100), toy_runs.train(50))
+    written = trail.Trail(job.trail_dir, 1)
+    written.begin(0)
+    with victim.Victim(job) as running:
+
+        def hit(kind):
+            return running.hit(Planned(0.0, kind, 1))
+
+        assert hit("nan") == victim.DONE
+        assert hit("nan") == victim.TOO_SOON, "the first is not obeyed yet"
+        written.note("fault", 61, fault="nan")
+        toy_runs.log(tmp_path, 1, toy_runs.start(100, step=50))
+        assert hit("nan") == victim.TOO_SOON, "the first ended it in the interval that comes next"
+        assert hit("storage_503") == victim.DONE, "that has other words"
+        assert hit("slow") == hit("slow") == victim.DONE
+        toy_runs.log(tmp_path, 1, toy_runs.train(100))
+        assert hit("nan") == victim.DONE
+
+
 def test_nothing_is_left_when_the_block_is_broken_off(job, tmp_path):
     def broken_off():
         with victim.Victim(job):

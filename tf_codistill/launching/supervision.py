@@ -67,6 +67,7 @@ class Group:
         if hang_secs < 0:
             raise ValueError(f"hang_secs is {hang_secs}; expected seconds, or 0 for ever")
         self.index, self.workers, self._workdir = index, workers, workdir
+        self._furthest = 0  # a restart takes steps back
         self._first_step = self._step()
         self._restarts = Restarts(max_restarts, self._first_step)
         self._max_restarts, self._hang_secs, self._clock = max_restarts, hang_secs, clock
@@ -84,7 +85,8 @@ class Group:
 
     def has_progressed(self) -> bool:
         """Whether it has logged a step since it was first started, or is done."""
-        return self.is_done or self._step() > self._first_step
+        self._step()
+        return self.is_done or self._furthest > self._first_step
 
     def start(self) -> None:
         """Starts all its workers."""
@@ -111,8 +113,9 @@ class Group:
             # One that a signal has ended comes first: others may have ended because it had.
             code, worker = min(failed, key=lambda one: one[0])
             reason, is_mistake = worker.failure()
-            # Whoever has begun to train from a checkpoint has made none, even if no step is logged since.
-            is_mistake = is_mistake and not (self._checkpoint() and self._has_logged())
+            # Whoever has trained before, and has begun to do so again, has made none.
+            has_trained = self._checkpoint() > 0 or self.has_progressed()
+            is_mistake = is_mistake and not (has_trained and self._has_logged())
             is_superseded = code == children.SUPERSEDED
             return self._fail(Failure(reason, self._step(), code > 0, is_mistake, is_superseded))
         if all(code == 0 for code in codes):
@@ -180,6 +183,8 @@ class Group:
 
     def _step(self) -> int:
         """The last step that it has logged."""
+        step = 0
         with contextlib.suppress(OSError, ValueError):
-            return progress.read_status(self._workdir, self.index).step
-        return 0
+            step = progress.read_status(self._workdir, self.index).step
+        self._furthest = max(self._furthest, step)
+        return step

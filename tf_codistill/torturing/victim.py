@@ -28,6 +28,9 @@ from tf_codistill.torturing.job import Job
 DONE = "done"
 NOBODY = "nobody was there"
 OVER = "the group had ended"
+TOO_SOON = "withheld, as the same end at the same step, twice, is one for good"
+
+_TOLD = ("nan", "full_disk", "storage_503")  # ends that a worker tells itself, and `launch` compares
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "terminate": signal.SIGTERM}
 _GRACE_SECS = 60.0
@@ -52,7 +55,7 @@ class Victim:
         """
         self._job, self._flags, self._environment = job, flags, {**os.environ, **(environment or {})}
         self.log_path = os.path.join(job.workdir, "launch.log")
-        self._orders, self.statuses = 0, list[int]()
+        self._orders, self.statuses = list[tuple[int, str]](), list[int]()
 
     def __enter__(self) -> Victim:
         """Starts the launcher; call it from the main thread.
@@ -106,7 +109,7 @@ class Victim:
             fault: What shall happen to whom.
 
         Returns:
-            `DONE`, which of an order says that it was given; `NOBODY` or `OVER` if nothing could be done.
+            `DONE`, which of an order says that it was given; `NOBODY`, `OVER` or `TOO_SOON` if nothing was.
         """
         if fault.kind == plan.LAUNCHER:
             return self._kill_launcher()
@@ -114,9 +117,11 @@ class Victim:
             return OVER
         if fault.kind in _SIGNALS:
             return self.send(fault.group, 0, _SIGNALS[fault.kind])
-        self._orders += 1
+        if fault.kind in _TOLD and not self._has_moved(fault.group, fault.kind):
+            return TOO_SOON
+        self._orders.append((fault.group, fault.kind))
         directory = trail.group_dir(self._job.trail_dir, fault.group)
-        with open(os.path.join(directory, f"{trail.ORDER}{self._orders:06d}_{fault.kind}"), "xb"):
+        with open(os.path.join(directory, f"{trail.ORDER}{len(self._orders):06d}_{fault.kind}"), "xb"):
             pass  # the name says it all
         return DONE
 
@@ -136,6 +141,18 @@ class Victim:
                 process.send_signal(number)
                 return DONE
         return NOBODY
+
+    def _has_moved(self, group: int, kind: str) -> bool:
+        """Whether a group has logged a step behind all faults of a kind that it was ordered."""
+        obeyed = [
+            record["step"]
+            for start in trail.read(self._job.trail_dir, group)
+            for record in start.of_kind("fault")
+            if record["fault"] == kind
+        ]
+        if len(obeyed) < self._orders.count((group, kind)):
+            return False
+        return progress.read_status(self._job.workdir, group).step > max(obeyed, default=-1)
 
     def _start(self) -> None:
         command = self._job.command(*self._flags)

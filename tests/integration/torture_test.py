@@ -23,9 +23,8 @@ pytestmark = pytest.mark.usefixtures("fresh_gin")
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows, and few steps between everything."""
-    for name, value in (("NUM_ROWS", 2000), ("LOG_EVERY", 5), ("CHECKPOINT_EVERY", 10)):
+    for name, value in (("NUM_ROWS", 2000), ("LOG_EVERY", 5), ("VALIDATE_EVERY", 10)):
         monkeypatch.setattr(job, name, value)
-    monkeypatch.setattr(job, "VALIDATE_EVERY", 10)
 
 
 @pytest.mark.usefixtures("small")
@@ -34,11 +33,12 @@ def test_a_job_that_was_killed_leaves_evidence_that_it_went_on(
 ) -> None:
     """Group 0 trains alone and publishes; group 1 is killed, ordered to be slow, and learns from it."""
     table = job.make_table(str(tmp_path / "data"))
-    small_job = job.Job(workdir=str(tmp_path / "job"), table_dir=table, num_groups=2, num_steps=30, seed=4)
+    place = {"workdir": str(tmp_path / "job"), "table_dir": table}
+    small_job = job.Job(**place, num_groups=2, num_steps=30, seed=4, checkpoint_every=10)
     (gin_file,) = (flag for flag in small_job.command() if flag.startswith("--gin_file"))
     flags = [f"--workdir={small_job.workdir}", "--num_groups=2", gin_file]
     said = [programs.succeed("train", *flags, "--group=0")]
-    said.append(programs.run("train", *flags, "--group=1", "--inject=kill@1:0:24"))
+    said.append(programs.run("train", *flags, "--group=1", "--inject=slow@1:0:11", "--inject=kill@1:0:24"))
     assert said[1].status == -signal.SIGKILL
     assert evidence.of_group(dataclasses.replace(small_job, workdir=str(tmp_path / "no")), 0).saved_step == 0
     order = os.path.join(trail.group_dir(small_job.trail_dir, 1), f"{trail.ORDER}000001_delete_snapshot")

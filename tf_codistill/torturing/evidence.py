@@ -21,9 +21,8 @@ import tensorflow as tf
 from tf_codistill import checkpoints, experiment, files, leases, runs
 from tf_codistill.tasks.base import Part
 from tf_codistill.torturing import trail
-from tf_codistill.torturing.audit import link
+from tf_codistill.torturing.audit import hashed, link
 from tf_codistill.torturing.job import Job
-from tf_codistill.training.checkpoint.progress import fingerprint
 
 _SWAP = re.compile(rb"swap at step \d+, seat \d+, peer (\d+), incarnation (\d+), serial (\d+)")
 
@@ -131,7 +130,7 @@ def expected(job: Job, group: int) -> tuple[list[int], int]:
     """
 
     def follow(chain: Any, batch: Any) -> tuple[Any, Any]:
-        keys = fingerprint(batch.keys)
+        keys = hashed(batch.keys)
         return link(chain, keys), (keys, link(chain, keys))
 
     gin.clear_config()

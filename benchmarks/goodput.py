@@ -1,7 +1,7 @@
 r"""Goodput against the mean time between failures: groups that codistil beside one synchronous group.
 
     python -m benchmarks.goodput --output=runs/goodput.json --picture=runs/goodput.png
-    python -m benchmarks.goodput --seconds=30 --mtbf_secs=inf,30          shorter
+    python -m benchmarks.goodput --mtbf_secs=inf,20          shorter
 
             seed -> kills [(17.3 s, worker 1), ...]          the same for both
     G groups of one worker       a worker is killed: its group starts again, the others go on
@@ -11,10 +11,11 @@ The claim, after Anil et al. 2018: groups that exchange stale snapshots need not
 a failure costs the group that has it and no other. Same network, same rows of a worker in a step, same
 seconds between checkpoints, same launcher, whose delays grow between restarts with no checkpoint between.
 
-Goodput is useful steps over those that the same setting makes without failures in that time. Useful is what
+Goodput is the share of the time that has led to useful steps: their number, times the usual seconds of a step
+of the same group in the same run, so that a machine that is sometimes slower does not matter. Useful is what
 the last checkpoint has, which a run that is stopped at the end of the time saves. Seconds count from when all
 groups train. Each process has one thread; give as many groups as there are cores that have nothing else to
-do. Ten runs of 90 seconds and what they take to start are about 20 minutes.
+do. Ten runs of a minute and what they take to start are a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from absl import flags
 from rich.console import Console
 from rich.table import Column, Table
 
-from tf_codistill import files, pictures, program
+from tf_codistill import files, pictures, program, runs
 from tf_codistill.health import progress, signs
 from tf_codistill.torturing import job, plan, victim
 
-SECONDS = flags.DEFINE_float("seconds", 90.0, "Seconds of each run.", 1.0)
-MTBF = flags.DEFINE_list("mtbf_secs", ["inf", "120", "60", "30", "15"], "Mean times between failures of all.")
+SECONDS = flags.DEFINE_float("seconds", 60.0, "Seconds of each run.", 1.0)
+MTBF = flags.DEFINE_list("mtbf_secs", ["inf", "60", "30", "20", "10"], "Mean times between failures of all.")
 NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups, and workers of the one group.", 2)
 SEED = flags.DEFINE_integer("seed", 0, "Fixes the failures.", 0)
 CHECKPOINT = flags.DEFINE_float("checkpoint_secs", 5.0, "Seconds between checkpoints.", 0.1)
@@ -47,7 +48,7 @@ OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures.")
 PICTURE = flags.DEFINE_string("picture", None, "PNG file for the curves.")
 
 _ENDLESS = 10_000_000
-_BATCH_SIZE = 64
+_BATCH_SIZE = 1024  # so that a step is long beside a collective
 _ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _POLL_SECS = 0.05
 _LINE_CHARACTERS = 120
@@ -64,7 +65,7 @@ class Point:
         kills: Failures that found a process.
         steps: Useful steps of a worker.
         checkpoint_every: Steps between checkpoints.
-        goodput: Of those that it makes without failures.
+        goodput: Share of the time that has led to them.
     """
 
     setting: str
@@ -91,7 +92,7 @@ def make(name: str, directory: str, table: str, checkpoint_every: int) -> job.Jo
     )
 
 
-def useful_steps(of: job.Job, kills: Sequence[tuple[float, int]], secs: float) -> tuple[float, int]:
+def train(of: job.Job, kills: Sequence[tuple[float, int]], secs: float) -> tuple[float, float, int]:
     """Trains for some time under failures.
 
     Args:
@@ -100,7 +101,8 @@ def useful_steps(of: job.Job, kills: Sequence[tuple[float, int]], secs: float) -
         secs: For how long.
 
     Returns:
-        Useful steps of a worker, and how many failures found a process.
+        Useful steps of a worker, the share of the time that has led to them, and how many failures found a
+        process.
     """
     found, waiting, groups = 0, list(kills), range(of.num_groups)
     with victim.Victim(of, "--hang_secs=0", environment=_ONE_THREAD) as running:
@@ -114,7 +116,19 @@ def useful_steps(of: job.Job, kills: Sequence[tuple[float, int]], secs: float) -
             _check(running)
         running.stop()
     last = [signs.checkpoint_step(of.workdir, group) or 0 for group in groups]
-    return statistics.mean(max(0, one - before) for before, one in zip(first, last, strict=True)), found
+    useful = [max(0, one - before) for before, one in zip(first, last, strict=True)]
+    usual = [usual_secs(of.workdir, group) for group in groups]
+    share = statistics.mean(steps * each for steps, each in zip(useful, usual, strict=True)) / secs
+    return statistics.mean(useful), share, found
+
+
+def usual_secs(workdir: str, group: int) -> float:
+    """The median seconds of a step of a group, as its lines of metrics have them."""
+    lines = runs.read_metrics(runs.metrics_path(workdir, group), "train")
+    pairs = zip(lines, lines[1:], strict=False)
+    return statistics.median(
+        (b["elapsed_secs"] - a["elapsed_secs"]) / (b["step"] - a["step"]) for a, b in pairs
+    )
 
 
 def _check(running: victim.Victim) -> None:
@@ -127,18 +141,15 @@ def measure(directory: str, mtbfs: Sequence[float], console: Console) -> list[Po
     """Makes all runs: first those without failures, then each time between them for both settings."""
     table = job.make_table(files.join(directory, "data"))
     points: list[Point] = []
-    whole: dict[str, float] = {}
+    every: dict[str, int] = {}
     for number, mtbf_secs in enumerate(mtbfs):
         kills = plan.kills(SEED.value + number, SECONDS.value, mtbf_secs, NUM_GROUPS.value)
         for name in (_GROUPS, _TOGETHER):
-            every = checkpoint_every(whole[name]) if whole.get(name) else job.CHECKPOINT_EVERY
-            of = make(name, files.join(directory, f"{number}_{name.split()[0]}"), table, every)
-            steps, found = useful_steps(of, kills, SECONDS.value)
-            if not whole.setdefault(name, steps):
-                raise ValueError(
-                    f"{name}: no step in {SECONDS.value:g} s without failures; give more --seconds"
-                )
-            points.append(Point(name, mtbf_secs, found, steps, every, steps / whole[name]))
+            interval = every.get(name, job.CHECKPOINT_EVERY)
+            of = make(name, files.join(directory, f"{number}_{name.split()[0]}"), table, interval)
+            steps, goodput, found = train(of, kills, SECONDS.value)
+            every.setdefault(name, checkpoint_every(steps))
+            points.append(Point(name, mtbf_secs, found, steps, interval, goodput))
             console.print(f"MTBF {mtbf_secs:g} s, {name}: {found} kills, {steps:.0f} steps", markup=False)
     return points
 

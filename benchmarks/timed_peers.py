@@ -7,6 +7,7 @@ TimedPeers.times_dir = "times"                        group_0, group_1: a line f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -33,10 +34,12 @@ class TimedPeers(PeerExchange):
         self._times_dir = times_dir
 
     def join(self, place: Place) -> None:
-        """Pins this process, too."""
+        """Pins this process, too, with the threads that it has."""
         super().join(place)
         cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[place.group % len(cores)]})
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread), {cores[place.group % len(cores)]})
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What notes the times beside what exchanges."""

@@ -23,9 +23,11 @@ SUPERSEDED = 76
 """Exit status of a program whose place another process has taken, so that it must not be started again."""
 
 # Becomes the command, which the kernel is told to kill when its parent ends: PR_SET_PDEATHSIG of prctl(2). If
-# that has ended before, nobody would.
+# that has ended before, nobody would. SIGINT, by which a parent may stop it, is heard even where the parent
+# itself ignores it, as whatever a shell's script has started in the background does.
 _LEASH = """
 import ctypes, os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 if os.getppid() != int(sys.argv[1]):
     os._exit(128 + signal.SIGKILL)

@@ -116,6 +116,7 @@ class Programs:
         *arguments: str,
         directory: str | os.PathLike[str] = REPOSITORY,
         environment: Mapping[str, str] | None = None,
+        timeout_secs: int = TIMEOUT_SECS,
     ) -> Iterator[Running]:
         """Starts ``python -m tf_codistill.<program>``, and makes sure that it ends.
 
@@ -124,6 +125,7 @@ class Programs:
             *arguments: Its command line.
             directory: Its working directory.
             environment: Variables beside those of this process.
+            timeout_secs: When it is killed.
 
         Yields:
             The running program.
@@ -137,7 +139,7 @@ class Programs:
                 error=paths[1],
                 directory=directory,
                 environment=environment,
-                timeout_secs=TIMEOUT_SECS,
+                timeout_secs=timeout_secs,
             )
             running = Running(pid, paths)
             try:

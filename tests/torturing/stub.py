@@ -26,11 +26,11 @@ from tf_codistill import children
 workers = []
 def leave(number, frame):
     for worker in workers:
-        worker.send_signal(signal.SIGINT)
+        worker.send_signal(signal.SIGTERM)
     for worker in workers:
         worker.wait()
     sys.exit(75)
-signal.signal(signal.SIGINT, leave)
+signal.signal(signal.SIGTERM, leave)
 for group in range(2):
     command = [sys.executable, "-c", sys.argv[1], sys.argv[2], f"--group={group}", f"--workdir={sys.argv[2]}"]
     workers.append(children.start(command, sys.stdout.buffer))

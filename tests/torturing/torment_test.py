@@ -1,6 +1,7 @@
 """The loop that lets faults happen, on small children in place of a launcher and its workers."""
 
 import io
+import signal
 
 import pytest
 from rich.console import Console
@@ -47,5 +48,5 @@ def test_faults_wait_until_all_groups_train(job, tmp_path):
 def test_a_job_that_does_nothing_any_more_is_ended(job, monkeypatch):
     monkeypatch.setattr(torment, "_PATIENCE_SECS", 0.5)
     done = torment.torment(job, [], Console(file=io.StringIO()))
-    assert done.statuses == [75]
+    assert done.statuses in ([75], [-signal.SIGTERM]), "the latter before it listens"
     assert victim.left_behind(job.workdir) == []

@@ -49,7 +49,7 @@ def test_signals_reach_the_worker_of_the_group_and_nobody_else(job, tmp_path):
         assert running.poll() is None
         assert len(victim.left_behind(str(tmp_path))) == 2, "the launcher and a worker"
     assert not any(map(psutil.pid_exists, before)), "a worker that was stopped ends, too"
-    assert (tmp_path / f"signal_{int(signal.SIGINT)}").exists(), "and is let save before"
+    assert (tmp_path / f"signal_{int(signal.SIGTERM)}").exists(), "and is let save before"
     assert running.statuses == [75]
     assert victim.left_behind(str(tmp_path)) == []
 

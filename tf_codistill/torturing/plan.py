@@ -76,6 +76,9 @@ def plan(
 def kills(seed: int, secs: float, mtbf_secs: float, num_workers: int) -> list[tuple[float, int]]:
     """Draws when which of several workers is killed; the same for whoever they train with.
 
+    There are as many as are to be expected, at times that have no memory: in a time that is not many times
+    that between two of them, their number would otherwise be mostly chance.
+
     Args:
         seed: Fixes all of them.
         secs: For how long there are any.
@@ -86,7 +89,8 @@ def kills(seed: int, secs: float, mtbf_secs: float, num_workers: int) -> list[tu
         Seconds and worker, in order.
     """
     source = random.Random(seed)
-    return [(at, source.randrange(num_workers)) for at in _times(source, secs, mtbf_secs)]
+    times = sorted(source.uniform(0.0, secs) for _ in range(round(secs / mtbf_secs)))
+    return [(at, source.randrange(num_workers)) for at in times]
 
 
 def check_kinds(kinds: Collection[str]) -> None:
@@ -98,7 +102,7 @@ def check_kinds(kinds: Collection[str]) -> None:
 
 
 def _times(source: random.Random, secs: float, mtbf_secs: float) -> Iterator[float]:
-    at = source.expovariate(1 / mtbf_secs) if mtbf_secs < float("inf") else float("inf")
+    at = source.expovariate(1 / mtbf_secs)
     while at < secs:
         yield at
         at += source.expovariate(1 / mtbf_secs)

@@ -88,12 +88,15 @@ class Victim:
             self.statuses.append(status)
         return status
 
-    def stop(self, number: int = signal.SIGINT) -> None:
-        """Lets all workers save and end, also those that were stopped, and waits for it."""
+    def stop(self) -> None:
+        """Lets all workers save and end, also those that were stopped, and waits for it.
+
+        Not by SIGINT, which is ignored by all that a shell's script has started in the background.
+        """
         for worker in self._workers():
             with contextlib.suppress(psutil.Error):
                 worker.resume()
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + _GRACE_SECS
         while self.poll() is None and time.monotonic() < deadline:
             time.sleep(_POLL_SECS)

@@ -26,6 +26,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from absl import logging
+
 from tf_codistill import files, tokens
 from tf_codistill.corpus import counts, selection, writing
 from tf_codistill.corpus.counts import Facts
@@ -48,7 +50,7 @@ _FILE = "|".join([_SHARD, *map(re.escape, (tokens.TOKENIZER, SETTINGS, files.MAN
 _PROBE = r"\.probe-[0-9a-f]{32}"
 _OWN = re.compile(rf"(?:{_FILE}|train-\d{{5}}|validation|test|{_PROBE})(?:\.[0-9a-f]{{32}}\.partial)?")
 _WORK = re.compile(rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{_PROBE}.*")
-_WORK_VERSION = 4  # counts up when the results of a stage change although its settings do not
+_WORK_VERSION = 5  # counts up when the results of a stage change although its settings do not
 
 
 def prepare(
@@ -240,11 +242,13 @@ def _forget_changed(read: ReadStage) -> None:
 
 
 def _check_read(read: ReadStage, facts: Facts) -> None:
-    """Raises an error if too many WET files cannot be read, or if nothing is left of the others."""
+    """Says what cannot be read; raises an error if that is too much, or if nothing is left of the rest."""
     failures = list(read.failures(facts).values())
     if len(failures) > read.settings.max_unreadable_share * len(read.sources):
         number = f"{len(failures)} of {len(read.sources)} WET files cannot be read, or not to their end; "
         raise ValueError((number if len(failures) > 1 else "") + failures[0])
+    for sentence in failures:
+        logging.warning("%s", sentence)
     sums = counts.of_reading(facts)
     for split in read.settings.splits:
         if not sum(task[split] for task in facts.values()):

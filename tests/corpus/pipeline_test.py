@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ from tf_codistill.corpus import counts, pipeline
 from tf_codistill.corpus.pipeline import check, prepare
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.writing import WriteStage
+from tf_codistill.jobs.stages import Advance
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
 NUM_GOOD = 60
@@ -141,9 +144,47 @@ def test_run_that_was_stopped_is_done_again(
             prepare(wet_files, output_dir, SETTINGS)
     with pytest.raises(ValueError, match="not finished"):
         tokens.open_corpus(output_dir)
-    Path(output_dir, "train-00000-of-00009.tokens").write_bytes(b"left over")
     prepare(wet_files, output_dir, SETTINGS)
     assert contents(output_dir) == contents(whole_dir)
+
+
+def test_what_an_unfinished_preparation_has_left_goes_and_what_others_have_put_there_stays(
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output_dir, whole_dir = tmp_path / "corpus", tmp_path / "whole"
+    prepare(wet_files, str(whole_dir), SETTINGS)
+
+    def stop(*args: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens, "commit_corpus", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(wet_files, str(output_dir), dataclasses.replace(SETTINGS, num_shards=5))
+    assert "train-00004-of-00005.tokens" in os.listdir(output_dir)
+
+    theirs = {"thesis.tex", "train-00000-of-00099.tokens", f"manifest.json.{'0a' * 16}", "notes.partial"}
+    folders = {"test", "notes", f"validation.{'0a' * 16}.partial"}
+
+    def begin(stage: WriteStage, task: str, advance: Advance) -> object:
+        for name in theirs:
+            (output_dir / name).write_text("years of work")
+        for name in folders:
+            (output_dir / name).mkdir(exist_ok=True)
+            (output_dir / name / "chapter_1.tex").write_text("years of work")
+        return do(stage, task, advance)
+
+    do = WriteStage.do
+    monkeypatch.setattr(WriteStage, "do", begin)
+    mark = prepare(wet_files, str(output_dir), SETTINGS)
+    for name in theirs:
+        assert (output_dir / name).read_text() == "years of work"
+        (output_dir / name).unlink()
+    for name in folders:
+        assert (output_dir / name / "chapter_1.tex").read_text() == "years of work"
+        shutil.rmtree(output_dir / name)
+    assert contents(output_dir) == contents(whole_dir)
+    assert mark == files.read_manifest(str(whole_dir))
 
 
 def test_damaged_file_stops_before_anything_is_written(tmp_path: Path, wet_files: list[str]) -> None:
@@ -176,13 +217,17 @@ def test_damaged_record_is_counted(tmp_path: Path, wet_files: list[str]) -> None
         "my_preparation.json",
         "train.tokens",
         "a.partial",
+        # As a corpus would call it, and yet from elsewhere.
+        "train-00000-of-00003.tokens",
+        "paragraph_ids.csv",
+        "test",
     ],
 )
 def test_directory_with_other_things_is_left_alone(tmp_path: Path, wet_files: list[str], name: str) -> None:
     output_dir = tmp_path / "thesis"
     output_dir.mkdir()
     (output_dir / name).write_text("years of work")
-    with pytest.raises(ValueError, match=f"holds '{name}', which is no part of a corpus"):
+    with pytest.raises(ValueError, match=f"holds '{name}', which nobody is recorded to have written"):
         prepare(wet_files, str(output_dir), SETTINGS)
     assert os.listdir(output_dir) == [name]
     assert not (tmp_path / "thesis.work").exists()
@@ -352,7 +397,7 @@ def test_what_can_be_checked_without_wet_files(tmp_path: Path, wet_files: list[s
     assert check(output_dir, SETTINGS)
     with pytest.raises(ValueError, match="prepared with num_pieces = 120, now it is 130"):
         check(output_dir, other)
-    with pytest.raises(ValueError, match="'corpus', which is no part of a corpus"):
+    with pytest.raises(ValueError, match="'corpus', which nobody is recorded to have written for this"):
         check(str(tmp_path), SETTINGS)
     with pytest.raises(ValueError, match="'.*crawl-0.warc.wet.gz' cannot be written to"):
         check(str(tmp_path / "another"), SETTINGS, quarantine_dir=wet_files[0])

@@ -50,6 +50,19 @@ def write_crawl(directory: pathlib.Path, num_files: int = 2, num_good: int = 60)
     return paths
 
 
+def write_chain(path: pathlib.Path, num_pages: int = 20) -> str:
+    """Writes a WET file of pages, each of which shares a paragraph with the next; one alone is too little.
+
+    Every second page has to be dropped, and it takes all those before it to know which.
+    """
+    rng = random.Random(7)
+    lines = [f"Paragraph {n} tells " + " ".join(rng.choices(WORDS, k=22)) + "." for n in range(num_pages + 1)]
+    with WetWriter(str(path), description="pages of a test") as writer:
+        for number in range(num_pages):
+            writer.write(f"https://example.org/chain/{number}", "\n".join(lines[number : number + 2]), "eng")
+    return str(path)
+
+
 def contents(directory: pathlib.Path | str) -> dict[str, bytes]:
     """The files of a corpus."""
     return {path.name: path.read_bytes() for path in sorted(pathlib.Path(directory).iterdir())}

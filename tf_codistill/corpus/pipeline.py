@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 from absl import logging
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import counts, selection, writing
+from tf_codistill.corpus import counts, first_holders, selection, writing
 from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.duplicates import DuplicatesStage
 from tf_codistill.corpus.listing import FILES, ListStage
@@ -49,7 +49,7 @@ SETTINGS = "preparation.json"
 _WORK = re.compile(
     rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
 )
-_WORK_VERSION = 5  # counts up when the results of a stage change although its settings do not
+_WORK_VERSION = 6  # counts up when the results of a stage change although its settings do not
 
 
 def prepare(
@@ -164,13 +164,13 @@ def _prepare(
     repeated = DuplicatesStage(
         files.join(work_dir, f"duplicates-{key}"), settings, read.directory, tuple(read_facts), num_paragraphs
     )
-    repeated_facts = stages.run(repeated, engine)
+    num_documents = {split: sum(facts[split] for facts in read_facts.values()) for split in settings.splits}
+    repeated, repeated_facts = first_holders.find(repeated, sum(num_documents.values()), engine)
 
     kept = writing.Kept(settings, repeated)
     key = fingerprint(key, settings.num_pieces, settings.max_learning_characters, _checksum(tokenizer))
     pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
     key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.sources))
-    num_documents = {split: sum(facts[split] for facts in read_facts.values()) for split in settings.splits}
     write_dir, wet_files = files.join(work_dir, f"write-{key}"), tuple(read.sources)
     write = writing.WriteStage(write_dir, settings, kept, pieces, output, num_documents, wet_files)
     write_facts = stages.run(write, engine)

@@ -30,7 +30,7 @@ from typing import IO, Any, BinaryIO, cast
 from tf_codistill import files
 from tf_codistill.corpus import packed, stretches
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.duplicates import ParagraphHashes
+from tf_codistill.corpus.duplicates import ParagraphHashes, own_repeats, without
 from tf_codistill.corpus.filters import judge
 from tf_codistill.corpus.selection import Selected
 from tf_codistill.corpus.settings import CorpusSettings
@@ -163,7 +163,7 @@ class ReadStage(Stage):
         selected = Selected.load(self.listed_dir, task) if self.listed_dir else None
         with contextlib.ExitStack() as stack:
             kept = _Kept(stack.enter_context(tempfile.TemporaryFile()))
-            hashes = ParagraphHashes(stack.enter_context(tempfile.TemporaryFile()), self.settings, task)
+            hashes = ParagraphHashes(stack.enter_context(tempfile.TemporaryFile()), self.settings)
             quarantine = None
             if self.quarantine_dir is not None:
                 quarantine = stack.enter_context(Quarantine(self.quarantine_dir, task))
@@ -171,12 +171,13 @@ class ReadStage(Stage):
             items = counts.noting(_only_reading(source, advance), quarantine)
             try:
                 for document, verdict in judge_pages(items, self.settings, task, selected):
-                    counts.add(verdict)
-                    if isinstance(verdict, Document):
+                    left = self._left(verdict, counts)
+                    counts.add(left)
+                    if isinstance(left, Document):
                         key = document_key(document)
                         part = self.settings.part(key)
-                        kept.add(key, part, verdict)
-                        hashes.add(part, verdict)
+                        kept.add(key, part, left)
+                        hashes.add(part, left)
             except UnreadableError as error:
                 files.write(self.path(task, _FAILED), str(error).encode("utf-8"))
                 return None
@@ -191,7 +192,16 @@ class ReadStage(Stage):
             "cut_off_at": counts.cut_off_at,
             **{split: sum(number[part] for part in parts) for split, parts in self.settings.splits.items()},
             "paragraphs": num_hashes,
+            "repeats": counts.num_repeats,
         }
+
+    def _left(self, verdict: Document | str, counts: _Counts) -> Document | str:
+        """What is left of a document without paragraphs that it has before."""
+        if isinstance(verdict, str):
+            return verdict
+        repeated = own_repeats(verdict, self.settings)
+        counts.num_repeats += sum(repeated)
+        return without(verdict, repeated, self.settings)
 
     def failures(self, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """What is wrong with WET files that cannot be read, or not to their end.
@@ -252,6 +262,8 @@ class _Counts:
         self._dirt: collections.Counter[str] = collections.Counter()
         self.cut_off_at: int | None = None
         """Byte from which on the file lacks the rest."""
+        self.num_repeats = 0
+        """Paragraphs that their document has before."""
 
     def noting(
         self, items: Iterable[Record | Damage], quarantine: Quarantine | None

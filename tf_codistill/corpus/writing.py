@@ -76,7 +76,8 @@ class Kept:
                 ends.append(file.tell())
             for position, content in _sorted(file, ends):
                 document = packed.unpack(content, wet_files[position])
-                yield duplicates.without_repeats(document, position, repeats, self.settings)
+                repeated = duplicates.is_repeated(document.numbers, position, repeats)
+                yield duplicates.without(document, repeated, self.settings)
 
 
 def _sorted(file: IO[bytes], ends: list[int]) -> Iterator[tuple[int, bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import random
 import re
@@ -15,18 +16,14 @@ SETTINGS = CorpusSettings(num_pieces=120, num_shards=3, validation_share=0.2)
 WORDS = re.findall(r"\w+", "the quick brown fox jumps over lazy dogs while many small birds sing old songs")
 
 
-class Pause:
+PAUSE_SECS = "TOY_PAUSE_SECS"
+"""Variable of the environment: how long a `pause` takes. It is no parameter, for it changes no corpus."""
+
+
+def pause(document: Document) -> Document:
     """A filter that lets every page pass, after a while."""
-
-    def __init__(self, secs: float) -> None:
-        self._secs = secs
-
-    def __call__(self, document: Document) -> Document:
-        time.sleep(self._secs)
-        return document
-
-    def __repr__(self) -> str:
-        return "Pause()"
+    time.sleep(float(os.environ.get(PAUSE_SECS, "0")))
+    return document
 
 
 def page_text(number: int) -> str:

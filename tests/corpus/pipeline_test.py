@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import logging
 import os
 import shutil
 import subprocess
@@ -127,6 +129,85 @@ def test_other_settings_are_not_mistaken_for_the_same(tmp_path: Path, wet_files:
         ValueError, match="other WET files: 'crawl-1.warc.wet.gz' had [0-9]+ bytes, now it has no"
     ):
         prepare(wet_files[:1], output_dir, SETTINGS)
+
+
+FILTERS = """
+import dataclasses
+
+LEAST = {least}
+
+def is_long(document):
+    return document if len("".join(document.paragraphs)) >= LEAST else "brief"
+
+@dataclasses.dataclass(frozen=True)
+class Long:
+    def __call__(self, document):
+        return is_long(document)
+
+long = Long()
+"""
+
+
+def with_filter(tmp_path: Path, least: int, name: str = "is_long") -> CorpusSettings:
+    """Settings with a filter of a module that has just been written and read, as if by another process."""
+    path = tmp_path / "filters_for_a_test.py"
+    path.write_text(FILTERS.format(least=least))
+    spec = importlib.util.spec_from_file_location("filters_for_a_test", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dataclasses.replace(SETTINGS, filters=(*SETTINGS.filters, getattr(module, name)))
+
+
+def test_a_filter_is_known_again_until_its_code_changes(tmp_path: Path, wet_files: list[str]) -> None:
+    output_dir = str(tmp_path / "corpus")
+    settings = with_filter(tmp_path, 1)
+    mark = prepare(wet_files, output_dir, settings)
+    again = with_filter(tmp_path, 1)
+    assert again.filters[-1] is not settings.filters[-1]
+    assert prepare(wet_files, output_dir, again) == mark
+    changed = with_filter(tmp_path, 100_000)
+    with pytest.raises(ValueError, match="other code of the filter filters_for_a_test.is_long; name another"):
+        prepare(wet_files, output_dir, changed)
+    described = files.read_json(os.path.join(output_dir, "preparation.json"))["filters"]
+    assert described == [*map(repr, SETTINGS.filters), "filters_for_a_test.is_long"]
+
+
+def test_what_other_code_has_left_unfinished_is_not_mixed_in(tmp_path: Path, wet_files: list[str]) -> None:
+    output_dir = str(tmp_path / "corpus")
+    first = dataclasses.replace(with_filter(tmp_path, 535, "long"), num_pieces=20_000)
+    with pytest.raises(ValueError, match="num_pieces = 20000"):
+        prepare(wet_files, output_dir, first)
+    read = [files.read_json(str(path)) for path in tmp_path.glob("corpus.work/read-*/*.json")]
+    assert sum(task["counts"]["dropped"]["brief"] for task in read) > 20
+    mark = prepare(wet_files, output_dir, with_filter(tmp_path, 1, "long"))
+    assert "brief" not in mark["counts"]["dropped"]
+    assert mark["counts"]["kept"] == NUM_GOOD
+
+
+def test_a_corpus_without_fingerprints_is_known_by_what_our_filters_are_called(
+    tmp_path: Path, wet_files: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As corpora were before: what they are is finished, whatever the code of filters is today."""
+    output_dir = str(tmp_path / "corpus")
+    for settings, is_ours in ((SETTINGS, True), (with_filter(tmp_path, 1), False)):
+        mark = prepare(wet_files, output_dir, settings)
+        path = os.path.join(output_dir, "preparation.json")
+        preparation = files.read_json(path)
+        del preparation["filter_code"]
+        preparation["filters"] = list(map(repr, settings.filters))
+        files.write_json(path, preparation)
+        mark["files"]["preparation.json"] = files.metadata_of(path)
+        files.write_json(os.path.join(output_dir, files.MANIFEST), mark)
+        if is_ours:
+            with caplog.at_level(logging.WARNING, "absl"):
+                assert prepare(wet_files, output_dir, settings) == mark
+            assert "does not say what the code of its filters was" in caplog.text
+        else:
+            with pytest.raises(ValueError, match="prepared with filters = .*; name another output directory"):
+                prepare(wet_files, output_dir, settings)
+        shutil.rmtree(output_dir)
 
 
 def test_run_that_was_stopped_is_done_again(

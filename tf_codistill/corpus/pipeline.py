@@ -34,7 +34,7 @@ from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.duplicates import DuplicatesStage
 from tf_codistill.corpus.listing import FILES, ListStage
 from tf_codistill.corpus.reading import ReadStage
-from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.settings import FILTER_CODE, CorpusSettings
 from tf_codistill.corpus.sources import is_http
 from tf_codistill.jobs import quarantine, stages, written
 from tf_codistill.jobs.engines import Local
@@ -340,10 +340,19 @@ def _finished(
     known = {name: size or sizes.get(name, 0) for name, size in given.items()}
     remedy = "name another output directory or delete that one"
     for name, value in description.items():
-        if found.get(name) != value:
+        if name != FILTER_CODE and found.get(name) != value:
             raise ValueError(
                 f"{output_dir!r} holds a corpus prepared with {name} = {found.get(name)!r}, now it is "
                 f"{value!r}; {remedy}"
+            )
+    if FILTER_CODE not in found:
+        # Of before there were fingerprints. Its filters are called the same, which those of others were not.
+        logging.warning("corpus %r does not say what the code of its filters was; taken as it is", output_dir)
+    code = found.get(FILTER_CODE, description[FILTER_CODE])
+    for step, before, now in zip(description["filters"], code, description[FILTER_CODE], strict=True):
+        if before != now:
+            raise ValueError(
+                f"{output_dir!r} holds a corpus prepared with other code of the filter {step}; {remedy}"
             )
     if others := sorted(dict(sizes.items() ^ known.items())):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import random
 import re
@@ -15,18 +16,14 @@ SETTINGS = CorpusSettings(num_pieces=120, num_shards=3, validation_share=0.2)
 WORDS = re.findall(r"\w+", "the quick brown fox jumps over lazy dogs while many small birds sing old songs")
 
 
-class Pause:
+PAUSE_SECS = "TOY_PAUSE_SECS"
+"""Variable of the environment: how long a `pause` takes. It is no parameter, for it changes no corpus."""
+
+
+def pause(document: Document) -> Document:
     """A filter that lets every page pass, after a while."""
-
-    def __init__(self, secs: float) -> None:
-        self._secs = secs
-
-    def __call__(self, document: Document) -> Document:
-        time.sleep(self._secs)
-        return document
-
-    def __repr__(self) -> str:
-        return "Pause()"
+    time.sleep(float(os.environ.get(PAUSE_SECS, "0")))
+    return document
 
 
 def page_text(number: int) -> str:
@@ -48,6 +45,19 @@ def write_crawl(directory: pathlib.Path, num_files: int = 2, num_good: int = 60)
             writer.write(f"https://example.org/links/{index}", "Home\nNext\nContact 3\n" * 20, "eng")
             writer.write(f"https://example.org/short/{index}", "One short sentence.", "eng")
     return paths
+
+
+def write_chain(path: pathlib.Path, num_pages: int = 20) -> str:
+    """Writes a WET file of pages, each of which shares a paragraph with the next; one alone is too little.
+
+    Every second page has to be dropped, and it takes all those before it to know which.
+    """
+    rng = random.Random(7)
+    lines = [f"Paragraph {n} tells " + " ".join(rng.choices(WORDS, k=22)) + "." for n in range(num_pages + 1)]
+    with WetWriter(str(path), description="pages of a test") as writer:
+        for number in range(num_pages):
+            writer.write(f"https://example.org/chain/{number}", "\n".join(lines[number : number + 2]), "eng")
+    return str(path)
 
 
 def contents(directory: pathlib.Path | str) -> dict[str, bytes]:

@@ -31,8 +31,8 @@ def main() -> None:
     corpus_dir = files.join(_OUTPUT_DIR.value, "tokens")
     if files.read_manifest(corpus_dir) is not None:
         print(f"corpus {corpus_dir!r} is prepared already", file=sys.stderr)
-    local_docs.collect(wet_dir)
-    mark = pipeline.prepare(files.glob(files.join(wet_dir, "*.warc.wet.gz")), corpus_dir, settings)
+    wet_files = [files.join(wet_dir, name) for name in local_docs.collect(wet_dir)["files"]]
+    mark = pipeline.prepare(wet_files, corpus_dir, settings)
     print(counts.summary(mark, corpus_dir))
 
 

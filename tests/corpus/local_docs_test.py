@@ -90,13 +90,42 @@ def test_pages_say_that_they_are_english_and_are_counted(tmp_path: Path, package
     assert (mark["modules"], mark["paragraphs"], mark["duplicates"]) == (3, 10, 2)
 
 
-def test_second_run_changes_nothing_and_a_stopped_one_is_done_again(tmp_path: Path, package: str) -> None:
-    wet_dir = tmp_path / "wet"
-    first = local_docs.collect(str(wet_dir), [package])
-    assert local_docs.collect(str(wet_dir), ["not_installed_at_all"]) == first
-    (wet_dir / files.MANIFEST).unlink()
-    (wet_dir / "docs-00009.warc.wet.gz").write_bytes(b"left over")
-    assert local_docs.collect(str(wet_dir), [package]) == first
+def test_second_run_changes_nothing_and_a_stopped_one_is_done_again(
+    tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    first = local_docs.collect(str(tmp_path / "wet"), [package])
+    assert local_docs.collect(str(tmp_path / "wet"), ["not_installed_at_all"]) == first
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "commit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            local_docs.collect(str(tmp_path / "stopped"), [package], modules_per_file=1)
+    assert len(files.names(str(tmp_path / "stopped"))) == 3
+    assert local_docs.collect(str(tmp_path / "stopped"), [package]) == first
+    assert files.names(str(tmp_path / "stopped")) == ["docs-00000.warc.wet.gz", files.MANIFEST]
+    assert not list(tmp_path.glob("*.work"))
+
+
+def test_a_download_is_not_taken_for_documentation(
+    tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after ``prepare_common_crawl --download_dir=wet``, with ``prepare_local_docs --output_dir=.``."""
+    download = tmp_path / "wet" / "CC-MAIN-00000.warc.wet.gz"
+    download.parent.mkdir()
+    download.write_bytes(b"hours of fetching")
+    with pytest.raises(ValueError, match=r"wet' holds 'CC-MAIN-00000.warc.wet.gz', which nobody is recorded"):
+        local_docs.collect(str(download.parent), [package])
+    assert download.read_bytes() == b"hours of fetching"
+    # Nor is one that begins later.
+    later, pages = tmp_path / "later" / download.name, local_docs._pages
+    monkeypatch.setattr(
+        local_docs, "_pages", lambda *given: [later.write_bytes(b"hours of fetching"), *pages(*given)][1:]
+    )
+    mark = local_docs.collect(str(later.parent), [package])
+    assert list(mark["files"]) == ["docs-00000.warc.wet.gz"]
+    assert later.read_bytes() == b"hours of fetching"
 
 
 def test_damaged_file_of_an_earlier_run_is_told(tmp_path: Path, package: str) -> None:

@@ -55,3 +55,15 @@ def test_each_document_is_found_among_others(entries: list[tuple[bytes, Document
     starts = [start for _, start, _ in found]
     ends = [start + size for _, start, size in found]
     assert [*starts, len(content)] == [len(before), *ends]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(KEYS, DOCUMENTS), max_size=6), st.integers(1, 300))
+def test_documents_are_cut_apart_wherever_a_piece_ends(
+    entries: list[tuple[bytes, Document]], num_bytes: int
+) -> None:
+    content = b"".join(packed.pack(*entry) for entry in entries)
+    pieces = [content[start : start + num_bytes] for start in range(0, len(content), num_bytes)]
+    found = list(packed.split(pieces))
+    assert [(key, packed.unpack(one, "a.warc.wet.gz")) for key, one in found] == entries
+    assert [tuple(packed.numbers(one)) for _, one in found] == [whole.numbers for _, whole in entries]

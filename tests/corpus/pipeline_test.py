@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +23,8 @@ from tf_codistill.corpus import counts, pipeline
 from tf_codistill.corpus.pipeline import check, prepare
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.writing import WriteStage
+from tf_codistill.jobs.stages import Advance
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
 NUM_GOOD = 60
@@ -126,6 +131,85 @@ def test_other_settings_are_not_mistaken_for_the_same(tmp_path: Path, wet_files:
         prepare(wet_files[:1], output_dir, SETTINGS)
 
 
+FILTERS = """
+import dataclasses
+
+LEAST = {least}
+
+def is_long(document):
+    return document if len("".join(document.paragraphs)) >= LEAST else "brief"
+
+@dataclasses.dataclass(frozen=True)
+class Long:
+    def __call__(self, document):
+        return is_long(document)
+
+long = Long()
+"""
+
+
+def with_filter(tmp_path: Path, least: int, name: str = "is_long") -> CorpusSettings:
+    """Settings with a filter of a module that has just been written and read, as if by another process."""
+    path = tmp_path / "filters_for_a_test.py"
+    path.write_text(FILTERS.format(least=least))
+    spec = importlib.util.spec_from_file_location("filters_for_a_test", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return dataclasses.replace(SETTINGS, filters=(*SETTINGS.filters, getattr(module, name)))
+
+
+def test_a_filter_is_known_again_until_its_code_changes(tmp_path: Path, wet_files: list[str]) -> None:
+    output_dir = str(tmp_path / "corpus")
+    settings = with_filter(tmp_path, 1)
+    mark = prepare(wet_files, output_dir, settings)
+    again = with_filter(tmp_path, 1)
+    assert again.filters[-1] is not settings.filters[-1]
+    assert prepare(wet_files, output_dir, again) == mark
+    changed = with_filter(tmp_path, 100_000)
+    with pytest.raises(ValueError, match="other code of the filter filters_for_a_test.is_long; name another"):
+        prepare(wet_files, output_dir, changed)
+    described = files.read_json(os.path.join(output_dir, "preparation.json"))["filters"]
+    assert described == [*map(repr, SETTINGS.filters), "filters_for_a_test.is_long"]
+
+
+def test_what_other_code_has_left_unfinished_is_not_mixed_in(tmp_path: Path, wet_files: list[str]) -> None:
+    output_dir = str(tmp_path / "corpus")
+    first = dataclasses.replace(with_filter(tmp_path, 535, "long"), num_pieces=20_000)
+    with pytest.raises(ValueError, match="num_pieces = 20000"):
+        prepare(wet_files, output_dir, first)
+    read = [files.read_json(str(path)) for path in tmp_path.glob("corpus.work/read-*/*.json")]
+    assert sum(task["counts"]["dropped"]["brief"] for task in read) > 20
+    mark = prepare(wet_files, output_dir, with_filter(tmp_path, 1, "long"))
+    assert "brief" not in mark["counts"]["dropped"]
+    assert mark["counts"]["kept"] == NUM_GOOD
+
+
+def test_a_corpus_without_fingerprints_is_known_by_what_our_filters_are_called(
+    tmp_path: Path, wet_files: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As corpora were before: what they are is finished, whatever the code of filters is today."""
+    output_dir = str(tmp_path / "corpus")
+    for settings, is_ours in ((SETTINGS, True), (with_filter(tmp_path, 1), False)):
+        mark = prepare(wet_files, output_dir, settings)
+        path = os.path.join(output_dir, "preparation.json")
+        preparation = files.read_json(path)
+        del preparation["filter_code"]
+        preparation["filters"] = list(map(repr, settings.filters))
+        files.write_json(path, preparation)
+        mark["files"]["preparation.json"] = files.metadata_of(path)
+        files.write_json(os.path.join(output_dir, files.MANIFEST), mark)
+        if is_ours:
+            with caplog.at_level(logging.WARNING, "absl"):
+                assert prepare(wet_files, output_dir, settings) == mark
+            assert "does not say what the code of its filters was" in caplog.text
+        else:
+            with pytest.raises(ValueError, match="prepared with filters = .*; name another output directory"):
+                prepare(wet_files, output_dir, settings)
+        shutil.rmtree(output_dir)
+
+
 def test_run_that_was_stopped_is_done_again(
     tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,9 +225,47 @@ def test_run_that_was_stopped_is_done_again(
             prepare(wet_files, output_dir, SETTINGS)
     with pytest.raises(ValueError, match="not finished"):
         tokens.open_corpus(output_dir)
-    Path(output_dir, "train-00000-of-00009.tokens").write_bytes(b"left over")
     prepare(wet_files, output_dir, SETTINGS)
     assert contents(output_dir) == contents(whole_dir)
+
+
+def test_what_an_unfinished_preparation_has_left_goes_and_what_others_have_put_there_stays(
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output_dir, whole_dir = tmp_path / "corpus", tmp_path / "whole"
+    prepare(wet_files, str(whole_dir), SETTINGS)
+
+    def stop(*args: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tokens, "commit_corpus", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(wet_files, str(output_dir), dataclasses.replace(SETTINGS, num_shards=5))
+    assert "train-00004-of-00005.tokens" in os.listdir(output_dir)
+
+    theirs = {"thesis.tex", "train-00000-of-00099.tokens", f"manifest.json.{'0a' * 16}", "notes.partial"}
+    folders = {"test", "notes", f"validation.{'0a' * 16}.partial"}
+
+    def begin(stage: WriteStage, task: str, advance: Advance) -> object:
+        for name in theirs:
+            (output_dir / name).write_text("years of work")
+        for name in folders:
+            (output_dir / name).mkdir(exist_ok=True)
+            (output_dir / name / "chapter_1.tex").write_text("years of work")
+        return do(stage, task, advance)
+
+    do = WriteStage.do
+    monkeypatch.setattr(WriteStage, "do", begin)
+    mark = prepare(wet_files, str(output_dir), SETTINGS)
+    for name in theirs:
+        assert (output_dir / name).read_text() == "years of work"
+        (output_dir / name).unlink()
+    for name in folders:
+        assert (output_dir / name / "chapter_1.tex").read_text() == "years of work"
+        shutil.rmtree(output_dir / name)
+    assert contents(output_dir) == contents(whole_dir)
+    assert mark == files.read_manifest(str(whole_dir))
 
 
 def test_damaged_file_stops_before_anything_is_written(tmp_path: Path, wet_files: list[str]) -> None:
@@ -176,13 +298,17 @@ def test_damaged_record_is_counted(tmp_path: Path, wet_files: list[str]) -> None
         "my_preparation.json",
         "train.tokens",
         "a.partial",
+        # As a corpus would call it, and yet from elsewhere.
+        "train-00000-of-00003.tokens",
+        "paragraph_ids.csv",
+        "test",
     ],
 )
 def test_directory_with_other_things_is_left_alone(tmp_path: Path, wet_files: list[str], name: str) -> None:
     output_dir = tmp_path / "thesis"
     output_dir.mkdir()
     (output_dir / name).write_text("years of work")
-    with pytest.raises(ValueError, match=f"holds '{name}', which is no part of a corpus"):
+    with pytest.raises(ValueError, match=f"holds '{name}', which nobody is recorded to have written"):
         prepare(wet_files, str(output_dir), SETTINGS)
     assert os.listdir(output_dir) == [name]
     assert not (tmp_path / "thesis.work").exists()
@@ -352,7 +478,7 @@ def test_what_can_be_checked_without_wet_files(tmp_path: Path, wet_files: list[s
     assert check(output_dir, SETTINGS)
     with pytest.raises(ValueError, match="prepared with num_pieces = 120, now it is 130"):
         check(output_dir, other)
-    with pytest.raises(ValueError, match="'corpus', which is no part of a corpus"):
+    with pytest.raises(ValueError, match="'corpus', which nobody is recorded to have written for this"):
         check(str(tmp_path), SETTINGS)
     with pytest.raises(ValueError, match="'.*crawl-0.warc.wet.gz' cannot be written to"):
         check(str(tmp_path / "another"), SETTINGS, quarantine_dir=wet_files[0])

@@ -35,9 +35,6 @@ class Survivors:
         self.counts[kind(document.url)] += 1
         return document
 
-    def __repr__(self) -> str:
-        return "Survivors()"
-
 
 def kind(url: str) -> str:
     """``novels``, ``links`` or ``udhr`` (other languages)."""

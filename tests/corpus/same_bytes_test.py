@@ -9,24 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from tests.toy_crawls import SETTINGS, contents, write_crawl
-from tf_codistill.corpus import duplicates, reading, writing
+from tests.toy_crawls import SETTINGS, contents, write_chain, write_crawl
+from tf_codistill.corpus import duplicates, first_holders, reading, writing
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.jobs.engines import Beam, Local
 
 ROOT = Path(__file__).parents[2]
+STAGES = (
+    reading.ReadStage,
+    duplicates.DuplicatesStage,
+    first_holders.UndecidedStage,
+    writing.WriteStage,
+)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed")
 def test_every_engine_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wet_files = write_crawl(tmp_path / "crawl", num_files=3)
-    for stage in (reading.ReadStage, writing.WriteStage):
+    wet_files.append(write_chain(tmp_path / "crawl" / "crawl-1-copies.warc.wet.gz"))
+    for stage in STAGES:
         monkeypatch.setattr(stage, "units_per_process", 1)
     mark = prepare(wet_files, str(tmp_path / "one"), SETTINGS, Local(1))
     prepare(wet_files[::-1], str(tmp_path / "two"), SETTINGS, Local(2))
     prepare(wet_files[1:] + wet_files[:1], str(tmp_path / "beam"), SETTINGS, Beam())
     prepare(wet_files, str(tmp_path / "direct"), SETTINGS, Beam(["--runner=DirectRunner"]))
-    assert mark["counts"]["kept"] == 60
+    assert (mark["counts"]["kept"], mark["counts"]["dropped"]["duplicate"]) == (60 + 10, 10)
     names = ["beam", "crawl", "direct", "one", "two"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert all(contents(tmp_path / name) == contents(tmp_path / "one") for name in names if name != "crawl")
@@ -39,5 +46,5 @@ def test_preparing_imports_beam_only_when_asked_to() -> None:
 
 
 def test_processes_of_every_stage_find_the_last_one_loaded() -> None:
-    for stage in (reading.ReadStage, duplicates.DuplicatesStage, writing.WriteStage):
+    for stage in STAGES:
         assert stage.preload == (writing.__name__,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -206,15 +207,48 @@ def test_blank_lines_and_lines_beyond_the_end_are_told() -> None:
             select(*listed)
 
 
-def test_a_file_that_was_cut_off_counts_as_unreadable_not_as_another_one(
-    tmp_path: Path, wet_files: list[str]
+def damaged(content: bytes, way: str) -> bytes:
+    middle = content.index(b"\x1f\x8b\x08", len(content) // 2)  # where a page begins
+    return {
+        "bits": content[: middle - 50] + bytes(9) + content[middle - 41 :],
+        "end": content[: middle - 50],
+        "noise": content[:middle] + b"between two pages" + content[middle:],  # no page is lost
+    }[way]
+
+
+@pytest.mark.parametrize("way", ["bits", "end", "noise"])
+def test_nothing_is_taken_from_a_damaged_file(
+    tmp_path: Path, wet_files: list[str], way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Behind the damage the numbers of a list mean other paragraphs."""
     prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
     listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
-    content = Path(wet_files[1]).read_bytes()
-    Path(wet_files[1]).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"crawl-1\.warc\.wet\.gz' is truncated"):
+    whole = Path(wet_files[1]).read_bytes()
+    Path(wet_files[1]).write_bytes(damaged(whole, way))
+    sentence = r"WET file 'crawl-1\.warc\.wet\.gz' is damaged \(\w+ at byte \d+\), so that numbers of a list"
+    with pytest.raises(ValueError, match=sentence):
         prepare(wet_files, str(tmp_path / "rebuilt"), SETTINGS, paragraph_ids=listed)
     settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.5)
-    mark = prepare(wet_files, str(tmp_path / "rebuilt"), settings, paragraph_ids=listed)
-    assert mark["counts"]["unreadable"] == {"cut_off": 1}
+    quarantine, stopped = tmp_path / "quarantine", dataclasses.replace(settings, num_pieces=20_000)
+    for output_dir in ("rebuilt", "mended"):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "absl"), pytest.raises(ValueError, match="num_pieces"):
+            prepare(wet_files, str(tmp_path / output_dir), stopped, paragraph_ids=listed)
+        assert re.search(sentence, caplog.text)
+    mark = prepare(
+        wet_files, str(tmp_path / "rebuilt"), settings, quarantine_dir=str(quarantine), paragraph_ids=listed
+    )
+    counts = mark["counts"]
+    assert (counts["unreadable_files"], counts["unreadable"]) == (["crawl-1.warc.wet.gz"], {})
+    assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
+    assert len((quarantine / "crawl-1.warc.wet.gz.jsonl").read_text().splitlines()) == 1
+    meant, taken = (
+        dict(paragraph_lists.read(str(tmp_path / name / listing.LIST))) for name in ("corpus", "rebuilt")
+    )
+    assert not taken.pop("crawl-1.warc.wet.gz").size
+    assert taken
+    assert all(np.array_equal(numbers, meant[name]) for name, numbers in taken.items())
+    # Whoever goes on with a whole file misses nothing.
+    Path(wet_files[1]).write_bytes(whole)
+    prepare(wet_files, str(tmp_path / "mended"), SETTINGS, paragraph_ids=listed)
+    assert rebuilt(tmp_path / "mended") == rebuilt(tmp_path / "corpus")

@@ -318,7 +318,10 @@ def test_beam_reads_from_a_server_as_well(
         (["--wet_files=FILE", "--tokenizer=in_the_way"], "tokenizer 'in_the_way' is no SentencePiece model"),
         (["--wet_files=FILE", "--quarantine_dir=in_the_way/x"], "'in_the_way/x' cannot be written to.*name"),
         (["--wet_files=FILE", "--output_dir=in_the_way/x"], "in_the_way/x/.* cannot be used: .*Not a dir"),
-        (["--wet_files=FILE", "--output_dir=."], "'.' holds 'in_the_way', which is no part of a corpus"),
+        (
+            ["--wet_files=FILE", "--output_dir=."],
+            "'.' holds 'in_the_way', which nobody is recorded to have written",
+        ),
         (
             ["--wet_files=FILE", "--beam_options=--x=1"],
             "--beam_options has an effect only with --runner=beam",

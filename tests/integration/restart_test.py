@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.toy_crawls import SETTINGS, Pause, contents, write_crawl
+from tests.toy_crawls import PAUSE_SECS, SETTINGS, contents, pause, write_crawl
 from tf_codistill import files
 from tf_codistill.corpus.pipeline import prepare
 
 ROOT = Path(__file__).parents[2]
-QUICK = dataclasses.replace(SETTINGS, filters=(*SETTINGS.filters, Pause(0.0)))
+QUICK = dataclasses.replace(SETTINGS, filters=(*SETTINGS.filters, pause))
 DATA = os.environ.get("TF_CODISTILL_REAL_DATA", "")
 SCRIPT = """
 import sys
-from tests.toy_crawls import SETTINGS, Pause
+from tests.toy_crawls import SETTINGS, pause
 from tf_codistill.corpus import pipeline, reading, writing
 from tf_codistill.jobs import engines
 from tf_codistill.corpus.settings import CorpusSettings
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     engine = engines.Beam(["--runner=DirectRunner"]) if is_beam else engines.Local(2)
     if float(secs):
         reading.ReadStage.units_per_process = writing.WriteStage.units_per_process = 1
-        settings = CorpusSettings(**{**vars(SETTINGS), "filters": (*SETTINGS.filters, Pause(float(secs)))})
+        settings = CorpusSettings(**{**vars(SETTINGS), "filters": (*SETTINGS.filters, pause)})
     else:
         settings = CorpusSettings(num_pieces=2000, max_learning_characters=2_000_000, num_shards=3)
     print("begins", flush=True)
@@ -48,7 +48,7 @@ def start(
     script = tmp_path / "prepare.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), engine, str(output_dir), str(secs), *wet_files]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2", PAUSE_SECS: str(secs)}
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -5,9 +5,15 @@
     <task>.repeats               what to take away, in stretches by token shard
         WET file | number of the paragraph
 
-A task is a range of hashes: it gathers the entries of all WET files and keeps the first occurrence of each
-paragraph, in the order of the files' names and of their lines. Everything after it is taken away when the
-token shards are written. Short paragraphs are let alone, since "Yes, sir." is no copy of another "Yes, sir.".
+What is kept is what remains if the documents are gone through one by one, in the order of the names of their
+WET files and of their lines: of each, those long paragraphs are taken away that a document kept before has,
+or that it has itself before. One that has too little left is dropped whole, and takes nothing from others.
+So a paragraph is in the first document that has it, of those that are kept in the end, and in no other. Short
+paragraphs are let alone, since "Yes, sir." is no copy of another "Yes, sir.".
+
+Within a document that is done by stage 1, see `own_repeats`. Here a task is a range of hashes: it gathers the
+entries of all WET files and finds the first of each paragraph. Which documents are dropped is not known
+before, but taken as given; `first_holders` finds it out.
 """
 
 from __future__ import annotations
@@ -31,12 +37,12 @@ from tf_codistill.jobs.stages import Advance, Stage
 REASON = "duplicate"
 """Why a document is dropped that has too little left."""
 
-_ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("part", "<u4"), ("number", "<u4")])
+_ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("owner", "<u4"), ("number", "<u4")])
 _HASH_BYTES = 16
 _TAIL = struct.Struct("<II")
 _BUCKET_BITS = 10
 _NUM_BUCKETS = 1 << _BUCKET_BITS
-_ENTRIES_PER_TASK = 2_000_000  # about 200 MB while they are sorted
+_ENTRIES_PER_TASK = 2_000_000  # about 250 MB while they are sorted
 _ENTRIES_PER_CHUNK = 1 << 16
 _REPEAT = np.dtype("<u8")
 
@@ -45,44 +51,61 @@ Repeats = npt.NDArray[np.uint64]
 
 
 class ParagraphHashes:
-    """Gathers the hashes of the long paragraphs of a WET file.
+    """Gathers the hashes of the long paragraphs of documents.
 
     Args:
         file: Local file to gather them in.
         settings: Say where paragraphs may not be repeated, and which are long.
-        wet_file: Name of the WET file.
     """
 
     ENDING = ".paragraphs"
 
-    def __init__(self, file: IO[bytes], settings: CorpusSettings, wet_file: str) -> None:
+    def __init__(self, file: IO[bytes], settings: CorpusSettings) -> None:
         self._file = file
-        self._is_used = settings.duplicates != "none"
-        self._min_characters = settings.min_duplicate_characters
-        # Salted by its file, a paragraph equals none of another file.
-        salt = wet_file.encode("utf-8", "surrogateescape") if settings.duplicates == "file" else b""
-        self._hash = hashlib.blake2b(salt, digest_size=_HASH_BYTES)
+        self._settings = settings
+        self._wet_file: str | None = None
+        self._hash = hashlib.blake2b(digest_size=_HASH_BYTES)
 
-    def add(self, part: int, document: Document) -> None:
+    def digests(self, document: Document) -> list[tuple[int, bytes]]:
+        """The long paragraphs of a document.
+
+        Args:
+            document: The document.
+
+        Returns:
+            Number and hash of each; none if nobody asks whether they are repeated.
+        """
+        if self._settings.duplicates == "none":
+            return []
+        if self._settings.duplicates == "file" and document.wet_file != self._wet_file:
+            # Salted by its file, a paragraph equals none of another file.
+            self._wet_file = document.wet_file
+            self._hash = hashlib.blake2b(
+                document.wet_file.encode("utf-8", "surrogateescape"), digest_size=_HASH_BYTES
+            )
+        found = []
+        for number, paragraph in zip(document.numbers, document.paragraphs, strict=True):
+            if len(paragraph) >= self._settings.min_duplicate_characters:
+                value = self._hash.copy()
+                value.update(paragraph.encode("utf-8", "surrogatepass"))
+                found.append((number, value.digest()))
+        return found
+
+    def add(self, owner: int, document: Document) -> None:
         """Adds the paragraphs of a document.
 
         Args:
-            part: Number of its token shard, see `CorpusSettings.part`.
+            owner: Stands beside each: number of the document's token shard, or position of its WET file.
             document: The document as the filters left it.
         """
-        if not self._is_used:
-            return
         entries: list[bytes] = []
-        for number, paragraph in zip(document.numbers, document.paragraphs, strict=True):
-            if len(paragraph) >= self._min_characters:
-                value = self._hash.copy()
-                value.update(paragraph.encode("utf-8", "surrogatepass"))
-                entries += (value.digest(), _TAIL.pack(part, number))
+        for number, digest in self.digests(document):
+            entries += (digest, _TAIL.pack(owner, number))
         self._file.write(b"".join(entries))
 
     def write(self, path: str) -> int:
         """Writes the entries in stretches by hash; returns their number."""
-        if not self._is_used:
+        if self._settings.duplicates == "none":
             return 0
         num_bytes = self._file.tell()
         self._file.flush()
@@ -105,6 +128,8 @@ class DuplicatesStage(Stage):
         read_dir: The folder of the results of stage 1.
         wet_files: Names of its tasks, in order.
         num_paragraphs: Number of entries of all of them.
+        dropped: Files with the entries of documents that are dropped, as `ParagraphHashes.write` writes them,
+            where the owner is the position of the WET file.
     """
 
     title = "finding duplicates"
@@ -117,6 +142,7 @@ class DuplicatesStage(Stage):
     read_dir: str
     wet_files: Sequence[str]
     num_paragraphs: int
+    dropped: Sequence[str] = ()
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of paragraphs expected in each."""
@@ -126,18 +152,19 @@ class DuplicatesStage(Stage):
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Sorts the entries of a range and writes what to take away."""
         first, last = next((first, last) for name, first, last in self._spans() if name == task)
-        blocks = []
-        for wet_file in self.wet_files:
-            path = files.join(self.read_dir, wet_file + ParagraphHashes.ENDING)
-            blocks.append(np.frombuffer(stretches.read(path, first, last), _ENTRY))
+        paths = [files.join(self.read_dir, wet_file + ParagraphHashes.ENDING) for wet_file in self.wet_files]
+        blocks = [_entries(path, first, last) for path in paths]
         entries = np.concatenate(blocks)
         holders = np.repeat(np.arange(len(blocks), dtype=np.uint64), [len(block) for block in blocks])
         places = holders << np.uint64(32) | entries["number"]
+        dropped = [_entries(path, first, last) for path in self.dropped]
+        gone = [entry["owner"].astype(np.uint64) << np.uint64(32) | entry["number"] for entry in dropped]
+        is_kept = ~np.isin(places, np.concatenate([*gone, np.empty(0, np.uint64)]))
         order = np.lexsort((places, entries["low"], entries["high"]))
         high, low = entries["high"][order], entries["low"][order]
-        is_repeat = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
-        repeats = order[1:][is_repeat]
-        parts = entries["part"][repeats]
+        is_same = (high[1:] == high[:-1]) & (low[1:] == low[:-1])  # as the one before it
+        repeats = order[1:][_is_after_the_first(is_same, is_kept[order])]
+        parts = entries["owner"][repeats]
         repeats = repeats[np.lexsort((places[repeats], parts))]
         sizes = np.bincount(parts, minlength=self.settings.num_parts) * _REPEAT.itemsize
         stretches.write(self.path(task, ".repeats"), sizes, [places[repeats].astype(_REPEAT).tobytes()])
@@ -166,29 +193,78 @@ class DuplicatesStage(Stage):
             yield f"hashes-{index:04d}-of-{num_tasks:04d}", first, last
 
 
-def without_repeats(
-    document: Document, wet_file: int, repeats: Repeats, settings: CorpusSettings
+def own_repeats(document: Document, settings: CorpusSettings) -> Sequence[bool]:
+    """Finds long paragraphs that a document has before.
+
+    Args:
+        document: The document.
+        settings: Say whether that matters, and which paragraphs are long.
+
+    Returns:
+        For each paragraph whether it is a repeated one; empty if none is.
+    """
+    paragraphs = document.paragraphs
+    if settings.duplicates == "none" or len(set(paragraphs)) == len(paragraphs):
+        return ()
+    seen: set[str] = set()
+    found = []
+    for paragraph in paragraphs:
+        found.append(len(paragraph) >= settings.min_duplicate_characters and paragraph in seen)
+        seen.add(paragraph)
+    return found
+
+
+def is_repeated(numbers: npt.ArrayLike, wet_file: int, repeats: Repeats) -> npt.NDArray[np.bool_]:
+    """Looks paragraphs up.
+
+    Args:
+        numbers: Numbers of paragraphs.
+        wet_file: Position of their WET file among all.
+        repeats: The paragraphs to take away.
+
+    Returns:
+        For each whether it is one of these.
+    """
+    places = np.asarray(numbers, np.uint64) + np.uint64(wet_file << 32)
+    if not repeats.size:
+        return np.zeros(places.shape, np.bool_)
+    found = np.searchsorted(repeats, places)
+    same: npt.NDArray[np.bool_] = repeats[np.minimum(found, repeats.size - 1)] == places
+    return same
+
+
+def without(
+    document: Document, repeated: Sequence[bool] | npt.NDArray[np.bool_], settings: CorpusSettings
 ) -> Document | str:
     """Takes repeated paragraphs away from a document.
 
     Args:
         document: The document.
-        wet_file: Position of its WET file among all.
-        repeats: The paragraphs to take away from documents of its token shard.
-        settings: Have the filters for long paragraphs and length, which what is left must pass again.
+        repeated: For each paragraph whether to take it away; empty for none.
+        settings: Have the filters for long paragraphs and length, which what is left must pass again. They
+            ask for enough, so that who passes with less passes with more.
 
     Returns:
         What is left, or ``duplicate``.
     """
-    if not repeats.size:
+    if not np.any(repeated):
         return document
-    places = np.array(document.numbers, np.uint64) + np.uint64(wet_file << 32)
-    found = np.searchsorted(repeats, places)
-    is_repeat = repeats[np.minimum(found, repeats.size - 1)] == places
-    if not is_repeat.any():
-        return document
-    left = document.only(~is_repeat)
+    left = document.only(not is_gone for is_gone in repeated)
     if all(len(paragraph) < settings.min_duplicate_characters for paragraph in left.paragraphs):
         return REASON
     verdict = judge(left, [step for step in settings.filters if isinstance(step, LongParagraphs | Length)])
     return REASON if isinstance(verdict, str) else verdict
+
+
+def _entries(path: str, first: int, last: int) -> npt.NDArray[np.void]:
+    return np.frombuffer(stretches.read(path, first, last), _ENTRY)
+
+
+def _is_after_the_first(
+    is_same: npt.NDArray[np.bool_], is_kept: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """For each of some sorted entries but the first whether it comes after an equal one that is kept."""
+    positions = np.arange(len(is_same))
+    begins = np.maximum.accumulate(np.where(is_same, 0, positions + 1))  # of those that equal each
+    last_kept = np.maximum.accumulate(np.where(is_kept[: len(positions)], positions, -1))
+    return last_kept >= begins

@@ -26,6 +26,7 @@ from typing import Any
 from tf_codistill import files
 from tf_codistill.corpus.wet import WetWriter
 from tf_codistill.jobs.progress import Progress
+from tf_codistill.jobs.written import Written
 
 PYTHON = "python"
 """Stands for the standard library in a list of packages."""
@@ -64,26 +65,30 @@ def collect(
         The mark of the directory: ``modules``, ``paragraphs``, ``duplicates`` and the files.
 
     Raises:
-        ValueError: A package is not installed, or the directory cannot be written to.
+        ValueError: A package is not installed, or the directory cannot be written to or holds something else.
     """
-    mark = files.read_manifest(output_dir)
+    mark, output = files.read_manifest(output_dir), Written.beside(output_dir)
     if mark is not None:
         files.verify(output_dir, mark, contents=False)
+        output.forget()
         return mark
     sources = [(package, path) for package in packages for path in source_files(package)]
-    files.make_directory(output_dir)
-    for name in files.names(output_dir):  # left by a run that was stopped
-        if name.endswith((".warc.wet.gz", ".partial")):
-            files.remove(files.join(output_dir, name))
+    output.open()
     counts = {"packages": list(packages), "modules": 0, "paragraphs": 0, "duplicates": 0}
     with Progress("reading docstrings", len(sources), "modules") as progress:
         pages = list(_pages(sources, counts, progress))
+    names = []
     for index, start in enumerate(range(0, len(pages), modules_per_file)):
-        path = files.join(output_dir, f"docs-{index:05d}.warc.wet.gz")
+        names.append(f"docs-{index:05d}.warc.wet.gz")
+        path = output.claim(names[-1])
         with WetWriter(path, description="English documentation of installed Python packages") as writer:
             for url, text in pages[start : start + modules_per_file]:
                 writer.write(url, text, language="eng")
-    return files.commit(output_dir, counts)
+    output.claim(files.MANIFEST)
+    output.remove_others(names)
+    mark = files.commit(output_dir, counts, only=names)
+    output.forget()
+    return mark
 
 
 def source_files(package: str) -> list[str]:

@@ -11,10 +11,11 @@ Keys have one length, and so have numbers of bytes: a file of many is sorted wit
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 
 from tf_codistill.corpus.document import Document
 
@@ -59,6 +60,34 @@ def unpack(content: bytes, wet_file: str) -> Document:
     return Document(url, language, tuple(paragraphs), tuple(numbers), wet_file)
 
 
+def numbers(content: bytes) -> npt.NDArray[np.int64]:
+    """The numbers of the paragraphs alone, of what `pack` returned."""
+    _, _, num_paragraphs = json.loads(content[_FACTS : content.index(b"\n")])
+    return np.frombuffer(content, _NUMBER, offset=len(content) - num_paragraphs * _NUMBER.itemsize)
+
+
+def split(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Cuts packed documents apart.
+
+    Args:
+        chunks: What holds them, one behind the other, in pieces of any length.
+
+    Yields:
+        Key and bytes of a document, as `pack` returned them.
+    """
+    waiting = b""
+    for chunk in chunks:
+        waiting += chunk
+        start = 0
+        while (line_end := waiting.find(b"\n", start)) >= 0:
+            end = line_end + 1 + _size(waiting[start:line_end])
+            if end > len(waiting):
+                break
+            yield _key(waiting[start:line_end]), waiting[start:end]
+            start = end
+        waiting = waiting[start:]
+
+
 def spans(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
     """Goes through a file of packed documents, from where it stands to its end.
 
@@ -70,7 +99,16 @@ def spans(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
     """
     start = file.tell()
     while facts := file.readline():
-        num_bytes = len(facts) + int(facts[2 * KEY_BYTES + 1 : _FACTS], 16)
-        yield bytes.fromhex(facts[: 2 * KEY_BYTES].decode("ascii")), start, num_bytes
+        num_bytes = len(facts) + _size(facts)
+        yield _key(facts), start, num_bytes
         start += num_bytes
         file.seek(start)
+
+
+def _key(facts: bytes) -> bytes:
+    return bytes.fromhex(facts[: 2 * KEY_BYTES].decode("ascii"))
+
+
+def _size(facts: bytes) -> int:
+    """Number of bytes behind the line of facts."""
+    return int(facts[2 * KEY_BYTES + 1 : _FACTS], 16)

@@ -26,29 +26,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from absl import logging
+
 from tf_codistill import files, tokens
-from tf_codistill.corpus import counts, selection, writing
+from tf_codistill.corpus import counts, first_holders, selection, writing
 from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.duplicates import DuplicatesStage
 from tf_codistill.corpus.listing import FILES, ListStage
 from tf_codistill.corpus.reading import ReadStage
-from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.settings import FILTER_CODE, CorpusSettings
 from tf_codistill.corpus.sources import is_http
-from tf_codistill.jobs import quarantine, stages
+from tf_codistill.jobs import quarantine, stages, written
 from tf_codistill.jobs.engines import Local
 from tf_codistill.jobs.stages import fingerprint
+from tf_codistill.jobs.written import Written
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
 SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
 
-# What may lie in the directory of an unfinished corpus, whole or on its way; and in that of the work.
-_SHARD = rf"(?:train|validation|test)-\d{{5}}-of-\d{{5}}(?:{'|'.join(map(re.escape, writing.ENDINGS))})"
-_FILE = "|".join([_SHARD, *map(re.escape, (tokens.TOKENIZER, SETTINGS, files.MANIFEST, *FILES))])
-_PROBE = r"\.probe-[0-9a-f]{32}"
-_OWN = re.compile(rf"(?:{_FILE}|train-\d{{5}}|validation|test|{_PROBE})(?:\.[0-9a-f]{{32}}\.partial)?")
-_WORK = re.compile(rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{_PROBE}.*")
-_WORK_VERSION = 4  # counts up when the results of a stage change although its settings do not
+# What may lie in the directory of the work.
+_WORK = re.compile(
+    rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
+)
+_WORK_VERSION = 6  # counts up when the results of a stage change although its settings do not
 
 
 def prepare(
@@ -85,13 +86,15 @@ def prepare(
     num_bytes = _sizes(named)
     description = _describe(settings, tokenizer, paragraph_ids)
     mark = _finished(output_dir, description, num_bytes)
-    work_dir = _work_dir(output_dir)
+    work_dir = written.work_dir(output_dir)
     if mark is None:
-        _check_places(output_dir, tokenizer, quarantine_dir)
         # Each stage gets a folder named by all that its results depend on.
         key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
         read_dir = files.join(work_dir, f"read-{key}")
         try:
+            _check_places(output_dir, tokenizer, quarantine_dir)
+            output = Written.beside(output_dir)
+            output.open()
             listed_dir = None
             if paragraph_ids is not None:
                 listed_dir = files.join(
@@ -99,7 +102,7 @@ def prepare(
                 )
                 paragraph_ids.unpack(listed_dir, named)
             read = ReadStage(read_dir, settings, named, num_bytes, quarantine_dir, listed_dir)
-            mark = _prepare(read, key, engine, output_dir, tokenizer, description)
+            mark = _prepare(read, key, engine, output, tokenizer, description)
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
             mark = _finished(output_dir, description, num_bytes)
@@ -146,12 +149,12 @@ def _prepare(
     read: ReadStage,
     key: str,
     engine: stages.Engine,
-    output_dir: str,
+    output: Written,
     tokenizer: str | None,
     description: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The stages, one after the other."""
-    settings, work_dir = read.settings, _work_dir(output_dir)
+    settings, work_dir = read.settings, written.work_dir(output.directory)
     _forget_changed(read)
     read_facts = stages.run(read, engine)
     _check_read(read, read_facts)
@@ -161,15 +164,15 @@ def _prepare(
     repeated = DuplicatesStage(
         files.join(work_dir, f"duplicates-{key}"), settings, read.directory, tuple(read_facts), num_paragraphs
     )
-    repeated_facts = stages.run(repeated, engine)
+    num_documents = {split: sum(facts[split] for facts in read_facts.values()) for split in settings.splits}
+    repeated, repeated_facts = first_holders.find(repeated, sum(num_documents.values()), engine)
 
     kept = writing.Kept(settings, repeated)
     key = fingerprint(key, settings.num_pieces, settings.max_learning_characters, _checksum(tokenizer))
     pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
     key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.sources))
-    num_documents = {split: sum(facts[split] for facts in read_facts.values()) for split in settings.splits}
     write_dir, wet_files = files.join(work_dir, f"write-{key}"), tuple(read.sources)
-    write = writing.WriteStage(write_dir, settings, kept, pieces, output_dir, num_documents, wet_files)
+    write = writing.WriteStage(write_dir, settings, kept, pieces, output, num_documents, wet_files)
     write_facts = stages.run(write, engine)
     _check_written(write, write_facts)
 
@@ -177,7 +180,9 @@ def _prepare(
     listed = [write.listed(task) for task in write_facts]
     listing = ListStage(files.join(work_dir, f"list-{key}"), wet_files, listed, num_paragraphs)
     stages.run(listing, engine)
-    listing.write(output_dir)
+    for name in FILES:
+        output.claim(name)
+    listing.write(output.directory)
 
     counted = counts.of_corpus(read, read_facts, repeated_facts, write_facts)
     preparation = {**description, "wet_files": counts.of_wet_files(read, read_facts)}
@@ -187,11 +192,6 @@ def _prepare(
 def _settings(settings: CorpusSettings | None, paragraph_ids: selection.Selection | None) -> CorpusSettings:
     settings = settings or CorpusSettings()
     return settings if paragraph_ids is None else paragraph_ids.applied_to(settings)
-
-
-def _work_dir(output_dir: str) -> str:
-    # The absolute path, since "." has its name from elsewhere.
-    return (output_dir.rstrip("/") if files.is_remote(output_dir) else os.path.abspath(output_dir)) + ".work"
 
 
 def _remove_work(work_dir: str) -> None:
@@ -240,11 +240,13 @@ def _forget_changed(read: ReadStage) -> None:
 
 
 def _check_read(read: ReadStage, facts: Facts) -> None:
-    """Raises an error if too many WET files cannot be read, or if nothing is left of the others."""
+    """Says what cannot be read; raises an error if that is too much, or if nothing is left of the rest."""
     failures = list(read.failures(facts).values())
     if len(failures) > read.settings.max_unreadable_share * len(read.sources):
         number = f"{len(failures)} of {len(read.sources)} WET files cannot be read, or not to their end; "
         raise ValueError((number if len(failures) > 1 else "") + failures[0])
+    for sentence in failures:
+        logging.warning("%s", sentence)
     sums = counts.of_reading(facts)
     for split in read.settings.splits:
         if not sum(task[split] for task in facts.values()):
@@ -288,24 +290,27 @@ def _commit(
     write: writing.WriteStage, facts: Facts, counted: Mapping[str, Any], preparation: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Puts what belongs to the corpus beside its token shards, takes away what does not, and marks it."""
-    output_dir = write.output_dir
-    files.write(files.join(output_dir, tokens.TOKENIZER), files.read(write.tokenizer))
-    files.write_json(files.join(output_dir, SETTINGS), preparation)
+    output = write.output
+    files.write(output.claim(tokens.TOKENIZER), files.read(write.tokenizer))
+    files.write_json(output.claim(SETTINGS), preparation)
+    manifest = output.claim(files.MANIFEST)
     promised = {name: checksum for task in facts.values() for name, checksum in task["sha256"].items()}
-    for name in files.names(output_dir):
-        if name not in (*promised, tokens.TOKENIZER, SETTINGS, *FILES, files.MANIFEST):
-            files.remove(files.join(output_dir, name))
+    names = (*promised, tokens.TOKENIZER, SETTINGS, *FILES)
+    output.remove_others([*names, files.MANIFEST])
     mark = tokens.commit_corpus(
-        output_dir,
+        output.directory,
         vocabulary_size=writing.open_tokenizer(write.tokenizer).vocabulary_size,
         splits={split: [facts[task]["shard"] for task in tasks] for split, tasks in write.splits().items()},
         counts=counted,
+        names=names,
     )
     for name, checksum in promised.items():
-        if mark["files"].get(name, {}).get("sha256") != checksum:
-            files.remove(files.join(output_dir, files.MANIFEST))
+        if mark["files"][name]["sha256"] != checksum:
+            files.remove(manifest)
             files.remove(write.directory)
-            raise files.CorruptError(f"{name!r} in {output_dir!r} is not what was written; run this again")
+            raise files.CorruptError(
+                f"{name!r} in {output.directory!r} is not what was written; run this again"
+            )
     return mark
 
 
@@ -335,10 +340,19 @@ def _finished(
     known = {name: size or sizes.get(name, 0) for name, size in given.items()}
     remedy = "name another output directory or delete that one"
     for name, value in description.items():
-        if found.get(name) != value:
+        if name != FILTER_CODE and found.get(name) != value:
             raise ValueError(
                 f"{output_dir!r} holds a corpus prepared with {name} = {found.get(name)!r}, now it is "
                 f"{value!r}; {remedy}"
+            )
+    if FILTER_CODE not in found:
+        # Of before there were fingerprints. Its filters are called the same, which those of others were not.
+        logging.warning("corpus %r does not say what the code of its filters was; taken as it is", output_dir)
+    code = found.get(FILTER_CODE, description[FILTER_CODE])
+    for step, before, now in zip(description["filters"], code, description[FILTER_CODE], strict=True):
+        if before != now:
+            raise ValueError(
+                f"{output_dir!r} holds a corpus prepared with other code of the filter {step}; {remedy}"
             )
     if others := sorted(dict(sizes.items() ^ known.items())):
         raise ValueError(
@@ -356,10 +370,4 @@ def _check_places(output_dir: str, tokenizer: str | None, quarantine_dir: str | 
         WordPieces(tokenizer)
     if quarantine_dir is not None:
         files.make_directory(quarantine_dir)
-    files.make_directory(output_dir)
-    for name in files.names(output_dir):
-        if not _OWN.fullmatch(name):
-            raise ValueError(
-                f"{output_dir!r} holds {name!r}, which is no part of a corpus; name an empty directory"
-            )
-    files.make_directory(_work_dir(output_dir))
+    Written.beside(output_dir).check()

@@ -7,7 +7,7 @@
     <task>.documents      kept documents in stretches, one for each token shard: packed and sorted by key
     <task>.paragraphs     hashes of their long paragraphs, see duplicates.py
     <task>.json           counts
-    <task>.failed         in place of all these: why the file cannot be read
+    <task>.failed         in place of all these: why the file cannot be read, or why a list cannot be applied
 
     for document, verdict in read_documents("CC-MAIN-00000.warc.wet.gz", CorpusSettings()):
         print(document.url, verdict if isinstance(verdict, str) else len(verdict.paragraphs))
@@ -30,7 +30,7 @@ from typing import IO, Any, BinaryIO, cast
 from tf_codistill import files
 from tf_codistill.corpus import packed, stretches
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.duplicates import ParagraphHashes
+from tf_codistill.corpus.duplicates import ParagraphHashes, own_repeats, without
 from tf_codistill.corpus.filters import judge
 from tf_codistill.corpus.selection import Selected
 from tf_codistill.corpus.settings import CorpusSettings
@@ -45,6 +45,10 @@ DOCUMENTS = ".documents"
 
 _FAILED = ".failed"
 _CHUNK_BYTES = 1 << 20
+
+
+class UnreadableError(ValueError):
+    """A WET file cannot be read, or not as a list of paragraphs counts it."""
 
 
 def read_documents(source: str, settings: CorpusSettings) -> Iterator[tuple[Document, Document | str]]:
@@ -65,7 +69,7 @@ def read_documents(source: str, settings: CorpusSettings) -> Iterator[tuple[Docu
 
 
 def judge_pages(
-    items: Iterable[Record | Damage],
+    items: Iterator[Record | Damage],
     settings: CorpusSettings,
     wet_file: str,
     selected: Selected | None = None,
@@ -82,20 +86,26 @@ def judge_pages(
         A page, and what the filters leave of it or the reason for which it is dropped.
 
     Raises:
+        UnreadableError: Paragraphs are selected, and the file is damaged; raised once all of it was read.
         ValueError: The file has not got what is selected.
     """
     filters = settings.filters if selected is None else [selected]
     first = 0
-    is_cut_off = False
     for item in items:
-        is_cut_off = isinstance(item, Damage) and item.kind == "cut_off"
         if isinstance(item, Record):
             document = Document.of_text(
                 item.text, url=item.url, language=item.language, first=first, wet_file=wet_file
             )
             first += num_lines(item.text)
             yield document, judge(document, filters)
-    if selected is not None and not is_cut_off:
+        elif selected is not None:
+            # Nobody knows how many lines are lost, and so which paragraphs the list means behind them.
+            collections.deque(items, maxlen=0)  # to the end, since all damage is counted and kept
+            raise UnreadableError(
+                f"WET file {wet_file!r} is damaged ({item.kind} at byte {item.offset}), so that numbers of a "
+                "list of paragraphs would name others than were meant; fetch it again or leave it out"
+            )
+    if selected is not None:
         selected.check_end(first)
 
 
@@ -148,12 +158,12 @@ class ReadStage(Stage):
         return self.num_bytes
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any] | None:
-        """Reads a WET file; returns its counts, or None if it cannot be read."""
+        """Reads a WET file; returns its counts, or None if nothing of it can be used."""
         counts = _Counts()
         selected = Selected.load(self.listed_dir, task) if self.listed_dir else None
         with contextlib.ExitStack() as stack:
             kept = _Kept(stack.enter_context(tempfile.TemporaryFile()))
-            hashes = ParagraphHashes(stack.enter_context(tempfile.TemporaryFile()), self.settings, task)
+            hashes = ParagraphHashes(stack.enter_context(tempfile.TemporaryFile()), self.settings)
             quarantine = None
             if self.quarantine_dir is not None:
                 quarantine = stack.enter_context(Quarantine(self.quarantine_dir, task))
@@ -161,13 +171,14 @@ class ReadStage(Stage):
             items = counts.noting(_only_reading(source, advance), quarantine)
             try:
                 for document, verdict in judge_pages(items, self.settings, task, selected):
-                    counts.add(verdict)
-                    if isinstance(verdict, Document):
+                    left = self._left(verdict, counts)
+                    counts.add(left)
+                    if isinstance(left, Document):
                         key = document_key(document)
                         part = self.settings.part(key)
-                        kept.add(key, part, verdict)
-                        hashes.add(part, verdict)
-            except _UnreadableError as error:
+                        kept.add(key, part, left)
+                        hashes.add(part, left)
+            except UnreadableError as error:
                 files.write(self.path(task, _FAILED), str(error).encode("utf-8"))
                 return None
             kept.write(self.path(task, DOCUMENTS), self.settings.num_parts)
@@ -181,7 +192,16 @@ class ReadStage(Stage):
             "cut_off_at": counts.cut_off_at,
             **{split: sum(number[part] for part in parts) for split, parts in self.settings.splits.items()},
             "paragraphs": num_hashes,
+            "repeats": counts.num_repeats,
         }
+
+    def _left(self, verdict: Document | str, counts: _Counts) -> Document | str:
+        """What is left of a document without paragraphs that it has before."""
+        if isinstance(verdict, str):
+            return verdict
+        repeated = own_repeats(verdict, self.settings)
+        counts.num_repeats += sum(repeated)
+        return without(verdict, repeated, self.settings)
 
     def failures(self, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """What is wrong with WET files that cannot be read, or not to their end.
@@ -202,16 +222,12 @@ class ReadStage(Stage):
         return said
 
 
-class _UnreadableError(Exception):
-    """A WET file cannot be read."""
-
-
 def _only_reading(source: _CheckedSource, advance: Advance) -> Iterator[Record | Damage]:
     """Reads a WET file, and tells errors of that from those of others."""
     try:
         yield from read_wet(cast(BinaryIO, source), advance)
     except (ValueError, OSError) as error:
-        raise _UnreadableError(str(error)) from error
+        raise UnreadableError(str(error)) from error
 
 
 class _CheckedSource:
@@ -246,6 +262,8 @@ class _Counts:
         self._dirt: collections.Counter[str] = collections.Counter()
         self.cut_off_at: int | None = None
         """Byte from which on the file lacks the rest."""
+        self.num_repeats = 0
+        """Paragraphs that their document has before."""
 
     def noting(
         self, items: Iterable[Record | Damage], quarantine: Quarantine | None

@@ -14,7 +14,8 @@ are learned from documents beyond the limit, too.
 A list and WET files that do not belong together would give a corpus of the wrong paragraphs. So a listed
 paragraph that is a blank line or lies beyond the end of its WET file is an error, and so is a WET file that
 the list does not name. What the list names beside the files given is no error: whoever takes a hundred
-files of a crawl needs no list of his own. It is counted.
+files of a crawl needs no list of his own. It is counted. A WET file that is damaged anywhere counts as one
+that cannot be read: nobody knows how many lines are lost, and so which ones the list means behind them.
 """
 
 from __future__ import annotations

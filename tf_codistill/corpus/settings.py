@@ -12,10 +12,14 @@ from typing import Any
 
 import gin
 
+from tf_codistill.corpus import fingerprints
 from tf_codistill.corpus.filters import Boilerplate, English, Filter, Length, LinkList, LongParagraphs
 
 SCOPES = ("none", "file", "corpus")
 """Where a paragraph may not occur twice."""
+
+FILTER_CODE = "filter_code"
+"""Under which the settings of a corpus have a fingerprint of the code of each filter."""
 
 _LIMITS = ("max_tokens", "max_validation_tokens")
 _WHOLE_NUMBERS = ("num_pieces", "num_shards", "min_duplicate_characters", "max_learning_characters", *_LIMITS)
@@ -81,13 +85,14 @@ class CorpusSettings:
                 raise ValueError(f"{name} is {value!r}; expected a whole number, at least 1")
 
     def describe(self) -> dict[str, Any]:
-        """The settings as JSON takes them.
+        """The settings as JSON takes them, filters by what they are called, with fingerprints of their code.
 
         Returns:
             Values by name.
         """
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**values, "filters": [repr(step) for step in self.filters]}
+        filters = [fingerprints.describe(step) for step in self.filters]
+        return {**values, "filters": filters, FILTER_CODE: list(map(fingerprints.code_of, self.filters))}
 
     def of_reading(self) -> dict[str, Any]:
         """Those settings that decide about the results of stage 1, as JSON takes them.
@@ -95,9 +100,9 @@ class CorpusSettings:
         Returns:
             Values by name.
         """
-        names = ("filters", "duplicates", "min_duplicate_characters", "num_shards", "validation_share")
+        names = ("duplicates", "min_duplicate_characters", "num_shards", "validation_share", "test_share")
         values = self.describe()
-        return {name: values[name] for name in (*names, "test_share")}
+        return {name: values[name] for name in ("filters", FILTER_CODE, *names)}
 
     @property
     def splits(self) -> dict[str, range]:

@@ -31,6 +31,7 @@ from tf_codistill.corpus.listing import Listed
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.jobs.progress import Progress
 from tf_codistill.jobs.stages import Advance, Stage
+from tf_codistill.jobs.written import Written
 from tf_codistill.tokenizer.base import Tokenizer
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
@@ -75,7 +76,8 @@ class Kept:
                 ends.append(file.tell())
             for position, content in _sorted(file, ends):
                 document = packed.unpack(content, wet_files[position])
-                yield duplicates.without_repeats(document, position, repeats, self.settings)
+                repeated = duplicates.is_repeated(document.numbers, position, repeats)
+                yield duplicates.without(document, repeated, self.settings)
 
 
 def _sorted(file: IO[bytes], ends: list[int]) -> Iterator[tuple[int, bytes]]:
@@ -129,7 +131,7 @@ class WriteStage(Stage):
         settings: Number of shards, and how many tokens are allowed.
         kept: The documents.
         tokenizer: Path of the tokenizer's file.
-        output_dir: Directory of the corpus.
+        output: The directory of the corpus.
         num_documents: Number of documents kept in each split.
         wet_files: Names of all WET files, also of those that cannot be read.
     """
@@ -143,7 +145,7 @@ class WriteStage(Stage):
     settings: CorpusSettings
     kept: Kept
     tokenizer: str
-    output_dir: str
+    output: Written
     num_documents: Mapping[str, int]
     wet_files: Sequence[str]
 
@@ -157,20 +159,20 @@ class WriteStage(Stage):
 
     def done(self) -> set[str]:
         """Names of the tasks whose facts and shards are there."""
-        there = set(files.names(self.output_dir))
+        there = set(files.names(self.output.directory))
         return {task for task in super().done() if there.issuperset(self.facts(task)["sha256"])}
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes a token shard."""
         # Whoever writes the same shard at the same time does so elsewhere. The work may be on another disk,
         # from which no file can be renamed.
-        aside = files.make_directory(files.join(self.output_dir, f"{task}.{uuid.uuid4().hex}.partial"))
+        aside = files.make_directory(self.output.claim(f"{task}.{uuid.uuid4().hex}.partial"))
         facts = self._write(task, aside, advance)
         checksums = {}
         for ending in ENDINGS:
             name = facts["shard"]["name"] + ending
             checksums[name] = files.checksum(files.join(aside, name))
-            files.move(files.join(aside, name), files.join(self.output_dir, name))
+            files.move(files.join(aside, name), self.output.claim(name))
         files.remove(aside)
         return {**facts, "sha256": checksums}
 

@@ -1,17 +1,15 @@
 """Directories and files that are either complete or not there.
 
-The only module that knows how something is committed, listed and checked. Every path may be local or of
-a scheme that TensorFlow has: ``gs://``, for tests ``ram://``, and what a package such as tensorflow-io adds.
-Local paths do without TensorFlow.
+The only module that knows how something is committed, listed and checked. A path may be local, which needs no
+TensorFlow, or of a scheme that TensorFlow has: ``gs://``, ``ram://`` for tests, and what tensorflow-io adds.
 
     snapshot_00000050/            a directory is written file by file ...
         weights.data-00000-of-00001
         weights.index
         manifest.json             ... and exists for readers from the moment that this does
 
-A single file is written aside and then renamed. A directory is committed by its manifest, which is written
-last: JSON that names every file with its size and SHA-256. Without a manifest nobody looks at it; with one
-that does not fit the files it is corrupt, and `verify` says which file and why.
+A single file is written aside and then renamed. A directory is committed by its manifest, written last: JSON
+with size and SHA-256 of every file. Without one nobody looks at it; if one does not fit, `verify` says why.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, TypeAlias, cast
 
@@ -305,7 +303,11 @@ def remove(path: str) -> None:
 
 
 def commit(
-    directory: str, metadata: dict[str, Any], known: Listing | None = None, seal: bool = False
+    directory: str,
+    metadata: dict[str, Any],
+    known: Listing | None = None,
+    seal: bool = False,
+    only: Iterable[str] | None = None,
 ) -> dict[str, Any]:
     """Commits a directory: writes its manifest.
 
@@ -314,13 +316,14 @@ def commit(
         metadata: What readers want to know without opening the files; becomes part of the manifest.
         known: What is known of files already, by name; the others are read.
         seal: Whether the manifest gets a checksum of itself, see `documents.sealed`.
+        only: Names of the files that belong to it; by default all files that are there do.
 
     Returns:
         The manifest: `metadata` and, under ``files``, the size in bytes and SHA-256 of each file by name.
     """
     listing = dict(known or {})
-    left = [name for name in names(directory) if name != MANIFEST and not name.endswith(".partial")]
-    left = [name for name in left if name not in listing]
+    there = names(directory) if only is None else only
+    left = [name for name in there if name not in {MANIFEST, *listing} and not name.endswith(".partial")]
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # a corpus has a thousand large files
         listing |= zip(left, threads.map(metadata_of, [join(directory, name) for name in left]), strict=True)
     manifest = {**metadata, "files": listing}

@@ -1,1 +1,1 @@
-"""Long work in tasks that commit files: stages, who runs them, progress, and a place for damaged input."""
+"""Long work in tasks that commit files: stages, who runs them, progress, what was written, damaged input."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -165,6 +165,7 @@ def commit_corpus(
     vocabulary_size: int,
     splits: Mapping[str, Sequence[Mapping[str, Any]]],
     counts: Mapping[str, Any],
+    names: Iterable[str] | None = None,
 ) -> dict[str, Any]:
     """Commits a corpus directory: writes its manifest.
 
@@ -173,6 +174,7 @@ def commit_corpus(
         vocabulary_size: Number of ids, special tokens included.
         splits: For each split by name what `ShardWriter.close` returned for each of its shards, in order.
         counts: Documents read, kept, and dropped by reason; stored as given.
+        names: Names of its files; by default all files that are there.
 
     Returns:
         The manifest, as `Corpus.manifest` has it later.
@@ -192,4 +194,4 @@ def commit_corpus(
         },
         "counts": dict(counts),
     }
-    return files.commit(directory, metadata)
+    return files.commit(directory, metadata, only=names)

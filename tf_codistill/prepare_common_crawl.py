@@ -72,7 +72,7 @@ def _sources() -> list[str]:
         return sources.matching(_WET_FILES.value)
     fetched = crawl.fetch_crawl(_CRAWL.value, _NUM_FILES.value, _DOWNLOAD_DIR.value, base_url=_BASE_URL.value)
     print(fetched.summary(), end="", file=sys.stderr)
-    return [*fetched.sources, *fetched.failures]  # what could not be fetched is asked for once more
+    return fetched.of_all()
 
 
 if __name__ == "__main__":

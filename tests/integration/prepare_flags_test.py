@@ -199,8 +199,23 @@ def test_a_file_that_the_server_does_not_have_is_told(
     assert f"{server.url}{PATHS[1]} does not exist: the server answered 404" in ended.sentence()
     assert ("1 of 4 files could not be fetched:\n" in ended.error) == bool(kept)
     allowed = "--gin_bindings=CorpusSettings.max_unreadable_share = 0.3"
-    corpus = place.corpus(*of_crawl(server), *kept, allowed)
-    assert counts(corpus)["unreadable_files"] == [NAMES[1]]
+    sentence = place.run(*of_crawl(server), *kept, allowed).sentence()
+    assert "the same command goes on from there; if" in sentence
+    assert not (place.path / "corpus" / "manifest.json").exists()
+    (place.path / "left.paths").write_text("".join(f"{path[1:]}\n" for path in PATHS if path != PATHS[1]))
+    corpus = place.corpus("--crawl=./left.paths", f"--base_url={server.url}", *kept)
+    assert list(preparation(corpus)["wet_files"]) == [name for name in NAMES if name != NAMES[1]]
+
+
+@pytest.mark.parametrize("kept", [["--download_dir=wet"], []], ids=["kept", "read as it comes"])
+def test_a_file_that_the_server_has_damaged_is_counted(
+    place: Place, server: http_server.Server, kept: list[str]
+) -> None:
+    server.files[PATHS[1]] = server.files[PATHS[1]][:-50]
+    allowed = "--gin_bindings=CorpusSettings.max_unreadable_share = 0.3"
+    found = counts(place.corpus(*of_crawl(server), *kept, allowed))
+    assert found["unreadable"] == {"cut_off": 1}
+    assert found["truncated_files"] == [NAMES[1]]
 
 
 def test_a_crawl_that_the_server_does_not_have(place: Place, server: http_server.Server) -> None:

@@ -6,7 +6,7 @@
 
     paths = read_paths("CC-MAIN-2017-26")                           or a list of your own: file, gs://, https://
     fetched = fetch_crawl("CC-MAIN-2017-26", num_files=100, directory="/data/crawl")
-    for source in fetched.sources:
+    for source in fetched.of_all():                                 an error if a file is out of reach
         read_wet(source)
 
 A sample depends on the seed and on the files' names, not on their order, and a larger sample holds the

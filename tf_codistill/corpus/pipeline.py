@@ -79,6 +79,7 @@ def prepare(
         ValueError: Too many WET files cannot be read, a split would be empty, the list does not fit the WET
             files, or what `check` tells.
         FileNotFoundError: A WET file or the tokenizer does not exist.
+        OSError: A WET file is out of reach; what was read of others is kept for the next call.
     """
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
     named = _by_name(sources)
@@ -153,7 +154,7 @@ def _prepare(
     """The stages, one after the other."""
     settings, work_dir = read.settings, _work_dir(output_dir)
     _forget_changed(read)
-    read_facts = stages.run(read, engine)
+    read_facts = read.run(engine)
     _check_read(read, read_facts)
 
     key = fingerprint(key, [[name, facts["bytes"], facts["sha256"]] for name, facts in read_facts.items()])

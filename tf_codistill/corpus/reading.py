@@ -7,13 +7,17 @@
     <task>.documents      kept documents in stretches, one for each token shard: packed and sorted by key
     <task>.paragraphs     hashes of their long paragraphs, see duplicates.py
     <task>.json           counts
-    <task>.failed         in place of all these: why the file cannot be read
+    <task>.failed         in place of all these: why nothing can be read of the file
+    out_of_reach          why a file could not be had: no damage, but the end of this run
 
     for document, verdict in read_documents("CC-MAIN-00000.warc.wet.gz", CorpusSettings()):
         print(document.url, verdict if isinstance(verdict, str) else len(verdict.paragraphs))
 
 The key of a document is a hash of its address, then one of the page's text: it says in which token shard the
 document is, and where, whatever the order in which files are read, and does not change with the filters.
+
+A file that is damaged is one of the crawl's, and counted. One that a server or a storage does not give just
+now is not: the corpus without it would be another one. So the first of these ends the stage.
 """
 
 from __future__ import annotations
@@ -38,12 +42,14 @@ from tf_codistill.corpus.sources import open_source
 from tf_codistill.corpus.warc_records import Record
 from tf_codistill.corpus.wet import read_wet
 from tf_codistill.jobs.quarantine import Damage, Quarantine
-from tf_codistill.jobs.stages import Advance, Stage
+from tf_codistill.jobs.stages import Advance, Engine, Stage
+from tf_codistill.jobs.stages import run as run_stage
 
 DOCUMENTS = ".documents"
 """Ending of the file with the documents that a task kept."""
 
 _FAILED = ".failed"
+_OUT_OF_REACH = "out_of_reach"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -147,8 +153,35 @@ class ReadStage(Stage):
         """The tasks with the sizes of their WET files."""
         return self.num_bytes
 
+    def run(self, engine: Engine) -> dict[str, dict[str, Any]]:
+        """Reads the WET files that have not been read yet.
+
+        Args:
+            engine: What runs the tasks.
+
+        Returns:
+            The facts of each task, without those of whose files nothing can be read.
+
+        Raises:
+            OSError: A file is out of reach. Tasks that had begun are done, the others have not begun.
+        """
+        note = files.join(self.directory, _OUT_OF_REACH)
+        files.remove(note)
+        facts = run_stage(self, engine)
+        if files.exists(note):
+            raise OSError(
+                f"{files.read(note).decode('utf-8')}; without it this would be another corpus: what was read "
+                "of other WET files is kept, and the same command goes on from there; if it is gone for good, "
+                "leave it out of the files, or of the list of files, that are named"
+            )
+        return facts
+
     def do(self, task: str, advance: Advance) -> Mapping[str, Any] | None:
         """Reads a WET file; returns its counts, or None if it cannot be read."""
+        # Not an exception: each engine tells of those in its own way, and some try again before they do.
+        note = files.join(self.directory, _OUT_OF_REACH)
+        if files.exists(note):
+            return None
         counts = _Counts()
         selected = Selected.load(self.listed_dir, task) if self.listed_dir else None
         with contextlib.ExitStack() as stack:
@@ -167,8 +200,9 @@ class ReadStage(Stage):
                         part = self.settings.part(key)
                         kept.add(key, part, verdict)
                         hashes.add(part, verdict)
-            except _UnreadableError as error:
-                files.write(self.path(task, _FAILED), str(error).encode("utf-8"))
+            except (_DamagedError, _OutOfReachError) as error:
+                path = note if isinstance(error, _OutOfReachError) else self.path(task, _FAILED)
+                files.write(path, str(error).encode("utf-8"))
                 return None
             kept.write(self.path(task, DOCUMENTS), self.settings.num_parts)
             num_hashes = hashes.write(self.path(task, ParagraphHashes.ENDING))
@@ -202,16 +236,20 @@ class ReadStage(Stage):
         return said
 
 
-class _UnreadableError(Exception):
-    """A WET file cannot be read."""
+class _DamagedError(Exception):
+    """Nothing can be read of a WET file."""
+
+
+class _OutOfReachError(Exception):
+    """A WET file cannot be had, or not to its end, from where it is."""
 
 
 def _only_reading(source: _CheckedSource, advance: Advance) -> Iterator[Record | Damage]:
     """Reads a WET file, and tells errors of that from those of others."""
     try:
         yield from read_wet(cast(BinaryIO, source), advance)
-    except (ValueError, OSError) as error:
-        raise _UnreadableError(str(error)) from error
+    except ValueError as error:
+        raise _DamagedError(str(error)) from error
 
 
 class _CheckedSource:
@@ -224,9 +262,15 @@ class _CheckedSource:
         self._file: BinaryIO | None = None
 
     def read(self, size: int = -1) -> bytes:
-        if self._file is None:
-            self._file = open_source(self.name)
-        content = self._file.read(size)
+        try:
+            if self._file is None:
+                self._file = open_source(self.name)
+            content = self._file.read(size)
+        except (OSError, ValueError) as error:  # an address that is none is no damage either
+            said = str(error)
+            raise _OutOfReachError(
+                said if self.name in said else f"WET file {self.name!r} cannot be read: {said}"
+            ) from error
         self.num_bytes += len(content)
         self.digest.update(content)
         return content

@@ -276,7 +276,7 @@ def test_one_file_that_is_missing_does_not_stop_the_others(
     assert len([request for request in server.requests if "gone" in request.path]) == 1
     assert len(list(tmp_path.iterdir())) == 4, "nothing is left of those of which nothing came"
     assert fetched.damaged == ()
-    told = r"2 of 6 files could not be fetched; the first: .*/gone\.gz does not exist: .*404.*goes on from there"
+    told = r"2 of 6 files could not be fetched; the first: .*/gone\.gz does not exist: .*goes on from there"
     with pytest.raises(OSError, match=told):
         fetched.of_all()
 
@@ -300,7 +300,7 @@ def test_what_is_not_on_a_server_is_read_where_it_is(server: http_server.Server,
 def test_what_is_wrong_is_told_before_anything_is_fetched(server: http_server.Server, tmp_path: Path) -> None:
     url = server.url + A
     with pytest.raises(ValueError, match=r"would both be fetched as 'a\.warc\.wet\.gz'"):
-        fetch([url, server.url + "/other/a.warc.wet.gz"], str(tmp_path))
+        fetch([url, server.url + "/other/a.warc.wet.gz?key=1"], str(tmp_path))
     with pytest.raises(ValueError, match="directory 'gs://bucket' is not local"):
         fetch([url], "gs://bucket")
     with pytest.raises(ValueError, match="names no file"):

@@ -244,8 +244,8 @@ def test_the_place_of_the_work_is_checked_with_the_others(tmp_path: Path) -> Non
 
 
 def test_files_on_a_server_are_named_without_their_query(tmp_path: Path) -> None:
-    addresses = [f"https://example.org/{name}.warc.wet.gz?key=a/b" for name in ("one", "two")]
-    assert list(pipeline._by_name(addresses)) == ["one.warc.wet.gz", "two.warc.wet.gz"]
+    addresses = [f"https://example.org/{name}.warc.wet.gz?key=a/b" for name in ("one%201", "two")]
+    assert list(pipeline._by_name(addresses)) == ["one 1.warc.wet.gz", "two.warc.wet.gz"]
 
 
 def test_a_file_that_ends_too_early_is_named(tmp_path: Path, wet_files: list[str]) -> None:

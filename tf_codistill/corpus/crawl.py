@@ -26,7 +26,7 @@ from typing import BinaryIO, cast
 from tf_codistill import files
 from tf_codistill.corpus.download import Fetched, check_local, fetch, fetch_file
 from tf_codistill.corpus.retry_policy import RetryPolicy
-from tf_codistill.corpus.sources import is_http, open_source
+from tf_codistill.corpus.sources import file_name, is_http, open_source
 
 PAPER_CRAWL = "CC-MAIN-2017-26"
 """The crawl of June 2017, from which the paper takes its documents."""
@@ -166,7 +166,7 @@ def sample(paths: Iterable[str], num_files: int | None, seed: int = 0) -> list[s
     if not 1 <= num_files <= len(everything):
         raise ValueError(f"num_files is {num_files}; expected 1 to {len(everything)}, which the list has")
     # By its own name, so that a mirror gives the same files.
-    lots = {path: hashlib.sha256(f"{seed} {os.path.basename(path)}".encode()).digest() for path in everything}
+    lots = {path: hashlib.sha256(f"{seed} {file_name(path)}".encode()).digest() for path in everything}
     return sorted(sorted(everything, key=lambda path: (lots[path], path))[:num_files])
 
 

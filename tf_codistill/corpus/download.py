@@ -22,10 +22,8 @@ import dataclasses
 import fcntl
 import gzip
 import os
-import posixpath
 import threading
 import time
-import urllib.parse
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
@@ -33,7 +31,7 @@ from typing import BinaryIO
 from tf_codistill import files
 from tf_codistill.corpus.http_file import ChangedError, HttpFile, Version
 from tf_codistill.corpus.retry_policy import RetryPolicy
-from tf_codistill.corpus.sources import is_http
+from tf_codistill.corpus.sources import file_name, is_http
 from tf_codistill.jobs.progress import Progress
 
 _CHUNK_BYTES = 1 << 16
@@ -376,9 +374,7 @@ def _paths(urls: Sequence[str], directory: str) -> dict[str, str]:
         check_local(directory)
     owners: dict[str, str] = {}
     for url in urls:
-        name = posixpath.basename(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
-        if not name:
-            raise ValueError(f"address {url!r} names no file; expected one that ends in a file's name")
+        name = file_name(url)
         other = owners.setdefault(name, url)
         if other != url:
             raise ValueError(f"{other} and {url} would both be fetched as {name!r}; fetch them separately")

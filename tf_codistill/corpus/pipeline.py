@@ -24,7 +24,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from tf_codistill import files, tokens
 from tf_codistill.corpus import counts, selection, writing
@@ -33,7 +32,7 @@ from tf_codistill.corpus.duplicates import DuplicatesStage
 from tf_codistill.corpus.listing import FILES, ListStage
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import is_http
+from tf_codistill.corpus.sources import file_name, is_http
 from tf_codistill.jobs import quarantine, stages
 from tf_codistill.jobs.engines import Local
 from tf_codistill.jobs.stages import fingerprint
@@ -211,7 +210,7 @@ def _by_name(sources: Sequence[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     owners: dict[str, str] = {}
     for source in sources:
-        name = os.path.basename(urlsplit(source).path if is_http(source) else source)
+        name = file_name(source)
         owner = owners.setdefault(selection.stem_of(name), source)
         if owner != source:
             raise ValueError(

@@ -38,7 +38,7 @@ from tf_codistill.corpus.duplicates import ParagraphHashes
 from tf_codistill.corpus.filters import judge
 from tf_codistill.corpus.selection import Selected
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import open_source
+from tf_codistill.corpus.sources import file_name, open_source
 from tf_codistill.corpus.warc_records import Record
 from tf_codistill.corpus.wet import read_wet
 from tf_codistill.jobs.quarantine import Damage, Quarantine
@@ -65,9 +65,9 @@ def read_documents(source: str, settings: CorpusSettings) -> Iterator[tuple[Docu
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: No page can be read.
+        ValueError: No page can be read, or the source names no file.
     """
-    yield from judge_pages(read_wet(source), settings, os.path.basename(source))
+    yield from judge_pages(read_wet(source), settings, file_name(source))
 
 
 def judge_pages(
@@ -170,9 +170,9 @@ class ReadStage(Stage):
         facts = run_stage(self, engine)
         if files.exists(note):
             raise OSError(
-                f"{files.read(note).decode('utf-8')}; without it this would be another corpus: what was read "
-                "of other WET files is kept, and the same command goes on from there; if it is gone for good, "
-                "leave it out of the files, or of the list of files, that are named"
+                f"{files.read(note).decode('utf-8')}; without it this would be another corpus: what was "
+                "read of other WET files is kept, and the same command goes on from there; if it is gone for "
+                "good, leave it out of the files, or of the list of files, that are named"
             )
         return facts
 

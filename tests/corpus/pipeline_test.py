@@ -146,6 +146,22 @@ def test_run_that_was_stopped_is_done_again(
     assert contents(output_dir) == contents(whole_dir)
 
 
+def test_an_ending_means_one_format(
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_commit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    of_corpus = {path.suffix for path in (tmp_path / "corpus").iterdir()}
+    of_work = {path.suffix for path in (tmp_path / "corpus.work").glob("*/*")}
+    assert {".tokens", ".paragraphs"} <= of_corpus
+    assert {".documents", ".repeats"} <= of_work
+    assert not of_corpus & of_work - {".model", ".json"}
+
+
 def test_damaged_file_stops_before_anything_is_written(tmp_path: Path, wet_files: list[str]) -> None:
     content = Path(wet_files[1]).read_bytes()
     Path(wet_files[1]).write_bytes(content[:-50])

@@ -5,7 +5,7 @@
                                      +-> unreadable, by kind   +-> dropped, by reason
 
     <task>.documents      kept documents in stretches, one for each token shard: packed and sorted by key
-    <task>.paragraphs     hashes of their long paragraphs, see duplicates.py
+    <task>.hashes         hashes of their long paragraphs, see duplicates.py
     <task>.json           counts
     <task>.failed         in place of all these: why nothing can be read of the file
     out_of_reach          why a file could not be had: no damage, but the end of this run

@@ -365,7 +365,10 @@ def test_what_can_be_checked_without_wet_files(tmp_path: Path, wet_files: list[s
     assert (tmp_path / "quarantine").is_dir()
     prepare(wet_files, output_dir, SETTINGS)
     before = contents(output_dir)
-    assert check(output_dir, SETTINGS)
+    found = check(output_dir, SETTINGS)
+    assert found is not None
+    assert found.mark == files.read_manifest(output_dir)
+    assert not found.is_of(None), "nobody has said of what it is"
     with pytest.raises(ValueError, match="prepared with num_pieces = 120, now it is 130"):
         check(output_dir, other)
     with pytest.raises(ValueError, match="'corpus', which is no part of a corpus"):

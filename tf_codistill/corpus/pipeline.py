@@ -26,9 +26,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import counts, selection, writing
+from tf_codistill.corpus import counts, finished, selection, writing
 from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.duplicates import DuplicatesStage
+from tf_codistill.corpus.finished import SETTINGS, Finished
 from tf_codistill.corpus.listing import FILES, ListStage
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings
@@ -37,9 +38,6 @@ from tf_codistill.jobs import quarantine, stages
 from tf_codistill.jobs.engines import Local
 from tf_codistill.jobs.stages import fingerprint
 from tf_codistill.tokenizer.word_pieces import WordPieces
-
-SETTINGS = "preparation.json"
-"""Name of the file that says what a corpus was prepared from and how."""
 
 # What may lie in the directory of an unfinished corpus, whole or on its way; and in that of the work.
 _SHARD = rf"(?:train|validation|test)-\d{{5}}-of-\d{{5}}(?:{'|'.join(map(re.escape, writing.ENDINGS))})"
@@ -59,6 +57,7 @@ def prepare(
     tokenizer: str | None = None,
     quarantine_dir: str | None = None,
     paragraph_ids: selection.Selection | None = None,
+    sample: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Prepares a corpus, unless `output_dir` holds it already.
 
@@ -70,6 +69,7 @@ def prepare(
         tokenizer: Path of a ``word_pieces.model`` to use; by default word pieces are learned.
         quarantine_dir: Directory that gets what cannot be read of WET files; by default nothing is kept.
         paragraph_ids: A list that takes the place of the filters and of the search for duplicates.
+        sample: Of which crawl the files were drawn, see `sampled`; it is noted with the corpus.
 
     Returns:
         The mark of the corpus, see `tokens.commit_corpus`.
@@ -84,7 +84,7 @@ def prepare(
     named = _by_name(sources)
     num_bytes = _sizes(named)
     description = _describe(settings, tokenizer, paragraph_ids)
-    mark = _finished(output_dir, description, num_bytes)
+    mark = _finished(output_dir, description, named, num_bytes)
     work_dir = _work_dir(output_dir)
     if mark is None:
         _check_places(output_dir, tokenizer, quarantine_dir)
@@ -92,17 +92,12 @@ def prepare(
         key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
         read_dir = files.join(work_dir, f"read-{key}")
         try:
-            listed_dir = None
-            if paragraph_ids is not None:
-                listed_dir = files.join(
-                    work_dir, f"listed-{fingerprint(key, paragraph_ids.crawl, list(named))}"
-                )
-                paragraph_ids.unpack(listed_dir, named)
+            listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, named)
             read = ReadStage(read_dir, settings, named, num_bytes, quarantine_dir, listed_dir)
-            mark = _prepare(read, key, engine, output_dir, tokenizer, description)
+            mark = _prepare(read, key, engine, output_dir, tokenizer, description, sample)
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
-            mark = _finished(output_dir, description, num_bytes)
+            mark = _finished(output_dir, description, named, num_bytes)
             if mark is None:
                 raise
     with contextlib.suppress(OSError):
@@ -117,7 +112,7 @@ def check(
     tokenizer: str | None = None,
     quarantine_dir: str | None = None,
     paragraph_ids: selection.Selection | None = None,
-) -> bool:
+) -> Finished | None:
     """Checks what `prepare` would be given, before WET files are fetched for it.
 
     Args:
@@ -128,7 +123,7 @@ def check(
         paragraph_ids: A list of paragraphs.
 
     Returns:
-        Whether a corpus is there that was prepared so, perhaps from other WET files.
+        The corpus that is there and was prepared so, perhaps from other WET files; None if there is none.
 
     Raises:
         ValueError: `output_dir` or `quarantine_dir` cannot be written to, `output_dir` holds something else,
@@ -136,10 +131,10 @@ def check(
         FileNotFoundError: The tokenizer does not exist.
     """
     description = _describe(_settings(settings, paragraph_ids), tokenizer, paragraph_ids)
-    if _finished(output_dir, description) is not None:
-        return True
-    _check_places(output_dir, tokenizer, quarantine_dir)
-    return False
+    found = Finished.find(output_dir, description)
+    if found is None:
+        _check_places(output_dir, tokenizer, quarantine_dir)
+    return found
 
 
 def _prepare(
@@ -149,6 +144,7 @@ def _prepare(
     output_dir: str,
     tokenizer: str | None,
     description: Mapping[str, Any],
+    sample: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The stages, one after the other."""
     settings, work_dir = read.settings, _work_dir(output_dir)
@@ -180,13 +176,19 @@ def _prepare(
     listing.write(output_dir)
 
     counted = counts.of_corpus(read, read_facts, repeated_facts, write_facts)
-    preparation = {**description, "wet_files": counts.of_wet_files(read, read_facts)}
-    return _commit(write, write_facts, counted, preparation)
+    return _commit(write, write_facts, counted, finished.record(description, sample, read, read_facts))
 
 
 def _settings(settings: CorpusSettings | None, paragraph_ids: selection.Selection | None) -> CorpusSettings:
     settings = settings or CorpusSettings()
     return settings if paragraph_ids is None else paragraph_ids.applied_to(settings)
+
+
+def _listed(paragraph_ids: selection.Selection, work_dir: str, key: str, sources: Mapping[str, str]) -> str:
+    """The folder of what a list has of each WET file."""
+    directory = files.join(work_dir, f"listed-{fingerprint(key, paragraph_ids.crawl, list(sources))}")
+    paragraph_ids.unpack(directory, sources)
+    return directory
 
 
 def _work_dir(output_dir: str) -> str:
@@ -320,34 +322,17 @@ def _describe(
 
 
 def _finished(
-    output_dir: str, description: Mapping[str, Any], num_bytes: Mapping[str, int] | None = None
+    output_dir: str,
+    description: Mapping[str, Any],
+    sources: Mapping[str, str],
+    num_bytes: Mapping[str, int],
 ) -> dict[str, Any] | None:
-    """The mark of a corpus that was prepared as described, or None if there is no corpus yet.
-
-    Without `num_bytes`, the sizes of its WET files, they may be any.
-    """
-    mark = files.read_manifest(output_dir)
-    if mark is None:
+    """The mark of a corpus that was prepared as described from these WET files, or None if there is none yet."""
+    found = Finished.find(output_dir, description)
+    if found is None:
         return None
-    found = files.read_json(files.join(output_dir, SETTINGS)) if SETTINGS in mark["files"] else {}
-    sizes = {name: facts["bytes"] for name, facts in found.get("wet_files", {}).items()}
-    given = sizes if num_bytes is None else num_bytes
-    known = {name: size or sizes.get(name, 0) for name, size in given.items()}
-    remedy = "name another output directory or delete that one"
-    for name, value in description.items():
-        if found.get(name) != value:
-            raise ValueError(
-                f"{output_dir!r} holds a corpus prepared with {name} = {found.get(name)!r}, now it is "
-                f"{value!r}; {remedy}"
-            )
-    if others := sorted(dict(sizes.items() ^ known.items())):
-        raise ValueError(
-            f"{output_dir!r} holds a corpus prepared from other WET files: {others[0]!r} had "
-            f"{sizes.get(others[0], 'no')} bytes, now it has {known.get(others[0], 'no')}, and so on for "
-            f"{len(others)} in all; {remedy}"
-        )
-    tokens.open_corpus(output_dir)
-    return mark
+    found.check_files(sources, num_bytes)
+    return found.mark
 
 
 def _check_places(output_dir: str, tokenizer: str | None, quarantine_dir: str | None) -> None:

@@ -1,0 +1,120 @@
+"""A finished corpus: what it was prepared from and how, and whether that is what is asked for now.
+
+    <corpus>/preparation.json
+        "num_pieces": 24000, "filters": [...], ...                     the settings
+        "sample": {"crawl": "CC-MAIN-2017-26", "num_files": 100}       where WET files of a crawl were drawn
+        "wet_files": {"CC-MAIN-...-00000.warc.wet.gz": {"bytes": 164012345, "sha256": ..., "read": 5609, ...}}
+
+    found = Finished.find("corpus", description)      None: there is none yet
+    found.is_of(sample)                               True: whoever asks for this sample has it, without any network
+    found.check_files(sources, num_bytes)             else: are these the WET files that it was prepared from?
+
+Where files lie and when they were written stands nowhere in it, so that the same files and settings give the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tf_codistill import files, tokens
+from tf_codistill.corpus.counts import Facts
+from tf_codistill.corpus.reading import ReadStage
+
+SETTINGS = "preparation.json"
+"""Name of the file that says what a corpus was prepared from and how."""
+
+_REMEDY = "name another output directory or delete that one"
+
+
+def record(
+    description: Mapping[str, Any], sample: Mapping[str, Any] | None, read: ReadStage, facts: Facts
+) -> dict[str, Any]:
+    """What `SETTINGS` says of a corpus.
+
+    Args:
+        description: How it is prepared.
+        sample: Of which crawl its WET files are, see `sampled`; None if they were named one by one.
+        read: Stage 1.
+        facts: The facts of its tasks.
+
+    Returns:
+        The description, the sample, and of each WET file size, checksum and counts.
+    """
+    wet_files = {
+        task: {"bytes": facts[task]["bytes"], "sha256": facts[task]["sha256"], **facts[task]["counts"]}
+        if task in facts
+        else {"bytes": read.num_bytes[task], "unreadable": "all of it"}
+        for task in read.sources
+    }
+    drawn = {} if sample is None else {"sample": dict(sample)}
+    return {**description, **drawn, "wet_files": wet_files}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished corpus.
+
+    Attributes:
+        directory: Where it is.
+        mark: Its mark, see `tokens.commit_corpus`.
+        record: What it was prepared from and how.
+    """
+
+    directory: str
+    mark: dict[str, Any]
+    record: Mapping[str, Any]
+
+    @classmethod
+    def find(cls, directory: str, description: Mapping[str, Any]) -> Finished | None:
+        """Looks for a corpus.
+
+        Args:
+            directory: Where it would be.
+            description: How it should be prepared.
+
+        Returns:
+            The corpus, from whatever WET files; None if there is none yet.
+
+        Raises:
+            ValueError: There is one that was prepared otherwise, or is damaged.
+        """
+        mark = files.read_manifest(directory)
+        if mark is None:
+            return None
+        found = files.read_json(files.join(directory, SETTINGS)) if SETTINGS in mark["files"] else {}
+        for name, value in description.items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"{directory!r} holds a corpus prepared with {name} = {found.get(name)!r}, now it is "
+                    f"{value!r}; {_REMEDY}"
+                )
+        tokens.open_corpus(directory)
+        return cls(directory, mark, found)
+
+    def is_of(self, sample: Mapping[str, Any] | None) -> bool:
+        """Whether its WET files were drawn as those of a sample are; False for None, which says nothing."""
+        return sample is not None and self.record.get("sample") == sample
+
+    def check_files(self, sources: Mapping[str, str], num_bytes: Mapping[str, int]) -> None:
+        """Checks that WET files are those that it was prepared from.
+
+        Args:
+            sources: Path or URL of each WET file by name.
+            num_bytes: Size of each, 0 where it is not known: a server is not asked.
+
+        Raises:
+            ValueError: They are others, or not what they were.
+            OSError: One of them has to be read for that, and cannot be.
+        """
+        recorded = {name: facts["bytes"] for name, facts in self.record.get("wet_files", {}).items()}
+        given = {name: size or recorded.get(name, 0) for name, size in num_bytes.items()}
+        others = sorted(dict(recorded.items() ^ given.items()))
+        if others:
+            raise ValueError(
+                f"{self.directory!r} holds a corpus prepared from other WET files: {others[0]!r} had "
+                f"{recorded.get(others[0], 'no')} bytes, now it has {given.get(others[0], 'no')}, and so on for "
+                f"{len(others)} in all; {_REMEDY}"
+            )

@@ -3,14 +3,14 @@
     <corpus>/preparation.json
         "num_pieces": 24000, "filters": [...], ...                     the settings
         "sample": {"crawl": "CC-MAIN-2017-26", "num_files": 100}       where WET files of a crawl were drawn
-        "wet_files": {"CC-MAIN-...-00000.warc.wet.gz": {"bytes": 164012345, "sha256": ..., "read": 5609, ...}}
+        "wet_files": {"CC-MAIN-...-00000.warc.wet.gz": {"bytes": 164012345, "sha256": ..., ...}}
 
     found = Finished.find("corpus", description)      None: there is none yet
     found.is_of(sample)                               True: whoever asks for this sample has it, without any network
     found.check_files(sources, num_bytes)             else: are these the WET files that it was prepared from?
 
 Where files lie and when they were written stands nowhere in it, so that the same files and settings give the
-same bytes.
+same bytes. A file that was written after the corpus is compared by its checksum.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from typing import Any
 from tf_codistill import files, tokens
 from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.reading import ReadStage
+from tf_codistill.corpus.sources import is_http, modified_at
 
 SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
 
+_ALL = "all of it"
 _REMEDY = "name another output directory or delete that one"
 
 
@@ -43,12 +45,10 @@ def record(
     Returns:
         The description, the sample, and of each WET file size, checksum and counts.
     """
-    wet_files = {
-        task: {"bytes": facts[task]["bytes"], "sha256": facts[task]["sha256"], **facts[task]["counts"]}
-        if task in facts
-        else {"bytes": read.num_bytes[task], "unreadable": "all of it"}
-        for task in read.sources
-    }
+    wet_files = {}
+    for task in read.sources:
+        one = facts[task] if task in facts else {**read.failure(task), "counts": {"unreadable": _ALL}}
+        wet_files[task] = {"bytes": one["bytes"], "sha256": one["sha256"], **one["counts"]}
     drawn = {} if sample is None else {"sample": dict(sample)}
     return {**description, **drawn, "wet_files": wet_files}
 
@@ -102,19 +102,33 @@ class Finished:
         """Checks that WET files are those that it was prepared from.
 
         Args:
-            sources: Path or URL of each WET file by name.
-            num_bytes: Size of each, 0 where it is not known: a server is not asked.
+            sources: Path or URL of each WET file by name. Of those on a server only the name counts.
+            num_bytes: Size of each.
 
         Raises:
             ValueError: They are others, or not what they were.
             OSError: One of them has to be read for that, and cannot be.
         """
-        recorded = {name: facts["bytes"] for name, facts in self.record.get("wet_files", {}).items()}
-        given = {name: size or recorded.get(name, 0) for name, size in num_bytes.items()}
+        wet_files = self.record.get("wet_files", {})
+        recorded = {name: facts["bytes"] for name, facts in wet_files.items()}
+        given = {
+            name: recorded.get(name, 0) if is_http(source) else num_bytes[name]
+            for name, source in sources.items()
+        }
         others = sorted(dict(recorded.items() ^ given.items()))
         if others:
             raise ValueError(
                 f"{self.directory!r} holds a corpus prepared from other WET files: {others[0]!r} had "
-                f"{recorded.get(others[0], 'no')} bytes, now it has {given.get(others[0], 'no')}, and so on for "
-                f"{len(others)} in all; {_REMEDY}"
+                f"{recorded.get(others[0], 'no')} bytes, now it has {given.get(others[0], 'no')}, and so on "
+                f"for {len(others)} in all; {_REMEDY}"
             )
+        written_at = files.modified_at(files.join(self.directory, files.MANIFEST))
+        for name, source in sources.items():
+            facts, time = wet_files[name], modified_at(source)
+            # Whoever fetched a damaged file anew may have given it its old time.
+            is_suspect = time is not None and (time >= written_at or bool(facts["unreadable"]))
+            if is_suspect and files.checksum(source) != facts["sha256"]:
+                raise ValueError(
+                    f"{self.directory!r} holds a corpus prepared from other WET files: {source!r} has another "
+                    f"checksum now; {_REMEDY}"
+                )

@@ -33,7 +33,7 @@ from tf_codistill.corpus.finished import SETTINGS, Finished
 from tf_codistill.corpus.listing import FILES, ListStage
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import file_name, is_http
+from tf_codistill.corpus.sources import file_name, is_http, modified_at
 from tf_codistill.jobs import quarantine, stages
 from tf_codistill.jobs.engines import Local
 from tf_codistill.jobs.stages import fingerprint
@@ -231,14 +231,18 @@ def _sizes(sources: Mapping[str, str]) -> dict[str, int]:
 def _forget_changed(read: ReadStage) -> None:
     """Forgets the results of WET files that have changed, or of whose damage nothing is in quarantine yet."""
     for task in read.done() & read.num_bytes.keys():
-        facts, source, size = read.facts(task), read.sources[task], read.num_bytes[task]
-        is_changed = size not in (0, facts["bytes"])
-        if facts["counts"]["unreadable"] and not is_changed:
-            # A damaged file may have been fetched anew, which need not show in its size.
-            is_changed = bool(size) and files.checksum(source) != facts["sha256"]
-            is_changed |= read.quarantine_dir is not None and not quarantine.has(read.quarantine_dir, task)
+        facts, source, time = read.facts(task), read.sources[task], modified_at(read.sources[task])
+        is_damaged = bool(facts["counts"]["unreadable"])
+        is_changed = not is_http(source) and read.num_bytes[task] != facts["bytes"]
+        # Whoever fetched a damaged file anew may have given it its old time.
+        if not is_changed and time is not None and (is_damaged or time != facts["modified_at"]):
+            is_changed = files.checksum(source) != facts["sha256"]
+        if is_damaged and read.quarantine_dir is not None:
+            is_changed |= not quarantine.has(read.quarantine_dir, task)
         if is_changed:
             files.remove(read.path(task, ".json"))
+        elif time not in (None, facts["modified_at"]):
+            files.write_json(read.path(task, ".json"), {**facts, "modified_at": time})
 
 
 def _check_read(read: ReadStage, facts: Facts) -> None:
@@ -327,7 +331,7 @@ def _finished(
     sources: Mapping[str, str],
     num_bytes: Mapping[str, int],
 ) -> dict[str, Any] | None:
-    """The mark of a corpus that was prepared as described from these WET files, or None if there is none yet."""
+    """The mark of a corpus that was prepared as described from these WET files, None if there is none."""
     found = Finished.find(output_dir, description)
     if found is None:
         return None

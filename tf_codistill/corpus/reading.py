@@ -38,7 +38,7 @@ from tf_codistill.corpus.duplicates import ParagraphHashes
 from tf_codistill.corpus.filters import judge
 from tf_codistill.corpus.selection import Selected
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import file_name, open_source
+from tf_codistill.corpus.sources import file_name, modified_at, open_source
 from tf_codistill.corpus.warc_records import Record
 from tf_codistill.corpus.wet import read_wet
 from tf_codistill.jobs.quarantine import Damage, Quarantine
@@ -201,21 +201,27 @@ class ReadStage(Stage):
                         kept.add(key, part, verdict)
                         hashes.add(part, verdict)
             except (_DamagedError, _OutOfReachError) as error:
-                path = note if isinstance(error, _OutOfReachError) else self.path(task, _FAILED)
-                files.write(path, str(error).encode("utf-8"))
+                if isinstance(error, _OutOfReachError):
+                    files.write(note, str(error).encode("utf-8"))
+                else:
+                    files.write_json(self.path(task, _FAILED), {"reason": str(error), **source.facts()})
                 return None
             kept.write(self.path(task, DOCUMENTS), self.settings.num_parts)
             num_hashes = hashes.write(self.path(task, ParagraphHashes.ENDING))
         files.remove(self.path(task, _FAILED))
         number = kept.num_documents
         return {
-            "bytes": source.num_bytes,
-            "sha256": source.digest.hexdigest(),
+            **source.facts(),
             "counts": counts.facts(),
             "cut_off_at": counts.cut_off_at,
             **{split: sum(number[part] for part in parts) for split, parts in self.settings.splits.items()},
             "paragraphs": num_hashes,
         }
+
+    def failure(self, task: str) -> dict[str, Any]:
+        """What is known of a WET file of which nothing can be read: ``reason``, ``bytes``, ``sha256``."""
+        found: dict[str, Any] = files.read_json(self.path(task, _FAILED))
+        return found
 
     def failures(self, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """What is wrong with WET files that cannot be read, or not to their end.
@@ -229,7 +235,7 @@ class ReadStage(Stage):
         said = {}
         for task, source in self.sources.items():
             if task not in facts:
-                said[task] = files.read(self.path(task, _FAILED)).decode("utf-8")
+                said[task] = self.failure(task)["reason"]
             elif facts[task]["cut_off_at"] is not None:
                 where = f"is truncated: it ends inside what begins at byte {facts[task]['cut_off_at']}"
                 said[task] = f"WET file {source!r} {where}; fetch it again or leave it out"
@@ -257,13 +263,16 @@ class _CheckedSource:
 
     def __init__(self, source: str) -> None:
         self.name = source  # for messages
-        self.num_bytes = 0
-        self.digest = hashlib.sha256()
+        self._num_bytes = 0
+        self._digest = hashlib.sha256()
+        self._modified_at: float | None = None
         self._file: BinaryIO | None = None
 
     def read(self, size: int = -1) -> bytes:
         try:
             if self._file is None:
+                # Before the first byte is read, so that a change while it is shows later.
+                self._modified_at = modified_at(self.name)
                 self._file = open_source(self.name)
             content = self._file.read(size)
         except (OSError, ValueError) as error:  # an address that is none is no damage either
@@ -271,9 +280,17 @@ class _CheckedSource:
             raise _OutOfReachError(
                 said if self.name in said else f"WET file {self.name!r} cannot be read: {said}"
             ) from error
-        self.num_bytes += len(content)
-        self.digest.update(content)
+        self._num_bytes += len(content)
+        self._digest.update(content)
         return content
+
+    def facts(self) -> dict[str, Any]:
+        """Size and checksum of what has been read, and from when it is."""
+        return {
+            "bytes": self._num_bytes,
+            "sha256": self._digest.hexdigest(),
+            "modified_at": self._modified_at,
+        }
 
     def close(self) -> None:
         if self._file is not None:

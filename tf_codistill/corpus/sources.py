@@ -49,6 +49,22 @@ def file_name(source: str) -> str:
     raise ValueError(f"{what} {source!r} names no file; expected one that ends in a file's name")
 
 
+def modified_at(source: str) -> float | None:
+    """When a file was last written, in seconds since the epoch; None of one on a server, which is not asked.
+
+    Args:
+        source: Path, URL or address.
+
+    Returns:
+        By the clock of its storage.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: The storage does not tell.
+    """
+    return None if is_http(source) else files.modified_at(source)
+
+
 def matching(patterns: Iterable[str]) -> list[str]:
     """The files that are meant.
 

@@ -1,4 +1,4 @@
-"""WET files that have changed without changing their size: read again, or told where the corpus is finished."""
+"""WET files that changed, but not in size: read again, or told where the corpus is finished."""
 
 from __future__ import annotations
 

@@ -301,6 +301,10 @@ def test_quarantine_dir_gets_what_cannot_be_read(place: Place, wet_files: list[s
     row = json.loads(kept.pop(f"{NAMES[0]}.jsonl"))
     assert kept == {row["kept"]: member}
     assert row["kind"] == "wrong_checksum"
+    assert place.run(*files, "--quarantine_dir=kept/here").status == 0, "all is there"
+    sentence = place.run(*files, "--quarantine_dir=elsewhere").sentence()
+    assert f"quarantine 'elsewhere' would get nothing of what was damaged in '{NAMES[0]}'" in sentence
+    assert not (place.path / "elsewhere").exists()
 
 
 def test_the_given_tokenizer_is_used(place: Place, wet_files: list[str], expected: dict[str, bytes]) -> None:

@@ -2,11 +2,11 @@
 
     <corpus>/preparation.json
         "num_pieces": 24000, "filters": [...], ...                     the settings
-        "sample": {"crawl": "CC-MAIN-2017-26", "num_files": 100}       where WET files of a crawl were drawn
+        "sample": {"crawl": "CC-MAIN-2017-26", "num_files": 100}       if WET files of a crawl were drawn
         "wet_files": {"CC-MAIN-...-00000.warc.wet.gz": {"bytes": 164012345, "sha256": ..., ...}}
 
     found = Finished.find("corpus", description)      None: there is none yet
-    found.is_of(sample)                               True: whoever asks for this sample has it, without any network
+    found.is_of(sample)                               True: whoever asks for this sample has it
     found.check_files(sources, num_bytes)             else: are these the WET files that it was prepared from?
 
 Where files lie and when they were written stands nowhere in it, so that the same files and settings give the
@@ -23,6 +23,7 @@ from tf_codistill import files, tokens
 from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.sources import is_http, modified_at
+from tf_codistill.jobs import quarantine
 
 SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
@@ -129,6 +130,28 @@ class Finished:
             is_suspect = time is not None and (time >= written_at or bool(facts["unreadable"]))
             if is_suspect and files.checksum(source) != facts["sha256"]:
                 raise ValueError(
-                    f"{self.directory!r} holds a corpus prepared from other WET files: {source!r} has another "
-                    f"checksum now; {_REMEDY}"
+                    f"{self.directory!r} holds a corpus prepared from other WET files: {source!r} has "
+                    f"another checksum now; {_REMEDY}"
                 )
+
+    def check_quarantine(self, quarantine_dir: str | None) -> None:
+        """Checks that a quarantine has what was damaged; for a finished corpus nothing is read again.
+
+        Args:
+            quarantine_dir: Directory for what cannot be read; None keeps nothing.
+
+        Raises:
+            ValueError: It has nothing of some files.
+        """
+        if quarantine_dir is None:
+            return
+        wet_files = self.record.get("wet_files", {})
+        # Of a file of which nothing can be read there may be nothing to keep.
+        damaged = [name for name, facts in wet_files.items() if facts["unreadable"] not in ({}, _ALL)]
+        lost = [name for name in damaged if not quarantine.has(quarantine_dir, name)]
+        if lost:
+            raise ValueError(
+                f"{self.directory!r} holds a finished corpus, so that quarantine {quarantine_dir!r} would "
+                f"get nothing of what was damaged in {lost[0]!r}, and so on for {len(lost)} in all: it is "
+                "kept while files are read; name another output directory, or no quarantine"
+            )

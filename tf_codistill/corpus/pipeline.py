@@ -68,6 +68,7 @@ def prepare(
         engine: What runs the tasks; by default this process.
         tokenizer: Path of a ``word_pieces.model`` to use; by default word pieces are learned.
         quarantine_dir: Directory that gets what cannot be read of WET files; by default nothing is kept.
+            A corpus that is there already gives it nothing, which is an error if it lacks something.
         paragraph_ids: A list that takes the place of the filters and of the search for duplicates.
         sample: Of which crawl the files were drawn, see `sampled`; it is noted with the corpus.
 
@@ -84,7 +85,7 @@ def prepare(
     named = _by_name(sources)
     num_bytes = _sizes(named)
     description = _describe(settings, tokenizer, paragraph_ids)
-    mark = _finished(output_dir, description, named, num_bytes)
+    mark = _finished(output_dir, description, named, num_bytes, quarantine_dir)
     work_dir = _work_dir(output_dir)
     if mark is None:
         _check_places(output_dir, tokenizer, quarantine_dir)
@@ -127,13 +128,16 @@ def check(
 
     Raises:
         ValueError: `output_dir` or `quarantine_dir` cannot be written to, `output_dir` holds something else,
-            such as a corpus that was prepared otherwise, or the tokenizer is none.
+            such as a corpus that was prepared otherwise, the tokenizer is none, or `quarantine_dir` lacks
+            what was damaged when the corpus was prepared.
         FileNotFoundError: The tokenizer does not exist.
     """
     description = _describe(_settings(settings, paragraph_ids), tokenizer, paragraph_ids)
     found = Finished.find(output_dir, description)
     if found is None:
         _check_places(output_dir, tokenizer, quarantine_dir)
+    else:
+        found.check_quarantine(quarantine_dir)
     return found
 
 
@@ -330,12 +334,14 @@ def _finished(
     description: Mapping[str, Any],
     sources: Mapping[str, str],
     num_bytes: Mapping[str, int],
+    quarantine_dir: str | None = None,
 ) -> dict[str, Any] | None:
     """The mark of a corpus that was prepared as described from these WET files, None if there is none."""
     found = Finished.find(output_dir, description)
     if found is None:
         return None
     found.check_files(sources, num_bytes)
+    found.check_quarantine(quarantine_dir)
     return found.mark
 
 

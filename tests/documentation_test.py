@@ -14,6 +14,7 @@ from tf_codistill.reproducibility import measures
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 _PAGES = sorted([*_REPOSITORY.glob("*.md"), *_REPOSITORY.glob("docs/*.md")])
+_TRACKED = ("benchmarks", "data", "docs", "examples", "gin", "tests", "tf_codistill")
 
 
 def model_fn() -> keras.Model:
@@ -59,6 +60,20 @@ def test_blocks_of_the_page_about_churn_run(capsys: pytest.CaptureFixture[str]) 
     fields = set(re.findall(r"^\| `(.*)` \|", text, re.MULTILINE))
     told = {name for field in fields for name in field.split("`, `")}
     assert told == {*measures.RATIOS, "auc"}
+
+
+def test_no_command_that_is_shown_writes_into_the_repository() -> None:
+    shown = [*_PAGES, *_REPOSITORY.glob("data/*/*.md"), *_REPOSITORY.glob("gin/**/*.gin")]
+    shown += [path for name in ("examples", "tf_codistill") for path in _REPOSITORY.glob(f"{name}/**/*.py")]
+    places = {
+        (path.name, place)
+        for path in shown
+        for place in re.findall(
+            r"--(?:output_dir|workdir|download_dir)=([^\s`'\")]+)", path.read_text(encoding="utf-8")
+        )
+    }
+    assert len(places) > 40
+    assert {(name, place) for name, place in places if place.split("/")[0] in _TRACKED} == set()
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)

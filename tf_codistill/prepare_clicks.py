@@ -1,7 +1,7 @@
 r"""Prepares a table of clicks: fits the preprocessing on its first rows and encodes all of them.
 
     python -m tf_codistill.prepare_clicks --gin_file=gin/tables/criteo.gin \
-        --files=data/criteo/train.txt --output_dir=data/criteo/table
+        --files=data/criteo/train.txt --output_dir=runs/criteo/table
 
 Files are given in the order of time; the last rows are held out, see `TableSettings`. With --validation_files
 or --test_files whole files are. A stopped run goes on; a second one changes nothing.

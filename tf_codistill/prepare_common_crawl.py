@@ -15,7 +15,7 @@ import sys
 
 from absl import flags
 
-from tf_codistill import program
+from tf_codistill import files, program
 
 _WET_FILES = flags.DEFINE_multi_string("wet_files", [], "Path, URL or pattern of WET files; may be repeated.")
 _CRAWL = flags.DEFINE_string("crawl", "CC-MAIN-2017-26", "Crawl to take WET files from, or a list of them.")
@@ -35,7 +35,7 @@ _BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "Option for --runn
 
 def main() -> None:
     """Prepares the corpus and says what became of its documents."""
-    from tf_codistill.corpus import counts, crawl, explain, pipeline, selection, settings
+    from tf_codistill.corpus import counts, explain, pipeline, sampled, selection, settings, sources
     from tf_codistill.jobs import engines
 
     program.parse_gin()
@@ -49,30 +49,25 @@ def main() -> None:
     program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE, _PARAGRAPH_IDS)
     if not (_WET_FILES.value or _CRAWL.present or _NUM_FILES.present):
         raise ValueError("no WET files are named; give either --wet_files, or --crawl and --num_files")
-    list_source = None if _WET_FILES.value else crawl.list_source(_CRAWL.value, _BASE_URL.value)
+    wet_files = sources.matching(_WET_FILES.value)  # none where a crawl is named
+    sample = sampled.Sample(_CRAWL.value, _NUM_FILES.value, _DOWNLOAD_DIR.value, _BASE_URL.value)
+    list_source = None if wet_files else sample.list_source()
     listed = selection.Selection.open(_PARAGRAPH_IDS.value, list_source) if _PARAGRAPH_IDS.value else None
     if _EXPLAIN.value is not None:
-        explain.show(explain.draw(_sources(), corpus_settings, _EXPLAIN.value, listed, _EXPLAIN_SEED.value))
+        wet_files = wet_files or sample.fetch()
+        explain.show(explain.draw(wet_files, corpus_settings, _EXPLAIN.value, listed, _EXPLAIN_SEED.value))
         return
     if not output_dir:
         raise ValueError("--output_dir is not given; name the directory of the corpus")
     engine = engines.Beam(_BEAM_OPTIONS.value) if is_beam else engines.Local(_NUM_PROCESSES.value)
     more: dict = {"tokenizer": _TOKENIZER.value, "paragraph_ids": listed, "quarantine_dir": _QUARANTINE.value}
-    is_there = pipeline.check(output_dir, corpus_settings, **more)  # before hours of fetching
-    mark = pipeline.prepare(_sources(), output_dir, corpus_settings, engine, **more)
-    if is_there:
+    if files.read_manifest(output_dir) is not None:
         print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
+    if wet_files:
+        mark = pipeline.prepare(wet_files, output_dir, corpus_settings, engine, **more)
+    else:
+        mark = sampled.prepare(sample, output_dir, corpus_settings, engine, **more)
     print(counts.summary(mark, output_dir))
-
-
-def _sources() -> list[str]:
-    from tf_codistill.corpus import crawl, sources
-
-    if _WET_FILES.value:
-        return sources.matching(_WET_FILES.value)
-    fetched = crawl.fetch_crawl(_CRAWL.value, _NUM_FILES.value, _DOWNLOAD_DIR.value, base_url=_BASE_URL.value)
-    print(fetched.summary(), end="", file=sys.stderr)
-    return [*fetched.sources, *fetched.failures]  # what could not be fetched is asked for once more
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Prepares a corpus from the English documentation on this machine; nothing is downloaded.
+r"""Prepares a corpus from the English documentation on this machine; nothing is downloaded.
 
-    python -m tf_codistill.prepare_local_docs --gin_file=gin/corpus/local_docs_tiny.gin --output_dir=docs
+    python -m tf_codistill.prepare_local_docs --gin_file=gin/corpus/local_docs_tiny.gin \
+        --output_dir=runs/local_docs
 
-        docs/wet/       the documentation as WET files
-        docs/tokens/    the corpus that training reads
+        runs/local_docs/wet/       the documentation as WET files
+        runs/local_docs/tokens/    the corpus that training reads
 
 A second run finds what is finished and changes nothing.
 """

@@ -159,6 +159,10 @@ def test_a_sample_depends_on_the_seed_and_the_names_alone() -> None:
     assert sample(PATHS, 5, seed=2) != drawn
     assert sample(PATHS, None) == sample(PATHS, len(PATHS)) == PATHS
     assert [f"/m/{path}" for path in drawn] == sample([f"/m/{path}" for path in PATHS], 5, seed=1)
+    signed = [f"https://m.org/{path}?signature={number}/x" for number, path in enumerate(PATHS)]
+    assert [url.partition("?")[0] for url in sample(signed, 5, seed=1)] == [
+        f"https://m.org/{path}" for path in drawn
+    ]
 
 
 @pytest.mark.parametrize("num_files", [-1, 0, 13])

@@ -225,9 +225,11 @@ def test_a_file_that_changes_meanwhile_is_fetched_anew(server: http_server.Serve
 def test_a_file_that_never_rests_is_given_up(server: http_server.Server, tmp_path: Path) -> None:
     for seed in range(10):
         server.misbehave(A, Fault(cut=1000, becomes=packed(seed + 100)))
-    (reason,) = fetch([server.url + A], str(tmp_path), retry_policy=QUICK).failures.values()
+    fetched = fetch([server.url + A], str(tmp_path), retry_policy=QUICK)
+    (reason,) = fetched.failures.values()
     assert "3 times from its beginning" in reason
     assert "has changed" in reason
+    assert fetched.damaged == (), "nobody knows whether it is"
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "rest", "empty", "cut with no size told"])
@@ -246,6 +248,8 @@ def test_a_damaged_file_is_no_file(server: http_server.Server, tmp_path: Path, d
     assert url == server.url + A
     assert reason.startswith(f"{url} did not arrive whole, 3 times from its beginning: the ")
     assert reason.endswith("leave it out, or try again later")
+    assert fetched.damaged == (url,)
+    assert fetched.of_all() == [*fetched.sources, url], "so that its damage is counted"
     assert not (tmp_path / "a.warc.wet.gz").exists()
 
 
@@ -271,6 +275,10 @@ def test_one_file_that_is_missing_does_not_stop_the_others(
     assert third.startswith(f"  {server.url}{B} cannot be read: it failed 3 times in a row, at last because ")
     assert len([request for request in server.requests if "gone" in request.path]) == 1
     assert len(list(tmp_path.iterdir())) == 4, "nothing is left of those of which nothing came"
+    assert fetched.damaged == ()
+    told = r"2 of 6 files could not be fetched; the first: .*/gone\.gz does not exist: .*goes on from there"
+    with pytest.raises(OSError, match=told):
+        fetched.of_all()
 
 
 def test_one_file_by_itself(server: http_server.Server, tmp_path: Path) -> None:
@@ -292,7 +300,7 @@ def test_what_is_not_on_a_server_is_read_where_it_is(server: http_server.Server,
 def test_what_is_wrong_is_told_before_anything_is_fetched(server: http_server.Server, tmp_path: Path) -> None:
     url = server.url + A
     with pytest.raises(ValueError, match=r"would both be fetched as 'a\.warc\.wet\.gz'"):
-        fetch([url, server.url + "/other/a.warc.wet.gz"], str(tmp_path))
+        fetch([url, server.url + "/other/a.warc.wet.gz?key=1"], str(tmp_path))
     with pytest.raises(ValueError, match="directory 'gs://bucket' is not local"):
         fetch([url], "gs://bucket")
     with pytest.raises(ValueError, match="names no file"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich import console as rich_console
 
+from tests import http_server
 from tests.toy_crawls import SETTINGS, page_text, write_crawl
 from tf_codistill.corpus import explain, listing
 from tf_codistill.corpus.explain import draw, show
@@ -84,6 +85,19 @@ def test_a_selection_takes_the_place_of_filters(tmp_path: Path) -> None:
     for example in drawn.kept:
         assert example.taken_away == {example.document.numbers[0]: "not_selected"}
     assert {example.reason for example in drawn.dropped} == {"not_selected"}
+
+
+def test_files_of_addresses_with_a_query_are_known_to_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    paths = write_crawl(tmp_path / "crawl", num_files=1)
+    prepare(paths, str(tmp_path / "corpus"), SETTINGS)
+    listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
+    with http_server.serve({"/crawl-0.warc.wet.gz": Path(paths[0]).read_bytes()}) as server:
+        drawn = draw([f"{server.url}/crawl-0.warc.wet.gz?key=a/b"], SETTINGS, 2, listed)
+    assert drawn.counts == {"kept": 60, "not_selected": 3}
+    assert {example.document.wet_file for example in drawn.kept} == {"crawl-0.warc.wet.gz"}
 
 
 def test_unreadable_stretches_are_counted(tmp_path: Path) -> None:

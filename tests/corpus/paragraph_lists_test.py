@@ -66,6 +66,12 @@ def test_separators_are_taken_as_they_come(tmp_path: Path, text: str) -> None:
     assert read(path) == [("a.warc.wet.gz", [1, 3, 6])]
 
 
+def test_rows_may_name_addresses(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(f"{HEADER}https://example.org/wet/a.warc.wet.gz?key=x/y,1 2\n")
+    assert read(path) == [("a.warc.wet.gz", [1, 3])]
+
+
 def test_columns_are_found_by_name(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_bytes('\ufeffrow,encoded_paragraph_list,file name\r\n0,"4 1",a.warc.wet.gz\r\n'.encode())

@@ -268,6 +268,23 @@ def test_what_an_unfinished_preparation_has_left_goes_and_what_others_have_put_t
     assert mark == files.read_manifest(str(whole_dir))
 
 
+def test_an_ending_means_one_format(
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_commit", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    of_corpus = {path.suffix for path in (tmp_path / "corpus").iterdir()}
+    results = (tmp_path / "corpus.work").glob("*-????????????????/*")
+    of_work = {path.suffix for path in results}
+    assert {".tokens", ".paragraphs"} <= of_corpus
+    assert {".documents", ".repeats"} <= of_work
+    assert not of_corpus & of_work - {".model", ".json"}
+
+
 def test_damaged_file_stops_before_anything_is_written(tmp_path: Path, wet_files: list[str]) -> None:
     content = Path(wet_files[1]).read_bytes()
     Path(wet_files[1]).write_bytes(content[:-50])
@@ -370,8 +387,8 @@ def test_the_place_of_the_work_is_checked_with_the_others(tmp_path: Path) -> Non
 
 
 def test_files_on_a_server_are_named_without_their_query(tmp_path: Path) -> None:
-    addresses = [f"https://example.org/{name}.warc.wet.gz?key=a/b" for name in ("one", "two")]
-    assert list(pipeline._by_name(addresses)) == ["one.warc.wet.gz", "two.warc.wet.gz"]
+    addresses = [f"https://example.org/{name}.warc.wet.gz?key=a/b" for name in ("one%201", "two")]
+    assert list(pipeline._by_name(addresses)) == ["one 1.warc.wet.gz", "two.warc.wet.gz"]
 
 
 def test_a_file_that_ends_too_early_is_named(tmp_path: Path, wet_files: list[str]) -> None:
@@ -475,7 +492,10 @@ def test_what_can_be_checked_without_wet_files(tmp_path: Path, wet_files: list[s
     assert (tmp_path / "quarantine").is_dir()
     prepare(wet_files, output_dir, SETTINGS)
     before = contents(output_dir)
-    assert check(output_dir, SETTINGS)
+    found = check(output_dir, SETTINGS)
+    assert found is not None
+    assert found.mark == files.read_manifest(output_dir)
+    assert not found.is_of(None), "nobody has said of what it is"
     with pytest.raises(ValueError, match="prepared with num_pieces = 120, now it is 130"):
         check(output_dir, other)
     with pytest.raises(ValueError, match="'corpus', which nobody is recorded to have written for this"):

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tests import http_server
 from tests.http_server import Fault
 from tf_codistill.corpus.retry_policy import RetryPolicy
-from tf_codistill.corpus.sources import is_http, matching, open_source, stream
+from tf_codistill.corpus.sources import file_name, is_http, matching, open_source, stream
 
 LINES = b"".join(b"line %d\n" % number for number in range(40_000))
 CONTENT = gzip.compress(LINES, mtime=0)
@@ -83,6 +83,28 @@ def test_addresses() -> None:
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("/data/a b?.warc.wet.gz", "a b?.warc.wet.gz"),
+        ("a%20b.wet", "a%20b.wet"),
+        ("gs://bucket/crawl/a.wet.gz", "a.wet.gz"),
+        ("https://example.org/crawl/a.wet.gz", "a.wet.gz"),
+        ("https://example.org/crawl/a.wet.gz?key=x/y.gz&b=1#z/e", "a.wet.gz"),
+        ("HTTP://example.org/crawl/a%20b.wet.gz", "a b.wet.gz"),
+        ("https://example.org/wet%2Fa.wet.gz", "a.wet.gz"),
+    ],
+)
+def test_a_file_has_one_name_wherever_it_is(source: str, name: str) -> None:
+    assert file_name(source) == name
+
+
+@pytest.mark.parametrize("source", ["/data/", "https://example.org", "https://example.org/?a=b/c", "..", ""])
+def test_what_names_no_file_is_told(source: str) -> None:
+    with pytest.raises(ValueError, match="names no file; expected one that ends in a file's name"):
+        file_name(source)
 
 
 def test_patterns_stand_for_files_and_addresses_for_themselves(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import hashlib
 import importlib.util
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from tests.integration.programs import REPOSITORY, TIMEOUT_SECS, Ended, Programs
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import tokens
 from tf_codistill.corpus.crawl import PAPER_CRAWL, sample
+from tf_codistill.files import documents
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
 CRAWL = "CC-MAIN-2099-01"
@@ -109,11 +112,25 @@ def counts(corpus: dict[str, bytes]) -> dict[str, object]:
     return json.loads(corpus["manifest.json"])["counts"]
 
 
+def sampled(
+    corpus: dict[str, bytes], crawl: str = CRAWL, num_files: int | None = len(NAMES)
+) -> dict[str, bytes]:
+    """The same corpus when its files were not named one by one: that is noted, and nothing else differs."""
+    noted = {**preparation(corpus), "sample": {"crawl": crawl, "num_files": num_files}}
+    changed = documents.encode(noted)
+    mark = json.loads(corpus["manifest.json"])
+    mark["files"]["preparation.json"] = {
+        "bytes": len(changed),
+        "sha256": hashlib.sha256(changed).hexdigest(),
+    }
+    return {**corpus, "preparation.json": changed, "manifest.json": documents.encode(mark)}
+
+
 def test_download_dir_keeps_the_files_and_a_second_run_asks_for_none(
     place: Place, server: http_server.Server, wet_files: list[str], expected: dict[str, bytes]
 ) -> None:
     flags = [*of_crawl(server), "--download_dir=wet"]
-    assert place.corpus(*flags) == expected
+    assert place.corpus(*flags) == sampled(expected)
     kept = contents(place.path / "wet")
     assert {name: kept[name] for name in NAMES} == contents(pathlib.Path(wet_files[0]).parent)
     assert set(kept) == {*NAMES, f"{CRAWL}.wet.paths.gz"}
@@ -121,14 +138,14 @@ def test_download_dir_keeps_the_files_and_a_second_run_asks_for_none(
     server.requests.clear()
     ended = place.run(*flags)
     assert "is prepared already" in ended.error
-    assert place.corpus(*flags, output_dir="another") == expected
+    assert place.corpus(*flags, output_dir="another") == sampled(expected)
     assert server.requests == []
 
 
 def test_without_download_dir_nothing_is_kept(
     place: Place, server: http_server.Server, expected: dict[str, bytes]
 ) -> None:
-    assert place.corpus(*of_crawl(server)) == expected
+    assert place.corpus(*of_crawl(server)) == sampled(expected)
     assert os.listdir(place.path) == ["corpus"]
     assert sorted(request.path for request in server.requests) == sorted([*PATHS, LIST])
 
@@ -139,12 +156,43 @@ def test_a_server_that_is_busy_or_drops_the_connection_changes_no_byte(
 ) -> None:
     server.misbehave(PATHS[0], Fault(status=503, headers={"Retry-After": "1"}))
     server.misbehave(PATHS[2], Fault(cut=3000))
-    assert place.corpus(*of_crawl(server), *kept) == expected
+    assert place.corpus(*of_crawl(server), *kept) == sampled(expected)
     busy, dropped = (
         [request for request in server.requests if request.path == path] for path in (PATHS[0], PATHS[2])
     )
     assert [request.status for request in busy] == [503, 200]
     assert [request.range for request in dropped] == [None, "bytes=3000-"]
+
+
+@pytest.mark.parametrize("kept", [["--download_dir=wet"], []], ids=["kept", "read as it comes"])
+def test_a_finished_corpus_asks_nobody_for_anything(
+    place: Place, server: http_server.Server, kept: list[str]
+) -> None:
+    flags = [*of_crawl(server), *kept]
+    before = place.corpus(*flags)
+    shutil.rmtree(place.path / "wet", ignore_errors=True)
+    server.requests.clear()
+    ended = place.run(*flags)
+    assert "is prepared already" in ended.error
+    assert (ended.status, server.requests, os.listdir(place.path)) == (0, [], ["corpus"])
+    mirror = place.run(*flags, "--base_url=https://mirror.invalid/")
+    assert (mirror.status, mirror.output) == (0, ended.output), mirror.error
+    assert contents(place.path / "corpus") == before
+
+
+def test_a_finished_corpus_of_other_files_is_told_by_the_list_alone(
+    place: Place, server: http_server.Server, wet_files: list[str]
+) -> None:
+    named = place.corpus(*(f"--wet_files={path}" for path in wet_files))
+    server.requests.clear()
+    same = place.run(*of_crawl(server), "--download_dir=wet")
+    assert same.status == 0, same.error
+    sentence = place.run(*of_crawl(server, num_files=3), "--download_dir=wet").sentence()
+    told = r"prepared from other WET files: 'crawl-\d\.warc\.wet\.gz' had \d+ bytes, now it has no,"
+    assert re.search(told, sentence), sentence
+    assert {request.path for request in server.requests} == {LIST}
+    assert os.listdir(place.path / "wet") == [f"{CRAWL}.wet.paths.gz"]
+    assert contents(place.path / "corpus") == named
 
 
 def test_num_files_are_drawn_and_no_others_are_asked_for(place: Place, server: http_server.Server) -> None:
@@ -171,8 +219,10 @@ def test_base_url_may_be_a_directory(
         file = place.path / "mirror" / path[1:]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
-    assert place.corpus(f"--crawl={CRAWL}", "--base_url=mirror") == expected
-    assert place.corpus(f"--crawl=mirror{LIST}", "--base_url=mirror/", output_dir="of_a_list") == expected
+    assert place.corpus(f"--crawl={CRAWL}", "--base_url=mirror") == sampled(expected, CRAWL, None)
+    listed = f"sha256:{hashlib.sha256(server.files[LIST]).hexdigest()}"
+    of_list = place.corpus(f"--crawl=mirror{LIST}", "--base_url=mirror/", output_dir="of_a_list")
+    assert of_list == sampled(expected, listed, None)
 
 
 def test_paragraphs_are_looked_up_in_the_list_of_the_mirror(
@@ -197,10 +247,25 @@ def test_a_file_that_the_server_does_not_have_is_told(
     del server.files[PATHS[1]]
     ended = place.run(*of_crawl(server), *kept)
     assert f"{server.url}{PATHS[1]} does not exist: the server answered 404" in ended.sentence()
-    assert ("1 of 4 files could not be fetched:\n" in ended.error) == bool(kept)
+    assert ("1 of 4 files could not be fetched:" in ended.error) == bool(kept)
     allowed = "--gin_bindings=CorpusSettings.max_unreadable_share = 0.3"
-    corpus = place.corpus(*of_crawl(server), *kept, allowed)
-    assert counts(corpus)["unreadable_files"] == [NAMES[1]]
+    sentence = place.run(*of_crawl(server), *kept, allowed).sentence()
+    assert "the same command goes on from there; if" in sentence
+    assert not (place.path / "corpus" / "manifest.json").exists()
+    (place.path / "left.paths").write_text("".join(f"{path[1:]}\n" for path in PATHS if path != PATHS[1]))
+    corpus = place.corpus("--crawl=./left.paths", f"--base_url={server.url}", *kept)
+    assert list(preparation(corpus)["wet_files"]) == [name for name in NAMES if name != NAMES[1]]
+
+
+@pytest.mark.parametrize("kept", [["--download_dir=wet"], []], ids=["kept", "read as it comes"])
+def test_a_file_that_the_server_has_damaged_is_counted(
+    place: Place, server: http_server.Server, kept: list[str]
+) -> None:
+    server.files[PATHS[1]] = server.files[PATHS[1]][:-50]
+    allowed = "--gin_bindings=CorpusSettings.max_unreadable_share = 0.3"
+    found = counts(place.corpus(*of_crawl(server), *kept, allowed))
+    assert found["unreadable"] == {"cut_off": 1}
+    assert found["truncated_files"] == [NAMES[1]]
 
 
 def test_a_crawl_that_the_server_does_not_have(place: Place, server: http_server.Server) -> None:
@@ -236,6 +301,10 @@ def test_quarantine_dir_gets_what_cannot_be_read(place: Place, wet_files: list[s
     row = json.loads(kept.pop(f"{NAMES[0]}.jsonl"))
     assert kept == {row["kept"]: member}
     assert row["kind"] == "wrong_checksum"
+    assert place.run(*files, "--quarantine_dir=kept/here").status == 0, "all is there"
+    sentence = place.run(*files, "--quarantine_dir=elsewhere").sentence()
+    assert f"quarantine 'elsewhere' would get nothing of what was damaged in '{NAMES[0]}'" in sentence
+    assert not (place.path / "elsewhere").exists()
 
 
 def test_the_given_tokenizer_is_used(place: Place, wet_files: list[str], expected: dict[str, bytes]) -> None:
@@ -280,7 +349,7 @@ def test_options_that_beam_refuses_are_told_before_anything_is_fetched(
 def test_beam_reads_from_a_server_as_well(
     place: Place, server: http_server.Server, expected: dict[str, bytes]
 ) -> None:
-    assert place.corpus(*of_crawl(server), *BEAM) == expected
+    assert place.corpus(*of_crawl(server), *BEAM) == sampled(expected)
 
 
 @pytest.mark.parametrize(
@@ -399,4 +468,4 @@ def test_processes_of_their_own(place: Place, server: http_server.Server, expect
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    assert contents(place.path / "corpus") == expected
+    assert contents(place.path / "corpus") == sampled(expected)

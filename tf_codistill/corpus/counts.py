@@ -66,24 +66,6 @@ def of_corpus(read: ReadStage, read_facts: Facts, repeated: Facts, written: Fact
     }
 
 
-def of_wet_files(read: ReadStage, facts: Facts) -> dict[str, Any]:
-    """What is known of each WET file.
-
-    Args:
-        read: Stage 1.
-        facts: The facts of its tasks.
-
-    Returns:
-        Size, checksum and counts by name.
-    """
-    return {
-        task: {"bytes": facts[task]["bytes"], "sha256": facts[task]["sha256"], **facts[task]["counts"]}
-        if task in facts
-        else {"bytes": read.num_bytes[task], "unreadable": "all of it"}
-        for task in read.sources
-    }
-
-
 def summary(mark: Mapping[str, Any], directory: str) -> str:
     """What became of the documents, for people to read.
 

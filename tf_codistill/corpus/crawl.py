@@ -6,7 +6,7 @@
 
     paths = read_paths("CC-MAIN-2017-26")                           or a list of your own: file, gs://, https://
     fetched = fetch_crawl("CC-MAIN-2017-26", num_files=100, directory="/data/crawl")
-    for source in fetched.sources:
+    for source in fetched.of_all():                                 an error if a file is out of reach
         read_wet(source)
 
 A sample depends on the seed and on the files' names, not on their order, and a larger sample holds the
@@ -26,7 +26,7 @@ from typing import BinaryIO, cast
 from tf_codistill import files
 from tf_codistill.corpus.download import Fetched, check_local, fetch, fetch_file
 from tf_codistill.corpus.retry_policy import RetryPolicy
-from tf_codistill.corpus.sources import is_http, open_source
+from tf_codistill.corpus.sources import file_name, is_http, open_source
 
 PAPER_CRAWL = "CC-MAIN-2017-26"
 """The crawl of June 2017, from which the paper takes its documents."""
@@ -70,16 +70,7 @@ def fetch_crawl(
         ValueError: The crawl, its list, or `num_files` is wrong, or `directory` cannot be written to.
         OSError: The list cannot be read, or not one of the files could be fetched.
     """
-    if num_files is not None and num_files < 1:
-        raise ValueError(f"num_files is {num_files}; expected at least 1")
-    source = list_source(crawl, base_url)
-    if directory is not None and source != crawl and is_http(source):
-        check_local(directory)
-        files.make_directory(directory)
-        kept = os.path.join(directory, f"{crawl}.{_LIST_NAME}")
-        fetch_file(source, kept, retry_policy)
-        source = kept
-    paths = sample(read_paths(source, base_url, retry_policy), num_files, seed)
+    paths = draw(crawl, num_files, directory, seed=seed, base_url=base_url, retry_policy=retry_policy)
     if directory is None:
         return Fetched(tuple(paths), {})
     fetched = fetch(paths, directory, num_connections=num_connections, retry_policy=retry_policy)
@@ -89,6 +80,44 @@ def fetch_crawl(
             f"{next(iter(fetched.failures.values()))}"
         )
     return fetched
+
+
+def draw(
+    crawl: str = PAPER_CRAWL,
+    num_files: int | None = None,
+    directory: str | None = None,
+    *,
+    seed: int = 0,
+    base_url: str = BASE_URL,
+    retry_policy: RetryPolicy | None = None,
+) -> list[str]:
+    """Draws WET files of a crawl; reads no more than its list.
+
+    Args:
+        crawl: As for `fetch_crawl`.
+        num_files: How many files; None for all of them.
+        directory: Local directory that keeps the list of a crawl named by its identifier; None keeps none.
+        seed: Another seed draws other files.
+        base_url: What precedes the paths.
+        retry_policy: How often and how soon the server is asked again.
+
+    Returns:
+        Paths or URLs, sorted.
+
+    Raises:
+        ValueError: The crawl, its list, or `num_files` is wrong, or `directory` cannot be written to.
+        OSError: The list cannot be read.
+    """
+    if num_files is not None and num_files < 1:
+        raise ValueError(f"num_files is {num_files}; expected at least 1")
+    source = list_source(crawl, base_url)
+    if directory is not None and source != crawl and is_http(source):
+        check_local(directory)
+        files.make_directory(directory)
+        kept = os.path.join(directory, f"{crawl}.{_LIST_NAME}")
+        fetch_file(source, kept, retry_policy)
+        source = kept
+    return sample(read_paths(source, base_url, retry_policy), num_files, seed)
 
 
 def list_source(crawl: str, base_url: str = BASE_URL) -> str:
@@ -166,7 +195,7 @@ def sample(paths: Iterable[str], num_files: int | None, seed: int = 0) -> list[s
     if not 1 <= num_files <= len(everything):
         raise ValueError(f"num_files is {num_files}; expected 1 to {len(everything)}, which the list has")
     # By its own name, so that a mirror gives the same files.
-    lots = {path: hashlib.sha256(f"{seed} {os.path.basename(path)}".encode()).digest() for path in everything}
+    lots = {path: hashlib.sha256(f"{seed} {file_name(path)}".encode()).digest() for path in everything}
     return sorted(sorted(everything, key=lambda path: (lots[path], path))[:num_files])
 
 

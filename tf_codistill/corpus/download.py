@@ -8,6 +8,7 @@
     fetched = fetch(urls, "/data/crawl")
     fetched.sources                                       paths of the files that are there
     fetched.failures                                      {url: reason and remedy}
+    fetched.damaged                                       those of them that arrive, but damaged, each time
 
 Whoever is stopped, by Ctrl-C or by force, goes on from what has arrived. A file is there under its own
 name once its size is right and, if it is packed, the checksum of each gzip member.
@@ -21,10 +22,8 @@ import dataclasses
 import fcntl
 import gzip
 import os
-import posixpath
 import threading
 import time
-import urllib.parse
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
@@ -32,12 +31,16 @@ from typing import BinaryIO
 from tf_codistill import files
 from tf_codistill.corpus.http_file import ChangedError, HttpFile, Version
 from tf_codistill.corpus.retry_policy import RetryPolicy
-from tf_codistill.corpus.sources import is_http
+from tf_codistill.corpus.sources import file_name, is_http
 from tf_codistill.jobs.progress import Progress
 
 _CHUNK_BYTES = 1 << 16
 _NUM_BEGINNINGS = 3  # a file that changes, or arrives damaged, is fetched from its first byte so often
 _LEAVE_SECS = 1.0  # then a connection that still waits for its server is left behind
+
+
+class _DamagedError(OSError):
+    """A file arrives to its end, but each time damaged: that is how the server has it."""
 
 
 class _Stopped(Exception):  # noqa: N818
@@ -51,10 +54,30 @@ class Fetched:
     Attributes:
         sources: What `open_source` takes for each file that can be read, in the order of the addresses.
         failures: For each other file by its address, why it cannot be read and what to do.
+        damaged: Addresses of those that arrive damaged, each time, in the same order.
     """
 
     sources: tuple[str, ...]
     failures: Mapping[str, str]
+    damaged: tuple[str, ...] = ()
+
+    def of_all(self) -> list[str]:
+        """Sources of all files, for whoever counts what is damaged, but wants no file to be missing.
+
+        Returns:
+            Paths, and behind them the addresses of files that arrive damaged.
+
+        Raises:
+            OSError: A file is out of reach: the server does not have it, refuses, or cannot be reached.
+        """
+        lost = [reason for url, reason in self.failures.items() if url not in self.damaged]
+        if lost:
+            raise OSError(
+                f"{len(lost)} of {len(self.sources) + len(self.failures)} files could not be fetched; the "
+                f"first: {lost[0]}; what has arrived is kept, and the same command goes on from there; if a "
+                "file is gone for good, leave it out of the list of files that is named"
+            )
+        return [*self.sources, *self.damaged]
 
     def summary(self) -> str:
         """What could not be fetched, for people to read.
@@ -100,8 +123,12 @@ def fetch(
     with Progress(f"fetching {len(paths)} files", 1, "bytes") as progress:
         fetching = _Fetching(paths, retry_policy or RetryPolicy(), _Display(progress, len(paths)))
         fetching.run(min(num_connections, len(paths)))
-    failures = {url: fetching.failures[url] for url in paths if url in fetching.failures}
-    return Fetched(tuple(paths.get(url, url) for url in urls if url not in failures), failures)
+    errors = {url: fetching.failures[url] for url in paths if url in fetching.failures}
+    return Fetched(
+        tuple(paths.get(url, url) for url in urls if url not in errors),
+        {url: str(error) for url, error in errors.items()},
+        tuple(url for url, error in errors.items() if isinstance(error, _DamagedError)),
+    )
 
 
 def fetch_file(url: str, path: str, retry_policy: RetryPolicy | None = None) -> None:
@@ -149,7 +176,7 @@ class _Fetching:
     """Several transfers at a time."""
 
     def __init__(self, paths: Mapping[str, str], retry_policy: RetryPolicy, display: _Display) -> None:
-        self.failures: dict[str, str] = {}
+        self.failures: dict[str, OSError | ValueError] = {}
         self._paths = paths
         self._retry_policy = retry_policy
         self._display = display
@@ -189,7 +216,7 @@ class _Fetching:
                 # Only what the operating system says has a number: a full disk concerns every file.
                 if isinstance(error, OSError) and error.errno is not None:
                     self._give_up(error)
-                self.failures[url] = str(error)
+                self.failures[url] = error
                 self._display.expect(url, 0)
             except BaseException as error:
                 self._give_up(error)
@@ -245,12 +272,13 @@ class _Transfer:
                     self._forget()
 
     def _fetch(self, file: BinaryIO) -> None:
+        kind: type[OSError] = _DamagedError
         for _ in range(_NUM_BEGINNINGS):
             try:
                 self._receive(file)
                 reason = gzip_damage(self._partial) if self._path.endswith(".gz") else None
             except ChangedError as error:
-                reason = str(error)
+                reason, kind = str(error), OSError
             if reason is None:
                 # Without it a power cut could leave an empty file under the name of a whole one.
                 os.fsync(file.fileno())
@@ -258,7 +286,7 @@ class _Transfer:
                 self._forget()
                 return
             self._start_over(file)
-        raise OSError(
+        raise kind(
             f"{self._url} did not arrive whole, {_NUM_BEGINNINGS} times from its beginning: {reason}; "
             "leave it out, or try again later"
         )
@@ -346,9 +374,7 @@ def _paths(urls: Sequence[str], directory: str) -> dict[str, str]:
         check_local(directory)
     owners: dict[str, str] = {}
     for url in urls:
-        name = posixpath.basename(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
-        if not name:
-            raise ValueError(f"address {url!r} names no file; expected one that ends in a file's name")
+        name = file_name(url)
         other = owners.setdefault(name, url)
         if other != url:
             raise ValueError(f"{other} and {url} would both be fetched as {name!r}; fetch them separately")

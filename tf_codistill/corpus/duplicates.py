@@ -1,6 +1,6 @@
 """Stage 2: paragraphs that occur more than once.
 
-    <read>/<task>.paragraphs     entries of a WET file, in 1024 stretches by the first bits of the hash
+    <read>/<task>.hashes         entries of a WET file, in 1024 stretches by the first bits of the hash
         hash of a long paragraph | token shard of its document | number of the paragraph
     <task>.repeats               what to take away, in stretches by token shard
         WET file | number of the paragraph
@@ -58,7 +58,7 @@ class ParagraphHashes:
         settings: Say where paragraphs may not be repeated, and which are long.
     """
 
-    ENDING = ".paragraphs"
+    ENDING = ".hashes"
 
     def __init__(self, file: IO[bytes], settings: CorpusSettings) -> None:
         self._file = file

@@ -21,7 +21,6 @@ import collections
 import dataclasses
 import hashlib
 import heapq
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 
@@ -34,7 +33,7 @@ from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.filters import Filter
 from tf_codistill.corpus.selection import REASON, Selected, Selection
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import is_http
+from tf_codistill.corpus.sources import file_name, is_http
 from tf_codistill.corpus.warc_records import Record
 from tf_codistill.corpus.wet import read_wet
 from tf_codistill.jobs.progress import Progress
@@ -134,7 +133,7 @@ def _judged(
     counts: collections.Counter[str],
 ) -> Iterator[tuple[Document, Document | str]]:
     """The pages of all files with their verdicts; counts what is unreadable."""
-    names = [os.path.basename(source) for source in sources]
+    names = [file_name(source) for source in sources]
     num_bytes = sum(0 if is_http(source) else files.size_bytes(source) for source in sources)
     with tempfile.TemporaryDirectory() as listed_dir, Progress("reading", num_bytes, "bytes") as progress:
         if paragraph_ids is not None:

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import files
-from tf_codistill.corpus.sources import open_source
+from tf_codistill.corpus.sources import file_name, open_source
 
 PUBLISHED = "common_crawl_paragraph_ids_for_codistillation-csv-delta.tar.bz2"
 """Name of the list that the authors of the paper published; it belongs to the crawl CC-MAIN-2017-26."""
@@ -203,9 +203,10 @@ def _rows(file: BinaryIO, where: str) -> Iterator[tuple[str, Numbers]]:
         for row in filter(None, rows):
             if len(row) > numbers_at == len(header) - 1:  # commas between its numbers may be unquoted
                 row[numbers_at:] = [" ".join(row[numbers_at:])]
-            wet_file = os.path.basename(row[name_at].strip()) if len(row) == len(header) else ""
-            if not wet_file:
+            source = row[name_at].strip() if len(row) == len(header) else ""
+            if not source:
                 raise ValueError(f"list {where} has the row {row!r:.200}; expected {', '.join(header)}")
+            wet_file = file_name(source)
             yield wet_file, _decoded(row[numbers_at], f"list {where}, WET file {wet_file!r}")
     except csv.Error as error:
         raise ValueError(f"list {where} is no CSV file: {error}") from error

@@ -20,36 +20,32 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from absl import logging
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import counts, first_holders, selection, writing
+from tf_codistill.corpus import counts, finished, first_holders, selection, writing
 from tf_codistill.corpus.counts import Facts
 from tf_codistill.corpus.duplicates import DuplicatesStage
+from tf_codistill.corpus.finished import SETTINGS, Finished
 from tf_codistill.corpus.listing import FILES, ListStage
 from tf_codistill.corpus.reading import ReadStage
-from tf_codistill.corpus.settings import FILTER_CODE, CorpusSettings
-from tf_codistill.corpus.sources import is_http
+from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources import file_name, is_http, modified_at
 from tf_codistill.jobs import quarantine, stages, written
 from tf_codistill.jobs.engines import Local
 from tf_codistill.jobs.stages import fingerprint
 from tf_codistill.jobs.written import Written
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
-SETTINGS = "preparation.json"
-"""Name of the file that says what a corpus was prepared from and how."""
-
 # What may lie in the directory of the work.
 _WORK = re.compile(
     rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
 )
-_WORK_VERSION = 6  # counts up when the results of a stage change although its settings do not
+_WORK_VERSION = 7  # counts up when the results of a stage change although its settings do not
 
 
 def prepare(
@@ -61,6 +57,7 @@ def prepare(
     tokenizer: str | None = None,
     quarantine_dir: str | None = None,
     paragraph_ids: selection.Selection | None = None,
+    sample: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Prepares a corpus, unless `output_dir` holds it already.
 
@@ -71,7 +68,9 @@ def prepare(
         engine: What runs the tasks; by default this process.
         tokenizer: Path of a ``word_pieces.model`` to use; by default word pieces are learned.
         quarantine_dir: Directory that gets what cannot be read of WET files; by default nothing is kept.
+            A corpus that is there already gives it nothing, which is an error if it lacks something.
         paragraph_ids: A list that takes the place of the filters and of the search for duplicates.
+        sample: Of which crawl the files were drawn, see `sampled`; it is noted with the corpus.
 
     Returns:
         The mark of the corpus, see `tokens.commit_corpus`.
@@ -80,12 +79,13 @@ def prepare(
         ValueError: Too many WET files cannot be read, a split would be empty, the list does not fit the WET
             files, or what `check` tells.
         FileNotFoundError: A WET file or the tokenizer does not exist.
+        OSError: A WET file is out of reach; what was read of others is kept for the next call.
     """
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
     named = _by_name(sources)
     num_bytes = _sizes(named)
     description = _describe(settings, tokenizer, paragraph_ids)
-    mark = _finished(output_dir, description, num_bytes)
+    mark = _finished(output_dir, description, named, num_bytes, quarantine_dir)
     work_dir = written.work_dir(output_dir)
     if mark is None:
         # Each stage gets a folder named by all that its results depend on.
@@ -95,17 +95,12 @@ def prepare(
             _check_places(output_dir, tokenizer, quarantine_dir)
             output = Written.beside(output_dir)
             output.open()
-            listed_dir = None
-            if paragraph_ids is not None:
-                listed_dir = files.join(
-                    work_dir, f"listed-{fingerprint(key, paragraph_ids.crawl, list(named))}"
-                )
-                paragraph_ids.unpack(listed_dir, named)
+            listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, named)
             read = ReadStage(read_dir, settings, named, num_bytes, quarantine_dir, listed_dir)
-            mark = _prepare(read, key, engine, output, tokenizer, description)
+            mark = _prepare(read, key, engine, output, tokenizer, description, sample)
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
-            mark = _finished(output_dir, description, num_bytes)
+            mark = _finished(output_dir, description, named, num_bytes)
             if mark is None:
                 raise
     with contextlib.suppress(OSError):
@@ -120,7 +115,7 @@ def check(
     tokenizer: str | None = None,
     quarantine_dir: str | None = None,
     paragraph_ids: selection.Selection | None = None,
-) -> bool:
+) -> Finished | None:
     """Checks what `prepare` would be given, before WET files are fetched for it.
 
     Args:
@@ -131,18 +126,21 @@ def check(
         paragraph_ids: A list of paragraphs.
 
     Returns:
-        Whether a corpus is there that was prepared so, perhaps from other WET files.
+        The corpus that is there and was prepared so, perhaps from other WET files; None if there is none.
 
     Raises:
         ValueError: `output_dir` or `quarantine_dir` cannot be written to, `output_dir` holds something else,
-            such as a corpus that was prepared otherwise, or the tokenizer is none.
+            such as a corpus that was prepared otherwise, the tokenizer is none, or `quarantine_dir` lacks
+            what was damaged when the corpus was prepared.
         FileNotFoundError: The tokenizer does not exist.
     """
     description = _describe(_settings(settings, paragraph_ids), tokenizer, paragraph_ids)
-    if _finished(output_dir, description) is not None:
-        return True
-    _check_places(output_dir, tokenizer, quarantine_dir)
-    return False
+    found = Finished.find(output_dir, description)
+    if found is None:
+        _check_places(output_dir, tokenizer, quarantine_dir)
+    else:
+        found.check_quarantine(quarantine_dir)
+    return found
 
 
 def _prepare(
@@ -152,11 +150,12 @@ def _prepare(
     output: Written,
     tokenizer: str | None,
     description: Mapping[str, Any],
+    sample: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The stages, one after the other."""
     settings, work_dir = read.settings, written.work_dir(output.directory)
     _forget_changed(read)
-    read_facts = stages.run(read, engine)
+    read_facts = read.run(engine)
     _check_read(read, read_facts)
 
     key = fingerprint(key, [[name, facts["bytes"], facts["sha256"]] for name, facts in read_facts.items()])
@@ -185,13 +184,19 @@ def _prepare(
     listing.write(output.directory)
 
     counted = counts.of_corpus(read, read_facts, repeated_facts, write_facts)
-    preparation = {**description, "wet_files": counts.of_wet_files(read, read_facts)}
-    return _commit(write, write_facts, counted, preparation)
+    return _commit(write, write_facts, counted, finished.record(description, sample, read, read_facts))
 
 
 def _settings(settings: CorpusSettings | None, paragraph_ids: selection.Selection | None) -> CorpusSettings:
     settings = settings or CorpusSettings()
     return settings if paragraph_ids is None else paragraph_ids.applied_to(settings)
+
+
+def _listed(paragraph_ids: selection.Selection, work_dir: str, key: str, sources: Mapping[str, str]) -> str:
+    """The folder of what a list has of each WET file."""
+    directory = files.join(work_dir, f"listed-{fingerprint(key, paragraph_ids.crawl, list(sources))}")
+    paragraph_ids.unpack(directory, sources)
+    return directory
 
 
 def _remove_work(work_dir: str) -> None:
@@ -210,7 +215,7 @@ def _by_name(sources: Sequence[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     owners: dict[str, str] = {}
     for source in sources:
-        name = os.path.basename(urlsplit(source).path if is_http(source) else source)
+        name = file_name(source)
         owner = owners.setdefault(selection.stem_of(name), source)
         if owner != source:
             raise ValueError(
@@ -229,14 +234,18 @@ def _sizes(sources: Mapping[str, str]) -> dict[str, int]:
 def _forget_changed(read: ReadStage) -> None:
     """Forgets the results of WET files that have changed, or of whose damage nothing is in quarantine yet."""
     for task in read.done() & read.num_bytes.keys():
-        facts, source, size = read.facts(task), read.sources[task], read.num_bytes[task]
-        is_changed = size not in (0, facts["bytes"])
-        if facts["counts"]["unreadable"] and not is_changed:
-            # A damaged file may have been fetched anew, which need not show in its size.
-            is_changed = bool(size) and files.checksum(source) != facts["sha256"]
-            is_changed |= read.quarantine_dir is not None and not quarantine.has(read.quarantine_dir, task)
+        facts, source, time = read.facts(task), read.sources[task], modified_at(read.sources[task])
+        is_damaged = bool(facts["counts"]["unreadable"])
+        is_changed = not is_http(source) and read.num_bytes[task] != facts["bytes"]
+        # Whoever fetched a damaged file anew may have given it its old time.
+        if not is_changed and time is not None and (is_damaged or time != facts["modified_at"]):
+            is_changed = files.checksum(source) != facts["sha256"]
+        if is_damaged and read.quarantine_dir is not None:
+            is_changed |= not quarantine.has(read.quarantine_dir, task)
         if is_changed:
             files.remove(read.path(task, ".json"))
+        elif time not in (None, facts["modified_at"]):
+            files.write_json(read.path(task, ".json"), {**facts, "modified_at": time})
 
 
 def _check_read(read: ReadStage, facts: Facts) -> None:
@@ -325,43 +334,19 @@ def _describe(
 
 
 def _finished(
-    output_dir: str, description: Mapping[str, Any], num_bytes: Mapping[str, int] | None = None
+    output_dir: str,
+    description: Mapping[str, Any],
+    sources: Mapping[str, str],
+    num_bytes: Mapping[str, int],
+    quarantine_dir: str | None = None,
 ) -> dict[str, Any] | None:
-    """The mark of a corpus that was prepared as described, or None if there is no corpus yet.
-
-    Without `num_bytes`, the sizes of its WET files, they may be any.
-    """
-    mark = files.read_manifest(output_dir)
-    if mark is None:
+    """The mark of a corpus that was prepared as described from these WET files, None if there is none."""
+    found = Finished.find(output_dir, description)
+    if found is None:
         return None
-    found = files.read_json(files.join(output_dir, SETTINGS)) if SETTINGS in mark["files"] else {}
-    sizes = {name: facts["bytes"] for name, facts in found.get("wet_files", {}).items()}
-    given = sizes if num_bytes is None else num_bytes
-    known = {name: size or sizes.get(name, 0) for name, size in given.items()}
-    remedy = "name another output directory or delete that one"
-    for name, value in description.items():
-        if name != FILTER_CODE and found.get(name) != value:
-            raise ValueError(
-                f"{output_dir!r} holds a corpus prepared with {name} = {found.get(name)!r}, now it is "
-                f"{value!r}; {remedy}"
-            )
-    if FILTER_CODE not in found:
-        # Of before there were fingerprints. Its filters are called the same, which those of others were not.
-        logging.warning("corpus %r does not say what the code of its filters was; taken as it is", output_dir)
-    code = found.get(FILTER_CODE, description[FILTER_CODE])
-    for step, before, now in zip(description["filters"], code, description[FILTER_CODE], strict=True):
-        if before != now:
-            raise ValueError(
-                f"{output_dir!r} holds a corpus prepared with other code of the filter {step}; {remedy}"
-            )
-    if others := sorted(dict(sizes.items() ^ known.items())):
-        raise ValueError(
-            f"{output_dir!r} holds a corpus prepared from other WET files: {others[0]!r} had "
-            f"{sizes.get(others[0], 'no')} bytes, now it has {known.get(others[0], 'no')}, and so on for "
-            f"{len(others)} in all; {remedy}"
-        )
-    tokens.open_corpus(output_dir)
-    return mark
+    found.check_files(sources, num_bytes)
+    found.check_quarantine(quarantine_dir)
+    return found.mark
 
 
 def _check_places(output_dir: str, tokenizer: str | None, quarantine_dir: str | None) -> None:

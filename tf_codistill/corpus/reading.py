@@ -5,15 +5,19 @@
                                      +-> unreadable, by kind   +-> dropped, by reason
 
     <task>.documents      kept documents in stretches, one for each token shard: packed and sorted by key
-    <task>.paragraphs     hashes of their long paragraphs, see duplicates.py
+    <task>.hashes         hashes of their long paragraphs, see duplicates.py
     <task>.json           counts
-    <task>.failed         in place of all these: why the file cannot be read, or why a list cannot be applied
+    <task>.failed         in place of all these: why nothing can be read of the file, or no list be applied
+    out_of_reach          why a file could not be had: no damage, but the end of this run
 
     for document, verdict in read_documents("CC-MAIN-00000.warc.wet.gz", CorpusSettings()):
         print(document.url, verdict if isinstance(verdict, str) else len(verdict.paragraphs))
 
 The key of a document is a hash of its address, then one of the page's text: it says in which token shard the
 document is, and where, whatever the order in which files are read, and does not change with the filters.
+
+A file that is damaged is one of the crawl's, and counted. One that a server or a storage does not give just
+now is not: the corpus without it would be another one. So the first of these ends the stage.
 """
 
 from __future__ import annotations
@@ -34,16 +38,18 @@ from tf_codistill.corpus.duplicates import ParagraphHashes, own_repeats, without
 from tf_codistill.corpus.filters import judge
 from tf_codistill.corpus.selection import Selected
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import open_source
+from tf_codistill.corpus.sources import file_name, modified_at, open_source
 from tf_codistill.corpus.warc_records import Record
 from tf_codistill.corpus.wet import read_wet
 from tf_codistill.jobs.quarantine import Damage, Quarantine
-from tf_codistill.jobs.stages import Advance, Stage
+from tf_codistill.jobs.stages import Advance, Engine, Stage
+from tf_codistill.jobs.stages import run as run_stage
 
 DOCUMENTS = ".documents"
 """Ending of the file with the documents that a task kept."""
 
 _FAILED = ".failed"
+_OUT_OF_REACH = "out_of_reach"
 _CHUNK_BYTES = 1 << 20
 
 
@@ -63,9 +69,9 @@ def read_documents(source: str, settings: CorpusSettings) -> Iterator[tuple[Docu
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: No page can be read.
+        ValueError: No page can be read, or the source names no file.
     """
-    yield from judge_pages(read_wet(source), settings, os.path.basename(source))
+    yield from judge_pages(read_wet(source), settings, file_name(source))
 
 
 def judge_pages(
@@ -157,8 +163,35 @@ class ReadStage(Stage):
         """The tasks with the sizes of their WET files."""
         return self.num_bytes
 
+    def run(self, engine: Engine) -> dict[str, dict[str, Any]]:
+        """Reads the WET files that have not been read yet.
+
+        Args:
+            engine: What runs the tasks.
+
+        Returns:
+            The facts of each task, without those of whose files nothing can be read.
+
+        Raises:
+            OSError: A file is out of reach. Tasks that had begun are done, the others have not begun.
+        """
+        note = files.join(self.directory, _OUT_OF_REACH)
+        files.remove(note)
+        facts = run_stage(self, engine)
+        if files.exists(note):
+            raise OSError(
+                f"{files.read(note).decode('utf-8')}; without it this would be another corpus: what was "
+                "read of other WET files is kept, and the same command goes on from there; if it is gone for "
+                "good, leave it out of the files, or of the list of files, that are named"
+            )
+        return facts
+
     def do(self, task: str, advance: Advance) -> Mapping[str, Any] | None:
         """Reads a WET file; returns its counts, or None if nothing of it can be used."""
+        # Not an exception: each engine tells of those in its own way, and some try again before they do.
+        note = files.join(self.directory, _OUT_OF_REACH)
+        if files.exists(note):
+            return None
         counts = _Counts()
         selected = Selected.load(self.listed_dir, task) if self.listed_dir else None
         with contextlib.ExitStack() as stack:
@@ -178,16 +211,18 @@ class ReadStage(Stage):
                         part = self.settings.part(key)
                         kept.add(key, part, left)
                         hashes.add(part, left)
-            except UnreadableError as error:
-                files.write(self.path(task, _FAILED), str(error).encode("utf-8"))
+            except (UnreadableError, _OutOfReachError) as error:
+                if isinstance(error, _OutOfReachError):
+                    files.write(note, str(error).encode("utf-8"))
+                else:
+                    files.write_json(self.path(task, _FAILED), {"reason": str(error), **source.facts()})
                 return None
             kept.write(self.path(task, DOCUMENTS), self.settings.num_parts)
             num_hashes = hashes.write(self.path(task, ParagraphHashes.ENDING))
         files.remove(self.path(task, _FAILED))
         number = kept.num_documents
         return {
-            "bytes": source.num_bytes,
-            "sha256": source.digest.hexdigest(),
+            **source.facts(),
             "counts": counts.facts(),
             "cut_off_at": counts.cut_off_at,
             **{split: sum(number[part] for part in parts) for split, parts in self.settings.splits.items()},
@@ -203,6 +238,11 @@ class ReadStage(Stage):
         counts.num_repeats += sum(repeated)
         return without(verdict, repeated, self.settings)
 
+    def failure(self, task: str) -> dict[str, Any]:
+        """What is known of a WET file of which nothing can be read: ``reason``, ``bytes``, ``sha256``."""
+        found: dict[str, Any] = files.read_json(self.path(task, _FAILED))
+        return found
+
     def failures(self, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """What is wrong with WET files that cannot be read, or not to their end.
 
@@ -215,18 +255,22 @@ class ReadStage(Stage):
         said = {}
         for task, source in self.sources.items():
             if task not in facts:
-                said[task] = files.read(self.path(task, _FAILED)).decode("utf-8")
+                said[task] = self.failure(task)["reason"]
             elif facts[task]["cut_off_at"] is not None:
                 where = f"is truncated: it ends inside what begins at byte {facts[task]['cut_off_at']}"
                 said[task] = f"WET file {source!r} {where}; fetch it again or leave it out"
         return said
 
 
+class _OutOfReachError(Exception):
+    """A WET file cannot be had, or not to its end, from where it is."""
+
+
 def _only_reading(source: _CheckedSource, advance: Advance) -> Iterator[Record | Damage]:
     """Reads a WET file, and tells errors of that from those of others."""
     try:
         yield from read_wet(cast(BinaryIO, source), advance)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UnreadableError(str(error)) from error
 
 
@@ -235,17 +279,34 @@ class _CheckedSource:
 
     def __init__(self, source: str) -> None:
         self.name = source  # for messages
-        self.num_bytes = 0
-        self.digest = hashlib.sha256()
+        self._num_bytes = 0
+        self._digest = hashlib.sha256()
+        self._modified_at: float | None = None
         self._file: BinaryIO | None = None
 
     def read(self, size: int = -1) -> bytes:
-        if self._file is None:
-            self._file = open_source(self.name)
-        content = self._file.read(size)
-        self.num_bytes += len(content)
-        self.digest.update(content)
+        try:
+            if self._file is None:
+                # Before the first byte is read, so that a change while it is shows later.
+                self._modified_at = modified_at(self.name)
+                self._file = open_source(self.name)
+            content = self._file.read(size)
+        except (OSError, ValueError) as error:  # an address that is none is no damage either
+            said = str(error)
+            raise _OutOfReachError(
+                said if self.name in said else f"WET file {self.name!r} cannot be read: {said}"
+            ) from error
+        self._num_bytes += len(content)
+        self._digest.update(content)
         return content
+
+    def facts(self) -> dict[str, Any]:
+        """Size and checksum of what has been read, and from when it is."""
+        return {
+            "bytes": self._num_bytes,
+            "sha256": self._digest.hexdigest(),
+            "modified_at": self._modified_at,
+        }
 
     def close(self) -> None:
         if self._file is not None:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -33,6 +32,7 @@ from tf_codistill.corpus import crawl, paragraph_lists
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.paragraph_lists import Numbers
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources import file_name
 
 REASON = "not_selected"
 """Why a document is dropped of which nothing is listed."""
@@ -103,7 +103,7 @@ class Selection:
         """Writes the numbers; returns the names of listed files that are not given."""
         in_crawl = None
         if self.crawl is not None:
-            in_crawl = {stem_of(os.path.basename(path)) for path in crawl.read_paths(self.crawl)}
+            in_crawl = {stem_of(file_name(path)) for path in crawl.read_paths(self.crawl)}
         listed: dict[str, str] = {}
         for wet_file, numbers in paragraph_lists.read(self.path):
             stem = stem_of(wet_file)

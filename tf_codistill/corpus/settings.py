@@ -44,7 +44,8 @@ class CorpusSettings:
         max_validation_tokens: The same for each of the splits that are held out.
         max_learning_characters: Word pieces are learned from at most this many characters of training text.
         max_unreadable_share: The preparation stops before learning when a larger share of the WET files
-            cannot be read, or not to their end.
+            is damaged, so that nothing of them can be read, or they end too early. One that is out of reach
+            stops it at once.
 
     Raises:
         ValueError: A number is outside its range, or the scope of duplicates is unknown.

@@ -3,12 +3,15 @@
 open_source("/data/CC-MAIN-00000.warc.wet.gz")         a local file
 open_source("gs://bucket/CC-MAIN-00000.warc.wet.gz")   what tf.io.gfile knows
 open_source("https://data.commoncrawl.org/...")        a server, asked again where it drops the connection
+
+A file is known by its name, wherever it lies: `file_name` is the one rule, also for addresses with a query.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import urllib.parse
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +27,42 @@ _BUFFER_BYTES = 1 << 16
 def is_http(source: str) -> bool:
     """Whether a source is the address of a file on a server."""
     return source.lower().startswith(("https://", "http://"))
+
+
+def file_name(source: str) -> str:
+    """The name by which a file is known, fetched or read where it is.
+
+    Args:
+        source: Path, URL or address.
+
+    Returns:
+        The last part of its path; of an address without query and fragment, and unquoted.
+
+    Raises:
+        ValueError: The source names no file.
+    """
+    path = urllib.parse.unquote(urllib.parse.urlsplit(source).path) if is_http(source) else source
+    name = os.path.basename(path)
+    if name not in ("", ".", ".."):
+        return name
+    what = "address" if is_http(source) else "path"
+    raise ValueError(f"{what} {source!r} names no file; expected one that ends in a file's name")
+
+
+def modified_at(source: str) -> float | None:
+    """When a file was last written, in seconds since the epoch; None of one on a server, which is not asked.
+
+    Args:
+        source: Path, URL or address.
+
+    Returns:
+        By the clock of its storage.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: The storage does not tell.
+    """
+    return None if is_http(source) else files.modified_at(source)
 
 
 def matching(patterns: Iterable[str]) -> list[str]:

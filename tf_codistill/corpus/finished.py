@@ -1,0 +1,171 @@
+"""A finished corpus: what it was prepared from and how, and whether that is what is asked for now.
+
+    <corpus>/preparation.json
+        "num_pieces": 24000, "filters": [...], ...                     the settings
+        "sample": {"crawl": "CC-MAIN-2017-26", "num_files": 100}       if WET files of a crawl were drawn
+        "wet_files": {"CC-MAIN-...-00000.warc.wet.gz": {"bytes": 164012345, "sha256": ..., ...}}
+
+    found = Finished.find("corpus", description)      None: there is none yet
+    found.is_of(sample)                               True: whoever asks for this sample has it
+    found.check_files(sources, num_bytes)             else: are these the WET files that it was prepared from?
+
+Where files lie and when they were written stands nowhere in it, so that the same files and settings give the
+same bytes. A file that was written after the corpus is compared by its checksum.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+
+from tf_codistill import files, tokens
+from tf_codistill.corpus.counts import Facts
+from tf_codistill.corpus.reading import ReadStage
+from tf_codistill.corpus.settings import FILTER_CODE
+from tf_codistill.corpus.sources import is_http, modified_at
+from tf_codistill.jobs import quarantine
+
+SETTINGS = "preparation.json"
+"""Name of the file that says what a corpus was prepared from and how."""
+
+_ALL = "all of it"
+_REMEDY = "name another output directory or delete that one"
+
+
+def record(
+    description: Mapping[str, Any], sample: Mapping[str, Any] | None, read: ReadStage, facts: Facts
+) -> dict[str, Any]:
+    """What `SETTINGS` says of a corpus.
+
+    Args:
+        description: How it is prepared.
+        sample: Of which crawl its WET files are, see `sampled`; None if they were named one by one.
+        read: Stage 1.
+        facts: The facts of its tasks.
+
+    Returns:
+        The description, the sample, and of each WET file size, checksum and counts.
+    """
+    wet_files = {}
+    for task in read.sources:
+        one = facts[task] if task in facts else {**read.failure(task), "counts": {"unreadable": _ALL}}
+        wet_files[task] = {"bytes": one["bytes"], "sha256": one["sha256"], **one["counts"]}
+    drawn = {} if sample is None else {"sample": dict(sample)}
+    return {**description, **drawn, "wet_files": wet_files}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished corpus.
+
+    Attributes:
+        directory: Where it is.
+        mark: Its mark, see `tokens.commit_corpus`.
+        record: What it was prepared from and how.
+    """
+
+    directory: str
+    mark: dict[str, Any]
+    record: Mapping[str, Any]
+
+    @classmethod
+    def find(cls, directory: str, description: Mapping[str, Any]) -> Finished | None:
+        """Looks for a corpus.
+
+        Args:
+            directory: Where it would be.
+            description: How it should be prepared.
+
+        Returns:
+            The corpus, from whatever WET files; None if there is none yet.
+
+        Raises:
+            ValueError: There is one that was prepared otherwise, or is damaged.
+        """
+        mark = files.read_manifest(directory)
+        if mark is None:
+            return None
+        found = files.read_json(files.join(directory, SETTINGS)) if SETTINGS in mark["files"] else {}
+        for name, value in description.items():
+            if name != FILTER_CODE and found.get(name) != value:
+                raise ValueError(
+                    f"{directory!r} holds a corpus prepared with {name} = {found.get(name)!r}, now it is "
+                    f"{value!r}; {_REMEDY}"
+                )
+        if FILTER_CODE not in found:
+            # From before it was recorded. Its filters are called the same, which those of others were not.
+            logging.warning(
+                "corpus %r does not say what the code of its filters was; taken as it is", directory
+            )
+        now = description[FILTER_CODE]
+        for step, before, code in zip(description["filters"], found.get(FILTER_CODE, now), now, strict=True):
+            if before != code:
+                raise ValueError(
+                    f"{directory!r} holds a corpus prepared with other code of the filter {step}; {_REMEDY}"
+                )
+        tokens.open_corpus(directory)
+        return cls(directory, mark, found)
+
+    def is_of(self, sample: Mapping[str, Any] | None) -> bool:
+        """Whether its WET files were drawn as those of a sample are; False for None, which says nothing."""
+        return sample is not None and self.record.get("sample") == sample
+
+    def check_files(self, sources: Mapping[str, str], num_bytes: Mapping[str, int]) -> None:
+        """Checks that WET files are those that it was prepared from.
+
+        Args:
+            sources: Path or URL of each WET file by name. Of those on a server only the name counts.
+            num_bytes: Size of each.
+
+        Raises:
+            ValueError: They are others, or not what they were.
+            OSError: One of them has to be read for that, and cannot be.
+        """
+        wet_files = self.record.get("wet_files", {})
+        recorded = {name: facts["bytes"] for name, facts in wet_files.items()}
+        given = {
+            name: recorded.get(name, 0) if is_http(source) else num_bytes[name]
+            for name, source in sources.items()
+        }
+        others = sorted(dict(recorded.items() ^ given.items()))
+        if others:
+            raise ValueError(
+                f"{self.directory!r} holds a corpus prepared from other WET files: {others[0]!r} had "
+                f"{recorded.get(others[0], 'no')} bytes, now it has {given.get(others[0], 'no')}, and so on "
+                f"for {len(others)} in all; {_REMEDY}"
+            )
+        written_at = files.modified_at(files.join(self.directory, files.MANIFEST))
+        for name, source in sources.items():
+            facts, time = wet_files[name], modified_at(source)
+            # Whoever fetched a damaged file anew may have given it its old time.
+            is_suspect = time is not None and (time >= written_at or bool(facts["unreadable"]))
+            if is_suspect and files.checksum(source) != facts["sha256"]:
+                raise ValueError(
+                    f"{self.directory!r} holds a corpus prepared from other WET files: {source!r} has "
+                    f"another checksum now; {_REMEDY}"
+                )
+
+    def check_quarantine(self, quarantine_dir: str | None) -> None:
+        """Checks that a quarantine has what was damaged; for a finished corpus nothing is read again.
+
+        Args:
+            quarantine_dir: Directory for what cannot be read; None keeps nothing.
+
+        Raises:
+            ValueError: It has nothing of some files.
+        """
+        if quarantine_dir is None:
+            return
+        wet_files = self.record.get("wet_files", {})
+        # Of a file of which nothing can be read there may be nothing to keep.
+        damaged = [name for name, facts in wet_files.items() if facts["unreadable"] not in ({}, _ALL)]
+        lost = [name for name in damaged if not quarantine.has(quarantine_dir, name)]
+        if lost:
+            raise ValueError(
+                f"{self.directory!r} holds a finished corpus, so that quarantine {quarantine_dir!r} would "
+                f"get nothing of what was damaged in {lost[0]!r}, and so on for {len(lost)} in all: it is "
+                "kept while files are read; name another output directory, or no quarantine"
+            )

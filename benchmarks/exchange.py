@@ -29,9 +29,11 @@ import tensorflow as tf
 from absl import flags
 
 from tf_codistill import files, program, recurrent_state, weights
+from tf_codistill.exchange import manifests
 from tf_codistill.exchange.precision import PRECISIONS
 from tf_codistill.exchange.snapshot import Ref
 from tf_codistill.exchange.store import Store
+from tf_codistill.files import documents
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.codistillation import CodistillationModel
@@ -83,6 +85,9 @@ class Peer(keras.callbacks.Callback):
                 self._store._path(Ref(1, self._store.incarnation, number)) for number in (1, self._number + 1)
             )
             shutil.copytree(first, last + ".partial", copy_function=os.link)
+            manifest = manifests.read(first, Ref(1, self._store.incarnation, 1)) or {}
+            named = documents.sealed(manifest | {"serial": self._number + 1})
+            files.write_json(os.path.join(last + ".partial", files.MANIFEST), named)
             os.rename(last + ".partial", last)
             self._number += 1
 

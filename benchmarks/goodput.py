@@ -125,6 +125,10 @@ def train(of: job.Job, kills: Sequence[tuple[float, int]], secs: float) -> tuple
 def usual_secs(workdir: str, group: int) -> float:
     """The median seconds of a step of a group, as its lines of metrics have them."""
     lines = runs.read_metrics(runs.metrics_path(workdir, group), "train")
+    if len(lines) < 2:
+        raise ValueError(
+            f"group {group} of {workdir} has made too few steps to be timed; give more --seconds"
+        )
     pairs = zip(lines, lines[1:], strict=False)
     return statistics.median(
         (b["elapsed_secs"] - a["elapsed_secs"]) / (b["step"] - a["step"]) for a, b in pairs

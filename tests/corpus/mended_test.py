@@ -11,6 +11,7 @@ import pytest
 
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files
+from tf_codistill.corpus.finished import Finished
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.wet import WetWriter
@@ -142,3 +143,12 @@ def test_a_finished_corpus_is_told_from_one_of_damaged_files_fetched_anew_with_t
     move_time(wet_files[1], 1e9)
     with pytest.raises(ValueError, match="'.*crawl-1.warc.wet.gz' has another checksum now"):
         prepare(wet_files, str(tmp_path / "corpus"), settings)
+
+
+def test_a_corpus_that_never_noted_the_checksum_of_what_could_not_be_read_is_taken_as_it_is(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / files.MANIFEST).write_text("{}")
+    (tmp_path / "a.wet").write_bytes(b"noise")
+    record = {"wet_files": {"a.wet": {"bytes": 5, "unreadable": "all of it"}}}
+    Finished(str(tmp_path), {}, record).check_files({"a.wet": str(tmp_path / "a.wet")}, {"a.wet": 5})

@@ -142,7 +142,8 @@ class Finished:
             facts, time = wet_files[name], modified_at(source)
             # Whoever fetched a damaged file anew may have given it its old time.
             is_suspect = time is not None and (time >= written_at or bool(facts["unreadable"]))
-            if is_suspect and files.checksum(source) != facts["sha256"]:
+            # Of a file of which nothing could be read the checksum was not always noted.
+            if is_suspect and "sha256" in facts and files.checksum(source) != facts["sha256"]:
                 raise ValueError(
                     f"{self.directory!r} holds a corpus prepared from other WET files: {source!r} has "
                     f"another checksum now; {_REMEDY}"

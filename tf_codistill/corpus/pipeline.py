@@ -92,7 +92,7 @@ def prepare(
         key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
         read_dir = files.join(work_dir, f"read-{key}")
         try:
-            _check_places(output_dir, tokenizer, quarantine_dir)
+            _check_places(tokenizer, quarantine_dir)
             output = Written.beside(output_dir)
             output.open()
             listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, named)
@@ -137,7 +137,8 @@ def check(
     description = _describe(_settings(settings, paragraph_ids), tokenizer, paragraph_ids)
     found = Finished.find(output_dir, description)
     if found is None:
-        _check_places(output_dir, tokenizer, quarantine_dir)
+        _check_places(tokenizer, quarantine_dir)
+        Written.beside(output_dir).check()
     else:
         found.check_quarantine(quarantine_dir)
     return found
@@ -349,10 +350,9 @@ def _finished(
     return found.mark
 
 
-def _check_places(output_dir: str, tokenizer: str | None, quarantine_dir: str | None) -> None:
-    """Checks the tokenizer, and makes the directories or checks that nothing else is in the way."""
+def _check_places(tokenizer: str | None, quarantine_dir: str | None) -> None:
+    """Checks the tokenizer, and makes the directory for what cannot be read."""
     if tokenizer is not None:
         WordPieces(tokenizer)
     if quarantine_dir is not None:
         files.make_directory(quarantine_dir)
-    Written.beside(output_dir).check()

@@ -5,7 +5,6 @@ TensorFlow, or of a scheme that TensorFlow has: ``gs://``, ``ram://`` for tests,
 
     snapshot_00000050/            a directory is written file by file ...
         weights.data-00000-of-00001
-        weights.index
         manifest.json             ... and exists for readers from the moment that this does
 
 A single file is written aside and then renamed. A directory is committed by its manifest, written last: JSON

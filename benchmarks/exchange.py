@@ -93,13 +93,14 @@ class Peer(keras.callbacks.Callback):
 
 
 class Clock(keras.callbacks.Callback):
-    """The time of all steps, from the first one's beginning to the last one's end, and of a usual one."""
+    """The time of each chunk, from its first step's beginning to its last one's end, and of a usual step."""
 
     def __init__(self) -> None:
         """Has seen nothing."""
         super().__init__()
-        self.wall = self.cpu = self.stood = 0.0
+        self.stood = 0.0
         self.steps: list[float] = []
+        self.chunks: list[tuple[float, float]] = []
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Starts the clocks at the first step, and looks at every meeting."""
@@ -123,8 +124,17 @@ class Clock(keras.callbacks.Callback):
         del logs
         self.steps.append(time.perf_counter() - self._step_began)
         if batch == CHUNK - 1:
-            self.wall += time.perf_counter() - self._began[0]
-            self.cpu += time.process_time() - self._began[1]
+            self.chunks.append((time.perf_counter() - self._began[0], time.process_time() - self._began[1]))
+
+    @property
+    def wall(self) -> float:
+        """Seconds of all chunks."""
+        return sum(wall for wall, _ in self.chunks)
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processors in all chunks."""
+        return sum(cpu for _, cpu in self.chunks)
 
 
 @contextlib.contextmanager

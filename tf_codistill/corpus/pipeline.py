@@ -48,7 +48,7 @@ _FILE = "|".join([_SHARD, *map(re.escape, (tokens.TOKENIZER, SETTINGS, files.MAN
 _PROBE = r"\.probe-[0-9a-f]{32}"
 _OWN = re.compile(rf"(?:{_FILE}|train-\d{{5}}|validation|test|{_PROBE})(?:\.[0-9a-f]{{32}}\.partial)?")
 _WORK = re.compile(rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{_PROBE}.*")
-_WORK_VERSION = 4  # counts up when the results of a stage change although its settings do not
+_WORK_VERSION = 5  # counts up when the results of a stage change although its settings do not
 
 
 def prepare(

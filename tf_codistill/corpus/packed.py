@@ -5,22 +5,24 @@
     There were a king with a large jaw and a queen with a plain face, ...
     12 14                                                          each as little-endian int64
 
-Keys have one length, and so have numbers of bytes: a file of many is sorted without a look at the rest.
+Keys have one length, and so have numbers of bytes: many are merged without a look at the rest. Hexadecimal
+keys sort as the bytes do that they stand for.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from tf_codistill.corpus.document import Document
 
-KEY_BYTES = 64
+KEY_DIGITS = 128
+"""A packed document begins with its key, in so many digits."""
+
 _DIGITS = 8
-_FACTS = 2 * KEY_BYTES + _DIGITS + 2
+_FACTS = KEY_DIGITS + _DIGITS + 2
 _NUMBER = np.dtype("<i8")
 _JSON = json.JSONEncoder(separators=(",", ":"))
 
@@ -59,18 +61,25 @@ def unpack(content: bytes, wet_file: str) -> Document:
     return Document(url, language, tuple(paragraphs), tuple(numbers), wet_file)
 
 
-def spans(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Goes through a file of packed documents, from where it stands to its end.
+def split(pieces: Iterable[bytes], before: int = 0) -> Iterator[bytes]:
+    """Goes through packed documents, one behind the other, that come in pieces cut anywhere.
 
     Args:
-        file: The file; can be moved about in.
+        pieces: The pieces, in order.
+        before: Number of bytes of something else that precede each document.
 
     Yields:
-        The key of a document, where it begins, and its number of bytes.
+        Each document, with what precedes it.
     """
-    start = file.tell()
-    while facts := file.readline():
-        num_bytes = len(facts) + int(facts[2 * KEY_BYTES + 1 : _FACTS], 16)
-        yield bytes.fromhex(facts[: 2 * KEY_BYTES].decode("ascii")), start, num_bytes
-        start += num_bytes
-        file.seek(start)
+    head = before + _FACTS
+    buffer = b""
+    for piece in pieces:
+        buffer = buffer + piece if buffer else piece
+        start = 0
+        while (facts_end := buffer.find(b"\n", start + head)) >= 0:
+            end = facts_end + 1 + int(buffer[start + head - 1 - _DIGITS : start + head - 1], 16)
+            if end > len(buffer):
+                break
+            yield buffer[start:end]
+            start = end
+        buffer = buffer[start:]

@@ -23,7 +23,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any, BinaryIO, cast
 
@@ -152,8 +151,8 @@ class ReadStage(Stage):
         counts = _Counts()
         selected = Selected.load(self.listed_dir, task) if self.listed_dir else None
         with contextlib.ExitStack() as stack:
-            kept = _Kept(stack.enter_context(tempfile.TemporaryFile()))
-            hashes = ParagraphHashes(stack.enter_context(tempfile.TemporaryFile()), self.settings, task)
+            kept = _Kept(stack.enter_context(files.scratch(self.directory)))
+            hashes = ParagraphHashes(stack.enter_context(files.scratch(self.directory)), self.settings, task)
             quarantine = None
             if self.quarantine_dir is not None:
                 quarantine = stack.enter_context(Quarantine(self.quarantine_dir, task))
@@ -280,7 +279,7 @@ class _Counts:
 
 
 class _Kept:
-    """Kept documents on local disk, to be written in the order of shard and key."""
+    """Kept documents of a WET file in a scratch file, to be written in the order of shard and key."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file

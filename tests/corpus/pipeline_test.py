@@ -151,7 +151,11 @@ def test_damaged_file_stops_before_anything_is_written(tmp_path: Path, wet_files
     Path(wet_files[1]).write_bytes(content[:-50])
     with pytest.raises(ValueError, match=r"crawl-1\.warc\.wet\.gz.*truncated"):
         prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
-    assert os.listdir(tmp_path / "corpus") == []
+    assert not (tmp_path / "corpus").exists()
+    (tmp_path / "corpus").mkdir()
+    with pytest.raises(ValueError, match="truncated"):
+        prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    assert (tmp_path / "corpus").is_dir(), "a user's own directory stays"
 
 
 def test_damaged_record_is_counted(tmp_path: Path, wet_files: list[str]) -> None:
@@ -237,10 +241,17 @@ def test_files_of_one_name_are_refused(tmp_path: Path, wet_files: list[str], oth
         prepare([*wet_files, f"elsewhere/{other}"], str(tmp_path / "corpus"), SETTINGS)
 
 
-def test_the_place_of_the_work_is_checked_with_the_others(tmp_path: Path) -> None:
+def test_the_place_of_the_work_is_checked_with_the_others(tmp_path: Path, wet_files: list[str]) -> None:
     (tmp_path / "corpus.work").write_text("no directory")
-    with pytest.raises(ValueError, match="corpus.work' cannot be written to"):
-        check(str(tmp_path / "corpus"), SETTINGS)
+    for attempt in (check, lambda *arguments: prepare(wet_files, *arguments)):
+        with pytest.raises(ValueError, match="corpus.work' cannot be written to"):
+            attempt(str(tmp_path / "corpus"), SETTINGS)
+        assert not (tmp_path / "corpus").exists()
+
+
+def test_a_check_leaves_nothing(tmp_path: Path) -> None:
+    assert not check(str(tmp_path / "corpus"), SETTINGS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_on_a_server_are_named_without_their_query(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@
         ...
         1402 pages read: 1287 kept, 51 other_language, 64 link_list
 
-The pages are drawn by a hash of themselves and the seed: the same ones whatever the order of the files.
+The pages are drawn by a hash of themselves and the seed: the same ones whatever the order of the files. With
+a reason, such as ``link_list``, only pages dropped for it are drawn, and with ``kept`` only those that stay.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import hashlib
 import heapq
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import console as rich_console
 from rich.text import Text
@@ -39,6 +40,9 @@ from tf_codistill.corpus.warc_records import Record
 from tf_codistill.corpus.wet import read_wet
 from tf_codistill.jobs.progress import Progress
 from tf_codistill.jobs.quarantine import Damage
+
+KEPT = "kept"
+"""Stands for no reason at all."""
 
 _NUM_LINES = 12
 _LINE_CHARACTERS = 90
@@ -85,6 +89,7 @@ def draw(
     num_documents: int,
     paragraph_ids: Selection | None = None,
     seed: int = 0,
+    reason: str | None = None,
 ) -> Drawn:
     """Reads and judges all pages and draws some.
 
@@ -94,12 +99,14 @@ def draw(
         num_documents: How many kept and how many dropped pages.
         paragraph_ids: A list that takes the place of the filters.
         seed: Another seed draws others.
+        reason: The only reason to draw pages of, or ``kept``; None draws of all.
 
     Returns:
         Those drawn, and counts of all.
 
     Raises:
-        ValueError: `num_documents` is below 1, a WET file holds no page, or the list does not fit.
+        ValueError: `num_documents` is below 1, a WET file holds no page, the list does not fit, or no page is
+            dropped for `reason`.
         OSError: A WET file cannot be read.
     """
     if num_documents < 1:
@@ -110,7 +117,10 @@ def draw(
     # Of each kind the pages with the smallest hashes, the largest of them first.
     heaps: dict[bool, list[tuple[int, int, Document, Document | str]]] = {True: [], False: []}
     for document, verdict in _judged(sources, settings, paragraph_ids, counts):
-        counts["kept" if isinstance(verdict, Document) else verdict] += 1
+        outcome = KEPT if isinstance(verdict, Document) else verdict
+        counts[outcome] += 1
+        if reason not in (None, outcome):
+            continue
         lot = hashlib.sha256(b"%d " % seed + reading.document_key(document)).digest()
         # The count tells equal pages apart, before anybody compares documents.
         entry = (-int.from_bytes(lot, "big"), counts.total(), document, verdict)
@@ -119,6 +129,8 @@ def draw(
             heapq.heappush(heap, entry)
         else:
             heapq.heappushpop(heap, entry)
+    if reason is not None and not counts[reason]:
+        raise ValueError(f"no page has the outcome {reason!r}; name one of {_told(counts)}")
     examples = {
         is_kept: [_example(document, verdict, settings.filters) for _, _, document, verdict in sorted(heap)]
         for is_kept, heap in heaps.items()
@@ -183,15 +195,17 @@ def show(drawn: Drawn, console: rich_console.Console | None = None) -> None:
             console.print(line, soft_wrap=True)
         console.print()
     num_pages = sum(drawn.counts.values())
-    reasons = sorted((reason, number) for reason, number in drawn.counts.items() if reason != "kept")
-    told = ", ".join(
-        f"{number:,} {reason}" for reason, number in [("kept", drawn.counts.get("kept", 0)), *reasons]
-    )
-    console.print(Text(f"{num_pages:,} pages read: {told}"), soft_wrap=True)
+    console.print(Text(f"{num_pages:,} pages read: {_told(drawn.counts)}"), soft_wrap=True)
     if drawn.may_repeat:
         console.print(
             Text("Repeated paragraphs are found later and are not taken away here."), soft_wrap=True
         )
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    """How many pages are kept, and how many not for each reason."""
+    reasons = sorted((reason, number) for reason, number in counts.items() if reason != KEPT)
+    return ", ".join(f"{number:,} {reason}" for reason, number in [(KEPT, counts.get(KEPT, 0)), *reasons])
 
 
 def _lines(example: Example) -> Iterator[Text]:

@@ -87,11 +87,12 @@ def prepare(
     mark = _finished(output_dir, description, num_bytes)
     work_dir = _work_dir(output_dir)
     if mark is None:
-        _check_places(output_dir, tokenizer, quarantine_dir)
+        absent = [directory for directory in (output_dir, work_dir) if not files.exists(directory)]
         # Each stage gets a folder named by all that its results depend on.
         key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
         read_dir = files.join(work_dir, f"read-{key}")
         try:
+            _check_places(output_dir, tokenizer, quarantine_dir)
             listed_dir = None
             if paragraph_ids is not None:
                 listed_dir = files.join(
@@ -104,6 +105,7 @@ def prepare(
             # Perhaps another process has finished the same corpus and taken the work away.
             mark = _finished(output_dir, description, num_bytes)
             if mark is None:
+                _remove_empty(absent)
                 raise
     with contextlib.suppress(OSError):
         _remove_work(work_dir)
@@ -138,7 +140,11 @@ def check(
     description = _describe(_settings(settings, paragraph_ids), tokenizer, paragraph_ids)
     if _finished(output_dir, description) is not None:
         return True
-    _check_places(output_dir, tokenizer, quarantine_dir)
+    absent = [directory for directory in (output_dir, _work_dir(output_dir)) if not files.exists(directory)]
+    try:
+        _check_places(output_dir, tokenizer, quarantine_dir)
+    finally:
+        _remove_empty(absent)
     return False
 
 
@@ -201,6 +207,13 @@ def _remove_work(work_dir: str) -> None:
         files.remove(files.join(work_dir, name))
     if all(map(_WORK.fullmatch, names)):
         files.remove(work_dir)
+
+
+def _remove_empty(directories: Sequence[str]) -> None:
+    """Removes those of some directories that hold nothing."""
+    for directory in directories:
+        if files.is_directory(directory) and not files.names(directory):
+            files.remove(directory)
 
 
 def _by_name(sources: Sequence[str]) -> dict[str, str]:

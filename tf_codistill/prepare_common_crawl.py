@@ -62,7 +62,7 @@ def main() -> None:
     mark = pipeline.prepare(_sources(), output_dir, corpus_settings, engine, **more)
     if is_there:
         print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
-    print(counts.summary(mark, output_dir))
+    print(counts.summary(mark, output_dir, corpus_settings))
 
 
 def _sources() -> list[str]:

@@ -33,7 +33,7 @@ def main() -> None:
         print(f"corpus {corpus_dir!r} is prepared already", file=sys.stderr)
     local_docs.collect(wet_dir)
     mark = pipeline.prepare(files.glob(files.join(wet_dir, "*.warc.wet.gz")), corpus_dir, settings)
-    print(counts.summary(mark, corpus_dir))
+    print(counts.summary(mark, corpus_dir, settings))
 
 
 if __name__ == "__main__":

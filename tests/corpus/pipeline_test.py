@@ -55,6 +55,7 @@ def test_counts_add_up(tmp_path: Path, wet_files: list[str]) -> None:
     dropped = {"link_list": 2, "no_long_paragraphs": 2, "other_language": 2}
     assert mark["counts"] == {
         "read": NUM_GOOD + 6,
+        "unwrapped": 0,
         "kept": NUM_GOOD,
         "dropped": dropped,
         "unreadable": {},
@@ -63,7 +64,7 @@ def test_counts_add_up(tmp_path: Path, wet_files: list[str]) -> None:
         "truncated_files": [],
         "repeated_paragraphs": 0,
     }
-    assert "other_language" in counts.summary(mark, "corpus")
+    assert "other_language" in counts.summary(mark, "corpus", SETTINGS)
 
 
 def test_budget_of_tokens_is_kept_and_counted(tmp_path: Path, wet_files: list[str]) -> None:
@@ -264,7 +265,7 @@ def test_a_file_that_ends_too_early_is_named(tmp_path: Path, wet_files: list[str
     settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.9)
     mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
     assert mark["counts"]["truncated_files"] == ["crawl-1.warc.wet.gz"]
-    assert "WET files that end too early: crawl-1.warc.wet.gz" in counts.summary(mark, "corpus")
+    assert "WET files that end too early: crawl-1.warc.wet.gz" in counts.summary(mark, "corpus", settings)
 
 
 def test_a_damaged_file_is_read_again_if_it_was_mended_or_is_to_be_kept(
@@ -408,7 +409,7 @@ def test_program_finds_a_finished_corpus_again(tmp_path: Path, wet_files: list[s
     mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
     again = run_program(tmp_path, "corpus")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.strip() == counts.summary(mark, str(tmp_path / "corpus"))
+    assert again.stdout.strip() == counts.summary(mark, str(tmp_path / "corpus"), settings)
     assert "prepared already" in again.stderr
 
 

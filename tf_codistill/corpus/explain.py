@@ -53,7 +53,7 @@ class Example:
     """A page and what became of it.
 
     Attributes:
-        document: The whole page.
+        document: The whole page, its lines joined to paragraphs if it is wrapped.
         left: What is left of it; None if it is dropped.
         reason: Why it is dropped; None if it is kept.
         taken_away: For paragraphs that are gone, by number, the name of the step that took them away. Those
@@ -115,16 +115,16 @@ def draw(
         settings = paragraph_ids.applied_to(settings)
     counts: collections.Counter[str] = collections.Counter()
     # Of each kind the pages with the smallest hashes, the largest of them first.
-    heaps: dict[bool, list[tuple[int, int, Document, Document | str]]] = {True: [], False: []}
-    for document, verdict in _judged(sources, settings, paragraph_ids, counts):
-        outcome = KEPT if isinstance(verdict, Document) else verdict
+    heaps: dict[bool, list[tuple[int, int, reading.Page]]] = {True: [], False: []}
+    for page in _judged(sources, settings, paragraph_ids, counts):
+        outcome = KEPT if isinstance(page.verdict, Document) else page.verdict
         counts[outcome] += 1
         if reason not in (None, outcome):
             continue
-        lot = hashlib.sha256(b"%d " % seed + reading.document_key(document)).digest()
-        # The count tells equal pages apart, before anybody compares documents.
-        entry = (-int.from_bytes(lot, "big"), counts.total(), document, verdict)
-        heap = heaps[isinstance(verdict, Document)]
+        lot = hashlib.sha256(b"%d " % seed + reading.document_key(page.document)).digest()
+        # The count tells equal pages apart, before anybody compares them.
+        entry = (-int.from_bytes(lot, "big"), counts.total(), page)
+        heap = heaps[outcome == KEPT]
         if len(heap) < num_documents:
             heapq.heappush(heap, entry)
         else:
@@ -132,7 +132,7 @@ def draw(
     if reason is not None and not counts[reason]:
         raise ValueError(f"no page has the outcome {reason!r}; name one of {_told(counts)}")
     examples = {
-        is_kept: [_example(document, verdict, settings.filters) for _, _, document, verdict in sorted(heap)]
+        is_kept: [_example(page, settings.filters) for _, _, page in sorted(heap)]
         for is_kept, heap in heaps.items()
     }
     dropped = sorted(examples[False], key=lambda example: example.reason or "")
@@ -144,7 +144,7 @@ def _judged(
     settings: CorpusSettings,
     paragraph_ids: Selection | None,
     counts: collections.Counter[str],
-) -> Iterator[tuple[Document, Document | str]]:
+) -> Iterator[reading.Page]:
     """The pages of all files with their verdicts; counts what is unreadable."""
     names = [os.path.basename(source) for source in sources]
     num_bytes = sum(0 if is_http(source) else files.size_bytes(source) for source in sources)
@@ -164,10 +164,10 @@ def _counted(items: Iterator[Record | Damage], counts: collections.Counter[str])
         yield item
 
 
-def _example(document: Document, verdict: Document | str, filters: Sequence[Filter]) -> Example:
+def _example(page: reading.Page, filters: Sequence[Filter]) -> Example:
     """Sends a page through the filters once more, to see what each takes away."""
     taken_away: dict[int, str] = {}
-    left = document
+    left, verdict = page.seen, page.verdict
     for step in filters:
         after = step(left)
         if isinstance(after, str):
@@ -176,10 +176,10 @@ def _example(document: Document, verdict: Document | str, filters: Sequence[Filt
         taken_away.update(dict.fromkeys(set(left.numbers).difference(after.numbers), name))
         left = after
     if isinstance(verdict, str):
-        return Example(document, None, verdict, taken_away)
+        return Example(page.seen, None, verdict, taken_away)
     # A list of paragraphs has no filters.
     gone = set(left.numbers).difference(verdict.numbers)
-    return Example(document, verdict, None, {**taken_away, **dict.fromkeys(gone, REASON)})
+    return Example(page.seen, verdict, None, {**taken_away, **dict.fromkeys(gone, REASON)})
 
 
 def show(drawn: Drawn, console: rich_console.Console | None = None) -> None:

@@ -264,6 +264,13 @@ class LongParagraphs:
                 "min_line_characters from 0 to min_characters"
             )
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """What its reason means."""
+        return {
+            "no_long_paragraphs": f"only lines under {self.min_characters} characters; is the text wrapped?"
+        }
+
     def __call__(self, document: Document) -> Document | str:
         """Returns the document without its shortest lines, or ``no_long_paragraphs``."""
         long = (paragraph for paragraph in document.paragraphs if self._is_long(paragraph))

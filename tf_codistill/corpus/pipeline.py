@@ -5,7 +5,7 @@
                   +----------+-------- counts ----------+    read = kept + dropped + unreadable, always
 
     mark = prepare(files.glob("crawl/*.warc.wet.gz"), "corpus", CorpusSettings(), engines.Local())
-    mark["counts"]     {"read": 5609, "kept": 5148, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
+    mark["counts"]     {"read": 5609, "kept": 5207, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
 
 Each stage is a list of tasks (`jobs.stages`), which an engine runs. Their results are in ``<corpus>.work``
 until the corpus is finished: whoever starts again after being stopped goes on from there.
@@ -183,7 +183,7 @@ def _prepare(
     listed = [write.listed(task) for task in write_facts]
     listing = ListStage(files.join(work_dir, f"list-{key}"), wet_files, listed, num_paragraphs)
     stages.run(listing, engine)
-    listing.write(output_dir)
+    listing.write(output_dir, is_unwrapped=counts.of_reading(read_facts)["unwrapped"] > 0)
 
     counted = counts.of_corpus(read, read_facts, repeated_facts, write_facts)
     preparation = {**description, "wet_files": counts.of_wet_files(read, read_facts)}
@@ -263,8 +263,8 @@ def _check_read(read: ReadStage, facts: Facts) -> None:
         if not sum(task[split] for task in facts.values()):
             raise ValueError(
                 f"the {split} split would be empty: of {sums['read']} documents read, dropped were "
-                f"{dict(sums['dropped']) or 'none'}; use more WET files, other filters or another "
-                f"{'test' if split == 'test' else 'validation'}_share"
+                f"{dict(sums['dropped']) or 'none'}{counts.cause(sums, read.settings)}; use more WET files, "
+                f"other filters or another {'test' if split == 'test' else 'validation'}_share"
             )
 
 

@@ -1,8 +1,9 @@
 """Stage 1: the pages of each WET file through the filters.
 
-    CC-MAIN-00000.warc.wet.gz --> records --> documents --> filters --> kept documents
-                                     |                         |
-                                     +-> unreadable, by kind   +-> dropped, by reason
+    CC-MAIN-00000.warc.wet.gz --> records --> documents --> unwrapped --> filters --> kept documents
+                                     |                      where they       |
+                                     +-> unreadable,        are wrapped      +-> dropped,
+                                         by kind                                 by reason
 
     <task>.documents      kept documents in stretches, one for each token shard: packed and sorted by key
     <task>.paragraphs     hashes of their long paragraphs, see duplicates.py
@@ -24,7 +25,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from tf_codistill import files
 from tf_codistill.corpus import packed, stretches
@@ -36,6 +37,7 @@ from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.sources import open_source
 from tf_codistill.corpus.warc_records import Record
 from tf_codistill.corpus.wet import read_wet
+from tf_codistill.corpus.wrapping import unwrapped
 from tf_codistill.jobs.quarantine import Damage, Quarantine
 from tf_codistill.jobs.stages import Advance, Stage
 
@@ -44,6 +46,20 @@ DOCUMENTS = ".documents"
 
 _FAILED = ".failed"
 _CHUNK_BYTES = 1 << 20
+
+
+class Page(NamedTuple):
+    """A page and what became of it.
+
+    Attributes:
+        document: The page as it stands in its WET file, each line a paragraph.
+        seen: What the filters saw of it: the same document, or a wrapped one joined to paragraphs.
+        verdict: What the filters leave of that, or the reason for which it is dropped.
+    """
+
+    document: Document
+    seen: Document
+    verdict: Document | str
 
 
 def read_documents(source: str, settings: CorpusSettings) -> Iterator[tuple[Document, Document | str]]:
@@ -60,7 +76,8 @@ def read_documents(source: str, settings: CorpusSettings) -> Iterator[tuple[Docu
         FileNotFoundError: There is no such file.
         ValueError: No page can be read.
     """
-    yield from judge_pages(read_wet(source), settings, os.path.basename(source))
+    for page in judge_pages(read_wet(source), settings, os.path.basename(source)):
+        yield page.document, page.verdict
 
 
 def judge_pages(
@@ -68,17 +85,17 @@ def judge_pages(
     settings: CorpusSettings,
     wet_file: str,
     selected: Selected | None = None,
-) -> Iterator[tuple[Document, Document | str]]:
+) -> Iterator[Page]:
     """Judges the pages among what was read of a WET file.
 
     Args:
         items: What `wet.read_wet` yields.
-        settings: Has the filters.
+        settings: Has the filters, and says whether wrapped pages are joined to paragraphs before.
         wet_file: Name of the file, without directory.
         selected: Takes the place of the filters.
 
     Yields:
-        A page, and what the filters leave of it or the reason for which it is dropped.
+        The pages with what became of them.
 
     Raises:
         ValueError: The file has not got what is selected.
@@ -93,7 +110,8 @@ def judge_pages(
                 item.text, url=item.url, language=item.language, first=first, wet_file=wet_file
             )
             first += num_lines(item.text)
-            yield document, judge(document, filters)
+            seen = unwrapped(document) if settings.unwrap else document
+            yield Page(document, seen, judge(seen, filters))
     if selected is not None and not is_cut_off:
         selected.check_end(first)
 
@@ -107,7 +125,7 @@ def document_key(document: Document) -> bytes:
     """The key of a document that no filter has touched.
 
     Args:
-        document: The document with all its paragraphs.
+        document: The document with all its lines, as they stand in the WET file.
 
     Returns:
         64 bytes: SHA-256 of the address, SHA-256 of the text.
@@ -159,10 +177,10 @@ class ReadStage(Stage):
             source = stack.enter_context(contextlib.closing(_CheckedSource(self.sources[task])))
             items = counts.noting(_only_reading(source, advance), quarantine)
             try:
-                for document, verdict in judge_pages(items, self.settings, task, selected):
-                    counts.add(verdict)
-                    if isinstance(verdict, Document):
-                        key = document_key(document)
+                for page in judge_pages(items, self.settings, task, selected):
+                    counts.add(page)
+                    if isinstance(verdict := page.verdict, Document):
+                        key = document_key(page.document)
                         part = self.settings.part(key)
                         kept.add(key, part, verdict)
                         hashes.add(part, verdict)
@@ -239,7 +257,7 @@ class _Counts:
     """What became of the pages of a WET file."""
 
     def __init__(self) -> None:
-        self._passed = 0
+        self._passed = self._unwrapped = 0
         self._dropped: collections.Counter[str] = collections.Counter()
         self._unreadable: collections.Counter[str] = collections.Counter()
         self._dirt: collections.Counter[str] = collections.Counter()
@@ -262,15 +280,17 @@ class _Counts:
                     quarantine.keep(item)
             yield item
 
-    def add(self, verdict: Document | str) -> None:
-        if isinstance(verdict, str):
-            self._dropped[verdict] += 1
+    def add(self, page: Page) -> None:
+        self._unwrapped += page.seen is not page.document
+        if isinstance(page.verdict, str):
+            self._dropped[page.verdict] += 1
         else:
             self._passed += 1
 
     def facts(self) -> dict[str, Any]:
         return {
             "read": self._passed + self._dropped.total() + self._unreadable.total(),
+            "unwrapped": self._unwrapped,
             "passed": self._passed,
             "dropped": dict(self._dropped),
             "unreadable": dict(self._unreadable),

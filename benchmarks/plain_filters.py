@@ -54,7 +54,7 @@ def judge_plainly(text: str, language: str | None) -> list[str] | str:
 def _is_english(text: str, language: str | None) -> bool:
     if language is not None:
         return language.split(",")[0].strip() == "eng"
-    is_reliable, _, found = pycld2.detect(_CONTROLS.sub(" ", text))
+    is_reliable, _, found = pycld2.detect(_CONTROLS.sub(" ", text), isPlainText=True)
     _, code, percent, _ = found[0]
     return bool(is_reliable) and code == "en" and percent >= 80
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 import os
 
 from absl import flags
-from rich.console import Console
 
-from tf_codistill import files, program
+from tf_codistill import files, program, terminal
 
 _DATA = flags.DEFINE_string("data", None, "Table of the examples: id, label, columns (.csv, .parquet, .npz).")
 _SLICE = flags.DEFINE_multi_string("slice", [], "Column to break figures down by; may be repeated.")
@@ -55,7 +54,7 @@ def main(*arguments: str) -> None:
         comparison = model_comparison.compare(found, task, question)
     if _JSON.value:
         files.write_json(_JSON.value, comparison.to_json())
-    Console().print(page.as_table(comparison), *(f"* {note}" for note in comparison.notes), sep="\n")
+    terminal.console().print(page.as_table(comparison), *(f"* {note}" for note in comparison.notes), sep="\n")
     if _OUTPUT_DIR.value:
         print(f"page: {page.write_page(comparison, _OUTPUT_DIR.value)}")
 

@@ -14,9 +14,8 @@ from __future__ import annotations
 import os
 
 from absl import flags, logging
-from rich.console import Console
 
-from tf_codistill import files, gpus, program, reporting, runs
+from tf_codistill import files, gpus, program, reporting, runs, terminal
 
 _RUNS = flags.DEFINE_multi_string("runs", [], "Run as name=workdir; may be repeated.")
 _MODELS = flags.DEFINE_multi_string("model", [], "Saved model as name=file.keras; may be repeated.")
@@ -70,7 +69,7 @@ def _evaluate() -> None:
     for name, path in named_models:
         rows |= evaluation.evaluate(task, {name: evaluation.from_saved_model(task, path)})
     number = task.validation().units_per_epoch
-    Console().print(reporting.terminal_table(rows, f"On {number:,} {task.units} that were held out"))
+    terminal.console().print(reporting.terminal_table(rows, f"On {number:,} {task.units} that were held out"))
     if _OUTPUT.value:
         files.write_json(_OUTPUT.value, {"models": rows, "num_units": number, "units": task.units})
 

@@ -5,8 +5,7 @@ r"""Prepares a corpus from WET files of Common Crawl.
     python -m tf_codistill.prepare_common_crawl --gin_file=gin/corpus/common_crawl.gin \
         --crawl=CC-MAIN-2017-26 --num_files=100 --download_dir=/data/wet --output_dir=/data/common_crawl
 
-With --paragraph_ids=LIST the corpus is made of the listed paragraphs, without filters. --explain=5 only shows
-five pages that would be kept and five that would not. A stopped run goes on; a second one changes nothing.
+With --paragraph_ids=LIST filters have no say; --explain=5 only shows some pages. A stopped run goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ _QUARANTINE = flags.DEFINE_string("quarantine_dir", None, "Directory to keep wha
 _PARAGRAPH_IDS = flags.DEFINE_string("paragraph_ids", None, "List of paragraphs that the corpus is made of.")
 _EXPLAIN = flags.DEFINE_integer("explain", None, "How many kept and dropped pages to show.", lower_bound=1)
 _EXPLAIN_SEED = flags.DEFINE_integer("explain_seed", 0, "Another seed shows other pages.")
+_EXPLAIN_REASON = flags.DEFINE_string("explain_reason", None, "Show pages dropped for it alone, or `kept`.")
 _RUNNER = flags.DEFINE_enum("runner", "local", ["local", "beam"], "Processes here, or Apache Beam.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "For --runner=local; else one per CPU core.")
 _BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "Option for --runner=beam; may be repeated.")
@@ -42,10 +42,9 @@ def main() -> None:
     corpus_settings = settings.CorpusSettings()
     program.check_bindings()
     is_beam, output_dir = _RUNNER.value == "beam", _OUTPUT_DIR.value
-    program.require("with --runner=beam", is_beam, _BEAM_OPTIONS)
-    program.require("with --runner=local", not is_beam, _NUM_PROCESSES)
+    program.settings_of(_RUNNER, {"beam": [_BEAM_OPTIONS], "local": [_NUM_PROCESSES]})
     program.require("without --wet_files", not _WET_FILES.value, _CRAWL, _NUM_FILES, _BASE_URL, _DOWNLOAD_DIR)
-    program.require("with --explain", _EXPLAIN.value is not None, _EXPLAIN_SEED)
+    program.require("with --explain", _EXPLAIN.value is not None, _EXPLAIN_SEED, _EXPLAIN_REASON)
     program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE, _PARAGRAPH_IDS)
     if not (_WET_FILES.value or _CRAWL.present or _NUM_FILES.present):
         raise ValueError("no WET files are named; give either --wet_files, or --crawl and --num_files")
@@ -54,8 +53,8 @@ def main() -> None:
     list_source = None if wet_files else sample.list_source()
     listed = selection.Selection.open(_PARAGRAPH_IDS.value, list_source) if _PARAGRAPH_IDS.value else None
     if _EXPLAIN.value is not None:
-        wet_files = wet_files or sample.fetch()
-        explain.show(explain.draw(wet_files, corpus_settings, _EXPLAIN.value, listed, _EXPLAIN_SEED.value))
+        which = (_EXPLAIN.value, listed, _EXPLAIN_SEED.value, _EXPLAIN_REASON.value)
+        explain.show(explain.draw(wet_files or sample.fetch(), corpus_settings, *which))
         return
     if not output_dir:
         raise ValueError("--output_dir is not given; name the directory of the corpus")
@@ -67,7 +66,7 @@ def main() -> None:
         mark = pipeline.prepare(wet_files, output_dir, corpus_settings, engine, **more)
     else:
         mark = sampled.prepare(sample, output_dir, corpus_settings, engine, **more)
-    print(counts.summary(mark, output_dir))
+    print(counts.summary(mark, output_dir, corpus_settings))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main() -> None:
         print(f"corpus {corpus_dir!r} is prepared already", file=sys.stderr)
     wet_files = [files.join(wet_dir, name) for name in local_docs.collect(wet_dir)["files"]]
     mark = pipeline.prepare(wet_files, corpus_dir, settings)
-    print(counts.summary(mark, corpus_dir))
+    print(counts.summary(mark, corpus_dir, settings))
 
 
 if __name__ == "__main__":

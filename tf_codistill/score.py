@@ -13,11 +13,10 @@ import json
 
 from absl import flags
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tf_codistill import program
+from tf_codistill import program, terminal
 
 _GROUP = flags.DEFINE_integer("group", 0, "Which group's model.")
 _MODEL = flags.DEFINE_string("model", None, "A saved model, in place of --workdir and --group.")
@@ -71,7 +70,7 @@ def _print(rows: list[tuple[str, dict[str, float | int | None]]]) -> None:
     for name, row in rows:
         cells = ((row[key], form) for key, form in _COLUMNS.values())
         table.add_row(escape(name), *("-" if value is None else format(value, form) for value, form in cells))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,24 @@ def test_every_page_is_counted_and_some_are_drawn(tmp_path: Path) -> None:
     assert (len(everything.kept), len(everything.dropped)) == (60, 6)
 
 
+def test_pages_of_one_reason_are_drawn(tmp_path: Path) -> None:
+    paths = write_crawl(tmp_path)
+    everything = draw(paths, SETTINGS, num_documents=100)
+    drawn = draw(paths, SETTINGS, num_documents=100, reason="link_list")
+    assert drawn.counts == everything.counts
+    assert drawn.kept == []
+    urls = {example.document.url for example in drawn.dropped}
+    assert urls == {e.document.url for e in everything.dropped if e.reason == "link_list"}
+    assert len(urls) == 2
+    kept = draw(paths, SETTINGS, num_documents=3, reason="kept")
+    assert (len(kept.kept), kept.dropped) == (3, [])
+    expected = (
+        "no page has the outcome 'links'; name one of 60 kept, 2 link_list, 2 no_long_paragraphs, 2 other"
+    )
+    with pytest.raises(ValueError, match=expected):
+        draw(paths, SETTINGS, num_documents=3, reason="links")
+
+
 def test_pages_are_drawn_by_seed_whatever_the_order_of_files(tmp_path: Path) -> None:
     paths = write_crawl(tmp_path)
     first = draw(paths, SETTINGS, num_documents=3)
@@ -134,12 +152,8 @@ def test_the_program_explains_and_prepares_nothing(tmp_path: Path) -> None:
     write_crawl(tmp_path, num_good=4)
     before = sorted(tmp_path.iterdir())
     command = [sys.executable, "-m", "tf_codistill.prepare_common_crawl", "--explain=1"]
-    run = subprocess.run(
-        [*command, f"--wet_files={tmp_path}/*.gz", "--gin_file=gin/corpus/common_crawl.gin"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command += [f"--wet_files={tmp_path}/*.gz", "--gin_file=gin/corpus/common_crawl.gin"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("kept     https://example.org/")
     assert "10 pages read: 4 kept, 2 link_list, 2 no_long_paragraphs, 2 other_language" in run.stdout

@@ -24,6 +24,11 @@ GERMAN = (
     "Es war die beste und die schlechteste Zeit, das Zeitalter der Weisheit und das der Torheit, eine Epoche "
     "des Glaubens und eine des Unglaubens, der Frühling der Hoffnung und der Winter der Verzweiflung.",
 )
+FRENCH = (
+    "C'était le meilleur et le pire des temps, le siècle de la sagesse et celui de la folie, l'époque de la "
+    "foi et celle du doute, la saison de la lumière et celle des ténèbres, le printemps de l'espoir et "
+    "l'hiver du désespoir ; nous avions tout devant nous, nous n'avions rien devant nous.",
+)
 MENU = ("Home", "About us", "Contact 17", "Privacy policy", "Comments (0)", "Next") * 5
 NOTICES = ("© 2017 The Company Ltd", "We use cookies to make this site work for you.")
 FILTERS = (English(), LinkList(), Boilerplate(), LongParagraphs(), Length())
@@ -161,6 +166,19 @@ def test_language_detector_sees_the_start_alone() -> None:
     # A character that is cut in two is left out: the detector takes no half ones.
     for max_bytes in range(1, 20):
         assert English(max_bytes=max_bytes)(document(("é語\U0001f600" * 3,))) == "other_language"
+
+
+@pytest.mark.parametrize("sign", ["I <3 it.", "if a <b then", "<<", "x<y", "<p", "<!-- so it is", "3 < 5"])
+def test_a_bare_sign_hides_nothing_from_the_language_detector(sign: str) -> None:
+    english = document((sign, *ENGLISH))
+    assert English()(english) == english
+    assert English()(document((*ENGLISH, sign, *FRENCH * 3))) == "other_language"
+
+
+def test_the_language_detector_can_pass_over_tags_as_it_once_did() -> None:
+    english, mixed = document(("I <3 it.", *ENGLISH)), document((" ".join((*ENGLISH, "<<", *FRENCH * 3)),))
+    assert English(is_html=True)(english) == "other_language"
+    assert English(is_html=True)(mixed) == mixed
 
 
 @given(st.text(st.characters(), max_size=200))

@@ -50,6 +50,24 @@ def test_a_list_is_written_as_the_published_one(tmp_path: Path) -> None:
     assert paragraph_lists.check(str(path)) == sha256
 
 
+def test_a_list_of_unwrapped_text_says_so(tmp_path: Path) -> None:
+    content = paragraph_lists.encode([("a.warc.wet.gz", np.array([3, 4], np.uint32))])
+    names = {False: "lines.csv", True: "paragraphs.csv"}
+    for is_unwrapped, name in names.items():
+        paragraph_lists.write(str(tmp_path / name), [content], is_unwrapped)
+        assert paragraph_lists.is_unwrapped(str(tmp_path / name)) == is_unwrapped
+        assert read(tmp_path / name) == [("a.warc.wet.gz", [3, 4])]
+    assert (tmp_path / names[False]).read_text().startswith(HEADER)
+    # Whoever does not know of it finds no column of the name that he looks for.
+    assert (tmp_path / names[True]).read_text().startswith("file name,encoded_unwrapped_paragraph_list\n")
+    both = {name: (tmp_path / name).read_bytes() for name in names.values()}
+    mixed = write_tar(tmp_path / "mixed.tar.bz2", both)
+    with pytest.raises(
+        ValueError, match="has columns encoded_paragraph_list and encoded_unwrapped_paragraph"
+    ):
+        read(mixed)
+
+
 @given(st.lists(st.sets(st.integers(0, 2**32 - 1)), min_size=1, max_size=5))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, sets: list[set[int]]) -> None:
     rows = [(f"{index}.warc.wet.gz", sorted(numbers)) for index, numbers in enumerate(sets)]

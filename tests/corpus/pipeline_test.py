@@ -20,6 +20,7 @@ import tensorflow as tf
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
 from tf_codistill.corpus import counts, pipeline
+from tf_codistill.corpus.filters import English, LongParagraphs
 from tf_codistill.corpus.pipeline import check, prepare
 from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings
@@ -60,6 +61,7 @@ def test_counts_add_up(tmp_path: Path, wet_files: list[str]) -> None:
     dropped = {"link_list": 2, "no_long_paragraphs": 2, "other_language": 2}
     assert mark["counts"] == {
         "read": NUM_GOOD + 6,
+        "unwrapped": 0,
         "kept": NUM_GOOD,
         "dropped": dropped,
         "unreadable": {},
@@ -68,7 +70,7 @@ def test_counts_add_up(tmp_path: Path, wet_files: list[str]) -> None:
         "truncated_files": [],
         "repeated_paragraphs": 0,
     }
-    assert "other_language" in counts.summary(mark, "corpus")
+    assert "other_language" in counts.summary(mark, "corpus", SETTINGS)
 
 
 def test_budget_of_tokens_is_kept_and_counted(tmp_path: Path, wet_files: list[str]) -> None:
@@ -191,12 +193,14 @@ def test_a_corpus_without_fingerprints_is_known_by_what_our_filters_are_called(
 ) -> None:
     """As corpora were before: what they are is finished, whatever the code of filters is today."""
     output_dir = str(tmp_path / "corpus")
-    for settings, is_ours in ((SETTINGS, True), (with_filter(tmp_path, 1), False)):
+    published = dataclasses.replace(SETTINGS, unwrap=False, filters=(English(is_html=True), LongParagraphs()))
+    theirs = dataclasses.replace(with_filter(tmp_path, 1), unwrap=False)
+    for settings, is_ours in ((published, True), (theirs, False)):
         mark = prepare(wet_files, output_dir, settings)
         path = os.path.join(output_dir, "preparation.json")
         preparation = files.read_json(path)
-        del preparation["filter_code"]
-        preparation["filters"] = list(map(repr, settings.filters))
+        del preparation["filter_code"], preparation["unwrap"]
+        preparation["filters"] = [repr(step).replace(", is_html=True", "") for step in settings.filters]
         files.write_json(path, preparation)
         mark["files"]["preparation.json"] = files.metadata_of(path)
         files.write_json(os.path.join(output_dir, files.MANIFEST), mark)
@@ -204,6 +208,8 @@ def test_a_corpus_without_fingerprints_is_known_by_what_our_filters_are_called(
             with caplog.at_level(logging.WARNING, "absl"):
                 assert prepare(wet_files, output_dir, settings) == mark
             assert "does not say what the code of its filters was" in caplog.text
+            with pytest.raises(ValueError, match=r"unwrap = False, now it is True; .*as_published\.gin"):
+                prepare(wet_files, output_dir, dataclasses.replace(settings, unwrap=True))
         else:
             with pytest.raises(ValueError, match="prepared with filters = .*; name another output directory"):
                 prepare(wet_files, output_dir, settings)
@@ -290,7 +296,11 @@ def test_damaged_file_stops_before_anything_is_written(tmp_path: Path, wet_files
     Path(wet_files[1]).write_bytes(content[:-50])
     with pytest.raises(ValueError, match=r"crawl-1\.warc\.wet\.gz.*truncated"):
         prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
-    assert os.listdir(tmp_path / "corpus") == []
+    assert not (tmp_path / "corpus").exists()
+    (tmp_path / "corpus").mkdir()
+    with pytest.raises(ValueError, match="truncated"):
+        prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    assert (tmp_path / "corpus").is_dir(), "a user's own directory stays"
 
 
 def test_damaged_record_is_counted(tmp_path: Path, wet_files: list[str]) -> None:
@@ -380,10 +390,17 @@ def test_files_of_one_name_are_refused(tmp_path: Path, wet_files: list[str], oth
         prepare([*wet_files, f"elsewhere/{other}"], str(tmp_path / "corpus"), SETTINGS)
 
 
-def test_the_place_of_the_work_is_checked_with_the_others(tmp_path: Path) -> None:
+def test_the_place_of_the_work_is_checked_with_the_others(tmp_path: Path, wet_files: list[str]) -> None:
     (tmp_path / "corpus.work").write_text("no directory")
-    with pytest.raises(ValueError, match="corpus.work' cannot be written to"):
-        check(str(tmp_path / "corpus"), SETTINGS)
+    for attempt in (check, lambda *arguments: prepare(wet_files, *arguments)):
+        with pytest.raises(ValueError, match="corpus.work' cannot be written to"):
+            attempt(str(tmp_path / "corpus"), SETTINGS)
+        assert not (tmp_path / "corpus").exists()
+
+
+def test_a_check_leaves_nothing(tmp_path: Path) -> None:
+    assert not check(str(tmp_path / "corpus"), SETTINGS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_on_a_server_are_named_without_their_query(tmp_path: Path) -> None:
@@ -396,7 +413,7 @@ def test_a_file_that_ends_too_early_is_named(tmp_path: Path, wet_files: list[str
     settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.9)
     mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
     assert mark["counts"]["truncated_files"] == ["crawl-1.warc.wet.gz"]
-    assert "WET files that end too early: crawl-1.warc.wet.gz" in counts.summary(mark, "corpus")
+    assert "WET files that end too early: crawl-1.warc.wet.gz" in counts.summary(mark, "corpus", settings)
 
 
 def test_a_damaged_file_is_read_again_if_it_was_mended_or_is_to_be_kept(
@@ -543,7 +560,7 @@ def test_program_finds_a_finished_corpus_again(tmp_path: Path, wet_files: list[s
     mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
     again = run_program(tmp_path, "corpus")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.strip() == counts.summary(mark, str(tmp_path / "corpus"))
+    assert again.stdout.strip() == counts.summary(mark, str(tmp_path / "corpus"), settings)
     assert "prepared already" in again.stderr
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,10 @@ def read_stage(directory: Path, paths: list[str], quarantine_dir: str | None = N
 
 def kept_documents(path: str, first: int, last: int | None = None) -> dict[bytes, Document]:
     """The documents in stretches of a file, by key."""
-    content = stretches.read(path, first, last)
+    wet_file = Path(path).name.removesuffix(reading.DOCUMENTS)
     return {
-        key: packed.unpack(content[start : start + size], Path(path).name.removesuffix(reading.DOCUMENTS))
-        for key, start, size in packed.spans(io.BytesIO(content))
+        bytes.fromhex(content[: packed.KEY_DIGITS].decode()): packed.unpack(content, wet_file)
+        for content in packed.split([stretches.read(path, first, last)])
     }
 
 

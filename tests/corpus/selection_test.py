@@ -137,7 +137,7 @@ def test_listed_files_that_are_not_given_are_counted(
         mark = prepare(wet_files[:1], str(tmp_path / "part"), SETTINGS, paragraph_ids=listed)
     assert mark["counts"]["wet_files_not_given"] == 3
     assert "3 WET files not given: crawl-1.warc.wet.gz, crawl-2.warc.wet.gz, crawl-9" in caplog.text
-    assert "listed but were not given: 3" in summary(mark, "part")
+    assert "listed but were not given: 3" in summary(mark, "part", SETTINGS)
     assert "wet_files_not_given" not in files.read_manifest(str(tmp_path / "corpus"))["counts"]  # type: ignore[index]
 
 

@@ -34,9 +34,8 @@ def test_neighbours_are_read_one_by_one(path: str) -> None:
     assert stretches.read_each(path, 2, 2) == []
 
 
-def test_long_stretches_come_in_pieces(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stretches, "_CHUNK_BYTES", 128)
-    assert [len(chunk) for chunk in stretches.chunks(path, 3)] == [128, 128, 44]
+def test_long_stretches_come_in_pieces(path: str) -> None:
+    assert [len(chunk) for chunk in stretches.chunks(path, 3, piece_bytes=128)] == [128, 128, 44]
     assert list(stretches.chunks(path, 1)) == []
 
 

@@ -365,6 +365,7 @@ def test_beam_reads_from_a_server_as_well(
         (["--num_files=4", "--download_dir=gs://bucket"], "'gs://bucket' is not local.*; name a local one"),
         (["--wet_files=*.gz"], r"'\*\.gz' matches no file; check the path"),
         (["--wet_files=FILE", "--explain_seed=3"], "--explain_seed has an effect only with --explain"),
+        (["--wet_files=FILE", "--explain_reason=kept"], "--explain_reason has an effect only with --explain"),
         (
             ["--num_files=1", "--download_dir=corpus/wet"],
             "--download_dir is 'corpus/wet', inside --output_dir",
@@ -408,6 +409,7 @@ def test_wrong_flags_are_told_before_the_work(
     (place.path / "in_the_way").write_text("no tokenizer and no directory")
     said = place.refusal(*(flag.replace("FILE", wet_files[0]) for flag in flags))
     assert re.search(sentence, said), said
+    assert not {"corpus", "corpus.work"}.intersection(os.listdir(place.path))
 
 
 @pytest.mark.parametrize(
@@ -451,6 +453,9 @@ def test_explain_takes_the_files_from_where_the_corpus_would(
 ) -> None:
     ended = place.run(*of_crawl(server), "--explain=1")
     assert "72 pages read: 60 kept, " in ended.output
+    ended = place.run(*of_crawl(server), "--explain=1", "--explain_reason=link_list")
+    assert ended.output.startswith("dropped  https://example.org/links/")
+    assert "kept     " not in ended.output
     assert os.listdir(place.path) == []
 
 

@@ -47,6 +47,7 @@ def test_score_needs_the_workdir_alone(programs: Programs, place: pathlib.Path) 
     assert after_b["log_likelihood"] != found["files"][a]["log_likelihood"]
     table = programs.succeed("score", f"--model={place / 'run' / 'group_0' / 'student.keras'}", a, b)
     assert f"{found['total']['loss']:.3f}" in table.output
+    assert f" {a} " in table.output, "a name that is read from a pipe is in one piece"
     assert "b.txt: bytes that are no UTF-8, read as U+FFFD 1 times" in table.error
     nothing = programs.run("score", f"--workdir={place / 'run'}").sentence()
     assert nothing == "there is nothing to score; name text files, or - for standard input"

@@ -4,10 +4,11 @@
       read                                     5,609
       dropped: link_list                         158
       ...
-      kept                                     5,148
-      train            5,032 documents      12,554,536 tokens
+      kept                                     5,207
+      train            5,090 documents      12,566,381 tokens
 
-Nothing disappears in silence: read = kept + dropped, by reason, + unreadable, by kind.
+Nothing disappears in silence: read = kept + dropped, by reason, + unreadable, by kind. Where most of what is
+dropped has one cause, the summary says it in words.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from typing import Any
 
 from tf_codistill.corpus import selection
 from tf_codistill.corpus.reading import ReadStage
+from tf_codistill.corpus.settings import CorpusSettings
+
+_WANTED = ("over_max_tokens", selection.REASON)  # reasons that somebody has asked for
+_MOST = 0.5  # of the documents dropped
+_MANY = 0.1  # of those read
 
 Facts = Mapping[str, Mapping[str, Any]]
 """What the tasks of a stage have to say, by task."""
@@ -30,9 +36,12 @@ def of_reading(facts: Facts) -> dict[str, Any]:
         facts: The facts of those that are done.
 
     Returns:
-        Pages ``read``; how many were ``dropped``, by reason, or ``unreadable``, or odd (``dirt``), by kind.
+        Pages ``read``; how many were ``unwrapped``; how many ``dropped``, by reason, or ``unreadable``, or
+        odd (``dirt``), by kind.
     """
-    sums: dict[str, Any] = {"read": sum(task["counts"]["read"] for task in facts.values())}
+    sums: dict[str, Any] = {
+        name: sum(task["counts"][name] for task in facts.values()) for name in ("read", "unwrapped")
+    }
     for kind in ("dropped", "unreadable", "dirt"):
         sums[kind] = collections.Counter[str]()
         for task in facts.values():
@@ -66,12 +75,37 @@ def of_corpus(read: ReadStage, read_facts: Facts, repeated: Facts, written: Fact
     }
 
 
-def summary(mark: Mapping[str, Any], directory: str) -> str:
+def cause(counts: Mapping[str, Any], settings: CorpusSettings) -> str:
+    """Why most of the documents that are dropped are, if that is one reason and they are many.
+
+    Args:
+        counts: With ``read`` and ``dropped``, as of a corpus.
+        settings: Have the filters, which know what their reasons mean.
+
+    Returns:
+        Words to be put behind others; none if there is no such reason.
+    """
+    dropped = collections.Counter(counts["dropped"])
+    for reason in _WANTED:
+        del dropped[reason]
+    for reason, number in dropped.most_common(1):
+        if number > _MOST * dropped.total() and number > _MANY * counts["read"]:
+            meanings: dict[str, str] = {}
+            for step in settings.filters:
+                meanings |= getattr(step, "reasons", {})
+            return f", most of them for one cause, {reason}" + (
+                f": {meanings[reason]}" if reason in meanings else ""
+            )
+    return ""
+
+
+def summary(mark: Mapping[str, Any], directory: str, settings: CorpusSettings) -> str:
     """What became of the documents, for people to read.
 
     Args:
         mark: The mark of the corpus.
         directory: Where the corpus is.
+        settings: How it was prepared.
 
     Returns:
         A few lines of text.
@@ -86,6 +120,10 @@ def summary(mark: Mapping[str, Any], directory: str) -> str:
     lines = [f"  {name:<32}{number:>14,}" for name, number in rows]
     for name, split in sorted(mark["splits"].items()):
         lines.append(f"  {name:<12}{split['num_documents']:>10,} documents{split['num_tokens']:>16,} tokens")
+    if counts.get("unwrapped"):
+        lines.append(f"  wrapped, and joined to paragraphs before: {counts['unwrapped']:,}")
+    if why := cause(counts, settings):
+        lines.append(f"  {sum(counts['dropped'].values()):,} dropped{why}")
     if counts.get("wet_files_not_given"):
         lines.append(f"  WET files that are listed but were not given: {counts['wet_files_not_given']:,}")
     if counts["unreadable_files"]:

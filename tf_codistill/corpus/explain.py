@@ -12,7 +12,8 @@
         ...
         1402 pages read: 1287 kept, 51 other_language, 64 link_list
 
-The pages are drawn by a hash of themselves and the seed: the same ones whatever the order of the files.
+The pages are drawn by a hash of themselves and the seed: the same ones whatever the order of the files. With
+a reason, such as ``link_list``, only pages dropped for it are drawn, and with ``kept`` only those that stay.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import dataclasses
 import hashlib
 import heapq
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import console as rich_console
 from rich.text import Text
@@ -39,6 +40,9 @@ from tf_codistill.corpus.wet import read_wet
 from tf_codistill.jobs.progress import Progress
 from tf_codistill.jobs.quarantine import Damage
 
+KEPT = "kept"
+"""Stands for no reason at all."""
+
 _NUM_LINES = 12
 _LINE_CHARACTERS = 90
 
@@ -48,7 +52,7 @@ class Example:
     """A page and what became of it.
 
     Attributes:
-        document: The whole page.
+        document: The whole page, its lines joined to paragraphs if it is wrapped.
         left: What is left of it; None if it is dropped.
         reason: Why it is dropped; None if it is kept.
         taken_away: For paragraphs that are gone, by number, the name of the step that took them away. Those
@@ -84,6 +88,7 @@ def draw(
     num_documents: int,
     paragraph_ids: Selection | None = None,
     seed: int = 0,
+    reason: str | None = None,
 ) -> Drawn:
     """Reads and judges all pages and draws some.
 
@@ -93,12 +98,14 @@ def draw(
         num_documents: How many kept and how many dropped pages.
         paragraph_ids: A list that takes the place of the filters.
         seed: Another seed draws others.
+        reason: The only reason to draw pages of, or ``kept``; None draws of all.
 
     Returns:
         Those drawn, and counts of all.
 
     Raises:
-        ValueError: `num_documents` is below 1, a WET file holds no page, or the list does not fit.
+        ValueError: `num_documents` is below 1, a WET file holds no page, the list does not fit, or no page is
+            dropped for `reason`.
         OSError: A WET file cannot be read.
     """
     if num_documents < 1:
@@ -107,19 +114,24 @@ def draw(
         settings = paragraph_ids.applied_to(settings)
     counts: collections.Counter[str] = collections.Counter()
     # Of each kind the pages with the smallest hashes, the largest of them first.
-    heaps: dict[bool, list[tuple[int, int, Document, Document | str]]] = {True: [], False: []}
-    for document, verdict in _judged(sources, settings, paragraph_ids, counts):
-        counts["kept" if isinstance(verdict, Document) else verdict] += 1
-        lot = hashlib.sha256(b"%d " % seed + reading.document_key(document)).digest()
-        # The count tells equal pages apart, before anybody compares documents.
-        entry = (-int.from_bytes(lot, "big"), counts.total(), document, verdict)
-        heap = heaps[isinstance(verdict, Document)]
+    heaps: dict[bool, list[tuple[int, int, reading.Page]]] = {True: [], False: []}
+    for page in _judged(sources, settings, paragraph_ids, counts):
+        outcome = KEPT if isinstance(page.verdict, Document) else page.verdict
+        counts[outcome] += 1
+        if reason not in (None, outcome):
+            continue
+        lot = hashlib.sha256(b"%d " % seed + reading.document_key(page.document)).digest()
+        # The count tells equal pages apart, before anybody compares them.
+        entry = (-int.from_bytes(lot, "big"), counts.total(), page)
+        heap = heaps[outcome == KEPT]
         if len(heap) < num_documents:
             heapq.heappush(heap, entry)
         else:
             heapq.heappushpop(heap, entry)
+    if reason is not None and not counts[reason]:
+        raise ValueError(f"no page has the outcome {reason!r}; name one of {_told(counts)}")
     examples = {
-        is_kept: [_example(document, verdict, settings.filters) for _, _, document, verdict in sorted(heap)]
+        is_kept: [_example(page, settings.filters) for _, _, page in sorted(heap)]
         for is_kept, heap in heaps.items()
     }
     dropped = sorted(examples[False], key=lambda example: example.reason or "")
@@ -131,7 +143,7 @@ def _judged(
     settings: CorpusSettings,
     paragraph_ids: Selection | None,
     counts: collections.Counter[str],
-) -> Iterator[tuple[Document, Document | str]]:
+) -> Iterator[reading.Page]:
     """The pages of all files with their verdicts; counts what is unreadable."""
     names = [file_name(source) for source in sources]
     num_bytes = sum(0 if is_http(source) else files.size_bytes(source) for source in sources)
@@ -151,10 +163,10 @@ def _counted(items: Iterator[Record | Damage], counts: collections.Counter[str])
         yield item
 
 
-def _example(document: Document, verdict: Document | str, filters: Sequence[Filter]) -> Example:
+def _example(page: reading.Page, filters: Sequence[Filter]) -> Example:
     """Sends a page through the filters once more, to see what each takes away."""
     taken_away: dict[int, str] = {}
-    left = document
+    left, verdict = page.seen, page.verdict
     for step in filters:
         after = step(left)
         if isinstance(after, str):
@@ -163,10 +175,10 @@ def _example(document: Document, verdict: Document | str, filters: Sequence[Filt
         taken_away.update(dict.fromkeys(set(left.numbers).difference(after.numbers), name))
         left = after
     if isinstance(verdict, str):
-        return Example(document, None, verdict, taken_away)
+        return Example(page.seen, None, verdict, taken_away)
     # A list of paragraphs has no filters.
     gone = set(left.numbers).difference(verdict.numbers)
-    return Example(document, verdict, None, {**taken_away, **dict.fromkeys(gone, REASON)})
+    return Example(page.seen, verdict, None, {**taken_away, **dict.fromkeys(gone, REASON)})
 
 
 def show(drawn: Drawn, console: rich_console.Console | None = None) -> None:
@@ -182,15 +194,17 @@ def show(drawn: Drawn, console: rich_console.Console | None = None) -> None:
             console.print(line, soft_wrap=True)
         console.print()
     num_pages = sum(drawn.counts.values())
-    reasons = sorted((reason, number) for reason, number in drawn.counts.items() if reason != "kept")
-    told = ", ".join(
-        f"{number:,} {reason}" for reason, number in [("kept", drawn.counts.get("kept", 0)), *reasons]
-    )
-    console.print(Text(f"{num_pages:,} pages read: {told}"), soft_wrap=True)
+    console.print(Text(f"{num_pages:,} pages read: {_told(drawn.counts)}"), soft_wrap=True)
     if drawn.may_repeat:
         console.print(
             Text("Repeated paragraphs are found later and are not taken away here."), soft_wrap=True
         )
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    """How many pages are kept, and how many not for each reason."""
+    reasons = sorted((reason, number) for reason, number in counts.items() if reason != KEPT)
+    return ", ".join(f"{number:,} {reason}" for reason, number in [(KEPT, counts.get(KEPT, 0)), *reasons])
 
 
 def _lines(example: Example) -> Iterator[Text]:

@@ -101,6 +101,8 @@ class English:
     Attributes:
         min_percent: Smallest part of the text that the detector must find to be English, 0 to 100.
         max_bytes: How much of the text the detector sees, from its start, in bytes of UTF-8.
+        is_html: Whether the detector takes the text for HTML and passes over what seems to be a tag, which
+            may be all that follows a bare ``<``. It did so for the corpora of gin/corpus/as_published.gin.
 
     Raises:
         ValueError: `min_percent` is outside 0 to 100, or `max_bytes` is below 1.
@@ -108,6 +110,7 @@ class English:
 
     min_percent: int = 80
     max_bytes: int = 2048
+    is_html: bool = False
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -129,7 +132,7 @@ class English:
         clean = text.encode("utf-8", errors="replace")
         if len(clean.translate(None, _PERHAPS_NOT_TEXT)) != len(clean):  # five times as fast as the pattern
             clean = _NOT_TEXT.sub(" ", text).encode("utf-8", errors="replace")
-        is_reliable, _, found = pycld2.detect(clean)
+        is_reliable, _, found = pycld2.detect(clean, isPlainText=not self.is_html)
         _, code, percent, _ = found[0]
         return bool(is_reliable) and code == "en" and percent >= self.min_percent
 
@@ -260,6 +263,13 @@ class LongParagraphs:
                 f"{self} makes no sense; expected min_paragraphs and min_words of at least 1 and "
                 "min_line_characters from 0 to min_characters"
             )
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """What its reason means."""
+        return {
+            "no_long_paragraphs": f"only lines under {self.min_characters} characters; is the text wrapped?"
+        }
 
     def __call__(self, document: Document) -> Document | str:
         """Returns the document without its shortest lines, or ``no_long_paragraphs``."""

@@ -16,6 +16,7 @@ same bytes. A file that was written after the corpus is compared by its checksum
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ SETTINGS = "preparation.json"
 """Name of the file that says what a corpus was prepared from and how."""
 
 _ALL = "all of it"
+_ENGLISH = re.compile(r"(English\(min_percent=\d+, max_bytes=\d+)\)")
 _REMEDY = "name another output directory or delete that one"
 
 
@@ -89,11 +91,17 @@ class Finished:
         if mark is None:
             return None
         found = files.read_json(files.join(directory, SETTINGS)) if SETTINGS in mark["files"] else {}
+        remedy = _REMEDY
+        if "unwrap" not in found:
+            found, remedy = (
+                _as_now(found),
+                f"{_REMEDY}, or ask for it as it was by gin/corpus/as_published.gin",
+            )
         for name, value in description.items():
             if name != FILTER_CODE and found.get(name) != value:
                 raise ValueError(
                     f"{directory!r} holds a corpus prepared with {name} = {found.get(name)!r}, now it is "
-                    f"{value!r}; {_REMEDY}"
+                    f"{value!r}; {remedy}"
                 )
         if FILTER_CODE not in found:
             # From before it was recorded. Its filters are called the same, which those of others were not.
@@ -170,3 +178,10 @@ class Finished:
                 f"get nothing of what was damaged in {lost[0]!r}, and so on for {len(lost)} in all: it is "
                 "kept while files are read; name another output directory, or no quarantine"
             )
+
+
+def _as_now(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was recorded of a corpus from before wrapped text was joined, with the settings that came then."""
+    values = {name: value for name, value in found.items() if name != FILTER_CODE}
+    filters = [_ENGLISH.sub(r"\1, is_html=True)", step) for step in found.get("filters", ())]
+    return {**values, "filters": filters, "unwrap": False}

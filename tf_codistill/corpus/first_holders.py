@@ -21,7 +21,6 @@ order, as `duplicates` says.
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -101,7 +100,7 @@ class UndecidedStage(Stage):
         """Judges what would be left of documents of a token shard."""
         part, settings, number = _part(task), self.repeated.settings, 0
         repeats = self.repeated.repeats(part)
-        with tempfile.TemporaryFile() as file, files.writing(self.path(task, DOCUMENTS)) as undecided:
+        with files.scratch(self.directory) as file, files.writing(self.path(task, DOCUMENTS)) as undecided:
             dropped = ParagraphHashes(file, settings)
             undecided.write(b"")  # a file without documents is a file, too
             for position, document in self._documents(part, repeats):
@@ -113,7 +112,7 @@ class UndecidedStage(Stage):
                 # In doubt is who is dropped if the most is taken away, or kept if the least is.
                 if is_dropped == (self.doubtful is None):
                     kept = document if isinstance(left, str) else left
-                    undecided.write(packed.pack(position.to_bytes(packed.KEY_BYTES, "big"), kept))
+                    undecided.write(packed.pack(position.to_bytes(packed.KEY_DIGITS // 2, "big"), kept))
                     number += 1
             dropped.write(self.path(task, _DROPPED))
         advance(self.sizes()[task])
@@ -133,8 +132,8 @@ class UndecidedStage(Stage):
         Yields:
             Position of the WET file, and the document.
         """
-        for key, content in packed.split(_chunks(self.path(_task(part), DOCUMENTS))):
-            position = int.from_bytes(key, "big")
+        for content in packed.split(_chunks(self.path(_task(part), DOCUMENTS))):
+            position = int(content[: packed.KEY_DIGITS], 16)
             yield position, packed.unpack(content, self.repeated.wet_files[position])
 
     def _documents(self, part: int, repeats: Repeats) -> Iterator[tuple[int, Document]]:
@@ -143,7 +142,7 @@ class UndecidedStage(Stage):
             return
         for position, wet_file in enumerate(self.repeated.wet_files if repeats.size else ()):
             path = files.join(self.repeated.read_dir, wet_file + DOCUMENTS)
-            for _, content in packed.split(stretches.chunks(path, part)):
+            for content in packed.split(stretches.chunks(path, part)):
                 if duplicates.is_repeated(packed.numbers(content), position, repeats).any():
                     yield position, packed.unpack(content, wet_file)
 
@@ -155,7 +154,7 @@ def _decide(left_open: UndecidedStage) -> str:
     documents.sort(key=lambda entry: (entry[0], entry[1].numbers))
     held: set[bytes] = set()
     path = left_open.path("decided", _DROPPED)
-    with tempfile.TemporaryFile() as file:
+    with files.scratch(left_open.directory) as file:
         dropped = ParagraphHashes(file, settings)
         for position, document in documents:
             digests = dropped.digests(document)

@@ -104,14 +104,15 @@ class ListStage(Stage):
         advance(self.sizes()[task])
         return {"paragraphs": sum(len(numbers) for _, numbers in rows)}
 
-    def write(self, directory: str) -> None:
+    def write(self, directory: str, is_unwrapped: bool = False) -> None:
         """Writes the list, once all tasks are done.
 
         Args:
             directory: That of the corpus; gets `FILES`.
+            is_unwrapped: See `paragraph_lists.write`.
         """
         rows = (files.read(self.path(task, _ROWS)) for task in self.sizes())
-        paragraph_lists.write(files.join(directory, LIST), rows)
+        paragraph_lists.write(files.join(directory, LIST), rows, is_unwrapped)
 
     def _spans(self) -> Iterator[tuple[str, int, int]]:
         """Yields each task with its first WET file and the one before which it stops."""

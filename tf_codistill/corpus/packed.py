@@ -5,23 +5,30 @@
     There were a king with a large jaw and a queen with a plain face, ...
     12 14                                                          each as little-endian int64
 
-Keys have one length, and so have numbers of bytes: a file of many is sorted without a look at the rest.
+Keys have one length, and so have numbers of bytes: many are merged without a look at the rest. Hexadecimal
+keys sort as the bytes do that they stand for.
 """
 
 from __future__ import annotations
 
+import collections
 import json
+import os
 from collections.abc import Iterable, Iterator
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
+from tf_codistill.corpus import stretches
 from tf_codistill.corpus.document import Document
 
-KEY_BYTES = 64
+KEY_DIGITS = 128
+"""A packed document begins with its key, in so many digits."""
+
+_CHUNK_BYTES = 1 << 20
 _DIGITS = 8
-_FACTS = 2 * KEY_BYTES + _DIGITS + 2
+_FACTS = KEY_DIGITS + _DIGITS + 2
 _NUMBER = np.dtype("<i8")
 _JSON = json.JSONEncoder(separators=(",", ":"))
 
@@ -66,49 +73,86 @@ def numbers(content: bytes) -> npt.NDArray[np.int64]:
     return np.frombuffer(content, _NUMBER, offset=len(content) - num_paragraphs * _NUMBER.itemsize)
 
 
-def split(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Cuts packed documents apart.
+def split(pieces: Iterable[bytes], before: int = 0) -> Iterator[bytes]:
+    """Goes through packed documents, one behind the other, that come in pieces cut anywhere.
 
     Args:
-        chunks: What holds them, one behind the other, in pieces of any length.
+        pieces: The pieces, in order.
+        before: Number of bytes of something else that precede each document.
 
     Yields:
-        Key and bytes of a document, as `pack` returned them.
+        Each document, with what precedes it.
     """
-    waiting = b""
-    for chunk in chunks:
-        waiting += chunk
+    head = before + _FACTS
+    buffer = b""
+    for piece in pieces:
+        buffer = buffer + piece if buffer else piece
         start = 0
-        while (line_end := waiting.find(b"\n", start)) >= 0:
-            end = line_end + 1 + _size(waiting[start:line_end])
-            if end > len(waiting):
+        while (facts_end := buffer.find(b"\n", start + head)) >= 0:
+            end = facts_end + 1 + int(buffer[start + head - 1 - _DIGITS : start + head - 1], 16)
+            if end > len(buffer):
                 break
-            yield _key(waiting[start:line_end]), waiting[start:end]
+            yield buffer[start:end]
             start = end
-        waiting = waiting[start:]
+        buffer = buffer[start:]
 
 
-def spans(file: IO[bytes]) -> Iterator[tuple[bytes, int, int]]:
-    """Goes through a file of packed documents, from where it stands to its end.
+class Sorter:
+    """Documents of a WET file in a scratch file, to be written in the order of shard and key.
 
-    Args:
-        file: The file; can be moved about in.
-
-    Yields:
-        The key of a document, where it begins, and its number of bytes.
+    Attributes:
+        num_documents: How many were added, by shard.
     """
-    start = file.tell()
-    while facts := file.readline():
-        num_bytes = len(facts) + _size(facts)
-        yield _key(facts), start, num_bytes
-        start += num_bytes
-        file.seek(start)
 
+    def __init__(self, file: IO[bytes]) -> None:
+        """With no documents yet.
 
-def _key(facts: bytes) -> bytes:
-    return bytes.fromhex(facts[: 2 * KEY_BYTES].decode("ascii"))
+        Args:
+            file: A new file, open to be written and read; whoever opened it closes it.
+        """
+        self._file = file
+        self._position = 0
+        # Each entry is the number of a shard, a key, and where it is, as bytes: they sort as those do,
+        # and millions of them fit into memory.
+        self._entries: list[bytes] = []
+        self.num_documents: collections.Counter[int] = collections.Counter()
 
+    def add(self, key: bytes, part: int, document: Document) -> None:
+        """Adds a document.
 
-def _size(facts: bytes) -> int:
-    """Number of bytes behind the line of facts."""
-    return int(facts[2 * KEY_BYTES + 1 : _FACTS], 16)
+        Args:
+            key: Its key, see `reading.document_key`.
+            part: Number of its shard.
+            document: The document.
+        """
+        size = self._file.write(pack(key, document))
+        place = self._position.to_bytes(8, "big") + size.to_bytes(8, "big")
+        self._entries.append(part.to_bytes(4, "big") + key + place)
+        self._position += size
+        self.num_documents[part] += 1
+
+    def write(self, path: str, num_parts: int) -> None:
+        """Writes a stretch for each shard, sorted by key.
+
+        Args:
+            path: The file, see `stretches`.
+            num_parts: Number of shards.
+        """
+        self._entries.sort()
+        sizes = [0] * num_parts
+        for entry in self._entries:
+            sizes[int.from_bytes(entry[:4], "big")] += int.from_bytes(entry[-8:], "big")
+        stretches.write(path, sizes, self._chunks())
+
+    def _chunks(self) -> Iterator[bytes]:
+        self._file.flush()
+        waiting: list[bytes] = []
+        num_bytes = 0
+        for entry in self._entries:
+            start, size = int.from_bytes(entry[-16:-8], "big"), int.from_bytes(entry[-8:], "big")
+            waiting.append(os.pread(self._file.fileno(), size, start))
+            num_bytes += len(waiting[-1])
+            if num_bytes > _CHUNK_BYTES:
+                yield b"".join(waiting)
+                waiting, num_bytes = [], 0
+        yield b"".join(waiting)

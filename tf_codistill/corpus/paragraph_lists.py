@@ -8,7 +8,10 @@
     for wet_file, numbers in read("paragraph_ids.csv"): ...
 
 Each number is written as its difference to the one before, the first as it is. Paragraphs are counted as
-`Document.numbers` does. A list is a ``.csv`` file or a ``.tar`` of several, ``.gz``, ``.bz2`` or unpacked.
+`Document.numbers` does. Where wrapped documents were joined to paragraphs, the second column is called
+``encoded_unwrapped_paragraph_list``: a number is that of a paragraph's first line, and whoever uses the list
+has to join the same lines (`wrapping`) before. A list is a ``.csv`` file or a ``.tar`` of several, ``.gz``,
+``.bz2`` or unpacked.
 Published is a ``.tar.bz2`` of 392 MB, whose checksum is known here:
 https://github.com/google-research/google-research/tree/master/codistillation
 """
@@ -42,7 +45,9 @@ CHECKSUM = ".sha256"
 """Ending of the file with the checksum of a list, as ``sha256sum`` writes it."""
 
 _PUBLISHED_SHA256 = "2694ae96685810d2a5c81f2dc9b3d2956d0543fa226ccbe9b26f0ffd81fa8292"
-_HEADER = ("file name", "encoded_paragraph_list")
+_NAMES, _NUMBERS = "file name", "encoded_paragraph_list"
+# If `wrapping` ever joins other lines than it does, this column gets another name.
+_UNWRAPPED = "encoded_unwrapped_paragraph_list"
 _NAME = re.compile(r"(\.tar|\.csv)(\.gz|\.bz2)?$")
 # The separator of the published list is nowhere told.
 _SEPARATORS = str.maketrans(",;[]()", " " * 6)
@@ -94,6 +99,20 @@ def read(path: str) -> Iterator[tuple[str, Numbers]]:
         FileNotFoundError: There is no such file.
         ValueError: It is no such list, is damaged, or has numbers that do not ascend from 0 or more.
     """
+    before = None
+    for column, wet_file, text, where in _read(path):
+        if column != (before := before or column):
+            raise ValueError(f"list {path!r} has columns {before} and {column}; expected one of the two")
+        yield wet_file, _decoded(text, where)
+
+
+def is_unwrapped(path: str) -> bool:
+    """Whether a list is one of wrapped documents that were joined to paragraphs; raises what `read` does."""
+    return next(_read(path))[0] == _UNWRAPPED
+
+
+def _read(path: str) -> Iterator[tuple[str, str, str, str]]:
+    """Of each row the name of the column with the numbers, the WET file, the numbers, and where it stands."""
     ending = _NAME.search(path)
     if not ending:
         raise ValueError(f"list {path!r} is not understood; expected a name ending in .csv or .tar.bz2")
@@ -127,16 +146,18 @@ def encode(rows: Iterable[tuple[str, Numbers]]) -> bytes:
     return _lines_of(map(_encoded, rows))
 
 
-def write(path: str, parts: Iterable[bytes]) -> None:
+def write(path: str, parts: Iterable[bytes], is_unwrapped: bool = False) -> None:
     """Writes a list, and beside it the file with its checksum.
 
     Args:
         path: Path or URL of the list, ending in ``.csv``.
         parts: What `encode` returned, in order.
+        is_unwrapped: Whether wrapped documents are among those listed, joined to paragraphs.
     """
+    header = (_NAMES, _UNWRAPPED if is_unwrapped else _NUMBERS)
     digest = hashlib.sha256()
     with files.writing(path) as file:
-        for content in itertools.chain([_lines_of([_HEADER])], parts):
+        for content in itertools.chain([_lines_of([header])], parts):
             digest.update(content)
             file.write(content)
     files.write(path + CHECKSUM, f"{digest.hexdigest()}  {os.path.basename(path)}\n".encode())
@@ -189,17 +210,18 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
         pass
 
 
-def _rows(file: BinaryIO, where: str) -> Iterator[tuple[str, Numbers]]:
-    """The rows of a CSV file."""
+def _rows(file: BinaryIO, where: str) -> Iterator[tuple[str, str, str, str]]:
+    """The rows of a CSV file, as `_read` has them."""
     csv.field_size_limit(max(_LONGEST_LINE, csv.field_size_limit()))
     try:
         rows = csv.reader(_lines(file, where))
         header = [name.strip().lower() for name in next(rows, [])]
-        if not set(_HEADER) <= set(header):
+        column = _UNWRAPPED if _UNWRAPPED in header else _NUMBERS
+        if not {_NAMES, column} <= set(header):
             raise ValueError(
-                f"list {where} begins with {header!r:.200}; expected the columns {', '.join(_HEADER)}"
+                f"list {where} begins with {header!r:.200}; expected the columns {_NAMES}, {_NUMBERS}"
             )
-        name_at, numbers_at = map(header.index, _HEADER)
+        name_at, numbers_at = map(header.index, (_NAMES, column))
         for row in filter(None, rows):
             if len(row) > numbers_at == len(header) - 1:  # commas between its numbers may be unquoted
                 row[numbers_at:] = [" ".join(row[numbers_at:])]
@@ -207,7 +229,7 @@ def _rows(file: BinaryIO, where: str) -> Iterator[tuple[str, Numbers]]:
             if not source:
                 raise ValueError(f"list {where} has the row {row!r:.200}; expected {', '.join(header)}")
             wet_file = file_name(source)
-            yield wet_file, _decoded(row[numbers_at], f"list {where}, WET file {wet_file!r}")
+            yield column, wet_file, row[numbers_at], f"list {where}, WET file {wet_file!r}"
     except csv.Error as error:
         raise ValueError(f"list {where} is no CSV file: {error}") from error
 

@@ -5,7 +5,7 @@
                   +----------+-------- counts ----------+    read = kept + dropped + unreadable, always
 
     mark = prepare(files.glob("crawl/*.warc.wet.gz"), "corpus", CorpusSettings(), engines.Local())
-    mark["counts"]     {"read": 5609, "kept": 5148, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
+    mark["counts"]     {"read": 5609, "kept": 5207, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
 
 Each stage is a list of tasks (`jobs.stages`), which an engine runs. Their results are in ``<corpus>.work``
 until the corpus is finished: whoever starts again after being stopped goes on from there.
@@ -45,7 +45,7 @@ from tf_codistill.tokenizer.word_pieces import WordPieces
 _WORK = re.compile(
     rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
 )
-_WORK_VERSION = 7  # counts up when the results of a stage change although its settings do not
+_WORK_VERSION = 8  # counts up when the results of a stage change although its settings do not
 
 
 def prepare(
@@ -88,12 +88,13 @@ def prepare(
     mark = _finished(output_dir, description, named, num_bytes, quarantine_dir)
     work_dir = written.work_dir(output_dir)
     if mark is None:
+        output = Written.beside(output_dir)
+        absent = _absent(output)
         # Each stage gets a folder named by all that its results depend on.
         key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
         read_dir = files.join(work_dir, f"read-{key}")
         try:
             _check_places(tokenizer, quarantine_dir)
-            output = Written.beside(output_dir)
             output.open()
             listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, named)
             read = ReadStage(read_dir, settings, named, num_bytes, quarantine_dir, listed_dir)
@@ -102,6 +103,7 @@ def prepare(
             # Perhaps another process has finished the same corpus and taken the work away.
             mark = _finished(output_dir, description, named, num_bytes)
             if mark is None:
+                _remove_empty(absent)
                 raise
     with contextlib.suppress(OSError):
         _remove_work(work_dir)
@@ -136,12 +138,17 @@ def check(
     """
     description = _describe(_settings(settings, paragraph_ids), tokenizer, paragraph_ids)
     found = Finished.find(output_dir, description)
-    if found is None:
-        _check_places(tokenizer, quarantine_dir)
-        Written.beside(output_dir).check()
-    else:
+    if found is not None:
         found.check_quarantine(quarantine_dir)
-    return found
+        return found
+    output = Written.beside(output_dir)
+    absent = _absent(output)
+    try:
+        _check_places(tokenizer, quarantine_dir)
+        output.check()
+    finally:
+        _remove_empty(absent)
+    return None
 
 
 def _prepare(
@@ -182,7 +189,7 @@ def _prepare(
     stages.run(listing, engine)
     for name in FILES:
         output.claim(name)
-    listing.write(output.directory)
+    listing.write(output.directory, is_unwrapped=counts.of_reading(read_facts)["unwrapped"] > 0)
 
     counted = counts.of_corpus(read, read_facts, repeated_facts, write_facts)
     return _commit(write, write_facts, counted, finished.record(description, sample, read, read_facts))
@@ -207,6 +214,19 @@ def _remove_work(work_dir: str) -> None:
         files.remove(files.join(work_dir, name))
     if all(map(_WORK.fullmatch, names)):
         files.remove(work_dir)
+
+
+def _absent(output: Written) -> list[str]:
+    """Directories that are made for a corpus and are not there yet, each before the one that it is in."""
+    made = output.directory, output.record_dir, written.work_dir(output.directory)
+    return [directory for directory in made if not files.exists(directory)]
+
+
+def _remove_empty(directories: Sequence[str]) -> None:
+    """Removes those of some directories that hold nothing."""
+    for directory in directories:
+        if files.is_directory(directory) and not files.names(directory):
+            files.remove(directory)
 
 
 def _by_name(sources: Sequence[str]) -> dict[str, str]:
@@ -262,8 +282,8 @@ def _check_read(read: ReadStage, facts: Facts) -> None:
         if not sum(task[split] for task in facts.values()):
             raise ValueError(
                 f"the {split} split would be empty: of {sums['read']} documents read, dropped were "
-                f"{dict(sums['dropped']) or 'none'}; use more WET files, other filters or another "
-                f"{'test' if split == 'test' else 'validation'}_share"
+                f"{dict(sums['dropped']) or 'none'}{counts.cause(sums, read.settings)}; use more WET files, "
+                f"other filters or another {'test' if split == 'test' else 'validation'}_share"
             )
 
 

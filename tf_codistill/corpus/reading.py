@@ -1,8 +1,9 @@
 """Stage 1: the pages of each WET file through the filters.
 
-    CC-MAIN-00000.warc.wet.gz --> records --> documents --> filters --> kept documents
-                                     |                         |
-                                     +-> unreadable, by kind   +-> dropped, by reason
+    CC-MAIN-00000.warc.wet.gz --> records --> documents --> unwrapped --> filters --> kept documents
+                                     |                      where they       |
+                                     +-> unreadable,        are wrapped      +-> dropped,
+                                         by kind                                 by reason
 
     <task>.documents      kept documents in stretches, one for each token shard: packed and sorted by key
     <task>.hashes         hashes of their long paragraphs, see duplicates.py
@@ -26,13 +27,11 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from typing import IO, Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from tf_codistill import files
-from tf_codistill.corpus import packed, stretches
+from tf_codistill.corpus import packed
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.duplicates import ParagraphHashes, own_repeats, without
 from tf_codistill.corpus.filters import judge
@@ -41,6 +40,7 @@ from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.sources import file_name, modified_at, open_source
 from tf_codistill.corpus.warc_records import Record
 from tf_codistill.corpus.wet import read_wet
+from tf_codistill.corpus.wrapping import unwrapped
 from tf_codistill.jobs.quarantine import Damage, Quarantine
 from tf_codistill.jobs.stages import Advance, Engine, Stage
 from tf_codistill.jobs.stages import run as run_stage
@@ -50,11 +50,24 @@ DOCUMENTS = ".documents"
 
 _FAILED = ".failed"
 _OUT_OF_REACH = "out_of_reach"
-_CHUNK_BYTES = 1 << 20
 
 
 class UnreadableError(ValueError):
     """A WET file cannot be read, or not as a list of paragraphs counts it."""
+
+
+class Page(NamedTuple):
+    """A page and what became of it.
+
+    Attributes:
+        document: The page as it stands in its WET file, each line a paragraph.
+        seen: What the filters saw of it: the same document, or a wrapped one joined to paragraphs.
+        verdict: What the filters leave of that, or the reason for which it is dropped.
+    """
+
+    document: Document
+    seen: Document
+    verdict: Document | str
 
 
 def read_documents(source: str, settings: CorpusSettings) -> Iterator[tuple[Document, Document | str]]:
@@ -71,7 +84,8 @@ def read_documents(source: str, settings: CorpusSettings) -> Iterator[tuple[Docu
         FileNotFoundError: There is no such file.
         ValueError: No page can be read, or the source names no file.
     """
-    yield from judge_pages(read_wet(source), settings, file_name(source))
+    for page in judge_pages(read_wet(source), settings, file_name(source)):
+        yield page.document, page.verdict
 
 
 def judge_pages(
@@ -79,17 +93,17 @@ def judge_pages(
     settings: CorpusSettings,
     wet_file: str,
     selected: Selected | None = None,
-) -> Iterator[tuple[Document, Document | str]]:
+) -> Iterator[Page]:
     """Judges the pages among what was read of a WET file.
 
     Args:
         items: What `wet.read_wet` yields.
-        settings: Has the filters.
+        settings: Has the filters, and says whether wrapped pages are joined to paragraphs before.
         wet_file: Name of the file, without directory.
         selected: Takes the place of the filters.
 
     Yields:
-        A page, and what the filters leave of it or the reason for which it is dropped.
+        The pages with what became of them.
 
     Raises:
         UnreadableError: Paragraphs are selected, and the file is damaged; raised once all of it was read.
@@ -103,7 +117,8 @@ def judge_pages(
                 item.text, url=item.url, language=item.language, first=first, wet_file=wet_file
             )
             first += num_lines(item.text)
-            yield document, judge(document, filters)
+            seen = unwrapped(document) if settings.unwrap else document
+            yield Page(document, seen, judge(seen, filters))
         elif selected is not None:
             # Nobody knows how many lines are lost, and so which paragraphs the list means behind them.
             collections.deque(items, maxlen=0)  # to the end, since all damage is counted and kept
@@ -124,7 +139,7 @@ def document_key(document: Document) -> bytes:
     """The key of a document that no filter has touched.
 
     Args:
-        document: The document with all its paragraphs.
+        document: The document with all its lines, as they stand in the WET file.
 
     Returns:
         64 bytes: SHA-256 of the address, SHA-256 of the text.
@@ -195,19 +210,19 @@ class ReadStage(Stage):
         counts = _Counts()
         selected = Selected.load(self.listed_dir, task) if self.listed_dir else None
         with contextlib.ExitStack() as stack:
-            kept = _Kept(stack.enter_context(tempfile.TemporaryFile()))
-            hashes = ParagraphHashes(stack.enter_context(tempfile.TemporaryFile()), self.settings)
+            kept = packed.Sorter(stack.enter_context(files.scratch(self.directory)))
+            hashes = ParagraphHashes(stack.enter_context(files.scratch(self.directory)), self.settings)
             quarantine = None
             if self.quarantine_dir is not None:
                 quarantine = stack.enter_context(Quarantine(self.quarantine_dir, task))
             source = stack.enter_context(contextlib.closing(_CheckedSource(self.sources[task])))
             items = counts.noting(_only_reading(source, advance), quarantine)
             try:
-                for document, verdict in judge_pages(items, self.settings, task, selected):
-                    left = self._left(verdict, counts)
-                    counts.add(left)
+                for page in judge_pages(items, self.settings, task, selected):
+                    left = self._left(page.verdict, counts)
+                    counts.add(page, left)
                     if isinstance(left, Document):
-                        key = document_key(document)
+                        key = document_key(page.document)
                         part = self.settings.part(key)
                         kept.add(key, part, left)
                         hashes.add(part, left)
@@ -317,7 +332,7 @@ class _Counts:
     """What became of the pages of a WET file."""
 
     def __init__(self) -> None:
-        self._passed = 0
+        self._passed = self._unwrapped = 0
         self._dropped: collections.Counter[str] = collections.Counter()
         self._unreadable: collections.Counter[str] = collections.Counter()
         self._dirt: collections.Counter[str] = collections.Counter()
@@ -342,56 +357,19 @@ class _Counts:
                     quarantine.keep(item)
             yield item
 
-    def add(self, verdict: Document | str) -> None:
-        if isinstance(verdict, str):
-            self._dropped[verdict] += 1
+    def add(self, page: Page, left: Document | str) -> None:
+        self._unwrapped += page.seen is not page.document
+        if isinstance(left, str):
+            self._dropped[left] += 1
         else:
             self._passed += 1
 
     def facts(self) -> dict[str, Any]:
         return {
             "read": self._passed + self._dropped.total() + self._unreadable.total(),
+            "unwrapped": self._unwrapped,
             "passed": self._passed,
             "dropped": dict(self._dropped),
             "unreadable": dict(self._unreadable),
             "dirt": dict(self._dirt),
         }
-
-
-class _Kept:
-    """Kept documents on local disk, to be written in the order of shard and key."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._position = 0
-        # Each entry is the number of a shard, a key, and where it is, as bytes: they sort as those do,
-        # and millions of them fit into memory.
-        self._entries: list[bytes] = []
-        self.num_documents: collections.Counter[int] = collections.Counter()
-
-    def add(self, key: bytes, part: int, document: Document) -> None:
-        size = self._file.write(packed.pack(key, document))
-        place = self._position.to_bytes(8, "big") + size.to_bytes(8, "big")
-        self._entries.append(part.to_bytes(4, "big") + key + place)
-        self._position += size
-        self.num_documents[part] += 1
-
-    def write(self, path: str, num_parts: int) -> None:
-        self._entries.sort()
-        sizes = [0] * num_parts
-        for entry in self._entries:
-            sizes[int.from_bytes(entry[:4], "big")] += int.from_bytes(entry[-8:], "big")
-        stretches.write(path, sizes, self._chunks())
-
-    def _chunks(self) -> Iterator[bytes]:
-        self._file.flush()
-        waiting: list[bytes] = []
-        num_bytes = 0
-        for entry in self._entries:
-            start, size = int.from_bytes(entry[-16:-8], "big"), int.from_bytes(entry[-8:], "big")
-            waiting.append(os.pread(self._file.fileno(), size, start))
-            num_bytes += len(waiting[-1])
-            if num_bytes > _CHUNK_BYTES:
-                yield b"".join(waiting)
-                waiting, num_bytes = [], 0
-        yield b"".join(waiting)

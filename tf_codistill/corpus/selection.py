@@ -51,11 +51,13 @@ class Selection:
         path: Path or URL of the list.
         sha256: Its SHA-256.
         crawl: The crawl that all listed files must belong to, see `crawl.read_paths`; None for any.
+        is_unwrapped: Whether wrapped documents are to be joined to paragraphs before anything is selected.
     """
 
     path: str
     sha256: str
     crawl: str | None = None
+    is_unwrapped: bool = False
 
     @classmethod
     def open(cls, path: str, crawl: str | None = None) -> Selection:
@@ -66,17 +68,18 @@ class Selection:
             crawl: The crawl that all listed files must belong to, see `crawl.read_paths`; None for any.
 
         Returns:
-            The selection; the list has not been looked into yet.
+            The selection; of the list no more than the beginning has been looked into yet.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The checksum is wrong.
+            ValueError: The checksum is wrong, or the file is no list.
         """
-        return cls(path, paragraph_lists.check(path), crawl)
+        sha256 = paragraph_lists.check(path)
+        return cls(path, sha256, crawl, paragraph_lists.is_unwrapped(path))
 
     def applied_to(self, settings: CorpusSettings) -> CorpusSettings:
-        """Settings without what the list replaces: filters and duplicates."""
-        return dataclasses.replace(settings, filters=(), duplicates="none")
+        """Settings without filters and duplicates, which the list replaces; it also decides on unwrapping."""
+        return dataclasses.replace(settings, filters=(), duplicates="none", unwrap=self.is_unwrapped)
 
     def unpack(self, directory: str, wet_files: Iterable[str]) -> None:
         """Writes what is listed of each WET file to a file of its own, unless that is done already.

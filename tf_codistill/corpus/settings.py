@@ -32,6 +32,9 @@ class CorpusSettings:
 
     Attributes:
         num_pieces: Size of the vocabulary without the marks; the paper has 24,000.
+        unwrap: Whether a document that is hard-wrapped, all its lines ending near one width, is joined to
+            paragraphs before the filters see it, see `wrapping`. Without, each line is a paragraph, as in the
+            paper.
         filters: What documents pass, in order.
         duplicates: Where a long paragraph is kept only once: ``none``, ``file`` (each WET file for itself) or
             ``corpus``. Documents that have too little left are counted as ``duplicate``.
@@ -52,6 +55,7 @@ class CorpusSettings:
     """
 
     num_pieces: int = 24_000
+    unwrap: bool = True
     filters: Sequence[Filter] = dataclasses.field(
         default_factory=lambda: (English(), LinkList(), Boilerplate(), LongParagraphs(), Length())
     )
@@ -101,7 +105,14 @@ class CorpusSettings:
         Returns:
             Values by name.
         """
-        names = ("duplicates", "min_duplicate_characters", "num_shards", "validation_share", "test_share")
+        names = (
+            "unwrap",
+            "duplicates",
+            "min_duplicate_characters",
+            "num_shards",
+            "validation_share",
+            "test_share",
+        )
         values = self.describe()
         return {name: values[name] for name in ("filters", FILTER_CODE, *names)}
 

@@ -66,18 +66,24 @@ def read_each(path: str, first: int, last: int) -> list[bytes]:
     return [content[start - where[0] : end - where[0]] for start, end in itertools.pairwise(where)]
 
 
-def chunks(path: str, first: int, last: int | None = None) -> Iterator[bytes]:
+def chunks(
+    path: str, first: int, last: int | None = None, piece_bytes: int = _CHUNK_BYTES
+) -> Iterator[bytes]:
     """What `read` returns, in pieces.
 
     Args:
         path: A file that `write` wrote.
         first: Number of the first stretch.
         last: Number of the stretch before which to stop; None reads only the first.
+        piece_bytes: Length of all pieces but the last.
 
     Yields:
-        At most a few megabytes at a time.
+        A piece at a time.
     """
-    ends = (first, first + 1 if last is None else last)
-    start, end = (int(np.frombuffer(files.read(path, 8 * i, 8), _WHERE)[0]) for i in ends)
-    for position, after in itertools.pairwise([*range(start, end, _CHUNK_BYTES), end]):
+    last = first + 1 if last is None else last
+    size = _WHERE.itemsize
+    where = np.frombuffer(files.read(path, size * first, size * (last - first + 1)), _WHERE)
+    for position, after in itertools.pairwise(
+        [*range(int(where[0]), int(where[-1]), piece_bytes), int(where[-1])]
+    ):
         yield files.read(path, position, after - position)

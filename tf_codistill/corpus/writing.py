@@ -17,15 +17,13 @@ import collections
 import dataclasses
 import functools
 import json
-import os
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import duplicates, packed, reading, stretches
+from tf_codistill.corpus import duplicates, merging, packed, reading
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.listing import Listed
 from tf_codistill.corpus.settings import CorpusSettings
@@ -57,42 +55,23 @@ class Kept:
     settings: CorpusSettings
     repeated: duplicates.DuplicatesStage
 
-    def in_key_order(self, part: int) -> Iterator[Document | str]:
+    def in_key_order(self, part: int, runs: str | None = None) -> Iterator[Document | str]:
         """The documents of a token shard.
 
         Args:
             part: Number of the shard, see `CorpusSettings.part`.
+            runs: See `merging.in_key_order`.
 
         Yields:
             A document without repeated paragraphs, or the reason for dropping it.
         """
         repeats = self.repeated.repeats(part)
         wet_files = self.repeated.wet_files
-        with tempfile.TemporaryFile() as file:
-            ends = []
-            for wet_file in wet_files:
-                path = files.join(self.repeated.read_dir, wet_file + reading.DOCUMENTS)
-                file.writelines(stretches.chunks(path, part))
-                ends.append(file.tell())
-            for position, content in _sorted(file, ends):
-                document = packed.unpack(content, wet_files[position])
-                repeated = duplicates.is_repeated(document.numbers, position, repeats)
-                yield duplicates.without(document, repeated, self.settings)
-
-
-def _sorted(file: IO[bytes], ends: list[int]) -> Iterator[tuple[int, bytes]]:
-    """Yields the documents of all WET files in the order of their keys, with the position of its file."""
-    file.seek(0)
-    entries, position = [], 0
-    for key, start, num_bytes in packed.spans(file):
-        while start >= ends[position]:
-            position += 1
-        place = position.to_bytes(4, "big") + start.to_bytes(8, "big") + num_bytes.to_bytes(8, "big")
-        entries.append(key + place)
-    entries.sort()
-    for entry in entries:
-        start, size = int.from_bytes(entry[-16:-8], "big"), int.from_bytes(entry[-8:], "big")
-        yield int.from_bytes(entry[-20:-16], "big"), os.pread(file.fileno(), size, start)
+        paths = [files.join(self.repeated.read_dir, wet_file + reading.DOCUMENTS) for wet_file in wet_files]
+        for position, content in merging.in_key_order(paths, part, runs):
+            document = packed.unpack(content, wet_files[position])
+            repeated = duplicates.is_repeated(document.numbers, position, repeats)
+            yield duplicates.without(document, repeated, self.settings)
 
 
 def learn(kept: Kept, path: str) -> None:
@@ -208,7 +187,7 @@ class WriteStage(Stage):
             tokens.ShardWriter(directory, split, index, num_shards, tokenizer.vocabulary_size) as shard,
             files.writing(files.join(directory, shard.name + PARAGRAPHS)) as places,
         ):
-            for batch in _batches(self.kept.in_key_order(part)):
+            for batch in _batches(self.kept.in_key_order(part, self.path(task, ""))):
                 advance(len(batch))
                 dropped.update([verdict for verdict in batch if isinstance(verdict, str)])
                 documents = [verdict for verdict in batch if isinstance(verdict, Document)]

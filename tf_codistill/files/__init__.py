@@ -24,6 +24,7 @@ from typing import IO, Any, TypeAlias, cast
 from tf_codistill.files import documents, storage
 from tf_codistill.files.documents import CorruptError as CorruptError
 from tf_codistill.files.storage import is_remote as is_remote
+from tf_codistill.files.storage import scratch as scratch
 
 MANIFEST = "manifest.json"
 

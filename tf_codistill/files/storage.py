@@ -15,8 +15,9 @@ import os
 import shutil
 import stat
 import sys
+import tempfile
 import types
-from typing import Any
+from typing import IO, Any
 
 
 class Disk:
@@ -107,6 +108,18 @@ def kind(path: str) -> str:
 def remove_tree(path: str) -> None:
     """Removes a directory; of symbolic links within it the links alone, which TensorFlow would follow."""
     (of(path) if is_remote(path) else Disk).rmtree(path)
+
+
+def scratch(directory: str) -> IO[bytes]:
+    """A file without a name, to be written and read again. It is gone when it is closed, or with its process.
+
+    Args:
+        directory: Where it takes up room; if it is not on this machine, the directory named by ``TMPDIR`` is.
+
+    Returns:
+        The open file.
+    """
+    return tempfile.TemporaryFile(dir=None if is_remote(directory) else directory)
 
 
 def not_found() -> tuple[type[Exception], ...]:

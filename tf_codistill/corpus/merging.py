@@ -1,0 +1,90 @@
+"""The documents of a token shard in the order of their keys, merged as they are read.
+
+    <read>/a.warc.wet.gz.documents     the shard's stretch, sorted by key  --+
+    <read>/b.warc.wet.gz.documents     ...                                 --+-->  all, sorted by key
+    <read>/c.warc.wet.gz.documents     ...                                 --+
+
+Of each stretch a piece is in memory, and nothing is copied. Where there are more WET files than there is room
+for pieces, neighbouring ones are merged to runs first, in a directory that is gone with the last document:
+
+    <write>/train-00000.5f0c....runs/000, 001, ...
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+
+from tf_codistill import files
+from tf_codistill.corpus import packed, stretches
+
+_MEMORY_BYTES = 1 << 27  # of all pieces together
+_PIECE_BYTES = (1 << 10, 1 << 22)  # of one, least and most
+_MOST_AT_A_TIME = 512  # with pieces of a quarter of a megabyte
+_POSITION_BYTES = 4
+
+Entry = tuple[bytes, int, bytes]
+"""A document on its way: its key as hexadecimal digits, the position of its WET file, and itself, packed."""
+
+
+def in_key_order(paths: Sequence[str], part: int, runs: str | None = None) -> Iterator[tuple[int, bytes]]:
+    """Merges the documents of a token shard. Those with equal keys come in the order of their files.
+
+    Args:
+        paths: Files of stretches of packed documents, each sorted by key.
+        part: Number of the stretch to take of each.
+        runs: Prefix of the directory for what is merged beforehand, if that is necessary. None does without
+            it, in ever smaller pieces: for whoever takes the first documents alone.
+
+    Yields:
+        The position among `paths` of the file that a document is in, and the document, packed.
+    """
+    positions = range(len(paths))
+    if runs is None or len(paths) <= _MOST_AT_A_TIME:
+        entries = _merged(paths, part, positions)
+        yield from ((position, content) for _, position, content in entries)
+        return
+    directory = f"{runs}.{uuid.uuid4().hex}.runs"
+    files.make_directory(directory)
+    try:
+        group = 1 + math.isqrt(len(paths) - 1)
+        named: list[str] = []
+        for first in positions[::group]:
+            named.append(files.join(directory, f"{len(named):03d}"))
+            _write_run(named[-1], _merged(paths, part, positions[first : first + group]))
+        piece_bytes = _piece_bytes(len(named))
+        for _, position, content in heapq.merge(*(_run(path, piece_bytes) for path in named)):
+            yield position, content
+    finally:
+        files.remove(directory)
+
+
+def _piece_bytes(number: int) -> int:
+    least, most = _PIECE_BYTES
+    return min(most, max(least, _MEMORY_BYTES // max(number, 1)))
+
+
+def _merged(paths: Sequence[str], part: int, positions: Sequence[int]) -> Iterator[Entry]:
+    piece_bytes = _piece_bytes(len(positions))
+    return heapq.merge(*(_stretch(paths[position], part, position, piece_bytes) for position in positions))
+
+
+def _stretch(path: str, part: int, position: int, piece_bytes: int) -> Iterator[Entry]:
+    for content in packed.split(stretches.chunks(path, part, piece_bytes=piece_bytes)):
+        yield content[: packed.KEY_DIGITS], position, content
+
+
+def _write_run(path: str, entries: Iterable[Entry]) -> None:
+    with files.writing(path) as file:
+        for _, position, content in entries:
+            file.write(position.to_bytes(_POSITION_BYTES, "big") + content)
+        file.write(b"")
+
+
+def _run(path: str, piece_bytes: int) -> Iterator[Entry]:
+    starts = range(0, files.size_bytes(path), piece_bytes)
+    for entry in packed.split((files.read(path, start, piece_bytes) for start in starts), _POSITION_BYTES):
+        content = entry[_POSITION_BYTES:]
+        yield content[: packed.KEY_DIGITS], int.from_bytes(entry[:_POSITION_BYTES], "big"), content

@@ -34,8 +34,8 @@ from absl import flags
 from tf_codistill import files, program
 from tf_codistill.corpus import pipeline
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.reading import read_documents
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.stages.reading import read_documents
 from tf_codistill.jobs import engines
 
 WET_FILES = flags.DEFINE_string("wet_files", None, "Pattern of WET files.", required=True)

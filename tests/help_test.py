@@ -12,7 +12,7 @@ import pytest
 from tests.architecture_test import PROGRAMS
 from tf_codistill import distribution, runs
 from tf_codistill import program as program_module
-from tf_codistill.corpus import crawl
+from tf_codistill.corpus.crawl import fetching
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _WITHOUT_TENSORFLOW = """
@@ -69,5 +69,5 @@ def test_report_needs_no_tensorflow_at_all(tmp_path: pathlib.Path) -> None:
 def test_what_help_says_of_modules_that_it_does_not_import() -> None:
     assert f"<{'|'.join(distribution.STRATEGIES)}>" in _run("train", "--help").stdout
     told = _run("prepare_common_crawl", "--help").stdout
-    assert crawl.PAPER_CRAWL in told
-    assert crawl.BASE_URL in told
+    assert fetching.PAPER_CRAWL in told
+    assert fetching.BASE_URL in told

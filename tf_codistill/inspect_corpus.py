@@ -11,7 +11,7 @@ from __future__ import annotations
 from absl import flags
 
 from tf_codistill import program, tokens
-from tf_codistill.corpus import inspection, inspection_page
+from tf_codistill.corpus.report import inspection, inspection_page
 
 _CORPUS_DIR = flags.DEFINE_string("corpus_dir", None, "Directory of the corpus.", required=True)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for the page; none is written by default.")

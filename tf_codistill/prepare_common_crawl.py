@@ -35,7 +35,10 @@ _BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "Option for --runn
 
 def main() -> None:
     """Prepares the corpus and says what became of its documents."""
-    from tf_codistill.corpus import counts, explain, pipeline, sampled, selection, settings, sources
+    from tf_codistill.corpus import pipeline, settings
+    from tf_codistill.corpus.crawl import opening, sampled
+    from tf_codistill.corpus.paragraph_ids import selection
+    from tf_codistill.corpus.report import counts, explain
     from tf_codistill.jobs import engines
 
     program.parse_gin()
@@ -48,7 +51,7 @@ def main() -> None:
     program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE, _PARAGRAPH_IDS)
     if not (_WET_FILES.value or _CRAWL.present or _NUM_FILES.present):
         raise ValueError("no WET files are named; give either --wet_files, or --crawl and --num_files")
-    wet_files = sources.matching(_WET_FILES.value)  # none where a crawl is named
+    wet_files = opening.matching(_WET_FILES.value)  # none where a crawl is named
     sample = sampled.Sample(_CRAWL.value, _NUM_FILES.value, _DOWNLOAD_DIR.value, _BASE_URL.value)
     list_source = None if wet_files else sample.list_source()
     listed = selection.Selection.open(_PARAGRAPH_IDS.value, list_source) if _PARAGRAPH_IDS.value else None

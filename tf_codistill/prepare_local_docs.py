@@ -22,8 +22,10 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory for WET files a
 
 def main() -> None:
     """Collects the documentation, prepares the corpus and says what became of its documents."""
-    from tf_codistill.corpus import counts, local_docs, pipeline
+    from tf_codistill.corpus import pipeline
+    from tf_codistill.corpus.report import counts
     from tf_codistill.corpus.settings import CorpusSettings
+    from tf_codistill.corpus.sources import local_docs
 
     program.parse_gin()
     settings = CorpusSettings()

@@ -22,9 +22,9 @@ import pytest
 
 from tests import http_server
 from tests.http_server import Fault
-from tf_codistill.corpus import download
-from tf_codistill.corpus.download import fetch, fetch_file, gzip_damage
-from tf_codistill.corpus.retry_policy import RetryPolicy
+from tf_codistill.corpus.crawl import download
+from tf_codistill.corpus.crawl.download import fetch, fetch_file, gzip_damage
+from tf_codistill.corpus.crawl.http_file import RetryPolicy
 
 QUICK = RetryPolicy(num_tries=3, timeout_secs=5.0, sleep=lambda secs: None)
 
@@ -335,7 +335,7 @@ def test_a_full_disk_stops_everything(
 
 _PROGRAM = """
 import sys
-from tf_codistill.corpus.download import fetch
+from tf_codistill.corpus.crawl.download import fetch
 fetch(sys.argv[2:], sys.argv[1])
 """
 

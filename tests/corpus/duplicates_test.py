@@ -15,12 +15,12 @@ import pytest
 
 from tests.toy_crawls import SETTINGS, contents, page_text
 from tf_codistill import files
-from tf_codistill.corpus import duplicates, first_holders, writing
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.filters import Length, LongParagraphs
 from tf_codistill.corpus.pipeline import prepare
-from tf_codistill.corpus.reading import ReadStage
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.stages import duplicates, first_holders, writing
+from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.corpus.wet import WetWriter
 from tf_codistill.jobs import stages
 from tf_codistill.jobs.engines import Local

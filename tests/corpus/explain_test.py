@@ -12,11 +12,12 @@ from rich import console as rich_console
 
 from tests import http_server
 from tests.toy_crawls import SETTINGS, page_text, write_crawl
-from tf_codistill.corpus import explain, listing
-from tf_codistill.corpus.explain import draw, show
 from tf_codistill.corpus.filters import Boilerplate, LongParagraphs
+from tf_codistill.corpus.paragraph_ids.selection import Selection
 from tf_codistill.corpus.pipeline import prepare
-from tf_codistill.corpus.selection import Selection
+from tf_codistill.corpus.report import explain
+from tf_codistill.corpus.report.explain import draw, show
+from tf_codistill.corpus.stages import listing
 from tf_codistill.corpus.wet import WetWriter
 
 

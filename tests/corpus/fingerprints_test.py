@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tf_codistill.corpus.filters import English, Length
-from tf_codistill.corpus.fingerprints import code_of, describe
+from tf_codistill.corpus.filters.fingerprints import code_of, describe
 from tf_codistill.corpus.settings import CorpusSettings
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +160,7 @@ def test_every_process_gives_the_same(load: Load, tmp_path: Path) -> None:
     here = load(SOURCE)
     code = f"""
 import toy_steps
-from tf_codistill.corpus.fingerprints import code_of, describe
+from tf_codistill.corpus.filters.fingerprints import code_of, describe
 for step in [getattr(toy_steps, name) for name in {STEPS}]:
     print(describe(step), code_of(step))
 """

@@ -10,8 +10,8 @@ import pytest
 
 from tests import toy_texts
 from tf_codistill import files, tokens
-from tf_codistill.corpus import inspection, inspection_page
-from tf_codistill.corpus.inspection import inspect
+from tf_codistill.corpus.report import inspection, inspection_page
+from tf_codistill.corpus.report.inspection import inspect
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tf_codistill.corpus import listing, paragraph_lists
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.listing import Listed, ListStage
+from tf_codistill.corpus.paragraph_ids import lists
+from tf_codistill.corpus.stages import listing
+from tf_codistill.corpus.stages.listing import Listed, ListStage
 from tf_codistill.jobs import stages
 from tf_codistill.jobs.engines import Local
 
@@ -58,8 +59,8 @@ def test_a_list_has_the_paragraphs_of_all_token_shards(shards: list[list[tuple[s
         )
         stage.write(directory)
         path = f"{directory}/{listing.LIST}"
-        assert paragraph_lists.check(path)
-        rows = [(wet_file, numbers.tolist()) for wet_file, numbers in paragraph_lists.read(path)]
+        assert lists.check(path)
+        rows = [(wet_file, numbers.tolist()) for wet_file, numbers in lists.read(path)]
     assert rows == [(wet_file, sorted(expected[wet_file])) for wet_file in WET_FILES]
 
 

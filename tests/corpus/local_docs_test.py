@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tf_codistill import files
-from tf_codistill.corpus import local_docs
+from tf_codistill.corpus.sources import local_docs
 from tf_codistill.corpus.wet import read_wet
 
 MODULE = '''

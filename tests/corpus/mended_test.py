@@ -13,7 +13,7 @@ from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files
 from tf_codistill.corpus.finished import Finished
 from tf_codistill.corpus.pipeline import prepare
-from tf_codistill.corpus.reading import ReadStage
+from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.corpus.wet import WetWriter
 
 TOO_MANY = dataclasses.replace(SETTINGS, num_pieces=20_000)  # which is told once all files are read

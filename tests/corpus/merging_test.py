@@ -10,9 +10,9 @@ import pytest
 
 from tests.toy_crawls import SETTINGS, contents, write_crawl
 from tf_codistill import files
-from tf_codistill.corpus import merging, packed, stretches
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.corpus.stages import merging, partitioned
 
 NUM_FILES, NUM_PARTS = 9, 3
 
@@ -30,12 +30,14 @@ def paths(tmp_path: Path) -> list[str]:
                 b"".join(_packed(key, f"file {index} shard {part} place {n}") for n, key in enumerate(keys))
             )
         paths.append(str(tmp_path / f"{index}.documents"))
-        stretches.write(paths[-1], list(map(len, shards)), shards)
+        partitioned.write(paths[-1], list(map(len, shards)), shards)
     return paths
 
 
 def _packed(key: int, text: str) -> bytes:
-    return packed.pack(key.to_bytes(packed.KEY_DIGITS // 2, "big"), Document("", None, (text,), (0,), ""))
+    return partitioned.pack(
+        key.to_bytes(partitioned.KEY_DIGITS // 2, "big"), Document("", None, (text,), (0,), "")
+    )
 
 
 def merged(paths: list[str], part: int, runs: str | None) -> list[tuple[str, int, str]]:
@@ -43,7 +45,11 @@ def merged(paths: list[str], part: int, runs: str | None) -> list[tuple[str, int
     found = []
     for position, content in merging.in_key_order(paths, part, runs):
         found.append(
-            (content[: packed.KEY_DIGITS].decode(), position, packed.unpack(content, "").paragraphs[0])
+            (
+                content[: partitioned.KEY_DIGITS].decode(),
+                position,
+                partitioned.unpack(content, "").paragraphs[0],
+            )
         )
     return found
 
@@ -58,7 +64,7 @@ def test_documents_come_in_the_order_of_keys_files_and_places(
     for part in range(NUM_PARTS):
         found = merged(paths, part, str(tmp_path / "shard"))
         assert found == merged(paths, part, None) == sorted(found)
-        expected = sum(len(list(packed.split([stretches.read(path, part)]))) for path in paths)
+        expected = sum(len(list(partitioned.split([partitioned.read(path, part)]))) for path in paths)
         assert len(found) == expected > 0
         assert {int(text.split()[1]) for _, _, text in found} == {position for _, position, _ in found}
     assert len(list(tmp_path.iterdir())) == NUM_FILES, "runs are gone"

@@ -15,10 +15,10 @@ from tests import http_server
 from tests.http_server import Fault
 from tests.toy_crawls import SETTINGS, contents, write_crawl
 from tf_codistill import files
-from tf_codistill.corpus import reading
+from tf_codistill.corpus.crawl.http_file import RetryPolicy
+from tf_codistill.corpus.crawl.opening import open_source
 from tf_codistill.corpus.pipeline import prepare
-from tf_codistill.corpus.retry_policy import RetryPolicy
-from tf_codistill.corpus.sources import open_source
+from tf_codistill.corpus.stages import reading
 from tf_codistill.jobs.engines import Beam, Local
 from tf_codistill.jobs.stages import Advance, Engine, Stage
 

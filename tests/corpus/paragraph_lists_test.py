@@ -14,19 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tf_codistill.corpus import paragraph_lists
+from tf_codistill.corpus.paragraph_ids import lists
 
 HEADER = "file name,encoded_paragraph_list\n"
 ROWS = [("a.warc.wet.gz", [0, 2, 3, 9]), ("b, c.warc.wet.gz", []), ("d.warc.wet", [5, 4_294_967_295])]
 
 
 def read(path: Path) -> list[tuple[str, list[int]]]:
-    return [(wet_file, numbers.tolist()) for wet_file, numbers in paragraph_lists.read(str(path))]
+    return [(wet_file, numbers.tolist()) for wet_file, numbers in lists.read(str(path))]
 
 
 def write(path: Path, rows: list[tuple[str, list[int]]]) -> Path:
-    content = paragraph_lists.encode((name, np.array(numbers, np.uint32)) for name, numbers in rows)
-    paragraph_lists.write(str(path), [content])
+    content = lists.encode((name, np.array(numbers, np.uint32)) for name, numbers in rows)
+    lists.write(str(path), [content])
     return path
 
 
@@ -47,15 +47,15 @@ def test_a_list_is_written_as_the_published_one(tmp_path: Path) -> None:
     assert read(path) == ROWS
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     assert (tmp_path / "paragraph_ids.csv.sha256").read_text() == f"{sha256}  paragraph_ids.csv\n"
-    assert paragraph_lists.check(str(path)) == sha256
+    assert lists.check(str(path)) == sha256
 
 
 def test_a_list_of_unwrapped_text_says_so(tmp_path: Path) -> None:
-    content = paragraph_lists.encode([("a.warc.wet.gz", np.array([3, 4], np.uint32))])
+    content = lists.encode([("a.warc.wet.gz", np.array([3, 4], np.uint32))])
     names = {False: "lines.csv", True: "paragraphs.csv"}
     for is_unwrapped, name in names.items():
-        paragraph_lists.write(str(tmp_path / name), [content], is_unwrapped)
-        assert paragraph_lists.is_unwrapped(str(tmp_path / name)) == is_unwrapped
+        lists.write(str(tmp_path / name), [content], is_unwrapped)
+        assert lists.is_unwrapped(str(tmp_path / name)) == is_unwrapped
         assert read(tmp_path / name) == [("a.warc.wet.gz", [3, 4])]
     assert (tmp_path / names[False]).read_text().startswith(HEADER)
     # Whoever does not know of it finds no column of the name that he looks for.
@@ -164,7 +164,7 @@ def test_names_and_lengths_without_sense_are_refused(tmp_path: Path, monkeypatch
         read(tmp_path / "list.txt")
     with pytest.raises(FileNotFoundError, match=r"absent\.csv"):
         read(tmp_path / "absent.csv")
-    monkeypatch.setattr(paragraph_lists, "_LONGEST_LINE", 64)
+    monkeypatch.setattr(lists, "_LONGEST_LINE", 64)
     path = tmp_path / "list.csv"
     path.write_text(f"{HEADER}{'x' * 100}")
     with pytest.raises(ValueError, match="a line of more than 64 bytes"):
@@ -179,22 +179,22 @@ def test_a_wrong_checksum_is_told(tmp_path: Path) -> None:
     beside = tmp_path / "list.csv.sha256"
     for text in (f"{right.upper()} *list.csv", right, f"{'0' * 64}  other.csv\n{right}  some/list.csv\n"):
         beside.write_text(text)
-        assert paragraph_lists.check(str(path)) == right
+        assert lists.check(str(path)) == right
     for text in ("", "deadbeef  list.csv", f"{right}  other.csv"):
         beside.write_text(text)
         with pytest.raises(ValueError, match=r"list\.csv\.sha256' holds no SHA-256 of 'list\.csv'"):
-            paragraph_lists.check(str(path))
+            lists.check(str(path))
     beside.write_text(f"{'0' * 64}  list.csv\n")
     with pytest.raises(ValueError, match=rf"list\.csv' is damaged.*{right}, expected 0000"):
-        paragraph_lists.check(str(path))
+        lists.check(str(path))
     beside.unlink()
-    assert paragraph_lists.check(str(path)) == right
+    assert lists.check(str(path)) == right
 
 
 def test_the_checksum_of_the_published_list_is_known(tmp_path: Path) -> None:
-    path = tmp_path / paragraph_lists.PUBLISHED
+    path = tmp_path / lists.PUBLISHED
     path.write_bytes(b"another one")
     with pytest.raises(
         ValueError, match="expected 2694ae96685810d2a5c81f2dc9b3d2956d0543fa226ccbe9b26f0ffd81fa8292"
     ):
-        paragraph_lists.check(str(path))
+        lists.check(str(path))

@@ -19,12 +19,13 @@ import tensorflow as tf
 
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
-from tf_codistill.corpus import counts, pipeline
+from tf_codistill.corpus import pipeline
 from tf_codistill.corpus.filters import English, LongParagraphs
 from tf_codistill.corpus.pipeline import check, prepare
-from tf_codistill.corpus.reading import ReadStage
+from tf_codistill.corpus.report import counts
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.writing import WriteStage
+from tf_codistill.corpus.stages.reading import ReadStage
+from tf_codistill.corpus.stages.writing import WriteStage
 from tf_codistill.jobs.stages import Advance
 from tf_codistill.tokenizer.word_pieces import WordPieces
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.toy_crawls import SETTINGS, page_text, write_crawl
-from tf_codistill.corpus import packed, reading, stretches
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.reading import ReadStage, read_documents
+from tf_codistill.corpus.stages import partitioned, reading
+from tf_codistill.corpus.stages.reading import ReadStage, read_documents
 from tf_codistill.corpus.wet import WetWriter
 from tf_codistill.jobs import stages
 from tf_codistill.jobs.engines import Local
@@ -25,8 +25,8 @@ def kept_documents(path: str, first: int, last: int | None = None) -> dict[bytes
     """The documents in stretches of a file, by key."""
     wet_file = Path(path).name.removesuffix(reading.DOCUMENTS)
     return {
-        bytes.fromhex(content[: packed.KEY_DIGITS].decode()): packed.unpack(content, wet_file)
-        for content in packed.split([stretches.read(path, first, last)])
+        bytes.fromhex(content[: partitioned.KEY_DIGITS].decode()): partitioned.unpack(content, wet_file)
+        for content in partitioned.split([partitioned.read(path, first, last)])
     }
 
 
@@ -121,6 +121,6 @@ def test_errors_of_writing_are_no_fault_of_the_file(tmp_path: Path, monkeypatch:
         raise OSError("disk full")
 
     (path,) = write_crawl(tmp_path, num_files=1)
-    monkeypatch.setattr(stretches, "write", fail)
+    monkeypatch.setattr(partitioned, "write", fail)
     with pytest.raises(OSError, match="disk full"):
         stages.run(read_stage(tmp_path / "read", [path]), Local(1))

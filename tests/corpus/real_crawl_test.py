@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import listing
 from tf_codistill.corpus.filters import Document
+from tf_codistill.corpus.paragraph_ids.selection import Selection
 from tf_codistill.corpus.pipeline import CorpusSettings, prepare
-from tf_codistill.corpus.selection import Selection
+from tf_codistill.corpus.stages import listing
 from tf_codistill.corpus.wet import Damage, Record, read_wet
 from tf_codistill.jobs.engines import Local
 from tf_codistill.tokenizer.word_pieces import WordPieces

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.toy_crawls import SETTINGS, contents, write_chain, write_crawl
-from tf_codistill.corpus import duplicates, first_holders, reading, writing
 from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.corpus.stages import duplicates, first_holders, reading, writing
 from tf_codistill.jobs.engines import Beam, Local
 
 ROOT = Path(__file__).parents[2]

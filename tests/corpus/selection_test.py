@@ -13,11 +13,13 @@ import pytest
 
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files, tokens
-from tf_codistill.corpus import listing, paragraph_lists, pipeline, selection
-from tf_codistill.corpus.counts import summary
+from tf_codistill.corpus import pipeline
 from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.paragraph_ids import lists, selection
+from tf_codistill.corpus.paragraph_ids.selection import Selected, Selection
 from tf_codistill.corpus.pipeline import prepare
-from tf_codistill.corpus.selection import Selected, Selection
+from tf_codistill.corpus.report.counts import summary
+from tf_codistill.corpus.stages import listing
 from tf_codistill.corpus.wet import WetWriter, read_wet
 from tf_codistill.jobs import engines
 
@@ -48,7 +50,7 @@ def write_list(path: Path, rows: str) -> Selection:
 def test_a_list_names_what_is_in_the_corpus(tmp_path: Path, wet_files: list[str]) -> None:
     mark = prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
     assert mark["counts"]["dropped"]["duplicate"] == 1
-    listed = dict(paragraph_lists.read(str(tmp_path / "corpus" / listing.LIST)))
+    listed = dict(lists.read(str(tmp_path / "corpus" / listing.LIST)))
     assert list(listed) == [Path(path).name for path in wet_files]
     lines = [line for record in read_wet(wet_files[3]) for line in record.text.split("\n")]
     assert [lines[number] for number in listed["crawl-9.warc.wet.gz"]] == page_text(1000).split("\n")[1:]
@@ -56,7 +58,7 @@ def test_a_list_names_what_is_in_the_corpus(tmp_path: Path, wet_files: list[str]
     lines = [line for text in pages for line in text.split("\n")[: text.count("\n") + (text[-1] != "\n")]]
     kept = [line for text in pages[:-3] for line in text.split("\n")[1:]]
     assert [lines[number] for number in listed["crawl-0.warc.wet.gz"]] == kept
-    assert paragraph_lists.check(str(tmp_path / "corpus" / listing.LIST))
+    assert lists.check(str(tmp_path / "corpus" / listing.LIST))
 
 
 def test_a_list_rebuilds_the_corpus(tmp_path: Path, wet_files: list[str]) -> None:
@@ -95,7 +97,7 @@ def test_a_file_that_cannot_be_read_has_an_empty_row(
     settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.5)
     prepare(wet_files, str(tmp_path / "corpus"), settings)
     path = str(tmp_path / "corpus" / listing.LIST)
-    listed = dict(paragraph_lists.read(path))
+    listed = dict(lists.read(path))
     assert list(listed) == [Path(name).name for name in wet_files]
     assert [bool(numbers.size) for numbers in listed.values()] == [True, False, True, True]
     prepare(wet_files, str(tmp_path / "rebuilt"), settings, paragraph_ids=Selection.open(path))
@@ -110,7 +112,7 @@ def test_a_file_that_cannot_be_read_has_an_empty_row(
         with pytest.raises(KeyboardInterrupt):
             prepare(wet_files, str(tmp_path / "stopped"), settings)
     prepare([wet_files[0], *wet_files[2:]], str(tmp_path / "stopped"), settings)
-    left = dict(paragraph_lists.read(str(tmp_path / "stopped" / listing.LIST)))
+    left = dict(lists.read(str(tmp_path / "stopped" / listing.LIST)))
     assert left.keys() == listed.keys() - {Path(wet_files[1]).name}
     assert all(np.array_equal(numbers, listed[name]) for name, numbers in left.items())
 
@@ -242,9 +244,7 @@ def test_nothing_is_taken_from_a_damaged_file(
     assert (counts["unreadable_files"], counts["unreadable"]) == (["crawl-1.warc.wet.gz"], {})
     assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
     assert len((quarantine / "crawl-1.warc.wet.gz.jsonl").read_text().splitlines()) == 1
-    meant, taken = (
-        dict(paragraph_lists.read(str(tmp_path / name / listing.LIST))) for name in ("corpus", "rebuilt")
-    )
+    meant, taken = (dict(lists.read(str(tmp_path / name / listing.LIST))) for name in ("corpus", "rebuilt"))
     assert not taken.pop("crawl-1.warc.wet.gz").size
     assert taken
     assert all(np.array_equal(numbers, meant[name]) for name, numbers in taken.items())

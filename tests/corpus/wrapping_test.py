@@ -15,15 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.toy_crawls import SETTINGS, contents, write_crawl
-from tf_codistill.corpus import filters, listing, paragraph_lists, reading, wrapping
-from tf_codistill.corpus.counts import cause, summary
+from tf_codistill.corpus import filters
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.explain import draw
+from tf_codistill.corpus.filters import wrapping
+from tf_codistill.corpus.filters.wrapping import unwrapped
+from tf_codistill.corpus.paragraph_ids import lists
+from tf_codistill.corpus.paragraph_ids.selection import Selection
 from tf_codistill.corpus.pipeline import prepare
-from tf_codistill.corpus.selection import Selection
+from tf_codistill.corpus.report.counts import cause, summary
+from tf_codistill.corpus.report.explain import draw
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.stages import listing, reading
 from tf_codistill.corpus.wet import WetWriter
-from tf_codistill.corpus.wrapping import unwrapped
 
 WORDS = re.findall(r"\w+", "a the of many small birds whose songs were heard beyond hills until evening came")
 ADDRESS = "https://example.org/" + "x" * 90
@@ -226,7 +229,7 @@ def test_a_list_rebuilds_the_corpus_whatever_the_settings_say(
     prepare(wet_files, str(tmp_path / "corpus"), made)
     path = str(tmp_path / "corpus" / listing.LIST)
     listed = Selection.open(path)
-    assert listed.is_unwrapped == paragraph_lists.is_unwrapped(path) == unwrap
+    assert listed.is_unwrapped == lists.is_unwrapped(path) == unwrap
     prepare(wet_files, str(tmp_path / "rebuilt"), other, paragraph_ids=listed)
     before, after = contents(tmp_path / "corpus"), contents(tmp_path / "rebuilt")
     assert {name: content for name, content in before.items() if not name.endswith(".json")} == {

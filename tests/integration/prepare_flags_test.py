@@ -22,7 +22,7 @@ from tests.http_server import Fault
 from tests.integration.programs import REPOSITORY, TIMEOUT_SECS, Ended, Programs
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import tokens
-from tf_codistill.corpus.crawl import PAPER_CRAWL, sample
+from tf_codistill.corpus.crawl.fetching import PAPER_CRAWL, sample
 from tf_codistill.files import documents
 from tf_codistill.tokenizer.word_pieces import WordPieces
 

@@ -25,7 +25,8 @@ DATA = os.environ.get("TF_CODISTILL_REAL_DATA", "")
 SCRIPT = """
 import sys
 from tests.toy_crawls import SETTINGS, pause
-from tf_codistill.corpus import pipeline, reading, writing
+from tf_codistill.corpus import pipeline
+from tf_codistill.corpus.stages import reading, writing
 from tf_codistill.jobs import engines
 from tf_codistill.corpus.settings import CorpusSettings
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from typing import Any
 from absl import logging
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus.counts import Facts
-from tf_codistill.corpus.reading import ReadStage
+from tf_codistill.corpus.crawl.opening import is_http, modified_at
+from tf_codistill.corpus.report.counts import Facts
 from tf_codistill.corpus.settings import FILTER_CODE
-from tf_codistill.corpus.sources import is_http, modified_at
+from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.jobs import quarantine
 
 SETTINGS = "preparation.json"

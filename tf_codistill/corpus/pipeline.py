@@ -27,14 +27,17 @@ from typing import Any
 from absl import logging
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import counts, finished, first_holders, selection, writing
-from tf_codistill.corpus.counts import Facts
-from tf_codistill.corpus.duplicates import DuplicatesStage
+from tf_codistill.corpus import finished
+from tf_codistill.corpus.crawl.opening import file_name, is_http, modified_at
 from tf_codistill.corpus.finished import SETTINGS, Finished
-from tf_codistill.corpus.listing import FILES, ListStage
-from tf_codistill.corpus.reading import ReadStage
+from tf_codistill.corpus.paragraph_ids import selection
+from tf_codistill.corpus.report import counts
+from tf_codistill.corpus.report.counts import Facts
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import file_name, is_http, modified_at
+from tf_codistill.corpus.stages import first_holders, writing
+from tf_codistill.corpus.stages.duplicates import DuplicatesStage
+from tf_codistill.corpus.stages.listing import FILES, ListStage
+from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.jobs import quarantine, stages, written
 from tf_codistill.jobs.engines import Local
 from tf_codistill.jobs.stages import fingerprint

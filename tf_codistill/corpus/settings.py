@@ -12,8 +12,15 @@ from typing import Any
 
 import gin
 
-from tf_codistill.corpus import fingerprints
-from tf_codistill.corpus.filters import Boilerplate, English, Filter, Length, LinkList, LongParagraphs
+from tf_codistill.corpus.filters import (
+    Boilerplate,
+    English,
+    Filter,
+    Length,
+    LinkList,
+    LongParagraphs,
+    fingerprints,
+)
 
 SCOPES = ("none", "file", "corpus")
 """Where a paragraph may not occur twice."""

@@ -1,6 +1,12 @@
-"""Documents on their way from one stage to the next: each a line of facts, its paragraphs and their numbers.
+"""Files in numbered partitions, each of which can be read without the others, and documents in them.
 
-    2c26b4...e5 00001a2c ["https://example.org/novel","eng",2]     key, bytes that follow, facts
+    | where 0 | where 1 | ... | where n | partition 0 | partition 1 | ... | partition n - 1 |
+      little-endian int64: the byte at which each partition begins, and at last the end of the file
+
+So the tasks of one stage sort what they write by the task of the next stage that will want it. A document is
+a line of metadata, its paragraphs and their numbers:
+
+    2c26b4...e5 00001a2c ["https://example.org/novel","eng",2]     key, bytes that follow, metadata
     It was the best of times, it was the worst of times, ...
     There were a king with a large jaw and a queen with a plain face, ...
     12 14                                                          each as little-endian int64
@@ -12,6 +18,7 @@ keys sort as the bytes do that they stand for.
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -20,17 +27,88 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from tf_codistill.corpus import stretches
+from tf_codistill import files
 from tf_codistill.corpus.document import Document
 
 KEY_DIGITS = 128
-"""A packed document begins with its key, in so many digits."""
+"""A serialized document begins with its key, in so many digits."""
 
-_CHUNK_BYTES = 1 << 20
+_BATCH_BYTES = 1 << 20
 _DIGITS = 8
-_FACTS = KEY_DIGITS + _DIGITS + 2
+_METADATA = KEY_DIGITS + _DIGITS + 2
 _NUMBER = np.dtype("<i8")
 _JSON = json.JSONEncoder(separators=(",", ":"))
+_WHERE = np.dtype("<i8")
+_CHUNK_BYTES = 1 << 22
+
+
+def write(path: str, sizes: npt.ArrayLike, chunks: Iterable[bytes]) -> None:
+    """Writes a file in partitions, atomically.
+
+    Args:
+        path: The file.
+        sizes: Length of each partition in bytes.
+        chunks: What they hold, in order, in pieces of any length.
+    """
+    where = np.concatenate([[0], np.cumsum(np.asarray(sizes, _WHERE))])
+    with files.writing(path) as file:
+        file.write((where + where.size * _WHERE.itemsize).astype(_WHERE).tobytes())
+        for chunk in chunks:
+            file.write(chunk)
+
+
+def read(path: str, first: int, last: int | None = None) -> bytes:
+    """Some neighbouring partitions.
+
+    Args:
+        path: A file that `write` wrote.
+        first: Number of the first partition.
+        last: Number of the partition before which to stop; None reads only the first.
+
+    Returns:
+        Their bytes.
+    """
+    return b"".join(chunks(path, first, last))
+
+
+def read_each(path: str, first: int, last: int) -> list[bytes]:
+    """Some neighbouring partitions, one by one.
+
+    Args:
+        path: A file that `write` wrote.
+        first: Number of the first partition.
+        last: Number of the partition before which to stop.
+
+    Returns:
+        The bytes of each.
+    """
+    size = _WHERE.itemsize
+    where = np.frombuffer(files.read(path, size * first, size * (last - first + 1)), _WHERE).tolist()
+    content = files.read(path, where[0], where[-1] - where[0])
+    return [content[start - where[0] : end - where[0]] for start, end in itertools.pairwise(where)]
+
+
+def chunks(
+    path: str, first: int, last: int | None = None, piece_bytes: int = _CHUNK_BYTES
+) -> Iterator[bytes]:
+    """What `read` returns, in pieces.
+
+    Args:
+        path: A file that `write` wrote.
+        first: Number of the first partition.
+        last: Number of the partition before which to stop; None reads only the first.
+        piece_bytes: Length of all pieces but the last.
+
+    Yields:
+        A piece at a time.
+    """
+    last = first + 1 if last is None else last
+    size = _WHERE.itemsize
+    where = np.frombuffer(files.read(path, size * first, size * (last - first + 1)), _WHERE)
+    for position, after in itertools.pairwise(
+        [*range(int(where[0]), int(where[-1]), piece_bytes), int(where[-1])]
+    ):
+        yield files.read(path, position, after - position)
 
 
 def pack(key: bytes, document: Document) -> bytes:
@@ -43,10 +121,10 @@ def pack(key: bytes, document: Document) -> bytes:
     Returns:
         What `unpack` reads.
     """
-    facts = _JSON.encode((document.url, document.language, len(document.numbers)))
+    metadata = _JSON.encode((document.url, document.language, len(document.numbers)))
     text = "\n".join((*document.paragraphs, "")).encode("utf-8", "surrogatepass")
     numbers = np.array(document.numbers, _NUMBER).tobytes()
-    return f"{key.hex()} {len(text) + len(numbers):0{_DIGITS}x} {facts}\n".encode("ascii") + text + numbers
+    return f"{key.hex()} {len(text) + len(numbers):0{_DIGITS}x} {metadata}\n".encode("ascii") + text + numbers
 
 
 def unpack(content: bytes, wet_file: str) -> Document:
@@ -60,7 +138,7 @@ def unpack(content: bytes, wet_file: str) -> Document:
         The document.
     """
     start = content.index(b"\n") + 1
-    url, language, num_paragraphs = json.loads(content[_FACTS:start])
+    url, language, num_paragraphs = json.loads(content[_METADATA:start])
     end = len(content) - num_paragraphs * _NUMBER.itemsize
     paragraphs = content[start:end].decode("utf-8", "surrogatepass").split("\n")[:-1]
     numbers = np.frombuffer(content, _NUMBER, offset=end).tolist()
@@ -69,12 +147,12 @@ def unpack(content: bytes, wet_file: str) -> Document:
 
 def numbers(content: bytes) -> npt.NDArray[np.int64]:
     """The numbers of the paragraphs alone, of what `pack` returned."""
-    _, _, num_paragraphs = json.loads(content[_FACTS : content.index(b"\n")])
+    _, _, num_paragraphs = json.loads(content[_METADATA : content.index(b"\n")])
     return np.frombuffer(content, _NUMBER, offset=len(content) - num_paragraphs * _NUMBER.itemsize)
 
 
 def split(pieces: Iterable[bytes], before: int = 0) -> Iterator[bytes]:
-    """Goes through packed documents, one behind the other, that come in pieces cut anywhere.
+    """Goes through serialized documents, one behind the other, that come in pieces cut anywhere.
 
     Args:
         pieces: The pieces, in order.
@@ -83,13 +161,13 @@ def split(pieces: Iterable[bytes], before: int = 0) -> Iterator[bytes]:
     Yields:
         Each document, with what precedes it.
     """
-    head = before + _FACTS
+    head = before + _METADATA
     buffer = b""
     for piece in pieces:
         buffer = buffer + piece if buffer else piece
         start = 0
-        while (facts_end := buffer.find(b"\n", start + head)) >= 0:
-            end = facts_end + 1 + int(buffer[start + head - 1 - _DIGITS : start + head - 1], 16)
+        while (metadata_end := buffer.find(b"\n", start + head)) >= 0:
+            end = metadata_end + 1 + int(buffer[start + head - 1 - _DIGITS : start + head - 1], 16)
             if end > len(buffer):
                 break
             yield buffer[start:end]
@@ -132,17 +210,17 @@ class Sorter:
         self.num_documents[part] += 1
 
     def write(self, path: str, num_parts: int) -> None:
-        """Writes a stretch for each shard, sorted by key.
+        """Writes a partition for each shard, sorted by key.
 
         Args:
-            path: The file, see `stretches`.
+            path: The file, see `partitions`.
             num_parts: Number of shards.
         """
         self._entries.sort()
         sizes = [0] * num_parts
         for entry in self._entries:
             sizes[int.from_bytes(entry[:4], "big")] += int.from_bytes(entry[-8:], "big")
-        stretches.write(path, sizes, self._chunks())
+        write(path, sizes, self._chunks())
 
     def _chunks(self) -> Iterator[bytes]:
         self._file.flush()
@@ -152,7 +230,7 @@ class Sorter:
             start, size = int.from_bytes(entry[-16:-8], "big"), int.from_bytes(entry[-8:], "big")
             waiting.append(os.pread(self._file.fileno(), size, start))
             num_bytes += len(waiting[-1])
-            if num_bytes > _CHUNK_BYTES:
+            if num_bytes > _BATCH_BYTES:
                 yield b"".join(waiting)
                 waiting, num_bytes = [], 0
         yield b"".join(waiting)

@@ -1,11 +1,12 @@
 """The documents of a token shard in the order of their keys, merged as they are read.
 
-    <read>/a.warc.wet.gz.documents     the shard's stretch, sorted by key  --+
+    <read>/a.warc.wet.gz.documents     the shard's partition, sorted by key  --+
     <read>/b.warc.wet.gz.documents     ...                                 --+-->  all, sorted by key
     <read>/c.warc.wet.gz.documents     ...                                 --+
 
-Of each stretch a piece is in memory, and nothing is copied. Where there are more WET files than there is room
-for pieces, neighbouring ones are merged to runs first, in a directory that is gone with the last document:
+Of each partition a piece is in memory, and nothing is copied. Where there are more WET files than there is
+room for pieces, neighbouring ones are merged to runs first, in a directory that is gone with the last
+document:
 
     <write>/train-00000.5f0c....runs/000, 001, ...
 """
@@ -18,7 +19,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
 from tf_codistill import files
-from tf_codistill.corpus import packed, stretches
+from tf_codistill.corpus.stages import partitioned
 
 _MEMORY_BYTES = 1 << 27  # of all pieces together
 _PIECE_BYTES = (1 << 10, 1 << 22)  # of one, least and most
@@ -26,20 +27,20 @@ _MOST_AT_A_TIME = 512  # with pieces of a quarter of a megabyte
 _POSITION_BYTES = 4
 
 Entry = tuple[bytes, int, bytes]
-"""A document on its way: its key as hexadecimal digits, the position of its WET file, and itself, packed."""
+"""Key of a document in hexadecimal digits, position of its WET file, and the document, serialized."""
 
 
 def in_key_order(paths: Sequence[str], part: int, runs: str | None = None) -> Iterator[tuple[int, bytes]]:
     """Merges the documents of a token shard. Those with equal keys come in the order of their files.
 
     Args:
-        paths: Files of stretches of packed documents, each sorted by key.
-        part: Number of the stretch to take of each.
+        paths: Files of partitions of serialized documents, each sorted by key.
+        part: Number of the partition to take of each.
         runs: Prefix of the directory for what is merged beforehand, if that is necessary. None does without
             it, in ever smaller pieces: for whoever takes the first documents alone.
 
     Yields:
-        The position among `paths` of the file that a document is in, and the document, packed.
+        The position among `paths` of the file that a document is in, and the document, serialized.
     """
     positions = range(len(paths))
     if runs is None or len(paths) <= _MOST_AT_A_TIME:
@@ -68,12 +69,12 @@ def _piece_bytes(number: int) -> int:
 
 def _merged(paths: Sequence[str], part: int, positions: Sequence[int]) -> Iterator[Entry]:
     piece_bytes = _piece_bytes(len(positions))
-    return heapq.merge(*(_stretch(paths[position], part, position, piece_bytes) for position in positions))
+    return heapq.merge(*(_partition(paths[position], part, position, piece_bytes) for position in positions))
 
 
-def _stretch(path: str, part: int, position: int, piece_bytes: int) -> Iterator[Entry]:
-    for content in packed.split(stretches.chunks(path, part, piece_bytes=piece_bytes)):
-        yield content[: packed.KEY_DIGITS], position, content
+def _partition(path: str, part: int, position: int, piece_bytes: int) -> Iterator[Entry]:
+    for content in partitioned.split(partitioned.chunks(path, part, piece_bytes=piece_bytes)):
+        yield content[: partitioned.KEY_DIGITS], position, content
 
 
 def _write_run(path: str, entries: Iterable[Entry]) -> None:
@@ -85,6 +86,8 @@ def _write_run(path: str, entries: Iterable[Entry]) -> None:
 
 def _run(path: str, piece_bytes: int) -> Iterator[Entry]:
     starts = range(0, files.size_bytes(path), piece_bytes)
-    for entry in packed.split((files.read(path, start, piece_bytes) for start in starts), _POSITION_BYTES):
+    for entry in partitioned.split(
+        (files.read(path, start, piece_bytes) for start in starts), _POSITION_BYTES
+    ):
         content = entry[_POSITION_BYTES:]
-        yield content[: packed.KEY_DIGITS], int.from_bytes(entry[:_POSITION_BYTES], "big"), content
+        yield content[: partitioned.KEY_DIGITS], int.from_bytes(entry[:_POSITION_BYTES], "big"), content

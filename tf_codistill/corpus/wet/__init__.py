@@ -39,9 +39,9 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from tf_codistill import files
-from tf_codistill.corpus.gzip_members import unpack
-from tf_codistill.corpus.sources import open_source
-from tf_codistill.corpus.warc_records import Record, Splitter
+from tf_codistill.corpus.crawl.opening import open_source
+from tf_codistill.corpus.wet.gzip_members import unpack
+from tf_codistill.corpus.wet.records import Record, Splitter
 from tf_codistill.jobs.quarantine import Damage
 
 __all__ = ["Damage", "Record", "WetWriter", "read_wet"]

@@ -18,8 +18,9 @@ from typing import Any
 from absl import logging
 
 from tf_codistill import files
-from tf_codistill.corpus import crawl, pipeline
-from tf_codistill.corpus.crawl import BASE_URL, PAPER_CRAWL
+from tf_codistill.corpus import pipeline
+from tf_codistill.corpus.crawl import fetching
+from tf_codistill.corpus.crawl.fetching import BASE_URL, PAPER_CRAWL
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.jobs import stages
 
@@ -29,7 +30,7 @@ class Sample:
     """Some WET files of a crawl, or all of them.
 
     Attributes:
-        crawl: Identifier of the crawl, or path or URL of a list, see `crawl.fetch_crawl`.
+        crawl: Identifier of the crawl, or path or URL of a list, see `fetching.fetch_crawl`.
         num_files: How many files; None for all of them.
         directory: Local directory to fetch them to; None to read them as they come.
         base_url: What precedes the paths of the list.
@@ -42,7 +43,7 @@ class Sample:
 
     def list_source(self) -> str:
         """Path or URL of the crawl's list; a `ValueError` if `crawl` is none."""
-        return crawl.list_source(self.crawl, self.base_url)
+        return fetching.list_source(self.crawl, self.base_url)
 
     def identity(self) -> dict[str, Any]:
         """What tells the sample from others; no server is asked for it.
@@ -59,8 +60,8 @@ class Sample:
         return {"crawl": name, "num_files": self.num_files}
 
     def draw(self) -> list[str]:
-        """Where the WET files are; reads no more than the list. Raises the errors of `crawl.draw`."""
-        return crawl.draw(self.crawl, self.num_files, self.directory, base_url=self.base_url)
+        """Where the WET files are; reads no more than the list. Raises the errors of `fetching.draw`."""
+        return fetching.draw(self.crawl, self.num_files, self.directory, base_url=self.base_url)
 
     def fetch(self) -> list[str]:
         """Fetches the WET files, if there is a directory for them.
@@ -72,7 +73,7 @@ class Sample:
             ValueError: The crawl, its list, or `num_files` is wrong, or the directory cannot be written to.
             OSError: The list or a file is out of reach.
         """
-        fetched = crawl.fetch_crawl(self.crawl, self.num_files, self.directory, base_url=self.base_url)
+        fetched = fetching.fetch_crawl(self.crawl, self.num_files, self.directory, base_url=self.base_url)
         if fetched.failures:
             logging.warning("%s", fetched.summary().rstrip())
         return fetched.of_all()

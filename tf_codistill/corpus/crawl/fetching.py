@@ -24,9 +24,9 @@ from collections.abc import Iterable
 from typing import BinaryIO, cast
 
 from tf_codistill import files
-from tf_codistill.corpus.download import Fetched, check_local, fetch, fetch_file
-from tf_codistill.corpus.retry_policy import RetryPolicy
-from tf_codistill.corpus.sources import file_name, is_http, open_source
+from tf_codistill.corpus.crawl.download import Fetched, check_local, fetch, fetch_file
+from tf_codistill.corpus.crawl.http_file import RetryPolicy
+from tf_codistill.corpus.crawl.opening import file_name, is_http, open_source
 
 PAPER_CRAWL = "CC-MAIN-2017-26"
 """The crawl of June 2017, from which the paper takes its documents."""

@@ -1,6 +1,6 @@
 """A corpus from a list of its paragraphs, and the list of the paragraphs of a corpus.
 
-    <corpus>/paragraph_ids.csv               written with each corpus, see paragraph_lists.py
+    <corpus>/paragraph_ids.csv               written with each corpus, see lists.py
     <corpus>/paragraph_ids.csv.sha256
 
     selection = Selection.open("corpus/paragraph_ids.csv")
@@ -28,11 +28,11 @@ import numpy as np
 from absl import logging
 
 from tf_codistill import files
-from tf_codistill.corpus import crawl, paragraph_lists
+from tf_codistill.corpus.crawl.opening import file_name
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.paragraph_lists import Numbers
+from tf_codistill.corpus.paragraph_ids import lists
+from tf_codistill.corpus.paragraph_ids.lists import Numbers
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import file_name
 
 REASON = "not_selected"
 """Why a document is dropped of which nothing is listed."""
@@ -50,7 +50,7 @@ class Selection:
     Attributes:
         path: Path or URL of the list.
         sha256: Its SHA-256.
-        crawl: The crawl that all listed files must belong to, see `crawl.read_paths`; None for any.
+        crawl: The crawl that all listed files must belong to, see `fetching.read_paths`; None for any.
         is_unwrapped: Whether wrapped documents are to be joined to paragraphs before anything is selected.
     """
 
@@ -65,7 +65,7 @@ class Selection:
 
         Args:
             path: Path or URL of the list.
-            crawl: The crawl that all listed files must belong to, see `crawl.read_paths`; None for any.
+            crawl: The crawl that all listed files must belong to, see `fetching.read_paths`; None for any.
 
         Returns:
             The selection; of the list no more than the beginning has been looked into yet.
@@ -74,8 +74,8 @@ class Selection:
             FileNotFoundError: There is no such file.
             ValueError: The checksum is wrong, or the file is no list.
         """
-        sha256 = paragraph_lists.check(path)
-        return cls(path, sha256, crawl, paragraph_lists.is_unwrapped(path))
+        sha256 = lists.check(path)
+        return cls(path, sha256, crawl, lists.is_unwrapped(path))
 
     def applied_to(self, settings: CorpusSettings) -> CorpusSettings:
         """Settings without filters and duplicates, which the list replaces; it also decides on unwrapping."""
@@ -106,9 +106,11 @@ class Selection:
         """Writes the numbers; returns the names of listed files that are not given."""
         in_crawl = None
         if self.crawl is not None:
-            in_crawl = {stem_of(file_name(path)) for path in crawl.read_paths(self.crawl)}
+            from tf_codistill.corpus.crawl import fetching  # with all that speaks to servers
+
+            in_crawl = {stem_of(file_name(path)) for path in fetching.read_paths(self.crawl)}
         listed: dict[str, str] = {}
-        for wet_file, numbers in paragraph_lists.read(self.path):
+        for wet_file, numbers in lists.read(self.path):
             stem = stem_of(wet_file)
             if in_crawl is not None and stem not in in_crawl:
                 raise ValueError(

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tests import http_server
 from tests.http_server import Fault
-from tf_codistill.corpus.retry_policy import RetryPolicy
-from tf_codistill.corpus.sources import file_name, is_http, matching, open_source, stream
+from tf_codistill.corpus.crawl.http_file import RetryPolicy
+from tf_codistill.corpus.crawl.opening import file_name, is_http, matching, open_source, stream
 
 LINES = b"".join(b"line %d\n" % number for number in range(40_000))
 CONTENT = gzip.compress(LINES, mtime=0)

@@ -29,9 +29,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 from tf_codistill import files
-from tf_codistill.corpus.http_file import ChangedError, HttpFile, Version
-from tf_codistill.corpus.retry_policy import RetryPolicy
-from tf_codistill.corpus.sources import file_name, is_http
+from tf_codistill.corpus.crawl.http_file import ChangedError, HttpFile, RetryPolicy, Version
+from tf_codistill.corpus.crawl.opening import file_name, is_http
 from tf_codistill.jobs.progress import Progress
 
 _CHUNK_BYTES = 1 << 16

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from tf_codistill import files, pictures
-from tf_codistill.corpus.inspection import Inspection, Rows
+from tf_codistill.corpus.report.inspection import Inspection, Rows
 
 PAGE = "index.html"
 PICTURE = "corpus.png"

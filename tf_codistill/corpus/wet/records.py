@@ -23,7 +23,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from tf_codistill.corpus.gzip_members import Content
+from tf_codistill.corpus.wet.gzip_members import Content
 from tf_codistill.jobs.quarantine import MAX_STRETCH_BYTES, Damage, OpenDamage
 
 _MAX_BODY_BYTES = 1 << 24  # a page that says to be longer is not waited for; Common Crawl cuts pages at 1 MiB

@@ -29,14 +29,14 @@ from rich import console as rich_console
 from rich.text import Text
 
 from tf_codistill import files
-from tf_codistill.corpus import reading
+from tf_codistill.corpus.crawl.opening import file_name, is_http
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.filters import Filter
-from tf_codistill.corpus.selection import REASON, Selected, Selection
+from tf_codistill.corpus.paragraph_ids.selection import REASON, Selected, Selection
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import file_name, is_http
-from tf_codistill.corpus.warc_records import Record
+from tf_codistill.corpus.stages import reading
 from tf_codistill.corpus.wet import read_wet
+from tf_codistill.corpus.wet.records import Record
 from tf_codistill.jobs.progress import Progress
 from tf_codistill.jobs.quarantine import Damage
 

@@ -13,9 +13,16 @@ import pytest
 
 from tests import http_server
 from tests.http_server import Fault
-from tf_codistill.corpus.crawl import BASE_URL, PAPER_CRAWL, fetch_crawl, list_source, read_paths, sample
-from tf_codistill.corpus.retry_policy import RetryPolicy
-from tf_codistill.corpus.sources import open_source
+from tf_codistill.corpus.crawl.fetching import (
+    BASE_URL,
+    PAPER_CRAWL,
+    fetch_crawl,
+    list_source,
+    read_paths,
+    sample,
+)
+from tf_codistill.corpus.crawl.http_file import RetryPolicy
+from tf_codistill.corpus.crawl.opening import open_source
 
 DATA = os.environ.get("TF_CODISTILL_REAL_DATA", "")
 QUICK = RetryPolicy(num_tries=2, timeout_secs=5.0, sleep=lambda secs: None)

@@ -1,7 +1,7 @@
 """Stage 4: the list of the paragraphs of a corpus, from which it can be built again.
 
-    <write>/<task>.listed      paragraphs of a token shard, in stretches by WET file
-    <list>/<task>.rows         rows of some WET files, see paragraph_lists.py
+    <write>/<task>.listed      paragraphs of a token shard, in partitions by WET file
+    <list>/<task>.rows         rows of some WET files, see lists.py
     <corpus>/paragraph_ids.csv all rows, and beside it their checksum
 
 A task is a range of WET files: it gathers their paragraphs from all token shards.
@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from tf_codistill import files
-from tf_codistill.corpus import paragraph_lists, stretches
 from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.paragraph_ids import lists
+from tf_codistill.corpus.stages import partitioned
 from tf_codistill.jobs.stages import Advance, Stage
 
 LIST = "paragraph_ids.csv"
 """Name of the list of the paragraphs of a corpus."""
 
-FILES = (LIST, LIST + paragraph_lists.CHECKSUM)
+FILES = (LIST, LIST + lists.CHECKSUM)
 """Names of the list and of the file with its checksum."""
 
 _NUMBER = np.dtype("<u4")
@@ -54,7 +55,7 @@ class Listed:
             self._holders.extend([self._positions[document.wet_file]] * len(document.numbers))
 
     def write(self, path: str) -> int:
-        """Writes them in stretches by WET file.
+        """Writes them in partitions by WET file.
 
         Args:
             path: The file.
@@ -64,7 +65,7 @@ class Listed:
         """
         holders, numbers = (np.array(values, _NUMBER) for values in (self._holders, self._numbers))
         sizes = np.bincount(holders, minlength=len(self._positions)) * _NUMBER.itemsize
-        stretches.write(path, sizes, [numbers[np.lexsort((numbers, holders))].tobytes()])
+        partitioned.write(path, sizes, [numbers[np.lexsort((numbers, holders))].tobytes()])
         return len(numbers)
 
 
@@ -96,11 +97,11 @@ class ListStage(Stage):
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes the rows of a range of WET files."""
         first, last = next((first, last) for name, first, last in self._spans() if name == task)
-        by_shard = [stretches.read_each(path, first, last) for path in self.listed]
+        by_shard = [partitioned.read_each(path, first, last) for path in self.listed]
         rows = []
         for wet_file, parts in zip(self.wet_files[first:last], zip(*by_shard, strict=True), strict=True):
             rows.append((wet_file, np.sort(np.frombuffer(b"".join(parts), _NUMBER))))
-        files.write(self.path(task, _ROWS), paragraph_lists.encode(rows))
+        files.write(self.path(task, _ROWS), lists.encode(rows))
         advance(self.sizes()[task])
         return {"paragraphs": sum(len(numbers) for _, numbers in rows)}
 
@@ -109,10 +110,10 @@ class ListStage(Stage):
 
         Args:
             directory: That of the corpus; gets `FILES`.
-            is_unwrapped: See `paragraph_lists.write`.
+            is_unwrapped: See `lists.write`.
         """
         rows = (files.read(self.path(task, _ROWS)) for task in self.sizes())
-        paragraph_lists.write(files.join(directory, LIST), rows, is_unwrapped)
+        lists.write(files.join(directory, LIST), rows, is_unwrapped)
 
     def _spans(self) -> Iterator[tuple[str, int, int]]:
         """Yields each task with its first WET file and the one before which it stops."""

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import files
-from tf_codistill.corpus.sources import file_name, open_source
+from tf_codistill.corpus.crawl.opening import file_name, open_source
 
 PUBLISHED = "common_crawl_paragraph_ids_for_codistillation-csv-delta.tar.bz2"
 """Name of the list that the authors of the paper published; it belongs to the crawl CC-MAIN-2017-26."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tf_codistill.corpus import packed
 from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.stages import partitioned
 
-KEY_BYTES = packed.KEY_DIGITS // 2
+KEY_BYTES = partitioned.KEY_DIGITS // 2
 KEYS = st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES)
 ANY_TEXT = st.text(st.characters(), max_size=20)
 PARAGRAPHS = st.lists(
@@ -33,12 +33,12 @@ DOCUMENTS = st.builds(document, ANY_TEXT, st.none() | ANY_TEXT, PARAGRAPHS)
 @example(b"\n" * KEY_BYTES, document("a\n\ud800 \x00", "eng\n", [("", 0), ("", 0)]))
 @example(b"\xff" * KEY_BYTES, document("u", "eng", [("\udc00\ud800\t\x00\r\x85\u2028", 7), (" ", 9)]))
 def test_what_was_packed_is_unpacked(key: bytes, whole: Document) -> None:
-    assert packed.unpack(packed.pack(key, whole), "a.warc.wet.gz") == whole
+    assert partitioned.unpack(partitioned.pack(key, whole), "a.warc.wet.gz") == whole
 
 
 def test_the_name_of_the_wet_file_is_given_back() -> None:
-    content = packed.pack(bytes(KEY_BYTES), document("u", None, [("text", 3)]))
-    assert packed.unpack(content, "b.warc.wet.gz").wet_file == "b.warc.wet.gz"
+    content = partitioned.pack(bytes(KEY_BYTES), document("u", None, [("text", 3)]))
+    assert partitioned.unpack(content, "b.warc.wet.gz").wet_file == "b.warc.wet.gz"
 
 
 @settings(max_examples=200, deadline=None)
@@ -46,12 +46,12 @@ def test_the_name_of_the_wet_file_is_given_back() -> None:
 def test_each_document_is_found_among_others_in_pieces_cut_anywhere(
     entries: list[tuple[bytes, Document]], size: int, before: bytes
 ) -> None:
-    expected = [before + packed.pack(*entry) for entry in entries]
+    expected = [before + partitioned.pack(*entry) for entry in entries]
     content = b"".join(expected)
     pieces = [content[start : start + size] for start in range(0, len(content), size)]
-    found = list(packed.split(pieces, len(before)))
+    found = list(partitioned.split(pieces, len(before)))
     assert found == expected
-    keys = [entry[len(before) :][: packed.KEY_DIGITS] for entry in found]
+    keys = [entry[len(before) :][: partitioned.KEY_DIGITS] for entry in found]
     assert [bytes.fromhex(key.decode()) for key in keys] == [key for key, _ in entries]
-    numbers = [tuple(packed.numbers(entry[len(before) :])) for entry in found]
+    numbers = [tuple(partitioned.numbers(entry[len(before) :])) for entry in found]
     assert numbers == [whole.numbers for _, whole in entries]

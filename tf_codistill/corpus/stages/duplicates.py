@@ -1,8 +1,8 @@
 """Stage 2: paragraphs that occur more than once.
 
-    <read>/<task>.hashes         entries of a WET file, in 1024 stretches by the first bits of the hash
+    <read>/<task>.hashes         entries of a WET file, in 1024 partitions by the first bits of the hash
         hash of a long paragraph | token shard of its document | number of the paragraph
-    <task>.repeats               what to take away, in stretches by token shard
+    <task>.repeats               what to take away, in partitions by token shard
         WET file | number of the paragraph
 
 What is kept is what remains if the documents are gone through one by one, in the order of the names of their
@@ -28,10 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import files
-from tf_codistill.corpus import stretches
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.filters import Length, LongParagraphs, judge
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.stages import partitioned
 from tf_codistill.jobs.stages import Advance, Stage
 
 REASON = "duplicate"
@@ -104,7 +104,7 @@ class ParagraphHashes:
         self._file.write(b"".join(entries))
 
     def write(self, path: str) -> int:
-        """Writes the entries in stretches by hash; returns their number."""
+        """Writes the entries in partitions by hash; returns their number."""
         if self._settings.duplicates == "none":
             return 0
         num_bytes = self._file.tell()
@@ -114,7 +114,7 @@ class ParagraphHashes:
         order = np.argsort(buckets, kind="stable")
         sizes = np.bincount(buckets, minlength=_NUM_BUCKETS) * _ENTRY.itemsize
         spans = (order[i : i + _ENTRIES_PER_CHUNK] for i in range(0, len(order), _ENTRIES_PER_CHUNK))
-        stretches.write(path, sizes, (entries[span].tobytes() for span in spans))
+        partitioned.write(path, sizes, (entries[span].tobytes() for span in spans))
         return len(entries)
 
 
@@ -135,7 +135,7 @@ class DuplicatesStage(Stage):
     title = "finding duplicates"
     unit = "paragraphs"
     units_per_process = 1_000_000
-    preload = ("tf_codistill.corpus.writing",)
+    preload = ("tf_codistill.corpus.stages.writing",)
 
     directory: str
     settings: CorpusSettings
@@ -167,7 +167,7 @@ class DuplicatesStage(Stage):
         parts = entries["owner"][repeats]
         repeats = repeats[np.lexsort((places[repeats], parts))]
         sizes = np.bincount(parts, minlength=self.settings.num_parts) * _REPEAT.itemsize
-        stretches.write(self.path(task, ".repeats"), sizes, [places[repeats].astype(_REPEAT).tobytes()])
+        partitioned.write(self.path(task, ".repeats"), sizes, [places[repeats].astype(_REPEAT).tobytes()])
         advance(self.sizes()[task])
         return {"paragraphs": len(entries), "repeats": len(repeats)}
 
@@ -180,7 +180,7 @@ class DuplicatesStage(Stage):
         Returns:
             Their places, sorted.
         """
-        blocks = [stretches.read(self.path(task, ".repeats"), part) for task, _, _ in self._spans()]
+        blocks = [partitioned.read(self.path(task, ".repeats"), part) for task, _, _ in self._spans()]
         return np.sort(np.frombuffer(b"".join(blocks), _REPEAT))
 
     def _spans(self) -> Iterator[tuple[str, int, int]]:
@@ -257,7 +257,7 @@ def without(
 
 
 def _entries(path: str, first: int, last: int) -> npt.NDArray[np.void]:
-    return np.frombuffer(stretches.read(path, first, last), _ENTRY)
+    return np.frombuffer(partitioned.read(path, first, last), _ENTRY)
 
 
 def _is_after_the_first(

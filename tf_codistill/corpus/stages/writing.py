@@ -23,10 +23,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus import duplicates, merging, packed, reading
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.listing import Listed
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.stages import duplicates, merging, partitioned, reading
+from tf_codistill.corpus.stages.listing import Listed
 from tf_codistill.jobs.progress import Progress
 from tf_codistill.jobs.stages import Advance, Stage
 from tf_codistill.jobs.written import Written
@@ -69,7 +69,7 @@ class Kept:
         wet_files = self.repeated.wet_files
         paths = [files.join(self.repeated.read_dir, wet_file + reading.DOCUMENTS) for wet_file in wet_files]
         for position, content in merging.in_key_order(paths, part, runs):
-            document = packed.unpack(content, wet_files[position])
+            document = partitioned.unpack(content, wet_files[position])
             repeated = duplicates.is_repeated(document.numbers, position, repeats)
             yield duplicates.without(document, repeated, self.settings)
 

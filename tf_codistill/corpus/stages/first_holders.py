@@ -14,7 +14,7 @@ that are neither copies nor have enough of their own. So tasks do the rest, each
 nothing is doubtful or open the later steps are left out. The result is that of going through all documents in
 order, as `duplicates` says.
 
-    <doubtful>/<task>.documents     those that the next step decides about, see packed.py
+    <doubtful>/<task>.documents     those that the next step decides about, see partitioned.py
     <doubtful>/<task>.dropped       hashes of what cannot be kept, see `duplicates.ParagraphHashes`
 """
 
@@ -25,10 +25,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tf_codistill import files
-from tf_codistill.corpus import duplicates, packed, stretches
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.duplicates import DuplicatesStage, ParagraphHashes, Repeats
-from tf_codistill.corpus.reading import DOCUMENTS
+from tf_codistill.corpus.stages import duplicates, partitioned
+from tf_codistill.corpus.stages.duplicates import DuplicatesStage, ParagraphHashes, Repeats
+from tf_codistill.corpus.stages.reading import DOCUMENTS
 from tf_codistill.jobs import stages
 from tf_codistill.jobs.stages import Advance, Stage
 
@@ -84,7 +84,7 @@ class UndecidedStage(Stage):
     title = "looking for copies"
     unit = "documents"
     units_per_process = 10_000
-    preload = ("tf_codistill.corpus.writing",)
+    preload = ("tf_codistill.corpus.stages.writing",)
 
     directory: str
     repeated: DuplicatesStage
@@ -112,7 +112,9 @@ class UndecidedStage(Stage):
                 # In doubt is who is dropped if the most is taken away, or kept if the least is.
                 if is_dropped == (self.doubtful is None):
                     kept = document if isinstance(left, str) else left
-                    undecided.write(packed.pack(position.to_bytes(packed.KEY_DIGITS // 2, "big"), kept))
+                    undecided.write(
+                        partitioned.pack(position.to_bytes(partitioned.KEY_DIGITS // 2, "big"), kept)
+                    )
                     number += 1
             dropped.write(self.path(task, _DROPPED))
         advance(self.sizes()[task])
@@ -132,9 +134,9 @@ class UndecidedStage(Stage):
         Yields:
             Position of the WET file, and the document.
         """
-        for content in packed.split(_chunks(self.path(_task(part), DOCUMENTS))):
-            position = int(content[: packed.KEY_DIGITS], 16)
-            yield position, packed.unpack(content, self.repeated.wet_files[position])
+        for content in partitioned.split(_chunks(self.path(_task(part), DOCUMENTS))):
+            position = int(content[: partitioned.KEY_DIGITS], 16)
+            yield position, partitioned.unpack(content, self.repeated.wet_files[position])
 
     def _documents(self, part: int, repeats: Repeats) -> Iterator[tuple[int, Document]]:
         if self.doubtful is not None:
@@ -142,9 +144,9 @@ class UndecidedStage(Stage):
             return
         for position, wet_file in enumerate(self.repeated.wet_files if repeats.size else ()):
             path = files.join(self.repeated.read_dir, wet_file + DOCUMENTS)
-            for content in packed.split(stretches.chunks(path, part)):
-                if duplicates.is_repeated(packed.numbers(content), position, repeats).any():
-                    yield position, packed.unpack(content, wet_file)
+            for content in partitioned.split(partitioned.chunks(path, part)):
+                if duplicates.is_repeated(partitioned.numbers(content), position, repeats).any():
+                    yield position, partitioned.unpack(content, wet_file)
 
 
 def _decide(left_open: UndecidedStage) -> str:

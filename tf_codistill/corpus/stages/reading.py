@@ -5,7 +5,7 @@
                                      +-> unreadable,        are wrapped      +-> dropped,
                                          by kind                                 by reason
 
-    <task>.documents      kept documents in stretches, one for each token shard: packed and sorted by key
+    <task>.documents      kept documents in partitions, one for each token shard, sorted by key
     <task>.hashes         hashes of their long paragraphs, see duplicates.py
     <task>.json           counts
     <task>.failed         in place of all these: why nothing can be read of the file, or no list be applied
@@ -31,16 +31,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from tf_codistill import files
-from tf_codistill.corpus import packed
+from tf_codistill.corpus.crawl.opening import file_name, modified_at, open_source
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.duplicates import ParagraphHashes, own_repeats, without
 from tf_codistill.corpus.filters import judge
-from tf_codistill.corpus.selection import Selected
+from tf_codistill.corpus.filters.wrapping import unwrapped
+from tf_codistill.corpus.paragraph_ids.selection import Selected
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.sources import file_name, modified_at, open_source
-from tf_codistill.corpus.warc_records import Record
+from tf_codistill.corpus.stages import partitioned
+from tf_codistill.corpus.stages.duplicates import ParagraphHashes, own_repeats, without
 from tf_codistill.corpus.wet import read_wet
-from tf_codistill.corpus.wrapping import unwrapped
+from tf_codistill.corpus.wet.records import Record
 from tf_codistill.jobs.quarantine import Damage, Quarantine
 from tf_codistill.jobs.stages import Advance, Engine, Stage
 from tf_codistill.jobs.stages import run as run_stage
@@ -165,7 +165,7 @@ class ReadStage(Stage):
     title = "reading pages"
     unit = "bytes"
     units_per_process = 1 << 22
-    preload = ("tf_codistill.corpus.writing",)
+    preload = ("tf_codistill.corpus.stages.writing",)
 
     directory: str
     settings: CorpusSettings
@@ -210,7 +210,7 @@ class ReadStage(Stage):
         counts = _Counts()
         selected = Selected.load(self.listed_dir, task) if self.listed_dir else None
         with contextlib.ExitStack() as stack:
-            kept = packed.Sorter(stack.enter_context(files.scratch(self.directory)))
+            kept = partitioned.Sorter(stack.enter_context(files.scratch(self.directory)))
             hashes = ParagraphHashes(stack.enter_context(files.scratch(self.directory)), self.settings)
             quarantine = None
             if self.quarantine_dir is not None:

@@ -17,9 +17,9 @@ import collections
 from collections.abc import Mapping
 from typing import Any
 
-from tf_codistill.corpus import selection
-from tf_codistill.corpus.reading import ReadStage
+from tf_codistill.corpus.paragraph_ids import selection
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.stages.reading import ReadStage
 
 _WANTED = ("over_max_tokens", selection.REASON)  # reasons that somebody has asked for
 _MOST = 0.5  # of the documents dropped

@@ -13,13 +13,12 @@ import io
 import os
 import urllib.parse
 from collections.abc import Iterable
-from typing import Any
-
-import tensorflow as tf
+from typing import TYPE_CHECKING, Any
 
 from tf_codistill import files
-from tf_codistill.corpus.http_file import HttpFile
-from tf_codistill.corpus.retry_policy import RetryPolicy
+
+if TYPE_CHECKING:  # whoever reads from disk, as filters do, need not wait for what speaks to servers
+    from tf_codistill.corpus.crawl.http_file import RetryPolicy
 
 _BUFFER_BYTES = 1 << 16
 
@@ -136,6 +135,8 @@ def stream(url: str, retry_policy: RetryPolicy | None = None) -> io.BufferedRead
     Raises:
         OSError: As for `HttpFile.connect`.
     """
+    from tf_codistill.corpus.crawl.http_file import HttpFile
+
     source = HttpFile(url, retry_policy)
     try:
         source.connect()
@@ -149,9 +150,12 @@ class _RemoteFile(io.RawIOBase):
     """A file of tf.io.gfile, with errors that are `OSError`."""
 
     def __init__(self, path: str) -> None:
+        import tensorflow as tf
+
         super().__init__()
         self._path = path
         self._file = tf.io.gfile.GFile(path, "rb")
+        self._error = tf.errors.OpError
 
     def readable(self) -> bool:
         return True
@@ -162,7 +166,7 @@ class _RemoteFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             content = self._file.read(len(buffer))
-        except tf.errors.OpError as error:
+        except self._error as error:
             raise OSError(f"file {self._path!r} cannot be read: {error.message}") from error
         buffer[: len(content)] = content
         return len(content)

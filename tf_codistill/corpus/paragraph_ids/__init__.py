@@ -1,0 +1,1 @@
+"""Corpora named by lists of their paragraphs."""

@@ -1,0 +1,1 @@
+"""What became of the documents, for people to read."""

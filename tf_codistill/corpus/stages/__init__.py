@@ -1,0 +1,1 @@
+"""The stages of preparation, each a list of tasks."""

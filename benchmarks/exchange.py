@@ -47,8 +47,7 @@ NUM_STEPS = flags.DEFINE_integer("num_steps", 300, "Steps of each run.")
 EVERY_STEPS = flags.DEFINE_integer("every_steps", 50, "Steps between two exchanges.")
 PRECISION = flags.DEFINE_enum("precision", "float32", PRECISIONS, "How snapshots and teacher hold weights.")
 BYTES_PER_SEC = flags.DEFINE_float("bytes_per_sec", 20e6, "Speed of the slow storage.")
-CHUNK = 100  # steps of each run, one after another
-
+CHUNK_STEPS = flags.DEFINE_integer("chunk_steps", 100, "Steps of each run, one after another.")
 CORES = flags.DEFINE_list("cores", ["0", "1"], "Cores that all runs are pinned to.")
 
 
@@ -123,7 +122,7 @@ class Clock(keras.callbacks.Callback):
         """Adds up."""
         del logs
         self.steps.append(time.perf_counter() - self._step_began)
-        if batch == CHUNK - 1:
+        if batch == CHUNK_STEPS.value - 1:
             self.chunks.append((time.perf_counter() - self._began[0], time.process_time() - self._began[1]))
 
     @property
@@ -225,7 +224,9 @@ class Run:
     def train(self) -> None:
         """Some steps more."""
         with storage_of(self._bytes_per_sec), Memory() as memory:
-            self.model.fit(self._data, steps_per_epoch=CHUNK, verbose=0, callbacks=self._callbacks)
+            self.model.fit(
+                self._data, steps_per_epoch=CHUNK_STEPS.value, verbose=0, callbacks=self._callbacks
+            )
         self.memory = max(self.memory, memory.most)
 
 
@@ -255,7 +256,7 @@ def main() -> None:
             f"with exchange {slow}": Run(place(), True, BYTES_PER_SEC.value),
         }
         copies = []
-        for _ in range(NUM_STEPS.value // CHUNK):
+        for _ in range(NUM_STEPS.value // CHUNK_STEPS.value):
             for run in runs.values():
                 run.train()
             copies.append(copy_secs(runs["without exchange"].model.student))

@@ -91,6 +91,7 @@ def prepare(
         return found.mark
     description = _describe(source, settings, tokenizer, paragraph_ids)
     source = source.resolved(fetch=found is None)
+    identity = identity or source.identity()
     num_bytes = source.parts()
     mark = _finished(output_dir, description, source, num_bytes, quarantine_dir)
     work_dir = written.work_dir(output_dir)

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Self, cast
 
@@ -245,6 +245,31 @@ class _Summed:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+
+
+def with_documents(items: Iterable[Record | Damage], name: str) -> Iterator[Record | Damage]:
+    """Passes on what is read of something, in which there should be a document if there is damage.
+
+    Args:
+        items: What is read.
+        name: Of what, for the message.
+
+    Yields:
+        The same.
+
+    Raises:
+        ValueError: There is damage alone.
+    """
+    num_found, first = 0, None
+    for item in items:
+        num_found += isinstance(item, Record)
+        first = first or (item if isinstance(item, Damage) else None)
+        yield item
+    if first and not num_found:
+        raise ValueError(
+            f"{name} has no document that can be read: {first.kind} at {first.offset}, and so on; fetch it "
+            "again or leave it out"
+        )
 
 
 def record(text: str, url: str, language: Any = None, dirt: Sequence[str] = ()) -> Record:

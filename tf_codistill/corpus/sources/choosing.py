@@ -17,12 +17,14 @@ import gin
 
 from tf_codistill.corpus.sources.base import Source
 from tf_codistill.corpus.sources.crawl import Crawl
+from tf_codistill.corpus.sources.hugging_face import HuggingFace
 from tf_codistill.corpus.sources.json_lines import JsonLines
 from tf_codistill.corpus.sources.local_docs import LocalDocs
+from tf_codistill.corpus.sources.parquet import Parquet
 from tf_codistill.corpus.sources.text_files import TextFiles
 from tf_codistill.corpus.sources.wet_files import WetFiles
 
-OURS = (Crawl, JsonLines, LocalDocs, TextFiles, WetFiles)
+OURS = (Crawl, HuggingFace, JsonLines, LocalDocs, Parquet, TextFiles, WetFiles)
 """The sources that come with the package."""
 
 _KNOWN = ", ".join(one.__name__ for one in OURS)

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 from tf_codistill import files
 from tf_codistill.corpus.crawl.opening import file_name, is_http, matching, modified_at, open_source
 from tf_codistill.corpus.document import Record
-from tf_codistill.corpus.sources.base import Reading, Source, latest
+from tf_codistill.corpus.sources.base import Reading, Source, latest, with_documents
 from tf_codistill.jobs.quarantine import Damage
 
 _CHUNK_BYTES = 1 << 20
@@ -62,15 +62,14 @@ class Files(Source):
 
     def read(self, part: str, reading: Reading) -> Iterator[Record | Damage]:
         """Reads the files of a part."""
-        num_found, first = 0, None
-        for path in self._paths[part]:
-            for item in self.read_file(path, reading):
-                num_found += isinstance(item, Record)
-                first = first or (item if isinstance(item, Damage) else None)
-                yield item
-        if not num_found and (first or not reading.facts()["bytes"]):
-            what = f"has no document: {first.kind} at byte {first.offset}" if first else "is empty"
-            raise ValueError(f"{self.noun} {self._paths[part][0]!r} {what}; fetch it again or leave it out")
+        paths = self._paths[part]
+        name = f"{self.noun} {paths[0]!r}"
+        num_found = 0
+        for item in with_documents((one for path in paths for one in self.read_file(path, reading)), name):
+            num_found += 1
+            yield item
+        if not num_found and not reading.facts()["bytes"]:
+            raise ValueError(f"{name} is empty; fetch it again or leave it out")
 
     def resolved(self, fetch: bool = True) -> Source:
         """With the paths that its patterns match."""

@@ -42,7 +42,7 @@ class JsonLines(Files):
     url: str = "url"
     language: str | None = None
 
-    noun: ClassVar[str] = "file of JSON lines"
+    noun: ClassVar[str] = "JSON lines file"
     endings = tuple(map("".join, itertools.product((".jsonl", ".json", ".ndjson"), PACKED)))
 
     def read_file(self, path: str, reading: Reading) -> Iterator[Record | Damage]:

@@ -35,7 +35,7 @@ SIZES := 125k 500k 2m 8m
 tokens = $(subst k,_000,$(subst m,_000_000,$(1)))
 
 define corpus
-$(PY) -m tf_codistill.prepare_common_crawl --gin_file=gin/corpus/evidence.gin --wet_files='$(WET)' \
+$(PY) -m tf_codistill.prepare_corpus --gin_file=gin/corpus/evidence.gin --files='$(WET)' \
 	--output_dir=$(EVIDENCE)/corpus_$(1) --gin_bindings="CorpusSettings.max_tokens = $(call tokens,$(1))"
 
 endef
@@ -55,7 +55,8 @@ endef
 
 quickstart: $(VENV)/.installed
 	@echo "== 1/5 corpus: the documentation on this machine"
-	$(PY) -m tf_codistill.prepare_local_docs --output_dir=$(CORPUS) --gin_file=gin/corpus/local_docs_tiny.gin
+	$(PY) -m tf_codistill.prepare_corpus --download_dir=$(CORPUS)/wet --output_dir=$(CORPUS)/tokens \
+		--gin_file=gin/corpus/local_docs_tiny.gin
 	@echo "== 2/5 two models alone, each with the weight decay that suits it best"
 	$(PY) -m tf_codistill.launch --num_groups=2 --workdir=$(RUN)/alone --gin_file=gin/quickstart_alone.gin $(SETTINGS)
 	@echo "== 3/5 two groups codistilling"

@@ -35,6 +35,7 @@ from tf_codistill import files, program
 from tf_codistill.corpus import pipeline
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages.reading import read_documents
 from tf_codistill.jobs import engines
 
@@ -46,7 +47,7 @@ _NUM_TURNS = 3
 
 def kept_paragraphs(sources: list[str]) -> list[list[str]]:
     """The paragraphs of each document that the filters keep."""
-    judged = (verdict for source in sources for _, verdict in read_documents(source, CorpusSettings()))
+    judged = (verdict for _, verdict in read_documents(WetFiles(sources), CorpusSettings()))
     return [list(verdict.paragraphs) for verdict in judged if isinstance(verdict, Document)]
 
 
@@ -65,7 +66,9 @@ def prepare_secs(sources: list[str], num_processes: int, settings: CorpusSetting
     with tempfile.TemporaryDirectory() as directory:
         wall, cpu = time.monotonic(), time.process_time()
         engine = engines.Local(num_processes)
-        pipeline.prepare(sources, f"{directory}/corpus", settings, engine, tokenizer=TOKENIZER.value)
+        pipeline.prepare(
+            WetFiles(sources), f"{directory}/corpus", settings, engine, tokenizer=TOKENIZER.value
+        )
         return time.process_time() - cpu, time.monotonic() - wall
 
 

@@ -59,7 +59,7 @@ FLOORS = (
     ),
     ("experiment", "model_comparison", "following"),
     ("program", "retraining", "sweeps", "torturing"),
-    ("train", "evaluate", "launch", "report", "prepare_local_docs", "prepare_common_crawl")
+    ("train", "evaluate", "launch", "report", "prepare_corpus")
     + ("prepare_images", "prepare_clicks", "make_clicks", "make_flights", "make_digits", "inspect_corpus")
     + ("score", "generate", "export", "churn", "retrain", "sweep", "plan", "status", "torture"),
 )

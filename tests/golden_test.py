@@ -21,6 +21,7 @@ from tests import toy_images
 from tests.toy_experiments import write_language_corpus
 from tf_codistill import experiment, program, retraining
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources import choosing
 from tf_codistill.example_tables.synthetic_clicks import SyntheticClicks
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.sweeps.sweep import Sweep
@@ -63,6 +64,7 @@ def expansion(name: str, *bindings: str) -> str:
     program.parse_gin()
     if name.startswith("corpus/"):
         CorpusSettings()
+        choosing.chosen()
     elif "churn" in name:
         retraining.Retraining()
     elif name.endswith("sweep"):

@@ -68,6 +68,6 @@ def test_report_needs_no_tensorflow_at_all(tmp_path: pathlib.Path) -> None:
 
 def test_what_help_says_of_modules_that_it_does_not_import() -> None:
     assert f"<{'|'.join(distribution.STRATEGIES)}>" in _run("train", "--help").stdout
-    told = _run("prepare_common_crawl", "--help").stdout
+    told = _run("prepare_corpus", "--help").stdout
     assert fetching.PAPER_CRAWL in told
     assert fetching.BASE_URL in told

@@ -19,6 +19,7 @@ from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.filters import Length, LongParagraphs
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import duplicates, first_holders, writing
 from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.corpus.wet import WetWriter
@@ -52,8 +53,8 @@ def wet_files(tmp_path: Path) -> list[str]:
 
 def kept(wet_files: list[str], tmp_path: Path, settings: CorpusSettings) -> list[Document | str]:
     """What stages 1 and 2 leave of all documents."""
-    sources = {Path(path).name: path for path in wet_files}
-    read = ReadStage(str(tmp_path / "read"), settings, sources, dict.fromkeys(sources, 0))
+    source = WetFiles(wet_files)
+    read = ReadStage(str(tmp_path / "read"), settings, source, source.parts())
     facts = stages.run(read, Local(1))
     number = sum(task["paragraphs"] for task in facts.values())
     repeated = duplicates.DuplicatesStage(
@@ -205,7 +206,7 @@ def test_what_is_left_must_still_have_enough_long_paragraphs() -> None:
 
 
 def test_counts_and_places_of_the_corpus(wet_files: list[str], tmp_path: Path) -> None:
-    mark = prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    mark = prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     counts = mark["counts"]
     assert counts["dropped"] == {"duplicate": 4}
     assert counts["read"] == 44 == counts["kept"] + 4

@@ -17,6 +17,7 @@ from tf_codistill.corpus.paragraph_ids.selection import Selection
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.report import explain
 from tf_codistill.corpus.report.explain import draw, show
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import listing
 from tf_codistill.corpus.wet import WetWriter
 
@@ -29,42 +30,44 @@ def shown(drawn: explain.Drawn, is_terminal: bool = False) -> str:
 
 def test_every_page_is_counted_and_some_are_drawn(tmp_path: Path) -> None:
     paths = write_crawl(tmp_path)
-    drawn = draw(paths, SETTINGS, num_documents=4)
+    drawn = draw(WetFiles(paths), SETTINGS, num_documents=4)
     assert drawn.counts == {"kept": 60, "link_list": 2, "no_long_paragraphs": 2, "other_language": 2}
     assert len(drawn.kept) == len(drawn.dropped) == 4
     assert [example.reason for example in drawn.kept] == [None] * 4
     reasons = [example.reason for example in drawn.dropped]
     assert reasons == sorted(reasons, key=str)
-    everything = draw(paths, SETTINGS, num_documents=100)
+    everything = draw(WetFiles(paths), SETTINGS, num_documents=100)
     assert (len(everything.kept), len(everything.dropped)) == (60, 6)
 
 
 def test_pages_of_one_reason_are_drawn(tmp_path: Path) -> None:
     paths = write_crawl(tmp_path)
-    everything = draw(paths, SETTINGS, num_documents=100)
-    drawn = draw(paths, SETTINGS, num_documents=100, reason="link_list")
+    everything = draw(WetFiles(paths), SETTINGS, num_documents=100)
+    drawn = draw(WetFiles(paths), SETTINGS, num_documents=100, reason="link_list")
     assert drawn.counts == everything.counts
     assert drawn.kept == []
     urls = {example.document.url for example in drawn.dropped}
     assert urls == {e.document.url for e in everything.dropped if e.reason == "link_list"}
     assert len(urls) == 2
-    kept = draw(paths, SETTINGS, num_documents=3, reason="kept")
+    kept = draw(WetFiles(paths), SETTINGS, num_documents=3, reason="kept")
     assert (len(kept.kept), kept.dropped) == (3, [])
     expected = (
         "no page has the outcome 'links'; name one of 60 kept, 2 link_list, 2 no_long_paragraphs, 2 other"
     )
     with pytest.raises(ValueError, match=expected):
-        draw(paths, SETTINGS, num_documents=3, reason="links")
+        draw(WetFiles(paths), SETTINGS, num_documents=3, reason="links")
 
 
 def test_pages_are_drawn_by_seed_whatever_the_order_of_files(tmp_path: Path) -> None:
     paths = write_crawl(tmp_path)
-    first = draw(paths, SETTINGS, num_documents=3)
-    again = draw(paths[::-1], SETTINGS, num_documents=3)
-    other = draw(paths, SETTINGS, num_documents=3, seed=1)
+    first = draw(WetFiles(paths), SETTINGS, num_documents=3)
+    again = draw(WetFiles(paths[::-1]), SETTINGS, num_documents=3)
+    other = draw(WetFiles(paths), SETTINGS, num_documents=3, seed=1)
     assert {example.document.url for example in first.kept} == {e.document.url for e in again.kept}
     assert {example.document.url for example in first.kept} != {e.document.url for e in other.kept}
-    drawn = [e.document.url for seed in range(40) for e in draw(paths[:1], SETTINGS, 10, seed=seed).kept]
+    drawn = [
+        e.document.url for seed in range(40) for e in draw(WetFiles(paths[:1]), SETTINGS, 10, seed=seed).kept
+    ]
     assert len(set(drawn)) == 30  # every page has its chance
 
 
@@ -74,7 +77,7 @@ def test_each_step_tells_what_it_takes_away(tmp_path: Path) -> None:
     with WetWriter(path, description="pages of a test") as writer:
         writer.write("https://example.org/a", f"Home\n{long}\n\nAll rights reserved, 2017\n{another}", "eng")
         writer.write("https://example.org/b", "All rights reserved, 2017\nA short line is not long.", "eng")
-    drawn = draw([path], SETTINGS, num_documents=1)
+    drawn = draw(WetFiles([path]), SETTINGS, num_documents=1)
     (kept,), (dropped,) = drawn.kept, drawn.dropped
     assert kept.taken_away == {0: LongParagraphs.__name__, 3: Boilerplate.__name__}
     assert kept.left is not None
@@ -96,9 +99,9 @@ def test_each_step_tells_what_it_takes_away(tmp_path: Path) -> None:
 
 def test_a_selection_takes_the_place_of_filters(tmp_path: Path) -> None:
     paths = write_crawl(tmp_path / "crawl")
-    prepare(paths, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(paths), str(tmp_path / "corpus"), SETTINGS)
     listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
-    drawn = draw(paths, SETTINGS, 2, listed)
+    drawn = draw(WetFiles(paths), SETTINGS, 2, listed)
     assert drawn.counts == {"kept": 60, "not_selected": 6}
     assert not drawn.may_repeat
     for example in drawn.kept:
@@ -111,10 +114,10 @@ def test_files_of_addresses_with_a_query_are_known_to_a_list(
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     paths = write_crawl(tmp_path / "crawl", num_files=1)
-    prepare(paths, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(paths), str(tmp_path / "corpus"), SETTINGS)
     listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     with http_server.serve({"/crawl-0.warc.wet.gz": Path(paths[0]).read_bytes()}) as server:
-        drawn = draw([f"{server.url}/crawl-0.warc.wet.gz?key=a/b"], SETTINGS, 2, listed)
+        drawn = draw(WetFiles([f"{server.url}/crawl-0.warc.wet.gz?key=a/b"]), SETTINGS, 2, listed)
     assert drawn.counts == {"kept": 60, "not_selected": 3}
     assert {example.document.wet_file for example in drawn.kept} == {"crawl-0.warc.wet.gz"}
 
@@ -124,7 +127,7 @@ def test_unreadable_stretches_are_counted(tmp_path: Path) -> None:
     content = bytearray(Path(path).read_bytes())
     content[len(content) // 2] ^= 0xFF
     Path(path).write_bytes(content)
-    counts = draw([path], SETTINGS, num_documents=1).counts
+    counts = draw(WetFiles([path]), SETTINGS, num_documents=1).counts
     assert sum(number for reason, number in counts.items() if reason.startswith("unreadable: ")) >= 1
 
 
@@ -133,7 +136,7 @@ def test_nothing_on_a_page_reaches_the_terminal_as_a_command(tmp_path: Path) -> 
     with WetWriter(path, description="pages of a test") as writer:
         writer.write("https://example.org/a\x1b[2J", "\x1b]0;title\x07 [bold]" + page_text(0), "eng")
         writer.write("https://example.org/b", "x" * 500 + "\n" + "line\n" * 20, "eng")
-    drawn = draw([path], SETTINGS, num_documents=2)
+    drawn = draw(WetFiles([path]), SETTINGS, num_documents=2)
     plain, coloured = shown(drawn), shown(drawn, is_terminal=True)
     assert "\x1b" not in plain
     assert "\x1b[1;32m" in coloured
@@ -146,14 +149,14 @@ def test_nothing_on_a_page_reaches_the_terminal_as_a_command(tmp_path: Path) -> 
 
 def test_a_number_without_sense_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_documents is 0"):
-        draw(write_crawl(tmp_path), SETTINGS, num_documents=0)
+        draw(WetFiles(write_crawl(tmp_path)), SETTINGS, num_documents=0)
 
 
 def test_the_program_explains_and_prepares_nothing(tmp_path: Path) -> None:
     write_crawl(tmp_path, num_good=4)
     before = sorted(tmp_path.iterdir())
-    command = [sys.executable, "-m", "tf_codistill.prepare_common_crawl", "--explain=1"]
-    command += [f"--wet_files={tmp_path}/*.gz", "--gin_file=gin/corpus/common_crawl.gin"]
+    command = [sys.executable, "-m", "tf_codistill.prepare_corpus", "--explain=1"]
+    command += [f"--files={tmp_path}/*.gz", "--gin_file=gin/corpus/common_crawl.gin"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith("kept     https://example.org/")

@@ -111,7 +111,7 @@ def test_second_run_changes_nothing_and_a_stopped_one_is_done_again(
 def test_a_download_is_not_taken_for_documentation(
     tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after ``prepare_common_crawl --download_dir=wet``, with ``prepare_local_docs --output_dir=.``."""
+    """As after ``--source=Crawl --download_dir=wet``, with ``--source=LocalDocs --download_dir=wet``."""
     download = tmp_path / "wet" / "CC-MAIN-00000.warc.wet.gz"
     download.parent.mkdir()
     download.write_bytes(b"hours of fetching")

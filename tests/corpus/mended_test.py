@@ -13,6 +13,7 @@ from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import files
 from tf_codistill.corpus.finished import Finished
 from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.corpus.wet import WetWriter
 
@@ -79,13 +80,13 @@ def test_a_file_that_was_mended_is_read_again_by_whoever_goes_on(
     sources = [scheme + path for path in wet_files]
     for _ in range(2):
         with pytest.raises(ValueError, match="num_pieces"):
-            prepare(sources, str(tmp_path / "corpus"), TOO_MANY)
+            prepare(WetFiles(sources), str(tmp_path / "corpus"), TOO_MANY)
     assert len(read) == 3
     assert summed == [], "their times are what they were"
     mend(wet_files[-1])
-    prepare(sources, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(sources), str(tmp_path / "corpus"), SETTINGS)
     assert read[3:] == summed == ["crawl-9.warc.wet"]
-    prepare(sources, str(tmp_path / "fresh"), SETTINGS)
+    prepare(WetFiles(sources), str(tmp_path / "fresh"), SETTINGS)
     assert contents(tmp_path / "corpus") == contents(tmp_path / "fresh")
 
 
@@ -93,11 +94,11 @@ def test_a_file_that_was_only_touched_is_summed_up_once(
     tmp_path: Path, wet_files: list[str], read: list[str], summed: list[str]
 ) -> None:
     with pytest.raises(ValueError, match="num_pieces"):
-        prepare(wet_files, str(tmp_path / "corpus"), TOO_MANY)
+        prepare(WetFiles(wet_files), str(tmp_path / "corpus"), TOO_MANY)
     move_time(wet_files[0], 1e9)
     for _ in range(2):
         with pytest.raises(ValueError, match="num_pieces"):
-            prepare(wet_files, str(tmp_path / "corpus"), TOO_MANY)
+            prepare(WetFiles(wet_files), str(tmp_path / "corpus"), TOO_MANY)
     assert len(read) == 3
     assert summed == ["crawl-0.warc.wet.gz"]
 
@@ -108,21 +109,23 @@ def test_a_finished_corpus_is_told_from_one_of_mended_files(
     corpus = str(tmp_path / "corpus")
     for path in wet_files:
         move_time(path, 1e9)
-    mark = prepare(wet_files, corpus, SETTINGS)
+    mark = prepare(WetFiles(wet_files), corpus, SETTINGS)
     before = contents(corpus)
-    assert prepare(wet_files, corpus, SETTINGS) == mark
+    assert prepare(WetFiles(wet_files), corpus, SETTINGS) == mark
     assert summed == [], "they are older than the corpus"
     in_an_hour = os.stat(tmp_path / "corpus" / files.MANIFEST).st_mtime + 3600
     move_time(wet_files[0], in_an_hour)
-    assert prepare(wet_files, corpus, SETTINGS) == mark
+    assert prepare(WetFiles(wet_files), corpus, SETTINGS) == mark
     assert summed == ["crawl-0.warc.wet.gz"]
     mend(wet_files[-1])
     move_time(wet_files[-1], in_an_hour)
-    with pytest.raises(ValueError, match="other WET files: '.*crawl-9.warc.wet' has another checksum now"):
-        prepare(wet_files, corpus, SETTINGS)
+    with pytest.raises(
+        ValueError, match="other WET files: '.*crawl-9.warc.wet' has another size or checksum now"
+    ):
+        prepare(WetFiles(wet_files), corpus, SETTINGS)
     Path(wet_files[-1]).write_bytes(b"")
-    with pytest.raises(ValueError, match="'crawl-9.warc.wet' had [0-9]+ bytes, now it has 0"):
-        prepare(wet_files, corpus, SETTINGS)
+    with pytest.raises(ValueError, match="'crawl-9.warc.wet' has another size"):
+        prepare(WetFiles(wet_files), corpus, SETTINGS)
     assert contents(corpus) == before
 
 
@@ -136,13 +139,13 @@ def test_a_finished_corpus_is_told_from_one_of_damaged_files_fetched_anew_with_t
     Path(wet_files[1]).write_bytes(broken if damage == "member" else bytes(len(whole)))
     move_time(wet_files[1], 1e9)
     settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.5)
-    mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
+    mark = prepare(WetFiles(wet_files), str(tmp_path / "corpus"), settings)
     assert mark["counts"]["unreadable"] or mark["counts"]["unreadable_files"]
-    assert prepare(wet_files, str(tmp_path / "corpus"), settings) == mark
+    assert prepare(WetFiles(wet_files), str(tmp_path / "corpus"), settings) == mark
     Path(wet_files[1]).write_bytes(whole)
     move_time(wet_files[1], 1e9)
-    with pytest.raises(ValueError, match="'.*crawl-1.warc.wet.gz' has another checksum now"):
-        prepare(wet_files, str(tmp_path / "corpus"), settings)
+    with pytest.raises(ValueError, match="'.*crawl-1.warc.wet.gz' has another size or checksum now"):
+        prepare(WetFiles(wet_files), str(tmp_path / "corpus"), settings)
 
 
 def test_a_corpus_that_never_noted_the_checksum_of_what_could_not_be_read_is_taken_as_it_is(
@@ -151,4 +154,4 @@ def test_a_corpus_that_never_noted_the_checksum_of_what_could_not_be_read_is_tak
     (tmp_path / files.MANIFEST).write_text("{}")
     (tmp_path / "a.wet").write_bytes(b"noise")
     record = {"wet_files": {"a.wet": {"bytes": 5, "unreadable": "all of it"}}}
-    Finished(str(tmp_path), {}, record).check_files({"a.wet": str(tmp_path / "a.wet")}, {"a.wet": 5})
+    Finished(str(tmp_path), {}, record).check_parts(WetFiles([str(tmp_path / "a.wet")]), {"a.wet": 5})

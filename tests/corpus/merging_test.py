@@ -12,6 +12,7 @@ from tests.toy_crawls import SETTINGS, contents, write_crawl
 from tf_codistill import files
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import merging, partitioned
 
 NUM_FILES, NUM_PARTS = 9, 3
@@ -96,9 +97,9 @@ def test_a_corpus_is_prepared_without_room_in_the_temporary_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     wet_files = write_crawl(tmp_path / "crawl", num_files=5)
-    prepare(wet_files, str(tmp_path / "expected"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "expected"), SETTINGS)
     monkeypatch.setattr(merging, "_MOST_AT_A_TIME", most)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "there is none"))
-    prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     assert contents(tmp_path / "corpus") == contents(tmp_path / "expected")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "crawl", "expected"]

@@ -18,6 +18,8 @@ from tf_codistill import files
 from tf_codistill.corpus.crawl.http_file import RetryPolicy
 from tf_codistill.corpus.crawl.opening import open_source
 from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.corpus.sources import base
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import reading
 from tf_codistill.jobs.engines import Beam, Local
 from tf_codistill.jobs.stages import Advance, Engine, Stage
@@ -41,7 +43,7 @@ def server(
     tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[http_server.Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(reading, "open_source", lambda source: open_source(source, QUICK))
+    monkeypatch.setattr(base, "open_source", lambda source: open_source(source, QUICK))
     content = {f"/{Path(path).name}": Path(path).read_bytes() for path in wet_files}
     with http_server.serve(content) as running:
         yield running
@@ -67,18 +69,18 @@ def test_a_file_out_of_reach_stops_the_preparation_which_goes_on_later(
 ) -> None:
     whole = dict(server.files)
     urls, lost = addresses(server), list(server.files)[-2]
-    prepare(urls, str(tmp_path / "whole"), SETTINGS)
+    prepare(WetFiles(urls), str(tmp_path / "whole"), SETTINGS)
     server.misbehave(lost, *faults)
     server.always[lost] = always
     server.requests.clear()
     with pytest.raises(OSError, match=f"{lost} .*{told}.*{GOES_ON}"):
-        prepare(urls, str(tmp_path / "corpus"), SETTINGS)
+        prepare(WetFiles(urls), str(tmp_path / "corpus"), SETTINGS)
     assert files.read_manifest(str(tmp_path / "corpus")) is None
     assert {request.path for request in server.requests} == {*list(whole)[:-1]}, "the next waits for its turn"
     server.always.clear()
     server.files.update(whole)
     server.requests.clear()
-    prepare(urls, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(urls), str(tmp_path / "corpus"), SETTINGS)
     assert [request.path for request in server.requests] == list(whole)[-2:], "the others have been read"
     assert contents(tmp_path / "corpus") == contents(tmp_path / "whole")
 
@@ -111,9 +113,9 @@ def test_a_file_that_disappears_is_told_in_one_sentence_whoever_reads_it(
     away = tmp_path / "away"
     gone = Between(lambda: os.rename(wet_files[3], away), engine())
     with pytest.raises(OSError, match=f"crawl-2.warc.wet.gz' does not exist; .*{GOES_ON}"):
-        prepare(wet_files, str(tmp_path / "corpus"), SETTINGS, gone)
+        prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS, gone)
     os.rename(away, wet_files[3])
-    assert prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)["counts"]["kept"] == 60
+    assert prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)["counts"]["kept"] == 60
 
 
 def test_a_storage_that_fails_in_the_middle_is_no_damage(
@@ -130,18 +132,16 @@ def test_a_storage_that_fails_in_the_middle_is_no_damage(
         return Failing(Path(source).read_bytes()[:900]) if source == wet_files[-1] else open_source(source)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "open_source", failing_source)
+        patch.setattr(base, "open_source", failing_source)
         told = f"{wet_files[-1]}' cannot be read: .*Input/output error; .*{GOES_ON}"
         with pytest.raises(OSError, match=told):
-            prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+            prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     read_again: list[str] = []
-    monkeypatch.setattr(
-        reading, "open_source", lambda source: read_again.append(source) or open_source(source)
-    )
-    assert prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)["counts"]["kept"] == 60
+    monkeypatch.setattr(base, "open_source", lambda source: read_again.append(source) or open_source(source))
+    assert prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)["counts"]["kept"] == 60
     assert read_again == wet_files[-1:]
 
 
 def test_an_address_that_is_none_is_no_damaged_file(wet_files: list[str], tmp_path: Path) -> None:
     with pytest.raises(OSError, match="address 'http:///z.warc.wet.gz' is not understood"):
-        prepare([*wet_files, "http:///z.warc.wet.gz"], str(tmp_path / "corpus"), SETTINGS)
+        prepare(WetFiles([*wet_files, "http:///z.warc.wet.gz"]), str(tmp_path / "corpus"), SETTINGS)

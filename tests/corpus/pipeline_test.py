@@ -24,6 +24,7 @@ from tf_codistill.corpus.filters import English, LongParagraphs
 from tf_codistill.corpus.pipeline import check, prepare
 from tf_codistill.corpus.report import counts
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.corpus.stages.writing import WriteStage
 from tf_codistill.jobs.stages import Advance
@@ -47,7 +48,7 @@ def documents(directory: str, split: str) -> list[str]:
 
 def test_every_good_page_is_in_one_split_word_for_word(tmp_path: Path, wet_files: list[str]) -> None:
     output_dir = str(tmp_path / "corpus")
-    mark = prepare(wet_files, output_dir, SETTINGS)
+    mark = prepare(WetFiles(wet_files), output_dir, SETTINGS)
     train, validation = documents(output_dir, "train"), documents(output_dir, "validation")
     expected = [page_text(number).removeprefix("Home\n") for number in range(NUM_GOOD)]
     assert sorted(train + validation) == sorted(expected)
@@ -58,7 +59,7 @@ def test_every_good_page_is_in_one_split_word_for_word(tmp_path: Path, wet_files
 
 
 def test_counts_add_up(tmp_path: Path, wet_files: list[str]) -> None:
-    mark = prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    mark = prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     dropped = {"link_list": 2, "no_long_paragraphs": 2, "other_language": 2}
     assert mark["counts"] == {
         "read": NUM_GOOD + 6,
@@ -76,7 +77,7 @@ def test_counts_add_up(tmp_path: Path, wet_files: list[str]) -> None:
 
 def test_budget_of_tokens_is_kept_and_counted(tmp_path: Path, wet_files: list[str]) -> None:
     settings = dataclasses.replace(SETTINGS, max_tokens=3000, max_validation_tokens=800)
-    mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
+    mark = prepare(WetFiles(wet_files), str(tmp_path / "corpus"), settings)
     counts = mark["counts"]
     assert 2500 < mark["splits"]["train"]["num_tokens"] <= 3000
     assert 300 < mark["splits"]["validation"]["num_tokens"] <= 800
@@ -85,16 +86,16 @@ def test_budget_of_tokens_is_kept_and_counted(tmp_path: Path, wet_files: list[st
 
 
 def test_held_out_pages_stay_held_out_under_another_budget(tmp_path: Path, wet_files: list[str]) -> None:
-    prepare(wet_files, str(tmp_path / "all"), SETTINGS)
-    prepare(wet_files, str(tmp_path / "some"), dataclasses.replace(SETTINGS, max_tokens=3000))
+    prepare(WetFiles(wet_files), str(tmp_path / "all"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "some"), dataclasses.replace(SETTINGS, max_tokens=3000))
     assert documents(str(tmp_path / "some"), "validation") == documents(str(tmp_path / "all"), "validation")
     assert set(documents(str(tmp_path / "some"), "train")) < set(documents(str(tmp_path / "all"), "train"))
 
 
 def test_a_test_split_comes_out_of_training(tmp_path: Path, wet_files: list[str]) -> None:
-    prepare(wet_files, str(tmp_path / "without"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "without"), SETTINGS)
     settings = dataclasses.replace(SETTINGS, test_share=0.3, max_validation_tokens=800)
-    mark = prepare(wet_files, str(tmp_path / "with"), settings)
+    mark = prepare(WetFiles(wet_files), str(tmp_path / "with"), settings)
     assert 300 < mark["splits"]["test"]["num_tokens"] <= 800
     assert mark["counts"]["read"] == mark["counts"]["kept"] + sum(mark["counts"]["dropped"].values())
     found = {
@@ -104,20 +105,20 @@ def test_a_test_split_comes_out_of_training(tmp_path: Path, wet_files: list[str]
     assert found["validation"] <= before["validation"]
     assert found["train"] < before["train"]
     assert found["test"] <= before["train"] - found["train"]
-    assert prepare(wet_files, str(tmp_path / "with"), settings) == mark
+    assert prepare(WetFiles(wet_files), str(tmp_path / "with"), settings) == mark
 
 
 def test_same_input_gives_same_bytes_in_any_order(tmp_path: Path, wet_files: list[str]) -> None:
-    prepare(wet_files, str(tmp_path / "first"), SETTINGS)
-    prepare(wet_files[::-1], str(tmp_path / "second"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "first"), SETTINGS)
+    prepare(WetFiles(wet_files[::-1]), str(tmp_path / "second"), SETTINGS)
     assert contents(str(tmp_path / "first")) == contents(str(tmp_path / "second"))
 
 
 def test_second_run_returns_what_is_there(tmp_path: Path, wet_files: list[str]) -> None:
     output_dir = str(tmp_path / "corpus")
-    first = prepare(wet_files, output_dir, SETTINGS)
+    first = prepare(WetFiles(wet_files), output_dir, SETTINGS)
     times = {name: os.stat(os.path.join(output_dir, name)).st_mtime_ns for name in os.listdir(output_dir)}
-    assert prepare(wet_files, output_dir, SETTINGS) == first
+    assert prepare(WetFiles(wet_files), output_dir, SETTINGS) == first
     assert times == {
         name: os.stat(os.path.join(output_dir, name)).st_mtime_ns for name in os.listdir(output_dir)
     }
@@ -125,13 +126,13 @@ def test_second_run_returns_what_is_there(tmp_path: Path, wet_files: list[str]) 
 
 def test_other_settings_are_not_mistaken_for_the_same(tmp_path: Path, wet_files: list[str]) -> None:
     output_dir = str(tmp_path / "corpus")
-    prepare(wet_files, output_dir, SETTINGS)
+    prepare(WetFiles(wet_files), output_dir, SETTINGS)
     with pytest.raises(ValueError, match="prepared with num_pieces = 120, now it is 130"):
-        prepare(wet_files, output_dir, dataclasses.replace(SETTINGS, num_pieces=130))
+        prepare(WetFiles(wet_files), output_dir, dataclasses.replace(SETTINGS, num_pieces=130))
     with pytest.raises(
         ValueError, match="other WET files: 'crawl-1.warc.wet.gz' had [0-9]+ bytes, now it has no"
     ):
-        prepare(wet_files[:1], output_dir, SETTINGS)
+        prepare(WetFiles(wet_files[:1]), output_dir, SETTINGS)
 
 
 FILTERS = """
@@ -166,13 +167,13 @@ def with_filter(tmp_path: Path, least: int, name: str = "is_long") -> CorpusSett
 def test_a_filter_is_known_again_until_its_code_changes(tmp_path: Path, wet_files: list[str]) -> None:
     output_dir = str(tmp_path / "corpus")
     settings = with_filter(tmp_path, 1)
-    mark = prepare(wet_files, output_dir, settings)
+    mark = prepare(WetFiles(wet_files), output_dir, settings)
     again = with_filter(tmp_path, 1)
     assert again.filters[-1] is not settings.filters[-1]
-    assert prepare(wet_files, output_dir, again) == mark
+    assert prepare(WetFiles(wet_files), output_dir, again) == mark
     changed = with_filter(tmp_path, 100_000)
     with pytest.raises(ValueError, match="other code of the filter filters_for_a_test.is_long; name another"):
-        prepare(wet_files, output_dir, changed)
+        prepare(WetFiles(wet_files), output_dir, changed)
     described = files.read_json(os.path.join(output_dir, "preparation.json"))["filters"]
     assert described == [*map(repr, SETTINGS.filters), "filters_for_a_test.is_long"]
 
@@ -181,10 +182,10 @@ def test_what_other_code_has_left_unfinished_is_not_mixed_in(tmp_path: Path, wet
     output_dir = str(tmp_path / "corpus")
     first = dataclasses.replace(with_filter(tmp_path, 535, "long"), num_pieces=20_000)
     with pytest.raises(ValueError, match="num_pieces = 20000"):
-        prepare(wet_files, output_dir, first)
+        prepare(WetFiles(wet_files), output_dir, first)
     read = [files.read_json(str(path)) for path in tmp_path.glob("corpus.work/read-*/*.json")]
     assert sum(task["counts"]["dropped"]["brief"] for task in read) > 20
-    mark = prepare(wet_files, output_dir, with_filter(tmp_path, 1, "long"))
+    mark = prepare(WetFiles(wet_files), output_dir, with_filter(tmp_path, 1, "long"))
     assert "brief" not in mark["counts"]["dropped"]
     assert mark["counts"]["kept"] == NUM_GOOD
 
@@ -197,7 +198,7 @@ def test_a_corpus_without_fingerprints_is_known_by_what_our_filters_are_called(
     published = dataclasses.replace(SETTINGS, unwrap=False, filters=(English(is_html=True), LongParagraphs()))
     theirs = dataclasses.replace(with_filter(tmp_path, 1), unwrap=False)
     for settings, is_ours in ((published, True), (theirs, False)):
-        mark = prepare(wet_files, output_dir, settings)
+        mark = prepare(WetFiles(wet_files), output_dir, settings)
         path = os.path.join(output_dir, "preparation.json")
         preparation = files.read_json(path)
         del preparation["filter_code"], preparation["unwrap"]
@@ -207,13 +208,13 @@ def test_a_corpus_without_fingerprints_is_known_by_what_our_filters_are_called(
         files.write_json(os.path.join(output_dir, files.MANIFEST), mark)
         if is_ours:
             with caplog.at_level(logging.WARNING, "absl"):
-                assert prepare(wet_files, output_dir, settings) == mark
+                assert prepare(WetFiles(wet_files), output_dir, settings) == mark
             assert "does not say what the code of its filters was" in caplog.text
             with pytest.raises(ValueError, match=r"unwrap = False, now it is True; .*as_published\.gin"):
-                prepare(wet_files, output_dir, dataclasses.replace(settings, unwrap=True))
+                prepare(WetFiles(wet_files), output_dir, dataclasses.replace(settings, unwrap=True))
         else:
             with pytest.raises(ValueError, match="prepared with filters = .*; name another output directory"):
-                prepare(wet_files, output_dir, settings)
+                prepare(WetFiles(wet_files), output_dir, settings)
         shutil.rmtree(output_dir)
 
 
@@ -221,7 +222,7 @@ def test_run_that_was_stopped_is_done_again(
     tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output_dir, whole_dir = str(tmp_path / "corpus"), str(tmp_path / "whole")
-    prepare(wet_files, whole_dir, SETTINGS)
+    prepare(WetFiles(wet_files), whole_dir, SETTINGS)
 
     def stop(writer: tokens.ShardWriter, document: object) -> None:
         raise KeyboardInterrupt
@@ -229,10 +230,10 @@ def test_run_that_was_stopped_is_done_again(
     with monkeypatch.context() as patch:
         patch.setattr(tokens.ShardWriter, "add", stop)
         with pytest.raises(KeyboardInterrupt):
-            prepare(wet_files, output_dir, SETTINGS)
+            prepare(WetFiles(wet_files), output_dir, SETTINGS)
     with pytest.raises(ValueError, match="not finished"):
         tokens.open_corpus(output_dir)
-    prepare(wet_files, output_dir, SETTINGS)
+    prepare(WetFiles(wet_files), output_dir, SETTINGS)
     assert contents(output_dir) == contents(whole_dir)
 
 
@@ -240,7 +241,7 @@ def test_what_an_unfinished_preparation_has_left_goes_and_what_others_have_put_t
     tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output_dir, whole_dir = tmp_path / "corpus", tmp_path / "whole"
-    prepare(wet_files, str(whole_dir), SETTINGS)
+    prepare(WetFiles(wet_files), str(whole_dir), SETTINGS)
 
     def stop(*args: object, **named: object) -> None:
         raise KeyboardInterrupt
@@ -248,7 +249,7 @@ def test_what_an_unfinished_preparation_has_left_goes_and_what_others_have_put_t
     with monkeypatch.context() as patch:
         patch.setattr(tokens, "commit_corpus", stop)
         with pytest.raises(KeyboardInterrupt):
-            prepare(wet_files, str(output_dir), dataclasses.replace(SETTINGS, num_shards=5))
+            prepare(WetFiles(wet_files), str(output_dir), dataclasses.replace(SETTINGS, num_shards=5))
     assert "train-00004-of-00005.tokens" in os.listdir(output_dir)
 
     theirs = {"thesis.tex", "train-00000-of-00099.tokens", f"manifest.json.{'0a' * 16}", "notes.partial"}
@@ -264,7 +265,7 @@ def test_what_an_unfinished_preparation_has_left_goes_and_what_others_have_put_t
 
     do = WriteStage.do
     monkeypatch.setattr(WriteStage, "do", begin)
-    mark = prepare(wet_files, str(output_dir), SETTINGS)
+    mark = prepare(WetFiles(wet_files), str(output_dir), SETTINGS)
     for name in theirs:
         assert (output_dir / name).read_text() == "years of work"
         (output_dir / name).unlink()
@@ -283,7 +284,7 @@ def test_an_ending_means_one_format(
 
     monkeypatch.setattr(pipeline, "_commit", stop)
     with pytest.raises(KeyboardInterrupt):
-        prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+        prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     of_corpus = {path.suffix for path in (tmp_path / "corpus").iterdir()}
     results = (tmp_path / "corpus.work").glob("*-????????????????/*")
     of_work = {path.suffix for path in results}
@@ -296,11 +297,11 @@ def test_damaged_file_stops_before_anything_is_written(tmp_path: Path, wet_files
     content = Path(wet_files[1]).read_bytes()
     Path(wet_files[1]).write_bytes(content[:-50])
     with pytest.raises(ValueError, match=r"crawl-1\.warc\.wet\.gz.*truncated"):
-        prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+        prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     assert not (tmp_path / "corpus").exists()
     (tmp_path / "corpus").mkdir()
     with pytest.raises(ValueError, match="truncated"):
-        prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+        prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     assert (tmp_path / "corpus").is_dir(), "a user's own directory stays"
 
 
@@ -312,7 +313,7 @@ def test_damaged_record_is_counted(tmp_path: Path, wet_files: list[str]) -> None
         b"WARC-Block-Digest: sha1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\r\n"
         b"Content-Length: %d\r\n\r\n%b\r\n\r\n" % (len(body), body)
     )
-    mark = prepare([*wet_files, str(path)], str(tmp_path / "corpus"), SETTINGS)
+    mark = prepare(WetFiles([*wet_files, str(path)]), str(tmp_path / "corpus"), SETTINGS)
     assert mark["counts"]["unreadable"] == {"wrong_digest": 1}
     assert mark["counts"]["kept"] == NUM_GOOD
 
@@ -337,7 +338,7 @@ def test_directory_with_other_things_is_left_alone(tmp_path: Path, wet_files: li
     output_dir.mkdir()
     (output_dir / name).write_text("years of work")
     with pytest.raises(ValueError, match=f"holds '{name}', which nobody is recorded to have written"):
-        prepare(wet_files, str(output_dir), SETTINGS)
+        prepare(WetFiles(wet_files), str(output_dir), SETTINGS)
     assert os.listdir(output_dir) == [name]
     assert not (tmp_path / "thesis.work").exists()
 
@@ -349,10 +350,10 @@ def test_what_others_keep_in_the_directory_of_the_work_stays(tmp_path: Path, wet
         os.rename(path, kept / os.path.basename(path)) or str(kept / os.path.basename(path))
         for path in wet_files
     ]
-    prepare(moved, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(moved), str(tmp_path / "corpus"), SETTINGS)
     assert os.listdir(tmp_path / "corpus.work") == ["wet"]
     assert len(os.listdir(kept)) == len(wet_files)
-    prepare(moved, str(tmp_path / "other"), SETTINGS)
+    prepare(WetFiles(moved), str(tmp_path / "other"), SETTINGS)
     assert not (tmp_path / "other.work").exists()
 
 
@@ -368,7 +369,7 @@ def test_no_file_is_renamed_from_one_directory_to_another(
         os.replace(path, target)
 
     monkeypatch.setattr(tf.io.gfile, "rename", rename)
-    prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     assert crossing == []
 
 
@@ -378,41 +379,41 @@ def test_this_directory_can_be_the_corpus(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(ValueError, match=r"num_pieces = 20000 does not suit this corpus \(it has text for"):
-        prepare(wet_files, ".", dataclasses.replace(SETTINGS, num_pieces=20_000))
+        prepare(WetFiles(wet_files), ".", dataclasses.replace(SETTINGS, num_pieces=20_000))
     assert os.listdir(".") == []
-    prepare(wet_files, ".", SETTINGS)
-    prepare(wet_files, str(tmp_path / "there"), SETTINGS)
+    prepare(WetFiles(wet_files), ".", SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "there"), SETTINGS)
     assert contents(".") == contents(tmp_path / "there")
 
 
 @pytest.mark.parametrize("other", ["crawl-0.warc.wet.gz", "crawl-0.warc.wet"])
 def test_files_of_one_name_are_refused(tmp_path: Path, wet_files: list[str], other: str) -> None:
     with pytest.raises(ValueError, match=f"crawl-0.warc.wet.gz' and 'elsewhere/{other}' have the same name"):
-        prepare([*wet_files, f"elsewhere/{other}"], str(tmp_path / "corpus"), SETTINGS)
+        prepare(WetFiles([*wet_files, f"elsewhere/{other}"]), str(tmp_path / "corpus"), SETTINGS)
 
 
 def test_the_place_of_the_work_is_checked_with_the_others(tmp_path: Path, wet_files: list[str]) -> None:
     (tmp_path / "corpus.work").write_text("no directory")
-    for attempt in (check, lambda *arguments: prepare(wet_files, *arguments)):
+    for attempt in (check, prepare):
         with pytest.raises(ValueError, match="corpus.work' cannot be written to"):
-            attempt(str(tmp_path / "corpus"), SETTINGS)
+            attempt(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
         assert not (tmp_path / "corpus").exists()
 
 
 def test_a_check_leaves_nothing(tmp_path: Path) -> None:
-    assert not check(str(tmp_path / "corpus"), SETTINGS)
+    assert not check(WetFiles(), str(tmp_path / "corpus"), SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_files_on_a_server_are_named_without_their_query(tmp_path: Path) -> None:
     addresses = [f"https://example.org/{name}.warc.wet.gz?key=a/b" for name in ("one%201", "two")]
-    assert list(pipeline._by_name(addresses)) == ["one 1.warc.wet.gz", "two.warc.wet.gz"]
+    assert list(WetFiles(addresses).parts()) == ["one 1.warc.wet.gz", "two.warc.wet.gz"]
 
 
 def test_a_file_that_ends_too_early_is_named(tmp_path: Path, wet_files: list[str]) -> None:
     Path(wet_files[1]).write_bytes(Path(wet_files[1]).read_bytes()[:-50])
     settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.9)
-    mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
+    mark = prepare(WetFiles(wet_files), str(tmp_path / "corpus"), settings)
     assert mark["counts"]["truncated_files"] == ["crawl-1.warc.wet.gz"]
     assert "WET files that end too early: crawl-1.warc.wet.gz" in counts.summary(mark, "corpus", settings)
 
@@ -430,17 +431,17 @@ def test_a_damaged_file_is_read_again_if_it_was_mended_or_is_to_be_kept(
     corpus, quarantine = str(tmp_path / "corpus"), tmp_path / "quarantine"
     too_many = dataclasses.replace(SETTINGS, num_pieces=20_000)
     with pytest.raises(ValueError, match="num_pieces"):
-        prepare(wet_files, corpus, too_many)
+        prepare(WetFiles(wet_files), corpus, too_many)
     with pytest.raises(ValueError, match="num_pieces"):
-        prepare(wet_files, corpus, too_many, quarantine_dir=str(quarantine))
+        prepare(WetFiles(wet_files), corpus, too_many, quarantine_dir=str(quarantine))
     assert (quarantine / "crawl-1.warc.wet.gz.jsonl").exists()
     assert read == ["crawl-0.warc.wet.gz", "crawl-1.warc.wet.gz", "crawl-1.warc.wet.gz"]
     for kept in (None, str(quarantine)):
         with pytest.raises(ValueError, match="num_pieces"):
-            prepare(wet_files, corpus, too_many, quarantine_dir=kept)
+            prepare(WetFiles(wet_files), corpus, too_many, quarantine_dir=kept)
     assert len(read) == 3, "nothing is read again without need"
     Path(wet_files[1]).write_bytes(whole)
-    assert prepare(wet_files, corpus, SETTINGS)["counts"]["unreadable"] == {}
+    assert prepare(WetFiles(wet_files), corpus, SETTINGS)["counts"]["unreadable"] == {}
 
 
 @pytest.mark.parametrize(
@@ -479,7 +480,7 @@ def test_corpus_without_text_is_told(
     tmp_path: Path, wet_files: list[str], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        prepare(wet_files, str(tmp_path / "corpus"), dataclasses.replace(SETTINGS, **changes))
+        prepare(WetFiles(wet_files), str(tmp_path / "corpus"), dataclasses.replace(SETTINGS, **changes))
     assert files.read_manifest(str(tmp_path / "corpus")) is None
 
 
@@ -495,8 +496,10 @@ def test_a_tokenizer_that_is_none_is_told_before_anything_is_read(
         (str(tmp_path / "absent.model"), FileNotFoundError, "absent.model"),
     ):
         for attempt in (
-            lambda given=tokenizer: prepare(wet_files, str(tmp_path / "corpus"), SETTINGS, tokenizer=given),
-            lambda given=tokenizer: check(str(tmp_path / "corpus"), SETTINGS, tokenizer=given),
+            lambda given=tokenizer: prepare(
+                WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS, tokenizer=given
+            ),
+            lambda given=tokenizer: check(WetFiles(), str(tmp_path / "corpus"), SETTINGS, tokenizer=given),
         ):
             with pytest.raises(error, match=message):
                 attempt()
@@ -506,29 +509,29 @@ def test_a_tokenizer_that_is_none_is_told_before_anything_is_read(
 
 def test_what_can_be_checked_without_wet_files(tmp_path: Path, wet_files: list[str]) -> None:
     output_dir, other = str(tmp_path / "corpus"), dataclasses.replace(SETTINGS, num_pieces=130)
-    assert not check(output_dir, other, quarantine_dir=str(tmp_path / "quarantine"))
+    assert not check(WetFiles(), output_dir, other, quarantine_dir=str(tmp_path / "quarantine"))
     assert (tmp_path / "quarantine").is_dir()
-    prepare(wet_files, output_dir, SETTINGS)
+    prepare(WetFiles(wet_files), output_dir, SETTINGS)
     before = contents(output_dir)
-    found = check(output_dir, SETTINGS)
+    found = check(WetFiles(), output_dir, SETTINGS)
     assert found is not None
     assert found.mark == files.read_manifest(output_dir)
     assert not found.is_of(None), "nobody has said of what it is"
     with pytest.raises(ValueError, match="prepared with num_pieces = 120, now it is 130"):
-        check(output_dir, other)
+        check(WetFiles(), output_dir, other)
     with pytest.raises(ValueError, match="'corpus', which nobody is recorded to have written for this"):
-        check(str(tmp_path), SETTINGS)
+        check(WetFiles(), str(tmp_path), SETTINGS)
     with pytest.raises(ValueError, match="'.*crawl-0.warc.wet.gz' cannot be written to"):
-        check(str(tmp_path / "another"), SETTINGS, quarantine_dir=wet_files[0])
+        check(WetFiles(), str(tmp_path / "another"), SETTINGS, quarantine_dir=wet_files[0])
     assert contents(output_dir) == before
     assert not (tmp_path / "another").exists()
 
 
 def test_missing_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no WET file"):
-        prepare([], str(tmp_path / "corpus"), SETTINGS)
+        prepare(WetFiles([]), str(tmp_path / "corpus"), SETTINGS)
     with pytest.raises(FileNotFoundError, match=r"absent\.warc\.wet\.gz"):
-        prepare([str(tmp_path / "absent.warc.wet.gz")], str(tmp_path / "corpus"), SETTINGS)
+        prepare(WetFiles([str(tmp_path / "absent.warc.wet.gz")]), str(tmp_path / "corpus"), SETTINGS)
 
 
 def test_gin_reaches_settings_and_filters() -> None:
@@ -545,11 +548,11 @@ def run_program(tmp_path: Path, output_dir: str) -> subprocess.CompletedProcess[
     command = [
         sys.executable,
         "-m",
-        "tf_codistill.prepare_common_crawl",
+        "tf_codistill.prepare_corpus",
         f"--output_dir={tmp_path}/{output_dir}",
     ]
     arguments = [
-        f"--wet_files={tmp_path}/crawl-*.warc.wet.gz",
+        f"--files={tmp_path}/crawl-*.warc.wet.gz",
         "--gin_file=gin/corpus/common_crawl.gin",
         "--gin_bindings=CorpusSettings.num_pieces = 120",
     ]
@@ -558,7 +561,7 @@ def run_program(tmp_path: Path, output_dir: str) -> subprocess.CompletedProcess[
 
 def test_program_finds_a_finished_corpus_again(tmp_path: Path, wet_files: list[str]) -> None:
     settings = CorpusSettings(num_pieces=120)
-    mark = prepare(wet_files, str(tmp_path / "corpus"), settings)
+    mark = prepare(WetFiles(wet_files), str(tmp_path / "corpus"), settings)
     again = run_program(tmp_path, "corpus")
     assert again.returncode == 0, again.stderr
     assert again.stdout.strip() == counts.summary(mark, str(tmp_path / "corpus"), settings)

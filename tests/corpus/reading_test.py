@@ -9,6 +9,7 @@ import pytest
 
 from tests.toy_crawls import SETTINGS, page_text, write_crawl
 from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import partitioned, reading
 from tf_codistill.corpus.stages.reading import ReadStage, read_documents
 from tf_codistill.corpus.wet import WetWriter
@@ -17,8 +18,8 @@ from tf_codistill.jobs.engines import Local
 
 
 def read_stage(directory: Path, paths: list[str], quarantine_dir: str | None = None) -> ReadStage:
-    sources = {Path(path).name: path for path in paths}
-    return ReadStage(str(directory), SETTINGS, sources, dict.fromkeys(sources, 0), quarantine_dir)
+    source = WetFiles(paths)
+    return ReadStage(str(directory), SETTINGS, source, dict.fromkeys(source.parts(), 0), quarantine_dir)
 
 
 def kept_documents(path: str, first: int, last: int | None = None) -> dict[bytes, Document]:
@@ -32,7 +33,7 @@ def kept_documents(path: str, first: int, last: int | None = None) -> dict[bytes
 
 def test_each_page_comes_with_its_verdict(tmp_path: Path) -> None:
     (path,) = write_crawl(tmp_path, num_files=1, num_good=2)
-    found = list(read_documents(path, SETTINGS))
+    found = list(read_documents(WetFiles([path]), SETTINGS))
     assert [document.url.split("/")[3] for document, _ in found] == ["0", "1", "foreign", "links", "short"]
     assert [v for _, v in found[2:]] == ["other_language", "link_list", "no_long_paragraphs"]
     verdict = found[1][1]
@@ -46,7 +47,7 @@ def test_numbers_go_on_from_page_to_page(tmp_path: Path) -> None:
     with WetWriter(path, description="pages of a test") as writer:
         for number, text in enumerate(texts):
             writer.write(f"https://example.org/{number}", text, "eng")
-    found = [document for document, _ in read_documents(path, SETTINGS)]
+    found = [document for document, _ in read_documents(WetFiles([path]), SETTINGS)]
     assert [document.numbers for document in found] == [(0, 2), (), (), (4,), (5, 6)]
     lines = [line.strip() for text in texts for line in text.splitlines()]
     assert {lines[n]: p for d in found for n, p in zip(d.numbers, d.paragraphs, strict=True)} == {
@@ -65,7 +66,7 @@ def test_documents_are_sorted_by_shard_and_key(tmp_path: Path) -> None:
     documents_file = stage.path("crawl-0.warc.wet.gz", reading.DOCUMENTS)
     expected = {
         reading.document_key(document): verdict
-        for document, verdict in read_documents(path, SETTINGS)
+        for document, verdict in read_documents(WetFiles([path]), SETTINGS)
         if isinstance(verdict, Document)
     }
     parts = [kept_documents(documents_file, part) for part in range(4)]
@@ -78,7 +79,7 @@ def test_documents_are_sorted_by_shard_and_key(tmp_path: Path) -> None:
 
 def test_the_key_does_not_depend_on_the_filters(tmp_path: Path) -> None:
     (path,) = write_crawl(tmp_path, num_files=1, num_good=1)
-    document, verdict = next(read_documents(path, SETTINGS))
+    document, verdict = next(read_documents(WetFiles([path]), SETTINGS))
     assert isinstance(verdict, Document)
     assert document.paragraphs != verdict.paragraphs
     stage = read_stage(tmp_path / "read", [path])

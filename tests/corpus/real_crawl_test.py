@@ -12,6 +12,7 @@ from tf_codistill import files, tokens
 from tf_codistill.corpus.filters import Document
 from tf_codistill.corpus.paragraph_ids.selection import Selection
 from tf_codistill.corpus.pipeline import CorpusSettings, prepare
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import listing
 from tf_codistill.corpus.wet import Damage, Record, read_wet
 from tf_codistill.jobs.engines import Local
@@ -54,7 +55,7 @@ def test_novels_survive_and_nothing_else_does(tmp_path: Path) -> None:
         max_learning_characters=500_000,
         max_tokens=300_000,
     )
-    counts = prepare(wet_files(), str(tmp_path), settings)["counts"]
+    counts = prepare(WetFiles(wet_files()), str(tmp_path), settings)["counts"]
     assert counts["read"] == sum(read.values()) == counts["kept"] + sum(counts["dropped"].values())
     assert set(read) == {"novels", "links", "udhr"}
     assert set(survivors.counts) == {"novels"}
@@ -67,12 +68,17 @@ def test_novels_survive_and_nothing_else_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("max_tokens", [None, 1_000_000])
 def test_a_list_rebuilds_the_corpus(tmp_path: Path, max_tokens: int | None) -> None:
     settings = CorpusSettings(num_pieces=2000, max_learning_characters=2_000_000, max_tokens=max_tokens)
-    counts = prepare(wet_files(), str(tmp_path / "corpus"), settings, Local(2))["counts"]
+    counts = prepare(WetFiles(wet_files()), str(tmp_path / "corpus"), settings, Local(2))["counts"]
     assert counts["kept"] > 400
     listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     tokenizer = str(tmp_path / "corpus" / tokens.TOKENIZER) if max_tokens else None
     mark = prepare(
-        wet_files(), str(tmp_path / "rebuilt"), settings, Local(2), tokenizer=tokenizer, paragraph_ids=listed
+        WetFiles(wet_files()),
+        str(tmp_path / "rebuilt"),
+        settings,
+        Local(2),
+        tokenizer=tokenizer,
+        paragraph_ids=listed,
     )
     assert mark["counts"]["kept"] == counts["kept"]
     names = {name for name in os.listdir(tmp_path / "corpus") if not name.endswith(".json")}

@@ -11,6 +11,7 @@ import pytest
 
 from tests.toy_crawls import SETTINGS, contents, write_chain, write_crawl
 from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import duplicates, first_holders, reading, writing
 from tf_codistill.jobs.engines import Beam, Local
 
@@ -29,10 +30,10 @@ def test_every_engine_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
     wet_files.append(write_chain(tmp_path / "crawl" / "crawl-1-copies.warc.wet.gz"))
     for stage in STAGES:
         monkeypatch.setattr(stage, "units_per_process", 1)
-    mark = prepare(wet_files, str(tmp_path / "one"), SETTINGS, Local(1))
-    prepare(wet_files[::-1], str(tmp_path / "two"), SETTINGS, Local(2))
-    prepare(wet_files[1:] + wet_files[:1], str(tmp_path / "beam"), SETTINGS, Beam())
-    prepare(wet_files, str(tmp_path / "direct"), SETTINGS, Beam(["--runner=DirectRunner"]))
+    mark = prepare(WetFiles(wet_files), str(tmp_path / "one"), SETTINGS, Local(1))
+    prepare(WetFiles(wet_files[::-1]), str(tmp_path / "two"), SETTINGS, Local(2))
+    prepare(WetFiles(wet_files[1:] + wet_files[:1]), str(tmp_path / "beam"), SETTINGS, Beam())
+    prepare(WetFiles(wet_files), str(tmp_path / "direct"), SETTINGS, Beam(["--runner=DirectRunner"]))
     assert (mark["counts"]["kept"], mark["counts"]["dropped"]["duplicate"]) == (60 + 10, 10)
     names = ["beam", "crawl", "direct", "one", "two"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names

@@ -19,6 +19,7 @@ from tf_codistill.corpus.paragraph_ids import lists, selection
 from tf_codistill.corpus.paragraph_ids.selection import Selected, Selection
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.report.counts import summary
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import listing
 from tf_codistill.corpus.wet import WetWriter, read_wet
 from tf_codistill.jobs import engines
@@ -48,7 +49,7 @@ def write_list(path: Path, rows: str) -> Selection:
 
 
 def test_a_list_names_what_is_in_the_corpus(tmp_path: Path, wet_files: list[str]) -> None:
-    mark = prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    mark = prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     assert mark["counts"]["dropped"]["duplicate"] == 1
     listed = dict(lists.read(str(tmp_path / "corpus" / listing.LIST)))
     assert list(listed) == [Path(path).name for path in wet_files]
@@ -62,12 +63,12 @@ def test_a_list_names_what_is_in_the_corpus(tmp_path: Path, wet_files: list[str]
 
 
 def test_a_list_rebuilds_the_corpus(tmp_path: Path, wet_files: list[str]) -> None:
-    prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     # Neither filters nor the search for duplicates have any say.
     settings = dataclasses.replace(SETTINGS, filters=[lambda document: "nothing_pleases"])
     mark = prepare(
-        wet_files[::-1], str(tmp_path / "rebuilt"), settings, engines.Local(2), paragraph_ids=listed
+        WetFiles(wet_files[::-1]), str(tmp_path / "rebuilt"), settings, engines.Local(2), paragraph_ids=listed
     )
     assert rebuilt(tmp_path / "rebuilt") == rebuilt(tmp_path / "corpus")
     counts = mark["counts"]
@@ -76,17 +77,21 @@ def test_a_list_rebuilds_the_corpus(tmp_path: Path, wet_files: list[str]) -> Non
     preparation = files.read_json(str(tmp_path / "rebuilt" / "preparation.json"))
     assert (preparation["filters"], preparation["duplicates"]) == ([], "none")
     assert preparation["paragraph_ids"] == listed.sha256
-    assert prepare(wet_files, str(tmp_path / "rebuilt"), settings, paragraph_ids=listed) == mark
+    assert prepare(WetFiles(wet_files), str(tmp_path / "rebuilt"), settings, paragraph_ids=listed) == mark
     with pytest.raises(ValueError, match="prepared with"):
-        prepare(wet_files, str(tmp_path / "rebuilt"), SETTINGS)
+        prepare(WetFiles(wet_files), str(tmp_path / "rebuilt"), SETTINGS)
 
 
 def test_a_list_rebuilds_a_corpus_of_some_tokens(tmp_path: Path, wet_files: list[str]) -> None:
     settings = dataclasses.replace(SETTINGS, max_tokens=3000, max_validation_tokens=900)
-    assert prepare(wet_files, str(tmp_path / "corpus"), settings)["counts"]["dropped"]["over_max_tokens"]
+    assert prepare(WetFiles(wet_files), str(tmp_path / "corpus"), settings)["counts"]["dropped"][
+        "over_max_tokens"
+    ]
     listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     tokenizer = str(tmp_path / "corpus" / tokens.TOKENIZER)
-    prepare(wet_files, str(tmp_path / "rebuilt"), settings, tokenizer=tokenizer, paragraph_ids=listed)
+    prepare(
+        WetFiles(wet_files), str(tmp_path / "rebuilt"), settings, tokenizer=tokenizer, paragraph_ids=listed
+    )
     assert rebuilt(tmp_path / "rebuilt") == rebuilt(tmp_path / "corpus")
 
 
@@ -95,12 +100,12 @@ def test_a_file_that_cannot_be_read_has_an_empty_row(
 ) -> None:
     Path(wet_files[1]).write_bytes(b"no WET file")
     settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.5)
-    prepare(wet_files, str(tmp_path / "corpus"), settings)
+    prepare(WetFiles(wet_files), str(tmp_path / "corpus"), settings)
     path = str(tmp_path / "corpus" / listing.LIST)
     listed = dict(lists.read(path))
     assert list(listed) == [Path(name).name for name in wet_files]
     assert [bool(numbers.size) for numbers in listed.values()] == [True, False, True, True]
-    prepare(wet_files, str(tmp_path / "rebuilt"), settings, paragraph_ids=Selection.open(path))
+    prepare(WetFiles(wet_files), str(tmp_path / "rebuilt"), settings, paragraph_ids=Selection.open(path))
     assert rebuilt(tmp_path / "rebuilt") == rebuilt(tmp_path / "corpus")
 
     # Whoever is stopped at the end, and goes on without that file, does not mix up the others.
@@ -110,20 +115,20 @@ def test_a_file_that_cannot_be_read_has_an_empty_row(
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "_commit", stop)
         with pytest.raises(KeyboardInterrupt):
-            prepare(wet_files, str(tmp_path / "stopped"), settings)
-    prepare([wet_files[0], *wet_files[2:]], str(tmp_path / "stopped"), settings)
+            prepare(WetFiles(wet_files), str(tmp_path / "stopped"), settings)
+    prepare(WetFiles([wet_files[0], *wet_files[2:]]), str(tmp_path / "stopped"), settings)
     left = dict(lists.read(str(tmp_path / "stopped" / listing.LIST)))
     assert left.keys() == listed.keys() - {Path(wet_files[1]).name}
     assert all(np.array_equal(numbers, listed[name]) for name, numbers in left.items())
 
 
 def test_unpacked_wet_files_are_known_by_the_same_name(tmp_path: Path, wet_files: list[str]) -> None:
-    prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     plain = [path.removesuffix(".gz") for path in wet_files]
     for path, name in zip(wet_files, plain, strict=True):
         Path(name).write_bytes(gzip.decompress(Path(path).read_bytes()))
     listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
-    prepare(plain, str(tmp_path / "rebuilt"), SETTINGS, paragraph_ids=listed)
+    prepare(WetFiles(plain), str(tmp_path / "rebuilt"), SETTINGS, paragraph_ids=listed)
     ours, theirs = rebuilt(tmp_path / "rebuilt"), rebuilt(tmp_path / "corpus")
     assert {name: ours[name] for name in ours if name.endswith((".tokens", ".model"))} == {
         name: theirs[name] for name in theirs if name.endswith((".tokens", ".model"))
@@ -133,10 +138,10 @@ def test_unpacked_wet_files_are_known_by_the_same_name(tmp_path: Path, wet_files
 def test_listed_files_that_are_not_given_are_counted(
     tmp_path: Path, wet_files: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     with caplog.at_level(logging.WARNING, "absl"):
-        mark = prepare(wet_files[:1], str(tmp_path / "part"), SETTINGS, paragraph_ids=listed)
+        mark = prepare(WetFiles(wet_files[:1]), str(tmp_path / "part"), SETTINGS, paragraph_ids=listed)
     assert mark["counts"]["wet_files_not_given"] == 3
     assert "3 WET files not given: crawl-1.warc.wet.gz, crawl-2.warc.wet.gz, crawl-9" in caplog.text
     assert "listed but were not given: 3" in summary(mark, "part", SETTINGS)
@@ -157,7 +162,7 @@ def test_a_list_that_does_not_fit_is_told(
 ) -> None:
     listed = write_list(tmp_path / "list.csv", rows)
     with pytest.raises(ValueError, match=message):
-        prepare(wet_files[:1], str(tmp_path / "corpus"), SETTINGS, paragraph_ids=listed)
+        prepare(WetFiles(wet_files[:1]), str(tmp_path / "corpus"), SETTINGS, paragraph_ids=listed)
     assert files.read_manifest(str(tmp_path / "corpus")) is None
 
 
@@ -175,11 +180,11 @@ def test_a_listed_file_that_the_crawl_does_not_have_is_told(tmp_path: Path, wet_
     with pytest.raises(
         ValueError, match=r"names 'elsewhere\.warc\.wet\.gz', which crawl '.*paths' does not have"
     ):
-        prepare(wet_files[:1], str(tmp_path / "corpus"), SETTINGS, paragraph_ids=listed)
+        prepare(WetFiles(wet_files[:1]), str(tmp_path / "corpus"), SETTINGS, paragraph_ids=listed)
 
 
 def test_a_list_with_a_wrong_checksum_is_told(tmp_path: Path, wet_files: list[str]) -> None:
-    prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     path = tmp_path / "corpus" / listing.LIST
     path.write_text(path.read_text().replace(" 1 ", " 2 ", 1))
     with pytest.raises(ValueError, match=r"paragraph_ids\.csv' is damaged or another one: its SHA-256 is"):
@@ -223,22 +228,26 @@ def test_nothing_is_taken_from_a_damaged_file(
     tmp_path: Path, wet_files: list[str], way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Behind the damage the numbers of a list mean other paragraphs."""
-    prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     listed = Selection.open(str(tmp_path / "corpus" / listing.LIST))
     whole = Path(wet_files[1]).read_bytes()
     Path(wet_files[1]).write_bytes(damaged(whole, way))
-    sentence = r"WET file 'crawl-1\.warc\.wet\.gz' is damaged \(\w+ at byte \d+\), so that numbers of a list"
+    sentence = r"'crawl-1\.warc\.wet\.gz' is damaged \(\w+ at byte \d+\), so that numbers of a list"
     with pytest.raises(ValueError, match=sentence):
-        prepare(wet_files, str(tmp_path / "rebuilt"), SETTINGS, paragraph_ids=listed)
+        prepare(WetFiles(wet_files), str(tmp_path / "rebuilt"), SETTINGS, paragraph_ids=listed)
     settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.5)
     quarantine, stopped = tmp_path / "quarantine", dataclasses.replace(settings, num_pieces=20_000)
     for output_dir in ("rebuilt", "mended"):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "absl"), pytest.raises(ValueError, match="num_pieces"):
-            prepare(wet_files, str(tmp_path / output_dir), stopped, paragraph_ids=listed)
+            prepare(WetFiles(wet_files), str(tmp_path / output_dir), stopped, paragraph_ids=listed)
         assert re.search(sentence, caplog.text)
     mark = prepare(
-        wet_files, str(tmp_path / "rebuilt"), settings, quarantine_dir=str(quarantine), paragraph_ids=listed
+        WetFiles(wet_files),
+        str(tmp_path / "rebuilt"),
+        settings,
+        quarantine_dir=str(quarantine),
+        paragraph_ids=listed,
     )
     counts = mark["counts"]
     assert (counts["unreadable_files"], counts["unreadable"]) == (["crawl-1.warc.wet.gz"], {})
@@ -250,5 +259,5 @@ def test_nothing_is_taken_from_a_damaged_file(
     assert all(np.array_equal(numbers, meant[name]) for name, numbers in taken.items())
     # Whoever goes on with a whole file misses nothing.
     Path(wet_files[1]).write_bytes(whole)
-    prepare(wet_files, str(tmp_path / "mended"), SETTINGS, paragraph_ids=listed)
+    prepare(WetFiles(wet_files), str(tmp_path / "mended"), SETTINGS, paragraph_ids=listed)
     assert rebuilt(tmp_path / "mended") == rebuilt(tmp_path / "corpus")

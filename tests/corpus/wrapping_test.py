@@ -25,6 +25,7 @@ from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.report.counts import cause, summary
 from tf_codistill.corpus.report.explain import draw
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import listing, reading
 from tf_codistill.corpus.wet import WetWriter
 
@@ -175,11 +176,11 @@ def wet_files(tmp_path: Path) -> list[str]:
 
 
 def test_wrapped_pages_are_kept_counted_and_shown(tmp_path: Path, wet_files: list[str]) -> None:
-    counts = (mark := prepare(wet_files, str(tmp_path / "corpus"), SETTINGS))["counts"]
+    counts = (mark := prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS))["counts"]
     assert (counts["read"], counts["unwrapped"], counts["kept"]) == (96, 30, 90)
     assert "joined to paragraphs before: 30" in summary(mark, "corpus", SETTINGS)
     lines = dataclasses.replace(SETTINGS, unwrap=False)
-    counts = (mark := prepare(wet_files, str(tmp_path / "lines"), lines))["counts"]
+    counts = (mark := prepare(WetFiles(wet_files), str(tmp_path / "lines"), lines))["counts"]
     assert (counts["read"], counts["unwrapped"], counts["kept"]) == (96, 0, 60)
     assert counts["dropped"]["no_long_paragraphs"] == 32
     shown = summary(mark, "corpus", lines)
@@ -191,7 +192,7 @@ def test_wrapped_pages_are_kept_counted_and_shown(tmp_path: Path, wet_files: lis
     with pytest.raises(
         ValueError, match="split would be empty.*no_long_paragraphs: only lines under 100 char"
     ):
-        prepare(wet_files[2:], str(tmp_path / "empty"), lines)
+        prepare(WetFiles(wet_files[2:]), str(tmp_path / "empty"), lines)
 
 
 def test_a_cause_is_told_if_it_is_the_one_of_most_drops_and_these_are_many() -> None:
@@ -205,7 +206,7 @@ def test_a_cause_is_told_if_it_is_the_one_of_most_drops_and_these_are_many() -> 
 
 
 def test_explanations_show_paragraphs(wet_files: list[str]) -> None:
-    drawn = draw(wet_files[2:], SETTINGS, num_documents=3)
+    drawn = draw(WetFiles(wet_files[2:]), SETTINGS, num_documents=3)
     assert drawn.counts == {"kept": 30}
     for example in drawn.kept:
         assert [len(text) > 300 for text in example.document.paragraphs] == [False, False, *[True] * 4]
@@ -215,7 +216,10 @@ def test_explanations_show_paragraphs(wet_files: list[str]) -> None:
 def test_the_key_of_a_page_is_that_of_its_lines(wet_files: list[str]) -> None:
     lines = dataclasses.replace(SETTINGS, unwrap=False)
     keys = [
-        [reading.document_key(document) for document, _ in reading.read_documents(wet_files[2], settings)]
+        [
+            reading.document_key(document)
+            for document, _ in reading.read_documents(WetFiles(wet_files[2:]), settings)
+        ]
         for settings in (SETTINGS, lines)
     ]
     assert keys[0] == keys[1]
@@ -226,11 +230,11 @@ def test_a_list_rebuilds_the_corpus_whatever_the_settings_say(
     tmp_path: Path, wet_files: list[str], unwrap: bool
 ) -> None:
     made, other = (dataclasses.replace(SETTINGS, unwrap=value) for value in (unwrap, not unwrap))
-    prepare(wet_files, str(tmp_path / "corpus"), made)
+    prepare(WetFiles(wet_files), str(tmp_path / "corpus"), made)
     path = str(tmp_path / "corpus" / listing.LIST)
     listed = Selection.open(path)
     assert listed.is_unwrapped == lists.is_unwrapped(path) == unwrap
-    prepare(wet_files, str(tmp_path / "rebuilt"), other, paragraph_ids=listed)
+    prepare(WetFiles(wet_files), str(tmp_path / "rebuilt"), other, paragraph_ids=listed)
     before, after = contents(tmp_path / "corpus"), contents(tmp_path / "rebuilt")
     assert {name: content for name, content in before.items() if not name.endswith(".json")} == {
         name: content for name, content in after.items() if not name.endswith(".json")
@@ -240,6 +244,6 @@ def test_a_list_rebuilds_the_corpus_whatever_the_settings_say(
 def test_without_wrapped_pages_nothing_changes(tmp_path: Path, wet_files: list[str]) -> None:
     for unwrap in (True, False):
         settings = dataclasses.replace(SETTINGS, unwrap=unwrap)
-        prepare(wet_files[:2], str(tmp_path / str(unwrap)), settings)
+        prepare(WetFiles(wet_files[:2]), str(tmp_path / str(unwrap)), settings)
     on, off = contents(tmp_path / "True"), contents(tmp_path / "False")
     assert {name for name in on if on[name] != off[name]} == {"manifest.json", "preparation.json"}

@@ -12,13 +12,14 @@ import numpy as np
 from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill import tokens
 from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
 
 def test_how_pages_are_shared_out_to_files_does_not_show(tmp_path: Path) -> None:
     for num_files in (1, 4):
         wet_files = write_crawl(tmp_path / f"crawl-{num_files}", num_files)
-        prepare(wet_files, str(tmp_path / f"corpus-{num_files}"), SETTINGS)
+        prepare(WetFiles(wet_files), str(tmp_path / f"corpus-{num_files}"), SETTINGS)
     one, four = (contents(tmp_path / f"corpus-{num_files}") for num_files in (1, 4))
     for name in one:
         if name.endswith((".tokens", ".starts", ".model")):
@@ -27,7 +28,7 @@ def test_how_pages_are_shared_out_to_files_does_not_show(tmp_path: Path) -> None
 
 def test_documents_are_in_the_order_of_their_keys_beside_their_places(tmp_path: Path) -> None:
     wet_files = write_crawl(tmp_path / "crawl", num_files=2)
-    prepare(wet_files, str(tmp_path / "corpus"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "corpus"), SETTINGS)
     corpus = tokens.open_corpus(str(tmp_path / "corpus"))
     pieces = WordPieces(corpus.tokenizer_path)
     by_text = {page_text(number).removeprefix("Home\n"): number for number in range(60)}
@@ -47,8 +48,10 @@ def test_documents_are_in_the_order_of_their_keys_beside_their_places(tmp_path: 
 
 def test_a_budget_takes_the_smallest_keys_of_each_shard(tmp_path: Path) -> None:
     wet_files = write_crawl(tmp_path / "crawl")
-    prepare(wet_files, str(tmp_path / "all"), SETTINGS)
-    mark = prepare(wet_files, str(tmp_path / "some"), dataclasses.replace(SETTINGS, max_tokens=3000))
+    prepare(WetFiles(wet_files), str(tmp_path / "all"), SETTINGS)
+    mark = prepare(
+        WetFiles(wet_files), str(tmp_path / "some"), dataclasses.replace(SETTINGS, max_tokens=3000)
+    )
     counts, (every, some) = mark["counts"], (contents(tmp_path / name) for name in ("all", "some"))
     assert counts["read"] == counts["kept"] + sum(counts["dropped"].values())
     for name in (name for name in some if name.startswith("train") and name.endswith(".tokens")):
@@ -58,9 +61,9 @@ def test_a_budget_takes_the_smallest_keys_of_each_shard(tmp_path: Path) -> None:
 
 def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
     wet_files = write_crawl(tmp_path / "crawl")
-    prepare(wet_files, str(tmp_path / "first"), SETTINGS)
+    prepare(WetFiles(wet_files), str(tmp_path / "first"), SETTINGS)
     tokenizer = str(tmp_path / "first" / tokens.TOKENIZER)
     other = dataclasses.replace(SETTINGS, num_pieces=7000)  # more than could be learned
-    prepare(wet_files, str(tmp_path / "second"), other, tokenizer=tokenizer)
+    prepare(WetFiles(wet_files), str(tmp_path / "second"), other, tokenizer=tokenizer)
     first, second = (contents(tmp_path / name) for name in ("first", "second"))
     assert {name for name in first if first[name] != second[name]} <= {"manifest.json", "preparation.json"}

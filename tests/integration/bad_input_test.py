@@ -221,9 +221,9 @@ def test_a_bad_wet_file(
     good = tmp_path / "good.warc.wet.gz"
     shutil.copy(wet_file, good)
     damage(wet_file)
-    files = [f"--wet_files={path}" for path in (good, wet_file)]
+    files = [f"--files={path}" for path in (good, wet_file)]
     output_dir = tmp_path / "corpus"
-    ended = programs.run("prepare_common_crawl", *files, f"--output_dir={output_dir}")
+    ended = programs.run("prepare_corpus", "--source=WetFiles", *files, f"--output_dir={output_dir}")
     assert str(wet_file) in ended.sentence()
     assert re.search(sentence, ended.sentence()), ended.sentence()
     with pytest.raises(ValueError, match=r"manifest|does not exist"):

@@ -17,6 +17,7 @@ from tests import toy_images
 from tests.integration.programs import REPOSITORY, TIMEOUT_SECS, Programs
 from tf_codistill import program, retraining
 from tf_codistill.corpus import filters, pipeline
+from tf_codistill.corpus.sources import choosing
 from tf_codistill.example_tables.synthetic_clicks import SyntheticClicks
 from tf_codistill.experiment import configured
 from tf_codistill.models.language_model import LanguageModel
@@ -94,6 +95,7 @@ def test_a_gin_file_binds_all_that_is_required_and_nothing_unused(data, name: st
         assert {"label", "late"} & {TableSettings().schema.label}
     elif "\nCorpusSettings." in text:
         assert isinstance(pipeline.CorpusSettings().filters[0], filters.English)
+        choosing.chosen()
     else:
         vocabulary_size, claimed = re.search(
             r"([\d,]+) word.pieces.*?([\d.]+) M weights", text, re.DOTALL
@@ -138,6 +140,7 @@ def test_a_binding_that_is_written_down_can_be_used(data) -> None:
         program.parse_gin()
         if "/corpus/" in gin_file:
             pipeline.CorpusSettings()
+            choosing.chosen()
         elif "/tables/" in gin_file:
             TableSettings()
         elif gin_file.endswith("_sweep.gin"):
@@ -200,7 +203,7 @@ def test_there_are_commands_to_try() -> None:
     assert len([where for where, _ in commands() if where == "README.md"]) >= 2
     programs = [command.split()[0] for _, command in makefile_commands()]
     assert programs.count("tf_codistill.launch") == 4
-    assert programs.count("tf_codistill.prepare_common_crawl") == 4
+    assert programs.count("tf_codistill.prepare_corpus") == 5
     assert programs.count("tf_codistill.sweep") == 4 * 2 + 6 + 1
 
 

@@ -49,8 +49,8 @@ def stages(place: pathlib.Path) -> dict[str, list[str]]:
     return {
         "prepare": [
             *(
-                "prepare_common_crawl",
-                f"--wet_files={write_wet_files(place)}",
+                "prepare_corpus",
+                f"--files={write_wet_files(place)}",
                 f"--output_dir={place / 'tokens'}",
             ),
             *(f"--gin_bindings=CorpusSettings.{b}" for b in ("num_pieces = 120", "validation_share = 0.2")),

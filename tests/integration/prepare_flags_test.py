@@ -1,4 +1,4 @@
-"""What each flag of `prepare_common_crawl` does, and what is said of a wrong use before the work begins."""
+"""What each flag of `prepare_corpus` does, and what is said of a wrong use before the work begins."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ NO_PROXY = {"NO_PROXY": "127.0.0.1"}
 needs_beam = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None, reason="apache-beam is not installed"
 )
+CRAWL_FLAGS = ("--crawl=", "--num_files=", "--base_url=", "--download_dir=")
 BEAM = ["--runner=beam", "--beam_options=--direct_num_workers=1"]
 
 
@@ -57,10 +58,10 @@ class Place:
     def run(self, *flags: str, output_dir: str = "corpus") -> Ended:
         # Starting processes takes longer than all that they would do.
         own = [] if "--runner=beam" in flags else ["--num_processes=1"]
-        arguments = [f"--output_dir={output_dir}", *BINDINGS, *own, *flags]
-        return self.programs.run(
-            "prepare_common_crawl", *arguments, directory=self.path, environment=NO_PROXY
-        )
+        is_crawl = any(flag.startswith(CRAWL_FLAGS) for flag in flags)
+        source = "--source=Crawl" if is_crawl else "--source=WetFiles"
+        arguments = [source, f"--output_dir={output_dir}", *BINDINGS, *own, *flags]
+        return self.programs.run("prepare_corpus", *arguments, directory=self.path, environment=NO_PROXY)
 
     def corpus(self, *flags: str, output_dir: str = "corpus") -> dict[str, bytes]:
         """The files of the corpus that the program makes."""
@@ -88,7 +89,7 @@ def expected(
 ) -> dict[str, bytes]:
     """The corpus of the local files."""
     return Place(programs, tmp_path_factory.mktemp("expected")).corpus(
-        *(f"--wet_files={path}" for path in wet_files)
+        *(f"--files={path}" for path in wet_files)
     )
 
 
@@ -183,7 +184,7 @@ def test_a_finished_corpus_asks_nobody_for_anything(
 def test_a_finished_corpus_of_other_files_is_told_by_the_list_alone(
     place: Place, server: http_server.Server, wet_files: list[str]
 ) -> None:
-    named = place.corpus(*(f"--wet_files={path}" for path in wet_files))
+    named = place.corpus(*(f"--files={path}" for path in wet_files))
     server.requests.clear()
     same = place.run(*of_crawl(server), "--download_dir=wet")
     assert same.status == 0, same.error
@@ -288,7 +289,7 @@ def damaged(path: pathlib.Path, wet_file: str) -> bytes:
 
 def test_quarantine_dir_gets_what_cannot_be_read(place: Place, wet_files: list[str]) -> None:
     member = damaged(place.path / NAMES[0], wet_files[0])
-    files = [f"--wet_files={path}" for path in (place.path / NAMES[0], *wet_files[1:])]
+    files = [f"--files={path}" for path in (place.path / NAMES[0], *wet_files[1:])]
     without = place.corpus(*files, output_dir="without")
     assert sorted(os.listdir(place.path)) == [NAMES[0], "without"]
     ended = place.run(*files, "--quarantine_dir=kept/here")
@@ -310,7 +311,7 @@ def test_quarantine_dir_gets_what_cannot_be_read(place: Place, wet_files: list[s
 def test_the_given_tokenizer_is_used(place: Place, wet_files: list[str], expected: dict[str, bytes]) -> None:
     given = place.path / "given.model"
     WordPieces.train(map(page_text, range(500, 520)), 110, str(given))
-    flags = [f"--wet_files={path}" for path in wet_files]
+    flags = [f"--files={path}" for path in wet_files]
     ended = place.run(*flags, f"--tokenizer={given}")
     assert "learning" not in ended.error
     corpus = contents(place.path / "corpus")
@@ -328,7 +329,7 @@ def test_the_given_tokenizer_is_used(place: Place, wet_files: list[str], expecte
 
 @needs_beam
 def test_beam_gives_the_same_bytes(place: Place, wet_files: list[str], expected: dict[str, bytes]) -> None:
-    files = [f"--wet_files={path}" for path in wet_files]
+    files = [f"--files={path}" for path in wet_files]
     assert place.corpus(*files, *BEAM) == expected
 
 
@@ -355,49 +356,67 @@ def test_beam_reads_from_a_server_as_well(
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ([], "no WET files are named; give either --wet_files, or --crawl and --num_files"),
-        (["--download_dir=wet"], "no WET files are named"),
+        ([], "no WET file was given; name at least one, by --files"),
+        (
+            ["--source=Nobody"],
+            "--source=Nobody is not known: .*; name one of Crawl, .*WetFiles, or one that a",
+        ),
+        (["--source=English"], "English.* is no source; expected a class derived from"),
+        (["--source="], "no source is named; name one by --source, of Crawl, .*WetFiles, or by a gin file"),
+        (["--download_dir=wet"], "Crawl has neither crawl nor num_files"),
         (["--num_files=0"], "num_files is 0; expected at least 1"),
         (["--crawl=CC-MAIN-17-26"], "crawl 'CC-MAIN-17-26' is neither an identifier such as"),
         (["--crawl=lists/absent.gz"], "lists/absent.gz.* does not exist"),
         ([f"--crawl={CRAWL}", "--base_url=absent"], "absent/crawl-data/.*wet.paths.gz.* does not exist"),
         (["--num_files=4", "--download_dir=in_the_way/wet"], "'in_the_way/wet' cannot be written to.*name"),
         (["--num_files=4", "--download_dir=gs://bucket"], "'gs://bucket' is not local.*; name a local one"),
-        (["--wet_files=*.gz"], r"'\*\.gz' matches no file; check the path"),
-        (["--wet_files=FILE", "--explain_seed=3"], "--explain_seed has an effect only with --explain"),
-        (["--wet_files=FILE", "--explain_reason=kept"], "--explain_reason has an effect only with --explain"),
+        (["--files=*.gz"], r"'\*\.gz' matches no file; check the path"),
+        (["--files=FILE", "--explain_seed=3"], "--explain_seed has an effect only with --explain"),
+        (["--files=FILE", "--explain_reason=kept"], "--explain_reason has an effect only with --explain"),
         (
             ["--num_files=1", "--download_dir=corpus/wet"],
             "--download_dir is 'corpus/wet', inside --output_dir",
         ),
         (
-            ["--wet_files=FILE", "--quarantine_dir=corpus/"],
+            ["--files=FILE", "--quarantine_dir=corpus/"],
             "--quarantine_dir is 'corpus/', inside --output_dir",
         ),
         (
-            ["--wet_files=FILE", "--paragraph_ids=corpus/paragraph_ids.csv"],
+            ["--files=FILE", "--paragraph_ids=corpus/paragraph_ids.csv"],
             "--paragraph_ids is 'corpus/paragraph_ids.csv', inside --output_dir",
         ),
-        (["--wet_files=FILE", "--crawl=X"], "--crawl has an effect only without --wet_files; see"),
-        (["--wet_files=FILE", "--num_files=1"], "--num_files has an effect only without --wet_files"),
-        (["--wet_files=FILE", "--base_url=X"], "--base_url has an effect only without --wet_files"),
-        (["--wet_files=FILE", "--download_dir=X"], "--download_dir has an effect only without --wet_files"),
-        (["--wet_files=FILE", "--output_dir="], "--output_dir is not given; name the directory"),
-        (["--wet_files=FILE", "--num_processes=0"], "num_processes is 0; expected at least 1"),
-        (["--wet_files=FILE", "--tokenizer=absent"], "'absent' does not exist"),
-        (["--wet_files=FILE", "--tokenizer=in_the_way"], "tokenizer 'in_the_way' is no SentencePiece model"),
-        (["--wet_files=FILE", "--quarantine_dir=in_the_way/x"], "'in_the_way/x' cannot be written to.*name"),
-        (["--wet_files=FILE", "--output_dir=in_the_way/x"], "in_the_way/x/.* cannot be used: .*Not a dir"),
         (
-            ["--wet_files=FILE", "--output_dir=."],
+            ["--source=WetFiles", "--files=FILE", "--crawl=X"],
+            "--crawl has no effect with the source WetFiles, which has files",
+        ),
+        (
+            ["--source=WetFiles", "--files=FILE", "--num_files=1"],
+            "--num_files has no effect with the source WetFiles, which has files",
+        ),
+        (
+            ["--source=WetFiles", "--files=FILE", "--base_url=X"],
+            "--base_url has no effect with the source WetFiles, which has files",
+        ),
+        (
+            ["--source=WetFiles", "--files=FILE", "--download_dir=X"],
+            "--download_dir has no effect with the source WetFiles, which has files",
+        ),
+        (["--files=FILE", "--output_dir="], "--output_dir is not given; name the directory"),
+        (["--files=FILE", "--num_processes=0"], "num_processes is 0; expected at least 1"),
+        (["--files=FILE", "--tokenizer=absent"], "'absent' does not exist"),
+        (["--files=FILE", "--tokenizer=in_the_way"], "tokenizer 'in_the_way' is no SentencePiece model"),
+        (["--files=FILE", "--quarantine_dir=in_the_way/x"], "'in_the_way/x' cannot be written to.*name"),
+        (["--files=FILE", "--output_dir=in_the_way/x"], "in_the_way/x/.* cannot be used: .*Not a dir"),
+        (
+            ["--files=FILE", "--output_dir=."],
             "'.' holds 'in_the_way', which nobody is recorded to have written",
         ),
         (
-            ["--wet_files=FILE", "--beam_options=--x=1"],
+            ["--files=FILE", "--beam_options=--x=1"],
             "--beam_options has an effect only with --runner=beam",
         ),
         (
-            ["--wet_files=FILE", "--runner=beam", "--num_processes=2"],
+            ["--files=FILE", "--runner=beam", "--num_processes=2"],
             "--num_processes has an effect only with --runner=local",
         ),
     ],
@@ -461,7 +480,7 @@ def test_explain_takes_the_files_from_where_the_corpus_would(
 
 def test_processes_of_their_own(place: Place, server: http_server.Server, expected: dict[str, bytes]) -> None:
     """Once without the short cuts of `Programs` and of a single process."""
-    command = [sys.executable, "-m", "tf_codistill.prepare_common_crawl", "--num_processes=2"]
+    command = [sys.executable, "-m", "tf_codistill.prepare_corpus", "--source=Crawl", "--num_processes=2"]
     flags = [*of_crawl(server), *BINDINGS, f"--output_dir={place.path / 'corpus'}"]
     ended = subprocess.run(
         [*command, *flags],

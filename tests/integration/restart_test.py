@@ -18,6 +18,7 @@ import pytest
 from tests.toy_crawls import PAUSE_SECS, SETTINGS, contents, pause, write_crawl
 from tf_codistill import files
 from tf_codistill.corpus.pipeline import prepare
+from tf_codistill.corpus.sources.wet_files import WetFiles
 
 ROOT = Path(__file__).parents[2]
 QUICK = dataclasses.replace(SETTINGS, filters=(*SETTINGS.filters, pause))
@@ -29,6 +30,7 @@ from tf_codistill.corpus import pipeline
 from tf_codistill.corpus.stages import reading, writing
 from tf_codistill.jobs import engines
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources.wet_files import WetFiles
 if __name__ == "__main__":
     engine_name, output_dir, secs, *wet_files = sys.argv[1:]
     is_beam = engine_name == "beam"
@@ -39,7 +41,7 @@ if __name__ == "__main__":
     else:
         settings = CorpusSettings(num_pieces=2000, max_learning_characters=2_000_000, num_shards=3)
     print("begins", flush=True)
-    pipeline.prepare(wet_files, output_dir, settings, engine)
+    pipeline.prepare(WetFiles(wet_files), output_dir, settings, engine)
 """
 
 
@@ -95,7 +97,7 @@ def test_killed_while_reading_and_while_writing(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     assert files.read_manifest(str(output_dir)) is None
     for directory in (output_dir, tmp_path / "whole"):
-        prepare(wet_files, str(directory), QUICK)
+        prepare(WetFiles(wet_files), str(directory), QUICK)
     assert contents(output_dir) == contents(tmp_path / "whole")
     assert not work_dir.exists()
 
@@ -106,7 +108,7 @@ def test_two_at_once_do_no_harm(tmp_path: Path) -> None:
     both = [start(tmp_path, tmp_path / "corpus", wet_files, "local", 0.01) for _ in range(2)]
     for process in both:
         finish(process)
-    prepare(wet_files, str(tmp_path / "whole"), QUICK)
+    prepare(WetFiles(wet_files), str(tmp_path / "whole"), QUICK)
     assert contents(tmp_path / "corpus") == contents(tmp_path / "whole")
 
 

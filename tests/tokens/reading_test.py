@@ -147,7 +147,7 @@ def test_contents_are_checked_when_asked(
 
 
 def test_what_is_no_corpus_is_told(tmp_path: pathlib.Path, corpus_dir: str) -> None:
-    with pytest.raises(ValueError, match=r"nowhere' does not exist; run prepare_local_docs"):
+    with pytest.raises(ValueError, match=r"nowhere' does not exist; run prepare_corpus"):
         tokens.open_corpus(str(tmp_path / "nowhere"))
     manifest = files.read_json(os.path.join(corpus_dir, files.MANIFEST))
     for key, value, complaint in (

@@ -20,6 +20,27 @@ from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One whole page, as its source has it.
+
+    Attributes:
+        url: Address of the page.
+        text: Its text, one paragraph per line; bytes that are not UTF-8 are U+FFFD.
+        language: ISO 639-3 codes, most common first, separated by commas; None where nobody told.
+        record_id: Identifier of the record, in a WET file.
+        dirt: What is odd about it, although it could be read: ``bad_utf8``, ``control_characters``,
+            ``empty``, ``header_in_text`` (a line of the text looks like a record's first) or ``wrong_length``
+            (its checksum told where it ends).
+    """
+
+    url: str
+    text: str
+    language: str | None = None
+    record_id: str = ""
+    dirt: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Document:
     """A web page on its way to training.
 

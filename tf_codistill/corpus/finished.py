@@ -5,6 +5,8 @@
         "sample": {"crawl": "CC-MAIN-2017-26", "num_files": 100}       if WET files of a crawl were drawn
         "wet_files": {"CC-MAIN-...-00000.warc.wet.gz": {"bytes": 164012345, "sha256": ..., ...}}
 
+        "source": "JsonLines(text='text', ...)", "parts": {...}        in its place, if it is another one
+
     found = Finished.find("corpus", description)      None: there is none yet
     found.is_of(sample)                               True: whoever asks for this sample has it
     found.check_files(sources, num_bytes)             else: are these the WET files that it was prepared from?
@@ -23,9 +25,9 @@ from typing import Any
 from absl import logging
 
 from tf_codistill import files, tokens
-from tf_codistill.corpus.crawl.opening import is_http, modified_at
 from tf_codistill.corpus.report.counts import Facts
 from tf_codistill.corpus.settings import FILTER_CODE
+from tf_codistill.corpus.sources.base import Source
 from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.jobs import quarantine
 
@@ -38,25 +40,32 @@ _REMEDY = "name another output directory or delete that one"
 
 
 def record(
-    description: Mapping[str, Any], sample: Mapping[str, Any] | None, read: ReadStage, facts: Facts
+    description: Mapping[str, Any], identity: Mapping[str, Any] | None, read: ReadStage, facts: Facts
 ) -> dict[str, Any]:
     """What `SETTINGS` says of a corpus.
 
     Args:
         description: How it is prepared.
-        sample: Of which crawl its WET files are, see `sampled`; None if they were named one by one.
+        identity: What tells its source from others, such as the sample of a crawl; None if nothing does.
         read: Stage 1.
         facts: The facts of its tasks.
 
     Returns:
-        The description, the sample, and of each WET file size, checksum and counts.
+        The description, the identity, and of each part size, checksum and counts.
     """
-    wet_files = {}
-    for task in read.sources:
+    parts = {}
+    for task in read.num_bytes:
         one = facts[task] if task in facts else {**read.failure(task), "counts": {"unreadable": _ALL}}
-        wet_files[task] = {"bytes": one["bytes"], "sha256": one["sha256"], **one["counts"]}
-    drawn = {} if sample is None else {"sample": dict(sample)}
-    return {**description, **drawn, "wet_files": wet_files}
+        parts[task] = {"bytes": one["bytes"], "sha256": one["sha256"], **one["counts"]}
+    drawn = {} if identity is None else {"sample": dict(identity)}
+    if description["source"] is not None:
+        return {**description, **drawn, "parts": parts}
+    # From before there were other sources: the same bytes as ever.
+    return {
+        **{name: one for name, one in description.items() if name != "source"},
+        **drawn,
+        "wet_files": parts,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,44 +126,42 @@ class Finished:
         tokens.open_corpus(directory)
         return cls(directory, mark, found)
 
-    def is_of(self, sample: Mapping[str, Any] | None) -> bool:
-        """Whether its WET files were drawn as those of a sample are; False for None, which says nothing."""
-        return sample is not None and self.record.get("sample") == sample
+    @property
+    def parts(self) -> Mapping[str, Mapping[str, Any]]:
+        """What is recorded of each part of its source."""
+        found: Mapping[str, Mapping[str, Any]] = self.record.get("parts", self.record.get("wet_files", {}))
+        return found
 
-    def check_files(self, sources: Mapping[str, str], num_bytes: Mapping[str, int]) -> None:
-        """Checks that WET files are those that it was prepared from.
+    def is_of(self, identity: Mapping[str, Any] | None) -> bool:
+        """Whether its source is the one of an identity; False for None, which says nothing."""
+        return identity is not None and self.record.get("sample") == identity
+
+    def check_parts(self, source: Source, num_bytes: Mapping[str, int]) -> None:
+        """Checks that a source is what it was prepared from.
 
         Args:
-            sources: Path or URL of each WET file by name. Of those on a server only the name counts.
-            num_bytes: Size of each.
+            source: The source, resolved.
+            num_bytes: Its parts; of those without a known size only the name counts.
 
         Raises:
             ValueError: They are others, or not what they were.
             OSError: One of them has to be read for that, and cannot be.
         """
-        wet_files = self.record.get("wet_files", {})
-        recorded = {name: facts["bytes"] for name, facts in wet_files.items()}
-        given = {
-            name: recorded.get(name, 0) if is_http(source) else num_bytes[name]
-            for name, source in sources.items()
-        }
+        recorded = {name: facts["bytes"] for name, facts in self.parts.items()}
+        given = {name: number or recorded.get(name, 0) for name, number in num_bytes.items()}
         others = sorted(dict(recorded.items() ^ given.items()))
         if others:
             raise ValueError(
-                f"{self.directory!r} holds a corpus prepared from other WET files: {others[0]!r} had "
+                f"{self.directory!r} holds a corpus prepared from other {source.noun}s: {others[0]!r} had "
                 f"{recorded.get(others[0], 'no')} bytes, now it has {given.get(others[0], 'no')}, and so on "
                 f"for {len(others)} in all; {_REMEDY}"
             )
         written_at = files.modified_at(files.join(self.directory, files.MANIFEST))
-        for name, source in sources.items():
-            facts, time = wet_files[name], modified_at(source)
-            # Whoever fetched a damaged file anew may have given it its old time.
-            is_suspect = time is not None and (time >= written_at or bool(facts["unreadable"]))
-            # Of a file of which nothing could be read the checksum was not always noted.
-            if is_suspect and "sha256" in facts and files.checksum(source) != facts["sha256"]:
+        for name, facts in self.parts.items():
+            if source.renewed(name, facts, written_at) is None:
                 raise ValueError(
-                    f"{self.directory!r} holds a corpus prepared from other WET files: {source!r} has "
-                    f"another checksum now; {_REMEDY}"
+                    f"{self.directory!r} holds a corpus prepared from other {source.noun}s: {name!r} has "
+                    f"another size or checksum now; {_REMEDY}"
                 )
 
     def check_quarantine(self, quarantine_dir: str | None) -> None:
@@ -168,9 +175,8 @@ class Finished:
         """
         if quarantine_dir is None:
             return
-        wet_files = self.record.get("wet_files", {})
-        # Of a file of which nothing can be read there may be nothing to keep.
-        damaged = [name for name, facts in wet_files.items() if facts["unreadable"] not in ({}, _ALL)]
+        # Of a part of which nothing can be read there may be nothing to keep.
+        damaged = [name for name, facts in self.parts.items() if facts["unreadable"] not in ({}, _ALL)]
         lost = [name for name in damaged if not quarantine.has(quarantine_dir, name)]
         if lost:
             raise ValueError(

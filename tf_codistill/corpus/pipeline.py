@@ -1,10 +1,10 @@
-"""From WET files to a corpus that training reads.
+"""From documents to a corpus that training reads.
 
-    WET files -> read -> duplicates -> word pieces -> write -> list -> manifest.json
-                  |          |                          |
-                  +----------+-------- counts ----------+    read = kept + dropped + unreadable, always
+    source -> read -> duplicates -> word pieces -> write -> list -> manifest.json
+               |          |                          |
+               +----------+-------- counts ----------+    read = kept + dropped + unreadable, always
 
-    mark = prepare(files.glob("crawl/*.warc.wet.gz"), "corpus", CorpusSettings(), engines.Local())
+    mark = prepare(WetFiles(["crawl/*.warc.wet.gz"]), "corpus", CorpusSettings(), engines.Local())
     mark["counts"]     {"read": 5609, "kept": 5207, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
 
 Each stage is a list of tasks (`jobs.stages`), which an engine runs. Their results are in ``<corpus>.work``
@@ -28,12 +28,12 @@ from absl import logging
 
 from tf_codistill import files, tokens
 from tf_codistill.corpus import finished
-from tf_codistill.corpus.crawl.opening import file_name, is_http, modified_at
 from tf_codistill.corpus.finished import SETTINGS, Finished
 from tf_codistill.corpus.paragraph_ids import selection
 from tf_codistill.corpus.report import counts
 from tf_codistill.corpus.report.counts import Facts
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources.base import Source
 from tf_codistill.corpus.stages import first_holders, writing
 from tf_codistill.corpus.stages.duplicates import DuplicatesStage
 from tf_codistill.corpus.stages.listing import FILES, ListStage
@@ -52,7 +52,7 @@ _WORK_VERSION = 8  # counts up when the results of a stage change although its s
 
 
 def prepare(
-    sources: Sequence[str],
+    source: Source,
     output_dir: str,
     settings: CorpusSettings | None = None,
     engine: stages.Engine | None = None,
@@ -60,51 +60,58 @@ def prepare(
     tokenizer: str | None = None,
     quarantine_dir: str | None = None,
     paragraph_ids: selection.Selection | None = None,
-    sample: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Prepares a corpus, unless `output_dir` holds it already.
 
     Args:
-        sources: Paths or URLs of WET files, each with another base name, packed or not.
+        source: Where the documents come from; nothing is fetched for a corpus that is there.
         output_dir: Directory of the corpus. What is not finished is kept beside it, in ``<output_dir>.work``.
         settings: Vocabulary, filters and sizes.
         engine: What runs the tasks; by default this process.
         tokenizer: Path of a ``word_pieces.model`` to use; by default word pieces are learned.
-        quarantine_dir: Directory that gets what cannot be read of WET files; by default nothing is kept.
+        quarantine_dir: Directory that gets what cannot be read; by default nothing is kept.
             A corpus that is there already gives it nothing, which is an error if it lacks something.
         paragraph_ids: A list that takes the place of the filters and of the search for duplicates.
-        sample: Of which crawl the files were drawn, see `sampled`; it is noted with the corpus.
 
     Returns:
         The mark of the corpus, see `tokens.commit_corpus`.
 
     Raises:
-        ValueError: Too many WET files cannot be read, a split would be empty, the list does not fit the WET
-            files, or what `check` tells.
-        FileNotFoundError: A WET file or the tokenizer does not exist.
-        OSError: A WET file is out of reach; what was read of others is kept for the next call.
+        ValueError: Too many parts of the source cannot be read, a split would be empty, the list does not fit
+            them, or what `check` tells.
+        FileNotFoundError: A file or the tokenizer does not exist.
+        OSError: A part is out of reach; what was read of others is kept for the next call.
     """
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
-    named = _by_name(sources)
-    num_bytes = _sizes(named)
-    description = _describe(settings, tokenizer, paragraph_ids)
-    mark = _finished(output_dir, description, named, num_bytes, quarantine_dir)
+    identity = source.identity()
+    given: dict[str, Any] = {"tokenizer": tokenizer, "paragraph_ids": paragraph_ids}
+    # Before hours of fetching.
+    found = check(source, output_dir, settings, quarantine_dir=quarantine_dir, **given)
+    if found is not None and found.is_of(identity):
+        return found.mark
+    description = _describe(source, settings, tokenizer, paragraph_ids)
+    source = source.resolved(fetch=found is None)
+    identity = identity or source.identity()
+    num_bytes = source.parts()
+    mark = _finished(output_dir, description, source, num_bytes, quarantine_dir)
     work_dir = written.work_dir(output_dir)
     if mark is None:
         output = Written.beside(output_dir)
         absent = _absent(output)
         # Each stage gets a folder named by all that its results depend on.
-        key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
+        key = fingerprint(
+            _WORK_VERSION, settings.of_reading(), description["paragraph_ids"], description["source"]
+        )
         read_dir = files.join(work_dir, f"read-{key}")
         try:
             _check_places(tokenizer, quarantine_dir)
             output.open()
-            listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, named)
-            read = ReadStage(read_dir, settings, named, num_bytes, quarantine_dir, listed_dir)
-            mark = _prepare(read, key, engine, output, tokenizer, description, sample)
+            listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, num_bytes)
+            read = ReadStage(read_dir, settings, source, num_bytes, quarantine_dir, listed_dir)
+            mark = _prepare(read, key, engine, output, tokenizer, description, identity)
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
-            mark = _finished(output_dir, description, named, num_bytes)
+            mark = _finished(output_dir, description, source, num_bytes)
             if mark is None:
                 _remove_empty(absent)
                 raise
@@ -114,6 +121,7 @@ def prepare(
 
 
 def check(
+    source: Source,
     output_dir: str,
     settings: CorpusSettings | None = None,
     *,
@@ -121,9 +129,10 @@ def check(
     quarantine_dir: str | None = None,
     paragraph_ids: selection.Selection | None = None,
 ) -> Finished | None:
-    """Checks what `prepare` would be given, before WET files are fetched for it.
+    """Checks what `prepare` would be given, before anything is fetched for it.
 
     Args:
+        source: Where the documents come from; its parts are not looked at.
         output_dir: Directory of the corpus.
         settings: Vocabulary, filters and sizes.
         tokenizer: Path of a ``word_pieces.model``.
@@ -131,7 +140,7 @@ def check(
         paragraph_ids: A list of paragraphs.
 
     Returns:
-        The corpus that is there and was prepared so, perhaps from other WET files; None if there is none.
+        The corpus that is there and was prepared so, perhaps from other parts; None if there is none.
 
     Raises:
         ValueError: `output_dir` or `quarantine_dir` cannot be written to, `output_dir` holds something else,
@@ -139,7 +148,7 @@ def check(
             what was damaged when the corpus was prepared.
         FileNotFoundError: The tokenizer does not exist.
     """
-    description = _describe(_settings(settings, paragraph_ids), tokenizer, paragraph_ids)
+    description = _describe(source, _settings(settings, paragraph_ids), tokenizer, paragraph_ids)
     found = Finished.find(output_dir, description)
     if found is not None:
         found.check_quarantine(quarantine_dir)
@@ -161,7 +170,7 @@ def _prepare(
     output: Written,
     tokenizer: str | None,
     description: Mapping[str, Any],
-    sample: Mapping[str, Any] | None,
+    identity: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The stages, one after the other."""
     settings, work_dir = read.settings, written.work_dir(output.directory)
@@ -180,8 +189,8 @@ def _prepare(
     kept = writing.Kept(settings, repeated)
     key = fingerprint(key, settings.num_pieces, settings.max_learning_characters, _checksum(tokenizer))
     pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
-    key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.sources))
-    write_dir, wet_files = files.join(work_dir, f"write-{key}"), tuple(read.sources)
+    key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.num_bytes))
+    write_dir, wet_files = files.join(work_dir, f"write-{key}"), tuple(read.num_bytes)
     write = writing.WriteStage(write_dir, settings, kept, pieces, output, num_documents, wet_files)
     write_facts = stages.run(write, engine)
     _check_written(write, write_facts)
@@ -195,7 +204,7 @@ def _prepare(
     listing.write(output.directory, is_unwrapped=counts.of_reading(read_facts)["unwrapped"] > 0)
 
     counted = counts.of_corpus(read, read_facts, repeated_facts, write_facts)
-    return _commit(write, write_facts, counted, finished.record(description, sample, read, read_facts))
+    return _commit(write, write_facts, counted, finished.record(description, identity, read, read_facts))
 
 
 def _settings(settings: CorpusSettings | None, paragraph_ids: selection.Selection | None) -> CorpusSettings:
@@ -203,10 +212,10 @@ def _settings(settings: CorpusSettings | None, paragraph_ids: selection.Selectio
     return settings if paragraph_ids is None else paragraph_ids.applied_to(settings)
 
 
-def _listed(paragraph_ids: selection.Selection, work_dir: str, key: str, sources: Mapping[str, str]) -> str:
-    """The folder of what a list has of each WET file."""
-    directory = files.join(work_dir, f"listed-{fingerprint(key, paragraph_ids.crawl, list(sources))}")
-    paragraph_ids.unpack(directory, sources)
+def _listed(paragraph_ids: selection.Selection, work_dir: str, key: str, parts: Mapping[str, int]) -> str:
+    """The folder of what a list has of each part."""
+    directory = files.join(work_dir, f"listed-{fingerprint(key, paragraph_ids.crawl, list(parts))}")
+    paragraph_ids.unpack(directory, parts)
     return directory
 
 
@@ -232,51 +241,26 @@ def _remove_empty(directories: Sequence[str]) -> None:
             files.remove(directory)
 
 
-def _by_name(sources: Sequence[str]) -> dict[str, str]:
-    """The sources by base name, sorted by it."""
-    if not sources:
-        raise ValueError("no WET file was given; name at least one")
-    named: dict[str, str] = {}
-    owners: dict[str, str] = {}
-    for source in sources:
-        name = file_name(source)
-        owner = owners.setdefault(selection.stem_of(name), source)
-        if owner != source:
-            raise ValueError(
-                f"WET files {owner!r} and {source!r} have the same name, packed or not, by which a corpus "
-                "tells them apart; give each once, or rename one"
-            )
-        named[name] = source
-    return dict(sorted(named.items()))
-
-
-def _sizes(sources: Mapping[str, str]) -> dict[str, int]:
-    """Size of each WET file in bytes, 0 for those on a server, which is not asked for it."""
-    return {name: 0 if is_http(source) else files.size_bytes(source) for name, source in sources.items()}
-
-
 def _forget_changed(read: ReadStage) -> None:
-    """Forgets the results of WET files that have changed, or of whose damage nothing is in quarantine yet."""
+    """Forgets the results of parts that have changed, or of whose damage nothing is in quarantine yet."""
     for task in read.done() & read.num_bytes.keys():
-        facts, source, time = read.facts(task), read.sources[task], modified_at(read.sources[task])
-        is_damaged = bool(facts["counts"]["unreadable"])
-        is_changed = not is_http(source) and read.num_bytes[task] != facts["bytes"]
-        # Whoever fetched a damaged file anew may have given it its old time.
-        if not is_changed and time is not None and (is_damaged or time != facts["modified_at"]):
-            is_changed = files.checksum(source) != facts["sha256"]
-        if is_damaged and read.quarantine_dir is not None:
-            is_changed |= not quarantine.has(read.quarantine_dir, task)
-        if is_changed:
+        facts = read.facts(task)
+        unreadable = facts["counts"]["unreadable"]
+        now = read.source.renewed(task, {**facts, "unreadable": unreadable})
+        if unreadable and read.quarantine_dir is not None and not quarantine.has(read.quarantine_dir, task):
+            now = None
+        if now is None:
             files.remove(read.path(task, ".json"))
-        elif time not in (None, facts["modified_at"]):
-            files.write_json(read.path(task, ".json"), {**facts, "modified_at": time})
+        elif now["modified_at"] != facts["modified_at"]:
+            files.write_json(read.path(task, ".json"), {**facts, "modified_at": now["modified_at"]})
 
 
 def _check_read(read: ReadStage, facts: Facts) -> None:
     """Says what cannot be read; raises an error if that is too much, or if nothing is left of the rest."""
     failures = list(read.failures(facts).values())
-    if len(failures) > read.settings.max_unreadable_share * len(read.sources):
-        number = f"{len(failures)} of {len(read.sources)} WET files cannot be read, or not to their end; "
+    noun = read.source.noun
+    if len(failures) > read.settings.max_unreadable_share * len(read.num_bytes):
+        number = f"{len(failures)} of {len(read.num_bytes)} {noun}s cannot be read, or not to their end; "
         raise ValueError((number if len(failures) > 1 else "") + failures[0])
     for sentence in failures:
         logging.warning("%s", sentence)
@@ -285,7 +269,7 @@ def _check_read(read: ReadStage, facts: Facts) -> None:
         if not sum(task[split] for task in facts.values()):
             raise ValueError(
                 f"the {split} split would be empty: of {sums['read']} documents read, dropped were "
-                f"{dict(sums['dropped']) or 'none'}{counts.cause(sums, read.settings)}; use more WET files, "
+                f"{dict(sums['dropped']) or 'none'}{counts.cause(sums, read.settings)}; use more {noun}s, "
                 f"other filters or another {'test' if split == 'test' else 'validation'}_share"
             )
 
@@ -300,7 +284,7 @@ def _check_written(write: writing.WriteStage, facts: Facts) -> None:
             raise ValueError(
                 f"the {split} split would be empty: dropped were {dict(dropped)} with {limit} = "
                 f"{getattr(write.settings, limit)} for {len(tasks)} token shards; allow more tokens "
-                "or use more WET files"
+                "or use more documents"
             )
 
 
@@ -348,27 +332,28 @@ def _commit(
 
 
 def _describe(
-    settings: CorpusSettings, tokenizer: str | None, paragraph_ids: selection.Selection | None
+    source: Source, settings: CorpusSettings, tokenizer: str | None, paragraph_ids: selection.Selection | None
 ) -> dict[str, Any]:
     description = settings.describe()
     if tokenizer is not None:
         description["num_pieces"] = None  # the tokenizer says it
     listed = None if paragraph_ids is None else paragraph_ids.sha256
-    return {**description, "tokenizer": _checksum(tokenizer), "paragraph_ids": listed}
+    own = {"tokenizer": _checksum(tokenizer), "paragraph_ids": listed, "source": source.describe()}
+    return {**description, **own}
 
 
 def _finished(
     output_dir: str,
     description: Mapping[str, Any],
-    sources: Mapping[str, str],
+    source: Source,
     num_bytes: Mapping[str, int],
     quarantine_dir: str | None = None,
 ) -> dict[str, Any] | None:
-    """The mark of a corpus that was prepared as described from these WET files, None if there is none."""
+    """The mark of a corpus that was prepared as described from this source, None if there is none."""
     found = Finished.find(output_dir, description)
     if found is None:
         return None
-    found.check_files(sources, num_bytes)
+    found.check_parts(source, num_bytes)
     found.check_quarantine(quarantine_dir)
     return found.mark
 

@@ -186,9 +186,7 @@ def open_corpus(directory: str, verify_contents: bool = False) -> Corpus:
     manifest = files.read_manifest(directory)
     if manifest is None:
         state = "is not finished: it has no manifest.json" if files.exists(directory) else "does not exist"
-        raise ValueError(
-            f"corpus {directory!r} {state}; run prepare_local_docs or prepare_common_crawl first"
-        )
+        raise ValueError(f"corpus {directory!r} {state}; run prepare_corpus first")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"corpus {directory!r} has format_version {manifest.get('format_version')!r}; this program reads "

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import os
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tf_codistill import files
@@ -64,21 +64,23 @@ def modified_at(source: str) -> float | None:
     return None if is_http(source) else files.modified_at(source)
 
 
-def matching(patterns: Iterable[str]) -> list[str]:
+def matching(patterns: Iterable[str], endings: Sequence[str] = ()) -> list[str]:
     """The files that are meant.
 
     Args:
-        patterns: Paths, URLs or shell patterns; addresses on a server are taken as they are.
+        patterns: Paths, URLs or shell patterns; what is no pattern is taken as it is.
+        endings: How those files of a folder end that are meant, at any depth; with none no folder is looked
+            into.
 
     Returns:
         Paths and URLs, each once, those of each pattern sorted. Local directories are left out.
 
     Raises:
-        ValueError: A pattern matches no file.
+        ValueError: A pattern matches no file, or nothing in a folder is meant.
     """
     paths: list[str] = []
     for pattern in patterns:
-        found = [path for path in _named(pattern) if not os.path.isdir(path)]
+        found = [path for path in _named(pattern, endings) if not os.path.isdir(path)]
         if not found and os.path.isdir(pattern):
             inside = files.join(pattern, "*.warc.wet.gz")
             raise ValueError(f"{pattern!r} is a directory; name the files in it, as by {inside!r}")
@@ -88,9 +90,25 @@ def matching(patterns: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def _named(pattern: str) -> list[str]:
-    is_file = is_http(pattern) or os.path.isfile(pattern)  # whose name may look like a pattern
-    return [pattern] if is_file else files.glob(pattern)
+def _named(pattern: str, endings: Sequence[str]) -> list[str]:
+    if endings and not is_http(pattern) and files.is_directory(pattern):
+        return [path for path in _below(pattern) if path.endswith(tuple(endings))]
+    is_pattern = not _is_name(pattern) and not os.path.isfile(pattern)  # whose name may look like one
+    return files.glob(pattern) if is_pattern else [pattern]
+
+
+def _is_name(pattern: str) -> bool:
+    return is_http(pattern) or not set("*?[").intersection(pattern)
+
+
+def _below(directory: str) -> list[str]:
+    """The files in a folder, at any depth, sorted; hidden ones are left out."""
+    found: list[str] = []
+    for name in files.names(directory):
+        path = files.join(directory, name)
+        if not name.startswith("."):
+            found += _below(path) if files.is_directory(path) else [path]
+    return found
 
 
 def open_source(source: str, retry_policy: RetryPolicy | None = None) -> io.BufferedReader:

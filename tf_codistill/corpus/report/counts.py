@@ -70,7 +70,7 @@ def of_corpus(read: ReadStage, read_facts: Facts, repeated: Facts, written: Fact
         **counts,
         "kept": sum(task["shard"]["num_documents"] for task in written.values()),
         "repeated_paragraphs": sum(task["repeats"] for task in (*read_facts.values(), *repeated.values())),
-        "unreadable_files": [task for task in read.sources if task not in read_facts],
+        "unreadable_files": [task for task in read.num_bytes if task not in read_facts],
         "truncated_files": [task for task, one in read_facts.items() if one["cut_off_at"] is not None],
     }
 

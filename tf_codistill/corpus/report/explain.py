@@ -1,6 +1,6 @@
 """What became of some pages and why, to look at before a corpus is prepared.
 
-    drawn = draw(["crawl/CC-MAIN-00000.warc.wet.gz"], CorpusSettings(), num_documents=5)
+    drawn = draw(WetFiles(["crawl/CC-MAIN-00000.warc.wet.gz"]), CorpusSettings(), num_documents=5)
     show(drawn)
 
         kept     https://example.org/novel
@@ -28,15 +28,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich import console as rich_console
 from rich.text import Text
 
-from tf_codistill import files
-from tf_codistill.corpus.crawl.opening import file_name, is_http
-from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.document import Document, Record
 from tf_codistill.corpus.filters import Filter
 from tf_codistill.corpus.paragraph_ids.selection import REASON, Selected, Selection
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources.base import Reading, Source
 from tf_codistill.corpus.stages import reading
-from tf_codistill.corpus.wet import read_wet
-from tf_codistill.corpus.wet.records import Record
 from tf_codistill.jobs.progress import Progress
 from tf_codistill.jobs.quarantine import Damage
 
@@ -83,7 +80,7 @@ class Drawn:
 
 
 def draw(
-    sources: Sequence[str],
+    source: Source,
     settings: CorpusSettings,
     num_documents: int,
     paragraph_ids: Selection | None = None,
@@ -93,7 +90,7 @@ def draw(
     """Reads and judges all pages and draws some.
 
     Args:
-        sources: Paths or URLs of WET files.
+        source: Where the pages come from.
         settings: Has the filters.
         num_documents: How many kept and how many dropped pages.
         paragraph_ids: A list that takes the place of the filters.
@@ -104,9 +101,9 @@ def draw(
         Those drawn, and counts of all.
 
     Raises:
-        ValueError: `num_documents` is below 1, a WET file holds no page, the list does not fit, or no page is
+        ValueError: `num_documents` is below 1, a part holds no page, the list does not fit, or no page is
             dropped for `reason`.
-        OSError: A WET file cannot be read.
+        OSError: A part is out of reach.
     """
     if num_documents < 1:
         raise ValueError(f"num_documents is {num_documents}; expected at least 1 page to explain")
@@ -115,7 +112,7 @@ def draw(
     counts: collections.Counter[str] = collections.Counter()
     # Of each kind the pages with the smallest hashes, the largest of them first.
     heaps: dict[bool, list[tuple[int, int, reading.Page]]] = {True: [], False: []}
-    for page in _judged(sources, settings, paragraph_ids, counts):
+    for page in _judged(source.resolved(), settings, paragraph_ids, counts):
         outcome = KEPT if isinstance(page.verdict, Document) else page.verdict
         counts[outcome] += 1
         if reason not in (None, outcome):
@@ -139,21 +136,22 @@ def draw(
 
 
 def _judged(
-    sources: Sequence[str],
+    source: Source,
     settings: CorpusSettings,
     paragraph_ids: Selection | None,
     counts: collections.Counter[str],
 ) -> Iterator[reading.Page]:
-    """The pages of all files with their verdicts; counts what is unreadable."""
-    names = [file_name(source) for source in sources]
-    num_bytes = sum(0 if is_http(source) else files.size_bytes(source) for source in sources)
+    """The pages of all parts with their verdicts; counts what is unreadable."""
+    parts = source.parts()
+    num_bytes = sum(parts.values())
     with tempfile.TemporaryDirectory() as listed_dir, Progress("reading", num_bytes, "bytes") as progress:
         if paragraph_ids is not None:
-            paragraph_ids.unpack(listed_dir, names)
-        for source, name in zip(sources, names, strict=True):
-            selected = Selected.load(listed_dir, name) if paragraph_ids is not None else None
-            items = _counted(read_wet(source, progress.advance), counts)
-            yield from reading.judge_pages(items, settings, name, selected)
+            paragraph_ids.unpack(listed_dir, parts)
+        for part in parts:
+            selected = Selected.load(listed_dir, part) if paragraph_ids is not None else None
+            with Reading(progress.advance) as being_read:
+                items = _counted(being_read.of(source, part), counts)
+                yield from reading.judge_pages(items, settings, part, selected)
 
 
 def _counted(items: Iterator[Record | Damage], counts: collections.Counter[str]) -> Iterator[Record | Damage]:

@@ -15,17 +15,24 @@ package, is dropped, so licences and inherited docstrings appear once.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import os
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gin
 
 from tf_codistill import files
+from tf_codistill.corpus.document import Record
+from tf_codistill.corpus.sources.base import Reading, Source
+from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.wet import WetWriter
 from tf_codistill.jobs.progress import Progress
+from tf_codistill.jobs.quarantine import Damage
 from tf_codistill.jobs.written import Written
 
 PYTHON = "python"
@@ -49,6 +56,49 @@ Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 Block = list[tuple[int, str]]
 """Lines of a docstring between blank lines: indentation and text of each."""
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class LocalDocs(Source):
+    """The documentation of installed packages, collected as WET files.
+
+    Attributes:
+        download_dir: Directory of those files.
+        packages: Names of packages as they are imported; ``python`` is the standard library.
+
+    Raises:
+        ValueError: No directory is named.
+    """
+
+    download_dir: str | None = None
+    packages: Sequence[str] = PACKAGES
+
+    noun: ClassVar[str] = WetFiles.noun
+
+    def __post_init__(self) -> None:
+        """Checks that there is a place for the files."""
+        if not self.download_dir:
+            raise ValueError(
+                "LocalDocs has no download_dir; name a directory for WET files, as runs/docs/wet"
+            )
+
+    def resolved(self, fetch: bool = True) -> WetFiles:
+        """Its WET files, collected unless that is done; raises the errors of `collect`."""
+        directory = str(self.download_dir)
+        return WetFiles([files.join(directory, name) for name in collect(directory, self.packages)["files"]])
+
+    def parts(self) -> Mapping[str, int]:
+        """Those of its WET files."""
+        return self.resolved().parts()
+
+    def read(self, part: str, reading: Reading) -> Iterator[Record | Damage]:
+        """Reads one of them."""
+        return self.resolved().read(part, reading)
+
+    def describe(self) -> None:
+        """Nothing: it is a source of WET files."""
+        return
 
 
 def collect(

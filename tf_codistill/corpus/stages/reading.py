@@ -1,4 +1,4 @@
-"""Stage 1: the pages of each WET file through the filters.
+"""Stage 1: the pages of each part of a source, such as a WET file, through the filters.
 
     CC-MAIN-00000.warc.wet.gz --> records --> documents --> unwrapped --> filters --> kept documents
                                      |                      where they       |
@@ -8,16 +8,16 @@
     <task>.documents      kept documents in partitions, one for each token shard, sorted by key
     <task>.hashes         hashes of their long paragraphs, see duplicates.py
     <task>.json           counts
-    <task>.failed         in place of all these: why nothing can be read of the file, or no list be applied
-    out_of_reach          why a file could not be had: no damage, but the end of this run
+    <task>.failed         in place of all these: why nothing can be read of the part, or no list be applied
+    out_of_reach          why a part could not be had: no damage, but the end of this run
 
-    for document, verdict in read_documents("CC-MAIN-00000.warc.wet.gz", CorpusSettings()):
+    for document, verdict in read_documents(WetFiles(["CC-MAIN-00000.warc.wet.gz"]), CorpusSettings()):
         print(document.url, verdict if isinstance(verdict, str) else len(verdict.paragraphs))
 
 The key of a document is a hash of its address, then one of the page's text: it says in which token shard the
 document is, and where, whatever the order in which files are read, and does not change with the filters.
 
-A file that is damaged is one of the crawl's, and counted. One that a server or a storage does not give just
+A part that is damaged is one of the source's, and counted. One that a server or a storage does not give just
 now is not: the corpus without it would be another one. So the first of these ends the stage.
 """
 
@@ -28,19 +28,17 @@ import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from tf_codistill import files
-from tf_codistill.corpus.crawl.opening import file_name, modified_at, open_source
-from tf_codistill.corpus.document import Document
+from tf_codistill.corpus.document import Document, Record
 from tf_codistill.corpus.filters import judge
 from tf_codistill.corpus.filters.wrapping import unwrapped
 from tf_codistill.corpus.paragraph_ids.selection import Selected
 from tf_codistill.corpus.settings import CorpusSettings
+from tf_codistill.corpus.sources.base import OutOfReachError, Reading, Source, UnreadableError
 from tf_codistill.corpus.stages import partitioned
 from tf_codistill.corpus.stages.duplicates import ParagraphHashes, own_repeats, without
-from tf_codistill.corpus.wet import read_wet
-from tf_codistill.corpus.wet.records import Record
 from tf_codistill.jobs.quarantine import Damage, Quarantine
 from tf_codistill.jobs.stages import Advance, Engine, Stage
 from tf_codistill.jobs.stages import run as run_stage
@@ -52,15 +50,11 @@ _FAILED = ".failed"
 _OUT_OF_REACH = "out_of_reach"
 
 
-class UnreadableError(ValueError):
-    """A WET file cannot be read, or not as a list of paragraphs counts it."""
-
-
 class Page(NamedTuple):
     """A page and what became of it.
 
     Attributes:
-        document: The page as it stands in its WET file, each line a paragraph.
+        document: The page as it stands in its part, each line a paragraph.
         seen: What the filters saw of it: the same document, or a wrapped one joined to paragraphs.
         verdict: What the filters leave of that, or the reason for which it is dropped.
     """
@@ -70,51 +64,54 @@ class Page(NamedTuple):
     verdict: Document | str
 
 
-def read_documents(source: str, settings: CorpusSettings) -> Iterator[tuple[Document, Document | str]]:
-    """Reads the pages of a WET file and judges each.
+def read_documents(source: Source, settings: CorpusSettings) -> Iterator[tuple[Document, Document | str]]:
+    """Reads the pages of a source and judges each.
 
     Args:
-        source: Path or URL of the file.
+        source: Where they come from.
         settings: Has the filters.
 
     Yields:
         A page, and what the filters leave of it or the reason for which it is dropped.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: No page can be read, or the source names no file.
+        OSError: A part is out of reach.
+        ValueError: No page can be read of one, or the source names none.
     """
-    for page in judge_pages(read_wet(source), settings, file_name(source)):
-        yield page.document, page.verdict
+    source = source.resolved()
+    for part in source.parts():
+        with Reading() as reading:
+            for page in judge_pages(reading.of(source, part), settings, part):
+                yield page.document, page.verdict
 
 
 def judge_pages(
     items: Iterator[Record | Damage],
     settings: CorpusSettings,
-    wet_file: str,
+    part: str,
     selected: Selected | None = None,
 ) -> Iterator[Page]:
-    """Judges the pages among what was read of a WET file.
+    """Judges the pages among what was read of a part.
 
     Args:
-        items: What `wet.read_wet` yields.
+        items: What was read.
         settings: Has the filters, and says whether wrapped pages are joined to paragraphs before.
-        wet_file: Name of the file, without directory.
+        part: Its name.
         selected: Takes the place of the filters.
 
     Yields:
         The pages with what became of them.
 
     Raises:
-        UnreadableError: Paragraphs are selected, and the file is damaged; raised once all of it was read.
-        ValueError: The file has not got what is selected.
+        UnreadableError: Paragraphs are selected, and the part is damaged; raised once all of it was read.
+        ValueError: The part has not got what is selected.
     """
     filters = settings.filters if selected is None else [selected]
     first = 0
     for item in items:
         if isinstance(item, Record):
             document = Document.of_text(
-                item.text, url=item.url, language=item.language, first=first, wet_file=wet_file
+                item.text, url=item.url, language=item.language, first=first, wet_file=part
             )
             first += num_lines(item.text)
             seen = unwrapped(document) if settings.unwrap else document
@@ -123,7 +120,7 @@ def judge_pages(
             # Nobody knows how many lines are lost, and so which paragraphs the list means behind them.
             collections.deque(items, maxlen=0)  # to the end, since all damage is counted and kept
             raise UnreadableError(
-                f"WET file {wet_file!r} is damaged ({item.kind} at byte {item.offset}), so that numbers of a "
+                f"{part!r} is damaged ({item.kind} at byte {item.offset}), so that numbers of a "
                 "list of paragraphs would name others than were meant; fetch it again or leave it out"
             )
     if selected is not None:
@@ -139,7 +136,7 @@ def document_key(document: Document) -> bytes:
     """The key of a document that no filter has touched.
 
     Args:
-        document: The document with all its lines, as they stand in the WET file.
+        document: The document with all its lines, as they stand in its part.
 
     Returns:
         64 bytes: SHA-256 of the address, SHA-256 of the text.
@@ -151,13 +148,13 @@ def document_key(document: Document) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class ReadStage(Stage):
-    """Reads WET files; a task is one of them, named by its base name.
+    """Reads a source; a task is a part of it, named as that is.
 
     Attributes:
         directory: The folder of its results.
         settings: Filters, and what says which token shard a document goes to.
-        sources: Path or URL of each WET file by task.
-        num_bytes: Size of each WET file by task, 0 where it is not known.
+        source: Has the documents; what it has to fetch is fetched.
+        num_bytes: Size of each part, 0 where it is not known.
         quarantine_dir: Where to keep what cannot be read; None keeps nothing.
         listed_dir: Where a list that takes the place of the filters was unpacked, see `selection`.
     """
@@ -169,40 +166,40 @@ class ReadStage(Stage):
 
     directory: str
     settings: CorpusSettings
-    sources: Mapping[str, str]
+    source: Source
     num_bytes: Mapping[str, int]
     quarantine_dir: str | None = None
     listed_dir: str | None = None
 
     def sizes(self) -> Mapping[str, int]:
-        """The tasks with the sizes of their WET files."""
+        """The tasks with the sizes of their parts."""
         return self.num_bytes
 
     def run(self, engine: Engine) -> dict[str, dict[str, Any]]:
-        """Reads the WET files that have not been read yet.
+        """Reads the parts that have not been read yet.
 
         Args:
             engine: What runs the tasks.
 
         Returns:
-            The facts of each task, without those of whose files nothing can be read.
+            The facts of each task, without those of whose parts nothing can be read.
 
         Raises:
-            OSError: A file is out of reach. Tasks that had begun are done, the others have not begun.
+            OSError: A part is out of reach. Tasks that had begun are done, the others have not begun.
         """
         note = files.join(self.directory, _OUT_OF_REACH)
         files.remove(note)
         facts = run_stage(self, engine)
         if files.exists(note):
             raise OSError(
-                f"{files.read(note).decode('utf-8')}; without it this would be another corpus: what was "
-                "read of other WET files is kept, and the same command goes on from there; if it is gone for "
-                "good, leave it out of the files, or of the list of files, that are named"
+                f"{files.read(note).decode('utf-8')}; without it this would be another corpus: what was read "
+                f"of other {self.source.noun}s is kept, and the same command goes on from there; if it is "
+                "gone for good, leave it out of the files, or of the list of files, that are named"
             )
         return facts
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any] | None:
-        """Reads a WET file; returns its counts, or None if nothing of it can be used."""
+        """Reads a part; returns its counts, or None if nothing of it can be used."""
         # Not an exception: each engine tells of those in its own way, and some try again before they do.
         note = files.join(self.directory, _OUT_OF_REACH)
         if files.exists(note):
@@ -215,8 +212,8 @@ class ReadStage(Stage):
             quarantine = None
             if self.quarantine_dir is not None:
                 quarantine = stack.enter_context(Quarantine(self.quarantine_dir, task))
-            source = stack.enter_context(contextlib.closing(_CheckedSource(self.sources[task])))
-            items = counts.noting(_only_reading(source, advance), quarantine)
+            reading = stack.enter_context(Reading(advance))
+            items = counts.noting(reading.of(self.source, task), quarantine)
             try:
                 for page in judge_pages(items, self.settings, task, selected):
                     left = self._left(page.verdict, counts)
@@ -226,18 +223,18 @@ class ReadStage(Stage):
                         part = self.settings.part(key)
                         kept.add(key, part, left)
                         hashes.add(part, left)
-            except (UnreadableError, _OutOfReachError) as error:
-                if isinstance(error, _OutOfReachError):
+            except (UnreadableError, OutOfReachError) as error:
+                if isinstance(error, OutOfReachError):
                     files.write(note, str(error).encode("utf-8"))
                 else:
-                    files.write_json(self.path(task, _FAILED), {"reason": str(error), **source.facts()})
+                    files.write_json(self.path(task, _FAILED), {"reason": str(error), **reading.facts()})
                 return None
             kept.write(self.path(task, DOCUMENTS), self.settings.num_parts)
             num_hashes = hashes.write(self.path(task, ParagraphHashes.ENDING))
         files.remove(self.path(task, _FAILED))
         number = kept.num_documents
         return {
-            **source.facts(),
+            **reading.facts(),
             "counts": counts.facts(),
             "cut_off_at": counts.cut_off_at,
             **{split: sum(number[part] for part in parts) for split, parts in self.settings.splits.items()},
@@ -254,12 +251,12 @@ class ReadStage(Stage):
         return without(verdict, repeated, self.settings)
 
     def failure(self, task: str) -> dict[str, Any]:
-        """What is known of a WET file of which nothing can be read: ``reason``, ``bytes``, ``sha256``."""
+        """What is known of a part of which nothing can be read: ``reason``, ``bytes``, ``sha256``."""
         found: dict[str, Any] = files.read_json(self.path(task, _FAILED))
         return found
 
     def failures(self, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-        """What is wrong with WET files that cannot be read, or not to their end.
+        """What is wrong with parts that cannot be read, or not to their end.
 
         Args:
             facts: The facts of the tasks that are done.
@@ -268,68 +265,17 @@ class ReadStage(Stage):
             Sentences by task.
         """
         said = {}
-        for task, source in self.sources.items():
+        for task in self.num_bytes:
             if task not in facts:
                 said[task] = self.failure(task)["reason"]
             elif facts[task]["cut_off_at"] is not None:
                 where = f"is truncated: it ends inside what begins at byte {facts[task]['cut_off_at']}"
-                said[task] = f"WET file {source!r} {where}; fetch it again or leave it out"
+                said[task] = f"{self.source.noun} {task!r} {where}; fetch it again or leave it out"
         return said
 
 
-class _OutOfReachError(Exception):
-    """A WET file cannot be had, or not to its end, from where it is."""
-
-
-def _only_reading(source: _CheckedSource, advance: Advance) -> Iterator[Record | Damage]:
-    """Reads a WET file, and tells errors of that from those of others."""
-    try:
-        yield from read_wet(cast(BinaryIO, source), advance)
-    except ValueError as error:
-        raise UnreadableError(str(error)) from error
-
-
-class _CheckedSource:
-    """A WET file that is summed up while it is read."""
-
-    def __init__(self, source: str) -> None:
-        self.name = source  # for messages
-        self._num_bytes = 0
-        self._digest = hashlib.sha256()
-        self._modified_at: float | None = None
-        self._file: BinaryIO | None = None
-
-    def read(self, size: int = -1) -> bytes:
-        try:
-            if self._file is None:
-                # Before the first byte is read, so that a change while it is shows later.
-                self._modified_at = modified_at(self.name)
-                self._file = open_source(self.name)
-            content = self._file.read(size)
-        except (OSError, ValueError) as error:  # an address that is none is no damage either
-            said = str(error)
-            raise _OutOfReachError(
-                said if self.name in said else f"WET file {self.name!r} cannot be read: {said}"
-            ) from error
-        self._num_bytes += len(content)
-        self._digest.update(content)
-        return content
-
-    def facts(self) -> dict[str, Any]:
-        """Size and checksum of what has been read, and from when it is."""
-        return {
-            "bytes": self._num_bytes,
-            "sha256": self._digest.hexdigest(),
-            "modified_at": self._modified_at,
-        }
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
 class _Counts:
-    """What became of the pages of a WET file."""
+    """What became of the pages of a part."""
 
     def __init__(self) -> None:
         self._passed = self._unwrapped = 0
@@ -337,7 +283,7 @@ class _Counts:
         self._unreadable: collections.Counter[str] = collections.Counter()
         self._dirt: collections.Counter[str] = collections.Counter()
         self.cut_off_at: int | None = None
-        """Byte from which on the file lacks the rest."""
+        """Byte from which on it lacks the rest."""
         self.num_repeats = 0
         """Paragraphs that their document has before."""
 

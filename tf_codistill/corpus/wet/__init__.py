@@ -40,8 +40,9 @@ from typing import BinaryIO, Self
 
 from tf_codistill import files
 from tf_codistill.corpus.crawl.opening import open_source
+from tf_codistill.corpus.document import Record
 from tf_codistill.corpus.wet.gzip_members import unpack
-from tf_codistill.corpus.wet.records import Record, Splitter
+from tf_codistill.corpus.wet.records import Splitter
 from tf_codistill.jobs.quarantine import Damage
 
 __all__ = ["Damage", "Record", "WetWriter", "read_wet"]

@@ -23,6 +23,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
+from tf_codistill.corpus.document import Record
 from tf_codistill.corpus.wet.gzip_members import Content
 from tf_codistill.jobs.quarantine import MAX_STRETCH_BYTES, Damage, OpenDamage
 
@@ -48,27 +49,6 @@ _TEXT = b"text/plain"
 _OTHER_TYPES = frozenset(
     (b"warcinfo", b"response", b"resource", b"request", b"metadata", b"revisit", b"continuation")
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Record:
-    """One whole page of a WET file.
-
-    Attributes:
-        url: Address of the page.
-        text: Its text, one paragraph per line; bytes that are not UTF-8 are U+FFFD.
-        language: ISO 639-3 codes, most common first, separated by commas; None where the file does not tell.
-        record_id: Identifier of the record.
-        dirt: What is odd about it, although it could be read: ``bad_utf8``, ``control_characters``,
-            ``empty``, ``header_in_text`` (a line of the text looks like a record's first) or ``wrong_length``
-            (its checksum told where it ends).
-    """
-
-    url: str
-    text: str
-    language: str | None = None
-    record_id: str = ""
-    dirt: tuple[str, ...] = ()
 
 
 class Splitter:

@@ -1,9 +1,9 @@
-r"""Prepares a corpus from WET files of Common Crawl.
+r"""Prepares a corpus: from web pages, text files, JSON lines, Parquet, Hugging Face or a source of your own.
 
-    python -m tf_codistill.prepare_common_crawl --gin_file=gin/corpus/common_crawl.gin \
-        --wet_files='crawl/*.warc.wet.gz' --output_dir=/data/common_crawl
-    python -m tf_codistill.prepare_common_crawl --gin_file=gin/corpus/common_crawl.gin \
-        --crawl=CC-MAIN-2017-26 --num_files=100 --download_dir=/data/wet --output_dir=/data/common_crawl
+    python -m tf_codistill.prepare_corpus --gin_file=gin/corpus/common_crawl.gin \
+        --files='crawl/*.warc.wet.gz' --output_dir=/data/common_crawl
+    python -m tf_codistill.prepare_corpus --gin_file=gin/corpus/common_crawl.gin \
+        --source=Crawl --num_files=100 --download_dir=/data/wet --output_dir=/data/common_crawl
 
 With --paragraph_ids=LIST filters have no say; --explain=5 only shows some pages. A stopped run goes on.
 """
@@ -16,7 +16,8 @@ from absl import flags
 
 from tf_codistill import files, program
 
-_WET_FILES = flags.DEFINE_multi_string("wet_files", [], "Path, URL or pattern of WET files; may be repeated.")
+_SOURCE = flags.DEFINE_string("source", None, "Class of the source; else the one that a gin file names.")
+_FILES = flags.DEFINE_multi_string("files", [], "Path, URL or pattern of files; may be repeated.")
 _CRAWL = flags.DEFINE_string("crawl", "CC-MAIN-2017-26", "Crawl to take WET files from, or a list of them.")
 _NUM_FILES = flags.DEFINE_integer("num_files", None, "How many files of the crawl, drawn from all of them.")
 _BASE_URL = flags.DEFINE_string("base_url", "https://data.commoncrawl.org/", "Or a mirror, or a directory.")
@@ -36,39 +37,34 @@ _BEAM_OPTIONS = flags.DEFINE_multi_string("beam_options", [], "Option for --runn
 def main() -> None:
     """Prepares the corpus and says what became of its documents."""
     from tf_codistill.corpus import pipeline, settings
-    from tf_codistill.corpus.crawl import opening, sampled
     from tf_codistill.corpus.paragraph_ids import selection
     from tf_codistill.corpus.report import counts, explain
+    from tf_codistill.corpus.sources import choosing
     from tf_codistill.jobs import engines
 
     program.parse_gin()
     corpus_settings = settings.CorpusSettings()
+    fields = (_FILES, _CRAWL, _NUM_FILES, _BASE_URL, _DOWNLOAD_DIR)
+    source = choosing.make(_SOURCE.value, **{field.name: field.value for field in fields if field.present})
     program.check_bindings()
-    is_beam, output_dir = _RUNNER.value == "beam", _OUTPUT_DIR.value
+    output_dir = _OUTPUT_DIR.value
     program.settings_of(_RUNNER, {"beam": [_BEAM_OPTIONS], "local": [_NUM_PROCESSES]})
-    program.require("without --wet_files", not _WET_FILES.value, _CRAWL, _NUM_FILES, _BASE_URL, _DOWNLOAD_DIR)
     program.require("with --explain", _EXPLAIN.value is not None, _EXPLAIN_SEED, _EXPLAIN_REASON)
     program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE, _PARAGRAPH_IDS)
-    if not (_WET_FILES.value or _CRAWL.present or _NUM_FILES.present):
-        raise ValueError("no WET files are named; give either --wet_files, or --crawl and --num_files")
-    wet_files = opening.matching(_WET_FILES.value)  # none where a crawl is named
-    sample = sampled.Sample(_CRAWL.value, _NUM_FILES.value, _DOWNLOAD_DIR.value, _BASE_URL.value)
-    list_source = None if wet_files else sample.list_source()
+    list_source = source.list_source()
     listed = selection.Selection.open(_PARAGRAPH_IDS.value, list_source) if _PARAGRAPH_IDS.value else None
     if _EXPLAIN.value is not None:
         which = (_EXPLAIN.value, listed, _EXPLAIN_SEED.value, _EXPLAIN_REASON.value)
-        explain.show(explain.draw(wet_files or sample.fetch(), corpus_settings, *which))
+        explain.show(explain.draw(source, corpus_settings, *which))
         return
     if not output_dir:
         raise ValueError("--output_dir is not given; name the directory of the corpus")
+    is_beam = _RUNNER.value == "beam"
     engine = engines.Beam(_BEAM_OPTIONS.value) if is_beam else engines.Local(_NUM_PROCESSES.value)
     more: dict = {"tokenizer": _TOKENIZER.value, "paragraph_ids": listed, "quarantine_dir": _QUARANTINE.value}
     if files.read_manifest(output_dir) is not None:
         print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
-    if wet_files:
-        mark = pipeline.prepare(wet_files, output_dir, corpus_settings, engine, **more)
-    else:
-        mark = sampled.prepare(sample, output_dir, corpus_settings, engine, **more)
+    mark = pipeline.prepare(source, output_dir, corpus_settings, engine, **more)
     print(counts.summary(mark, output_dir, corpus_settings))
 
 

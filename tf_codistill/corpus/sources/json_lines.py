@@ -1,0 +1,103 @@
+"""JSON lines: the form in which C4, Dolma and OSCAR come, a document in each line.
+
+    {"text": "It was the best of times, ...", "url": "https://example.org/novel", "timestamp": ...}
+    {"text": "...", ...}
+
+    JsonLines(["c4/*.json.gz"])
+    JsonLines(["oscar/*.jsonl.zst"], text="content", url="warc_headers.warc-target-uri")
+
+A line that is no JSON, or has no text, is damage: counted, kept in quarantine, and never the end of the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import gin
+
+from tf_codistill.corpus.crawl.opening import file_name
+from tf_codistill.corpus.document import Record
+from tf_codistill.corpus.sources.base import Reading, decoded, record
+from tf_codistill.corpus.sources.compressed import PACKED, Line, lines, unpacked
+from tf_codistill.corpus.sources.file_source import Files
+from tf_codistill.jobs.quarantine import MAX_STRETCH_BYTES, Damage
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class JsonLines(Files):
+    """Files with a JSON object in each line, packed by gzip or Zstandard or not; a folder of them.
+
+    Attributes:
+        text: Field of a document's text; with points between the names where it is inside others.
+        url: Field of its address or id; documents without one are named by file and line.
+        language: Field of its language; None where the detector shall say it.
+    """
+
+    text: str = "text"
+    url: str = "url"
+    language: str | None = None
+
+    noun: ClassVar[str] = "JSON lines file"
+    endings = tuple(map("".join, itertools.product((".jsonl", ".json", ".ndjson"), PACKED)))
+
+    def read_file(self, path: str, reading: Reading) -> Iterator[Record | Damage]:
+        """Reads a file, line by line."""
+        name = file_name(path)
+        for line in lines(unpacked(reading.open(path), name, reading.advance)):
+            if isinstance(line, Damage):
+                yield line
+            elif not line.content.isspace():
+                yield self._document(line, f"{name}:{line.number}")
+
+    def _document(self, line: Line, url: str) -> Record | Damage:
+        text, odd = decoded(line.content)
+        try:
+            row = json.loads(text.removeprefix("\ufeff"))
+        except (ValueError, RecursionError):
+            return _damage("bad_line", line, url)
+        found = value(row, self.text)
+        if not isinstance(found, str):
+            return _damage(f"no_{self.text}", line, url)
+        told = value(row, self.language) if self.language else None
+        return record(found, address(value(row, self.url), url), told, odd)
+
+
+def value(row: Any, field: str) -> Any:
+    """What a row has in a field.
+
+    Args:
+        row: A dictionary, or anything else, which has no fields.
+        field: Its name; with points between the names where it is inside others.
+
+    Returns:
+        The value, None if there is none.
+    """
+    if not isinstance(row, dict):
+        return None
+    if field in row:
+        return row[field]
+    first, _, rest = field.partition(".")
+    return value(row.get(first), rest) if rest else None
+
+
+def address(found: Any, otherwise: str) -> str:
+    """The address of a document.
+
+    Args:
+        found: What its field holds.
+        otherwise: In place of what is no text and no number.
+
+    Returns:
+        Text that is not empty.
+    """
+    is_id = isinstance(found, str | int) and not isinstance(found, bool)
+    return (record(str(found), "").text if is_id else "") or otherwise
+
+
+def _damage(kind: str, line: Line, url: str) -> Damage:
+    return Damage(kind, line.offset, len(line.content), line.content[:MAX_STRETCH_BYTES], url)

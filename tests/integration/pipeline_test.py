@@ -50,6 +50,7 @@ def stages(place: pathlib.Path) -> dict[str, list[str]]:
         "prepare": [
             *(
                 "prepare_corpus",
+                "--source=WetFiles",
                 f"--files={write_wet_files(place)}",
                 f"--output_dir={place / 'tokens'}",
             ),

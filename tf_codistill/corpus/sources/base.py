@@ -77,12 +77,10 @@ class Source(abc.ABC):
             part: Its name.
             reading: Opens files and is told of progress.
 
-        Yields:
-            Documents, and what is none; each line of a document counts as a paragraph, on through the part.
-
-        Raises:
-            ValueError: There is no document in it, although there should be; raised at its end.
-            OSError: It is out of reach.
+        Returns:
+            An iterator of documents, and of what is none; each line of a document counts as a paragraph, on
+            through the part. It raises a `ValueError` at its end if there is no document, although there
+            should be one, and an `OSError` if the part is out of reach.
         """
 
     def resolved(self, fetch: bool = True) -> Source:

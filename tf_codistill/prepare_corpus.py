@@ -25,6 +25,7 @@ _DOWNLOAD_DIR = flags.DEFINE_string("download_dir", None, "Directory to fetch th
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory of the corpus.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "A word_pieces.model to use; else one is learned.")
 _QUARANTINE = flags.DEFINE_string("quarantine_dir", None, "Directory to keep what cannot be read in.")
+_DROPPED = flags.DEFINE_string("dropped_dir", None, "Directory to keep what filters drop in, by reason.")
 _PARAGRAPH_IDS = flags.DEFINE_string("paragraph_ids", None, "List of paragraphs that the corpus is made of.")
 _EXPLAIN = flags.DEFINE_integer("explain", None, "How many kept and dropped pages to show.", lower_bound=1)
 _EXPLAIN_SEED = flags.DEFINE_integer("explain_seed", 0, "Another seed shows other pages.")
@@ -50,7 +51,7 @@ def main() -> None:
     output_dir = _OUTPUT_DIR.value
     program.settings_of(_RUNNER, {"beam": [_BEAM_OPTIONS], "local": [_NUM_PROCESSES]})
     program.require("with --explain", _EXPLAIN.value is not None, _EXPLAIN_SEED, _EXPLAIN_REASON)
-    program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE, _PARAGRAPH_IDS)
+    program.require_apart(_OUTPUT_DIR, _DOWNLOAD_DIR, _QUARANTINE, _DROPPED, _PARAGRAPH_IDS)
     list_source = source.list_source()
     listed = selection.Selection.open(_PARAGRAPH_IDS.value, list_source) if _PARAGRAPH_IDS.value else None
     if _EXPLAIN.value is not None:
@@ -62,6 +63,7 @@ def main() -> None:
     is_beam = _RUNNER.value == "beam"
     engine = engines.Beam(_BEAM_OPTIONS.value) if is_beam else engines.Local(_NUM_PROCESSES.value)
     more: dict = {"tokenizer": _TOKENIZER.value, "paragraph_ids": listed, "quarantine_dir": _QUARANTINE.value}
+    more["dropped_dir"] = _DROPPED.value
     if files.read_manifest(output_dir) is not None:
         print(f"corpus {output_dir!r} is prepared already", file=sys.stderr)
     mark = pipeline.prepare(source, output_dir, corpus_settings, engine, **more)

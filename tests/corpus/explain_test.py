@@ -71,6 +71,35 @@ def test_pages_are_drawn_by_seed_whatever_the_order_of_files(tmp_path: Path) -> 
     assert len(set(drawn)) == 30  # every page has its chance
 
 
+def test_a_sample_is_read_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain, "_SAMPLE_FILES", 2)
+    monkeypatch.setattr(explain, "_SAMPLE_PAGES", 10)
+    monkeypatch.setattr(explain, "_PAGES_FOR_EACH", 1)
+    paths = write_crawl(tmp_path, num_files=4)  # the last three pages of each are dropped
+    drawn = draw(WetFiles(paths), SETTINGS, num_documents=3)
+    assert (drawn.counts, drawn.files, drawn.dropped) == ({"kept": 10}, (2, 4), [])
+    assert drawn.kept == draw(WetFiles(paths[::-1]), SETTINGS, num_documents=3).kept
+    assert "10 of the pages of 2 of 4 files read: 10 kept\n" in shown(drawn)
+    read = {
+        tuple(sorted({e.document.wet_file for e in draw(WetFiles(paths), SETTINGS, 10, seed=n).kept}))
+        for n in range(60)
+    }
+    assert len(read) == 6, "every two of four files have their chance"
+
+
+def test_for_a_rare_reason_reading_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain, "_SAMPLE_FILES", 2)
+    monkeypatch.setattr(explain, "_SAMPLE_PAGES", 10)
+    monkeypatch.setattr(explain, "_PAGES_FOR_EACH", 1)
+    paths = write_crawl(tmp_path, num_files=4)
+    one, three, five = (draw(WetFiles(paths), SETTINGS, number, reason="link_list") for number in (1, 3, 5))
+    assert [len(drawn.dropped) for drawn in (one, three, five)] == [1, 3, 4]
+    # The first file to its link list and five pages of the second; both whole and a part of the third; all.
+    assert [drawn.files for drawn in (one, three, five)] == [(2, 4), (3, 4), None]
+    assert one.counts == {"kept": 15 + 5, "other_language": 1, "link_list": 1}
+    assert sum(five.counts.values()) == 60 + 12
+
+
 def test_each_step_tells_what_it_takes_away(tmp_path: Path) -> None:
     path = str(tmp_path / "crawl.warc.wet.gz")
     long, another = page_text(0).split("\n")[1:]

@@ -1,7 +1,8 @@
-"""The same bytes whoever runs the tasks of a preparation: this process, others, or Beam."""
+"""The same bytes whoever runs the tasks of a preparation: this process, others, Beam, or Beam on Dask."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import toy_dask
 from tests.toy_crawls import SETTINGS, contents, write_chain, write_crawl
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.sources.wet_files import WetFiles
@@ -38,6 +40,21 @@ def test_every_engine_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
     names = ["beam", "crawl", "direct", "one", "two"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert all(contents(tmp_path / name) == contents(tmp_path / "one") for name in names if name != "crawl")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_a_cluster_of_which_a_worker_is_killed_gives_the_same_bytes(tmp_path: Path) -> None:
+    wet_files = write_crawl(tmp_path / "crawl", num_files=6)
+    settings = dataclasses.replace(SETTINGS, filters=(*SETTINGS.filters, toy_dask.slow))
+    prepare(WetFiles(wet_files), str(tmp_path / "one"), settings, Local(1))
+    with (
+        toy_dask.workers_are_slow(tmp_path / "pids") as pids,
+        toy_dask.beam_on_dask() as engine,
+        toy_dask.killing_one(pids) as at_work,
+    ):
+        prepare(WetFiles(wet_files), str(tmp_path / "dask"), settings, engine)
+    assert len(at_work) == 2, "all tasks went to one worker"
+    assert contents(tmp_path / "dask") == contents(tmp_path / "one")
 
 
 def test_preparing_imports_beam_only_when_asked_to() -> None:

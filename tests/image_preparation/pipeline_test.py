@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import toy_dask
 from tests.forks import forks
 from tests.image_preparation.archives_test import tar_bytes
 from tests.toy_images import CLASSES, contents, fuzzed, grey_jpeg, jpeg, pixels, png, write_folders, write_zip
@@ -155,6 +156,15 @@ def test_every_engine_gives_the_same_bytes(
     prepare(Sources(source), str(tmp_path / "two"), SETTINGS, Local(2))
     prepare(Sources(source), str(tmp_path / "beam"), SETTINGS, Beam())
     assert written(tmp_path / "one") == written(tmp_path / "two") == written(tmp_path / "beam")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+def test_a_cluster_gives_the_same_bytes(tmp_path: pathlib.Path, source: str) -> None:
+    prepare(Sources(source), str(tmp_path / "one"), SETTINGS, Local(1))
+    with toy_dask.beam_on_dask() as engine:
+        prepare(Sources(source), str(tmp_path / "dask"), SETTINGS, engine)
+    assert written(tmp_path / "dask") == written(tmp_path / "one")
 
 
 def test_what_is_no_rgb_jpeg_is_stored_as_one(tmp_path: pathlib.Path) -> None:

@@ -308,6 +308,17 @@ def test_quarantine_dir_gets_what_cannot_be_read(place: Place, wet_files: list[s
     assert not (place.path / "elsewhere").exists()
 
 
+def test_dropped_dir_gets_what_the_filters_drop(
+    place: Place, wet_files: list[str], expected: dict[str, bytes]
+) -> None:
+    files = [f"--files={path}" for path in wet_files]
+    assert place.corpus(*files, "--dropped_dir=dropped") == expected
+    kept = list((place.path / "dropped").rglob("*.jsonl.gz"))
+    rows = [json.loads(line) for path in kept for line in gzip.decompress(path.read_bytes()).splitlines()]
+    assert len(rows) == sum(counts(expected)["dropped"].values()) == 3 * len(wet_files)
+    assert {row["text"] for row in rows if row["reason"] == "no_long_paragraphs"} == {"One short sentence."}
+
+
 def test_the_given_tokenizer_is_used(place: Place, wet_files: list[str], expected: dict[str, bytes]) -> None:
     given = place.path / "given.model"
     WordPieces.train(map(page_text, range(500, 520)), 110, str(given))
@@ -377,6 +388,7 @@ def test_beam_reads_from_a_server_as_well(
             ["--num_files=1", "--download_dir=corpus/wet"],
             "--download_dir is 'corpus/wet', inside --output_dir",
         ),
+        (["--files=FILE", "--dropped_dir=corpus"], "--dropped_dir is 'corpus', inside --output_dir"),
         (
             ["--files=FILE", "--quarantine_dir=corpus/"],
             "--quarantine_dir is 'corpus/', inside --output_dir",

@@ -28,6 +28,7 @@ from tf_codistill import files, tokens
 from tf_codistill.corpus.report.counts import Facts
 from tf_codistill.corpus.settings import FILTER_CODE
 from tf_codistill.corpus.sources.base import Source
+from tf_codistill.corpus.stages import dropped
 from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.jobs import quarantine
 
@@ -183,6 +184,26 @@ class Finished:
                 f"{self.directory!r} holds a finished corpus, so that quarantine {quarantine_dir!r} would "
                 f"get nothing of what was damaged in {lost[0]!r}, and so on for {len(lost)} in all: it is "
                 "kept while files are read; name another output directory, or no quarantine"
+            )
+
+    def check_dropped(self, dropped_dir: str | None) -> None:
+        """Checks that a directory has the documents that were dropped, for the same reason.
+
+        Args:
+            dropped_dir: Directory for them; None keeps nothing.
+
+        Raises:
+            ValueError: It lacks those of some files.
+        """
+        if dropped_dir is None:
+            return
+        reasons = {name: facts.get("dropped", {}) for name, facts in self.record.get("wet_files", {}).items()}
+        lost = [name for name in reasons if not dropped.has_all(dropped_dir, name, reasons[name])]
+        if lost:
+            raise ValueError(
+                f"{self.directory!r} holds a finished corpus, so that dropped_dir {dropped_dir!r} would get "
+                f"nothing of what was dropped of {lost[0]!r}, and so on for {len(lost)} in all: it is kept "
+                "while files are read; name another output directory, or no directory for it"
             )
 
 

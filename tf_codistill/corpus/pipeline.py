@@ -34,7 +34,7 @@ from tf_codistill.corpus.report import counts
 from tf_codistill.corpus.report.counts import Facts
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.sources.base import Source
-from tf_codistill.corpus.stages import first_holders, writing
+from tf_codistill.corpus.stages import dropped, first_holders, writing
 from tf_codistill.corpus.stages.duplicates import DuplicatesStage
 from tf_codistill.corpus.stages.listing import FILES, ListStage
 from tf_codistill.corpus.stages.reading import ReadStage
@@ -59,6 +59,7 @@ def prepare(
     *,
     tokenizer: str | None = None,
     quarantine_dir: str | None = None,
+    dropped_dir: str | None = None,
     paragraph_ids: selection.Selection | None = None,
 ) -> dict[str, Any]:
     """Prepares a corpus, unless `output_dir` holds it already.
@@ -69,8 +70,8 @@ def prepare(
         settings: Vocabulary, filters and sizes.
         engine: What runs the tasks; by default this process.
         tokenizer: Path of a ``word_pieces.model`` to use; by default word pieces are learned.
-        quarantine_dir: Directory that gets what cannot be read; by default nothing is kept.
-            A corpus that is there already gives it nothing, which is an error if it lacks something.
+        quarantine_dir: Gets what cannot be read; an error if a corpus is there already and it lacks any.
+        dropped_dir: The same for documents that stage 1 drops, see `dropped`.
         paragraph_ids: A list that takes the place of the filters and of the search for duplicates.
 
     Returns:
@@ -79,21 +80,20 @@ def prepare(
     Raises:
         ValueError: Too many parts of the source cannot be read, a split would be empty, the list does not fit
             them, or what `check` tells.
-        FileNotFoundError: A file or the tokenizer does not exist.
-        OSError: A part is out of reach; what was read of others is kept for the next call.
+        OSError: A part or the tokenizer is out of reach; what was read of others is kept for the next call.
     """
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
     identity = source.identity()
     given: dict[str, Any] = {"tokenizer": tokenizer, "paragraph_ids": paragraph_ids}
-    # Before hours of fetching.
-    found = check(source, output_dir, settings, quarantine_dir=quarantine_dir, **given)
+    kept: dict[str, Any] = {"quarantine_dir": quarantine_dir, "dropped_dir": dropped_dir}
+    found = check(source, output_dir, settings, **given, **kept)  # before hours of fetching
     if found is not None and found.is_of(identity):
         return found.mark
     description = _describe(source, settings, tokenizer, paragraph_ids)
     source = source.resolved(fetch=found is None)
     identity = identity or source.identity()
     num_bytes = source.parts()
-    mark = _finished(output_dir, description, source, num_bytes, quarantine_dir)
+    mark = _finished(output_dir, description, source, num_bytes, **kept)
     work_dir = written.work_dir(output_dir)
     if mark is None:
         output = Written.beside(output_dir)
@@ -104,10 +104,10 @@ def prepare(
         )
         read_dir = files.join(work_dir, f"read-{key}")
         try:
-            _check_places(tokenizer, quarantine_dir)
+            _check_places(tokenizer, quarantine_dir, dropped_dir)
             output.open()
             listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, num_bytes)
-            read = ReadStage(read_dir, settings, source, num_bytes, quarantine_dir, listed_dir)
+            read = ReadStage(read_dir, settings, source, num_bytes, quarantine_dir, listed_dir, dropped_dir)
             mark = _prepare(read, key, engine, output, tokenizer, description, identity)
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
@@ -127,6 +127,7 @@ def check(
     *,
     tokenizer: str | None = None,
     quarantine_dir: str | None = None,
+    dropped_dir: str | None = None,
     paragraph_ids: selection.Selection | None = None,
 ) -> Finished | None:
     """Checks what `prepare` would be given, before anything is fetched for it.
@@ -137,6 +138,7 @@ def check(
         settings: Vocabulary, filters and sizes.
         tokenizer: Path of a ``word_pieces.model``.
         quarantine_dir: Directory for what cannot be read.
+        dropped_dir: Directory for what is dropped.
         paragraph_ids: A list of paragraphs.
 
     Returns:
@@ -152,11 +154,12 @@ def check(
     found = Finished.find(output_dir, description)
     if found is not None:
         found.check_quarantine(quarantine_dir)
+        found.check_dropped(dropped_dir)
         return found
     output = Written.beside(output_dir)
     absent = _absent(output)
     try:
-        _check_places(tokenizer, quarantine_dir)
+        _check_places(tokenizer, quarantine_dir, dropped_dir)
         output.check()
     finally:
         _remove_empty(absent)
@@ -242,12 +245,14 @@ def _remove_empty(directories: Sequence[str]) -> None:
 
 
 def _forget_changed(read: ReadStage) -> None:
-    """Forgets the results of parts that have changed, or of whose damage nothing is in quarantine yet."""
+    """Forgets the results of parts that have changed, or of which not all that is asked for was kept."""
     for task in read.done() & read.num_bytes.keys():
         facts = read.facts(task)
         unreadable = facts["counts"]["unreadable"]
         now = read.source.renewed(task, {**facts, "unreadable": unreadable})
         if unreadable and read.quarantine_dir is not None and not quarantine.has(read.quarantine_dir, task):
+            now = None
+        if read.dropped_dir and not dropped.has_all(read.dropped_dir, task, facts["counts"]["dropped"]):
             now = None
         if now is None:
             files.remove(read.path(task, ".json"))
@@ -348,6 +353,7 @@ def _finished(
     source: Source,
     num_bytes: Mapping[str, int],
     quarantine_dir: str | None = None,
+    dropped_dir: str | None = None,
 ) -> dict[str, Any] | None:
     """The mark of a corpus that was prepared as described from this source, None if there is none."""
     found = Finished.find(output_dir, description)
@@ -355,12 +361,13 @@ def _finished(
         return None
     found.check_parts(source, num_bytes)
     found.check_quarantine(quarantine_dir)
+    found.check_dropped(dropped_dir)
     return found.mark
 
 
-def _check_places(tokenizer: str | None, quarantine_dir: str | None) -> None:
-    """Checks the tokenizer, and makes the directory for what cannot be read."""
+def _check_places(tokenizer: str | None, *directories: str | None) -> None:
+    """Checks the tokenizer, and makes the directories for what cannot be read, and for what is dropped."""
     if tokenizer is not None:
         WordPieces(tokenizer)
-    if quarantine_dir is not None:
-        files.make_directory(quarantine_dir)
+    for directory in filter(None, directories):
+        files.make_directory(directory)

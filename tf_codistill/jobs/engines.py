@@ -2,8 +2,9 @@
 
     stages.run(stage, Local(num_processes=8))
     stages.run(stage, Beam(["--runner=DataflowRunner", "--project=..."]))
+    stages.run(stage, Beam([f"--runner={DASK_RUNNER}", "--dask_client_address=tcp://HOST:8786"]))
 
-Both only call the stage with each task, so that the results are the same, byte for byte.
+All only call the stage with each task, so that the results are the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import io
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +26,11 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
+import tf_codistill
 from tf_codistill.jobs.stages import Advance, Stage
+
+DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
+"""What Beam calls its engine for clusters of Dask; it knows no shorter name."""
 
 _POLL_SECS = 0.2
 _LIST_SECS = 5.0
@@ -84,7 +90,8 @@ class Beam:
 
     Args:
         options: Command-line options of Beam, such as ``--runner=FlinkRunner``. Without that one it is
-            FnApiRunner, in this process: Beam's own default tries to fetch a program for each stage.
+            FnApiRunner, in this process: Beam's own default tries to fetch a program for each stage. On Dask
+            each task is sent for itself: Beam would send 128 at once, all of them to one worker.
 
     Raises:
         ValueError: Beam is not installed, or refuses an option.
@@ -97,26 +104,37 @@ class Beam:
             raise ValueError(
                 f"runner beam needs apache-beam ({error}); run: pip install 'apache-beam>=2.77,<3'"
             ) from error
-        _check_beam(options)
         self.options = [f"--runner={_BEAM_RUNNER}", *options]  # where one is given twice the last counts
+        runner = _checked_runner(options)
+        self._is_dask = type(runner).__name__ == "DaskRunner"
+        if self._is_dask and "--dask_npartitions" not in str(options):
+            self.options.insert(0, "--dask_partition_size=1")
 
     def run(self, stage: Stage, tasks: Sequence[str], advance: Advance) -> None:
         """Runs tasks; see `stages.Engine`."""
         import apache_beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
-        options = PipelineOptions(self.options)
-        with _watched(stage, tasks, advance), apache_beam.Pipeline(options=options) as pipeline:
-            (
-                pipeline
-                | "tasks" >> apache_beam.Create(list(tasks))
-                | "spread" >> apache_beam.Reshuffle()
-                | stage.title >> apache_beam.Map(functools.partial(_do_far_away, stage))
+        if self._is_dask and "://" not in stage.directory and not os.path.isabs(stage.directory):
+            raise ValueError(
+                f"{stage.directory!r} is elsewhere for workers of Dask that are started elsewhere; "
+                "name the output directory from the root, and so all others"
             )
+        pipeline = apache_beam.Pipeline(options=PipelineOptions(self.options))
+        do = functools.partial(_do_far_away, tf_codistill.__version__, stage)
+        # `Create` spreads them over the workers.
+        _ = pipeline | "tasks" >> apache_beam.Create(list(tasks)) | stage.title >> apache_beam.Map(do)
+        with _watched(stage, tasks, advance):
+            result = pipeline.run()
+            try:
+                result.wait_until_finish()
+            finally:
+                if self._is_dask:  # without a client it drops what has not begun
+                    result.client.close()
 
 
-def _check_beam(options: Sequence[str]) -> None:
-    """Raises an error if Beam refuses options, which it does late, and by ending the process."""
+def _checked_runner(options: Sequence[str]) -> Any:
+    """The runner that options name; raises an error if Beam refuses them, which it does late, by exiting."""
     from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
     from apache_beam.runners import create_runner
 
@@ -124,16 +142,24 @@ def _check_beam(options: Sequence[str]) -> None:
     try:
         found = PipelineOptions(options)  # perhaps begins to log, so not to what is thrown away
         with contextlib.redirect_stderr(said):
+            name = found.view_as(StandardOptions).runner or _BEAM_RUNNER
+        runner = create_runner(name)  # may know further options
+        with contextlib.redirect_stderr(said):
             found.get_all_options()
-        create_runner(found.view_as(StandardOptions).runner or _BEAM_RUNNER)
     except (SystemExit, ValueError, AttributeError, ImportError) as error:
         reason = said.getvalue().rpartition("error: ")[2] or str(error)
         raise ValueError(
             f"Apache Beam refuses options {list(options)}: {reason.strip().rstrip('.')}; correct them"
         ) from error
+    return runner
 
 
-def _do_far_away(stage: Stage, task: str) -> None:
+def _do_far_away(version: str, stage: Stage, task: str) -> None:
+    if version != tf_codistill.__version__:
+        raise ValueError(
+            f"worker {socket.gethostname()} has tf_codistill {tf_codistill.__version__}, who started this "
+            f"has {version}; install the same on all machines"
+        )
     stage(task, lambda number: None)
 
 

@@ -10,20 +10,24 @@
             +    3  There were a king with a large jaw and a queen ...
         dropped  https://example.org/links
         ...
-        1402 pages read: 1287 kept, 51 other_language, 64 link_list
+        4,000 of the pages of 8 of 304 files read: 3,609 kept, 193 link_list, 198 other_language
 
-The pages are drawn by a hash of themselves and the seed: the same ones whatever the order of the files. With
-a reason, such as ``link_list``, only pages dropped for it are drawn, and with ``kept`` only those that stay.
+Not all is read, but the first pages of some files, which the seed draws. Of these pages some are drawn by a
+hash of themselves and the seed: the same ones whatever the order of the files. With a reason, such as
+``link_list``, only pages dropped for it are drawn, and with ``kept`` only those that stay; where these are
+too few reading goes on until there are enough of them, or nothing is left.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import heapq
+import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from rich import console as rich_console
 from rich.text import Text
@@ -40,6 +44,9 @@ from tf_codistill.jobs.quarantine import Damage
 KEPT = "kept"
 """Stands for no reason at all."""
 
+_SAMPLE_FILES = 8
+_SAMPLE_PAGES = 4000  # of all of them, read in two seconds
+_PAGES_FOR_EACH = 100  # for each that is to be shown, where these are many
 _NUM_LINES = 12
 _LINE_CHARACTERS = 90
 
@@ -69,13 +76,15 @@ class Drawn:
     Attributes:
         kept: Some that are kept.
         dropped: Some that are dropped, sorted by reason.
-        counts: Of all pages, how many were ``kept``, dropped by each reason, or unreadable by each kind.
+        counts: Of the pages read, how many were ``kept``, dropped by each reason, or unreadable by each kind.
+        files: How many files they are of, and of how many all are, which is None if these were read whole.
         may_repeat: Whether repeated paragraphs would be taken away, too, in a later step.
     """
 
     kept: Sequence[Example]
     dropped: Sequence[Example]
     counts: dict[str, int]
+    files: tuple[int, int] | None
     may_repeat: bool
 
 
@@ -87,7 +96,7 @@ def draw(
     seed: int = 0,
     reason: str | None = None,
 ) -> Drawn:
-    """Reads and judges all pages and draws some.
+    """Reads and judges the pages of a sample and draws some.
 
     Args:
         source: Where the pages come from.
@@ -98,7 +107,7 @@ def draw(
         reason: The only reason to draw pages of, or ``kept``; None draws of all.
 
     Returns:
-        Those drawn, and counts of all.
+        Those drawn, and counts of all that were read.
 
     Raises:
         ValueError: `num_documents` is below 1, a part holds no page, the list does not fit, or no page is
@@ -112,19 +121,23 @@ def draw(
     counts: collections.Counter[str] = collections.Counter()
     # Of each kind the pages with the smallest hashes, the largest of them first.
     heaps: dict[bool, list[tuple[int, int, reading.Page]]] = {True: [], False: []}
-    for page in _judged(source.resolved(), settings, paragraph_ids, counts):
-        outcome = KEPT if isinstance(page.verdict, Document) else page.verdict
-        counts[outcome] += 1
-        if reason not in (None, outcome):
-            continue
-        lot = hashlib.sha256(b"%d " % seed + reading.document_key(page.document)).digest()
-        # The count tells equal pages apart, before anybody compares them.
-        entry = (-int.from_bytes(lot, "big"), counts.total(), page)
-        heap = heaps[outcome == KEPT]
-        if len(heap) < num_documents:
-            heapq.heappush(heap, entry)
+    num_pages = max(_SAMPLE_PAGES, _PAGES_FOR_EACH * num_documents)
+    parts, source = set(), source.resolved()
+    with contextlib.closing(_judged(source, settings, paragraph_ids, counts, num_pages, seed)) as pages:
+        for page, is_of_sample in pages:
+            if not is_of_sample and (reason is None or len(heaps[reason == KEPT]) == num_documents):
+                break
+            parts.add(page.document.wet_file)
+            outcome = KEPT if isinstance(page.verdict, Document) else page.verdict
+            counts[outcome] += 1
+            if reason in (None, outcome):
+                lot = hashlib.sha256(b"%d " % seed + reading.document_key(page.document)).digest()
+                # The count tells equal pages apart, before anybody compares them.
+                entry = (-int.from_bytes(lot, "big"), counts.total(), page)
+                heap = heaps[outcome == KEPT]
+                (heapq.heappush if len(heap) < num_documents else heapq.heappushpop)(heap, entry)
         else:
-            heapq.heappushpop(heap, entry)
+            parts.clear()  # nothing is left
     if reason is not None and not counts[reason]:
         raise ValueError(f"no page has the outcome {reason!r}; name one of {_told(counts)}")
     examples = {
@@ -132,7 +145,8 @@ def draw(
         for is_kept, heap in heaps.items()
     }
     dropped = sorted(examples[False], key=lambda example: example.reason or "")
-    return Drawn(examples[True], dropped, dict(counts), settings.duplicates != "none")
+    read = (len(parts), len(source.parts())) if parts else None
+    return Drawn(examples[True], dropped, dict(counts), read, settings.duplicates != "none")
 
 
 def _judged(
@@ -140,18 +154,31 @@ def _judged(
     settings: CorpusSettings,
     paragraph_ids: Selection | None,
     counts: collections.Counter[str],
-) -> Iterator[reading.Page]:
-    """The pages of all parts with their verdicts; counts what is unreadable."""
+    num_pages: int,
+    seed: int,
+) -> Generator[tuple[reading.Page, bool]]:
+    """Pages with their verdicts, and whether they are of the sample; all that are not come behind it."""
     parts = source.parts()
-    num_bytes = sum(parts.values())
-    with tempfile.TemporaryDirectory() as listed_dir, Progress("reading", num_bytes, "bytes") as progress:
+    order = sorted(parts, key=lambda part: hashlib.sha256(f"{seed} {part}".encode()).digest())
+    with (
+        tempfile.TemporaryDirectory() as listed_dir,
+        Progress("reading", sum(parts.values()), "bytes") as progress,
+        contextlib.ExitStack() as stack,
+    ):
         if paragraph_ids is not None:
             paragraph_ids.unpack(listed_dir, parts)
-        for part in parts:
+
+        def pages_of(part: str) -> Iterator[reading.Page]:
             selected = Selected.load(listed_dir, part) if paragraph_ids is not None else None
-            with Reading(progress.advance) as being_read:
-                items = _counted(being_read.of(source, part), counts)
-                yield from reading.judge_pages(items, settings, part, selected)
+            being_read = stack.enter_context(Reading(progress.advance))
+            items = _counted(being_read.of(source, part), counts)
+            yield from reading.judge_pages(items, settings, part, selected)
+
+        opened = [pages_of(name) for name in order[:_SAMPLE_FILES]]
+        for pages in opened:
+            yield from ((page, True) for page in itertools.islice(pages, num_pages // len(opened)))
+        for pages in itertools.chain(opened, map(pages_of, order[_SAMPLE_FILES:])):
+            yield from ((page, False) for page in pages)
 
 
 def _counted(items: Iterator[Record | Damage], counts: collections.Counter[str]) -> Iterator[Record | Damage]:
@@ -191,8 +218,9 @@ def show(drawn: Drawn, console: rich_console.Console | None = None) -> None:
         for line in _lines(example):
             console.print(line, soft_wrap=True)
         console.print()
+    of = "of the pages of {:,} of {:,} files".format(*drawn.files) if drawn.files else "pages"
     num_pages = sum(drawn.counts.values())
-    console.print(Text(f"{num_pages:,} pages read: {_told(drawn.counts)}"), soft_wrap=True)
+    console.print(Text(f"{num_pages:,} {of} read: {_told(drawn.counts)}"), soft_wrap=True)
     if drawn.may_repeat:
         console.print(
             Text("Repeated paragraphs are found later and are not taken away here."), soft_wrap=True

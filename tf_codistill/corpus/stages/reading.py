@@ -38,6 +38,7 @@ from tf_codistill.corpus.paragraph_ids.selection import Selected
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.sources.base import OutOfReachError, Reading, Source, UnreadableError
 from tf_codistill.corpus.stages import partitioned
+from tf_codistill.corpus.stages.dropped import DroppedDocuments
 from tf_codistill.corpus.stages.duplicates import ParagraphHashes, own_repeats, without
 from tf_codistill.jobs.quarantine import Damage, Quarantine
 from tf_codistill.jobs.stages import Advance, Engine, Stage
@@ -157,6 +158,7 @@ class ReadStage(Stage):
         num_bytes: Size of each part, 0 where it is not known.
         quarantine_dir: Where to keep what cannot be read; None keeps nothing.
         listed_dir: Where a list that takes the place of the filters was unpacked, see `selection`.
+        dropped_dir: Where to keep what is dropped, see `dropped`; None keeps nothing.
     """
 
     title = "reading pages"
@@ -170,6 +172,7 @@ class ReadStage(Stage):
     num_bytes: Mapping[str, int]
     quarantine_dir: str | None = None
     listed_dir: str | None = None
+    dropped_dir: str | None = None
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the sizes of their parts."""
@@ -209,6 +212,7 @@ class ReadStage(Stage):
         with contextlib.ExitStack() as stack:
             kept = partitioned.Sorter(stack.enter_context(files.scratch(self.directory)))
             hashes = ParagraphHashes(stack.enter_context(files.scratch(self.directory)), self.settings)
+            dropped = stack.enter_context(DroppedDocuments(self.dropped_dir, task, self.directory))
             quarantine = None
             if self.quarantine_dir is not None:
                 quarantine = stack.enter_context(Quarantine(self.quarantine_dir, task))
@@ -223,12 +227,15 @@ class ReadStage(Stage):
                         part = self.settings.part(key)
                         kept.add(key, part, left)
                         hashes.add(part, left)
+                    else:
+                        dropped.add(page.seen, left)
             except (UnreadableError, OutOfReachError) as error:
                 if isinstance(error, OutOfReachError):
                     files.write(note, str(error).encode("utf-8"))
                 else:
                     files.write_json(self.path(task, _FAILED), {"reason": str(error), **reading.facts()})
                 return None
+            dropped.write()
             kept.write(self.path(task, DOCUMENTS), self.settings.num_parts)
             num_hashes = hashes.write(self.path(task, ParagraphHashes.ENDING))
         files.remove(self.path(task, _FAILED))

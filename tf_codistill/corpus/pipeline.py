@@ -88,9 +88,8 @@ def prepare(
     if found is not None and found.is_of(identity):
         return found.mark
     source = source.resolved(fetch=found is None)
-    num_bytes = source.parts()
+    num_bytes, work_dir = source.parts(), written.work_dir(output_dir)
     mark = _finished(output_dir, description, source, num_bytes, quarantine_dir)
-    work_dir = written.work_dir(output_dir)
     if mark is None:
         output = Written.beside(output_dir)
         absent = _absent(output)

@@ -25,7 +25,7 @@ from tf_codistill.reproducibility.measures import Array
 from tf_codistill.reproducibility.prediction_files import Table
 from tf_codistill.reproducibility.predictions import Predictions
 from tf_codistill.reproducibility.questions import Question, answer
-from tf_codistill.reproducibility.sources import Source
+from tf_codistill.reproducibility.sources import PredictionSource
 from tf_codistill.tasks.base import Task
 
 _FEATURES = "features"
@@ -33,7 +33,7 @@ _ELEMENT = re.compile(r"(.+)\[(\d+)\]")
 _BATCH_SIZE = 256
 
 
-def compare(sources: Sequence[Source], task: Task | None, question: Question) -> ModelComparison:
+def compare(sources: Sequence[PredictionSource], task: Task | None, question: Question) -> ModelComparison:
     """Compares what is named.
 
     Args:
@@ -51,7 +51,7 @@ def compare(sources: Sequence[Source], task: Task | None, question: Question) ->
     from_zero = any(source.group is None and not source.has_predictions for source in sources)
     if task is None or question.save_dir or any(source.has_predictions for source in sources):
 
-        def predict(source: Source) -> Predictions:
+        def predict(source: PredictionSource) -> Predictions:
             if task is None:
                 return _from_arrays(source, question)
             return evaluation.predictions(task, [_member(source, task, from_zero)], source.run)
@@ -64,7 +64,7 @@ def compare(sources: Sequence[Source], task: Task | None, question: Question) ->
 
 
 def _by_batches(
-    sources: Sequence[Source], task: Task, question: Question, from_zero: bool
+    sources: Sequence[PredictionSource], task: Task, question: Question, from_zero: bool
 ) -> ModelComparison:
     names = [source.name for source in sources]
     comparer = comparing.Comparer(names, [source.run for source in sources], question.threshold)
@@ -83,7 +83,7 @@ def _by_batches(
     return comparer.result(question.slices, question.cluster)
 
 
-def _member(source: Source, task: Task, from_zero: bool) -> evaluation.Member:
+def _member(source: PredictionSource, task: Task, from_zero: bool) -> evaluation.Member:
     """The model, with the recurrent state that it carries unless all are to begin with a zero state."""
     if source.group is None:
         return evaluation.from_saved_model(task, source.path)
@@ -108,7 +108,7 @@ def _columns_of(features: Any, names: Sequence[str]) -> dict[str, Array]:
     return found
 
 
-def _from_arrays(source: Source, question: Question) -> Predictions:
+def _from_arrays(source: PredictionSource, question: Question) -> Predictions:
     """What a saved model of no task of ours says of arrays of features."""
     table = question.table
     if table is None:
@@ -130,7 +130,7 @@ def _from_arrays(source: Source, question: Question) -> Predictions:
     return Predictions(outputs, table.labels, table.keys, run=source.run)
 
 
-def _inputs(model: keras.Model, source: Source, table: Table) -> Any:
+def _inputs(model: keras.Model, source: PredictionSource, table: Table) -> Any:
     names = [str(one.name) for one in model.inputs]
     if len(names) == 1 and _FEATURES in table.columns:
         return table.columns[_FEATURES]

@@ -20,7 +20,7 @@ from tests.toy_sources import PACKING, PAGES, WRITERS, json_lines
 
 PAGE = pathlib.Path(REPOSITORY, "docs", "your_own_text.md").read_text(encoding="utf-8")
 COMMANDS = [
-    shlex.split(line)[3:]
+    shlex.split(line.replace("tf_codistill.", ""))[2:]
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
 ]
@@ -96,7 +96,7 @@ def test_every_command_that_trains_and_writes_does(place: pathlib.Path, corpora:
     for program, *arguments in of_programs("launch"):
         run(program, *arguments, *(f"--gin_bindings={binding}" for binding in SHORT), directory=place)
     for program, *arguments in of_programs("generate"):
-        assert run(program, *arguments, "--max_tokens=5", directory=place).strip()
+        assert run(program, *arguments, "--num_tokens=5", directory=place).strip()
 
 
 def test_the_source_of_the_page_goes_through_the_program(place: pathlib.Path) -> None:

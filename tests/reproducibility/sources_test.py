@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from tf_codistill import runs
-from tf_codistill.reproducibility.sources import Source, parse
+from tf_codistill.reproducibility.sources import PredictionSource, parse
 
 
 def write_run(workdir: pathlib.Path, *groups: int) -> str:
@@ -28,12 +28,12 @@ def test_what_is_named_is_found(tmp_path: pathlib.Path) -> None:
         + [f"{tmp_path}/p.csv", f"before={tmp_path}/old.keras"]
     )
     assert found == [
-        Source("two", two, 0, run_id),
-        Source("group_1", two, 1, run_id),
-        Source("lone", lone, 0, lone),
-        Source("student", f"{two}/group_0/student.keras", None, run_id),
-        Source("p", f"{tmp_path}/p.csv"),
-        Source("before", f"{tmp_path}/old.keras"),
+        PredictionSource("two", two, 0, run_id),
+        PredictionSource("group_1", two, 1, run_id),
+        PredictionSource("lone", lone, 0, lone),
+        PredictionSource("student", f"{two}/group_0/student.keras", None, run_id),
+        PredictionSource("p", f"{tmp_path}/p.csv"),
+        PredictionSource("before", f"{tmp_path}/old.keras"),
     ]
     assert [source.has_predictions for source in found] == [False, False, False, False, True, False]
     assert found[0].note == "group 0 speaks for the run two, which has 2 groups"

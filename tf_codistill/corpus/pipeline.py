@@ -80,35 +80,30 @@ def prepare(
     Raises:
         ValueError: Too many parts of the source cannot be read, a split would be empty, the list does not fit
             them, or what `check` tells.
-        OSError: A part or the tokenizer is out of reach; what was read of others is kept for the next call.
+        OSError: A part is out of reach, and what was read of others is kept for the next call; or there is no
+            such tokenizer.
     """
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
-    identity = source.identity()
-    given: dict[str, Any] = {"tokenizer": tokenizer, "paragraph_ids": paragraph_ids}
-    kept: dict[str, Any] = {"quarantine_dir": quarantine_dir, "dropped_dir": dropped_dir}
-    found = check(source, output_dir, settings, **given, **kept)  # before hours of fetching
+    description, identity = _describe(source, settings, tokenizer, paragraph_ids), source.identity()
+    kept = {"quarantine_dir": quarantine_dir, "dropped_dir": dropped_dir}
+    found = _check(output_dir, description, tokenizer, **kept)  # before hours of fetching
     if found is not None and found.is_of(identity):
         return found.mark
-    description = _describe(source, settings, tokenizer, paragraph_ids)
     source = source.resolved(fetch=found is None)
-    identity = identity or source.identity()
-    num_bytes = source.parts()
+    num_bytes, work_dir = source.parts(), written.work_dir(output_dir)
     mark = _finished(output_dir, description, source, num_bytes, **kept)
-    work_dir = written.work_dir(output_dir)
     if mark is None:
         output = Written.beside(output_dir)
         absent = _absent(output)
         # Each stage gets a folder named by all that its results depend on.
-        key = fingerprint(
-            _WORK_VERSION, settings.of_reading(), description["paragraph_ids"], description["source"]
-        )
+        key = _key_of_reading(settings, description)
         read_dir = files.join(work_dir, f"read-{key}")
         try:
             _check_places(tokenizer, quarantine_dir, dropped_dir)
             output.open()
             listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, num_bytes)
             read = ReadStage(read_dir, settings, source, num_bytes, quarantine_dir, listed_dir, dropped_dir)
-            mark = _prepare(read, key, engine, output, tokenizer, description, identity)
+            mark = _prepare(read, key, engine, output, tokenizer, description, identity or source.identity())
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
             mark = _finished(output_dir, description, source, num_bytes)
@@ -151,6 +146,16 @@ def check(
         FileNotFoundError: The tokenizer does not exist.
     """
     description = _describe(source, _settings(settings, paragraph_ids), tokenizer, paragraph_ids)
+    return _check(output_dir, description, tokenizer, quarantine_dir, dropped_dir)
+
+
+def _check(
+    output_dir: str,
+    description: Mapping[str, Any],
+    tokenizer: str | None,
+    quarantine_dir: str | None,
+    dropped_dir: str | None,
+) -> Finished | None:
     found = Finished.find(output_dir, description)
     if found is not None:
         found.check_quarantine(quarantine_dir)
@@ -345,6 +350,12 @@ def _describe(
     listed = None if paragraph_ids is None else paragraph_ids.sha256
     own = {"tokenizer": _checksum(tokenizer), "paragraph_ids": listed, "source": source.describe()}
     return {**description, **own}
+
+
+def _key_of_reading(settings: CorpusSettings, description: Mapping[str, Any]) -> str:
+    return fingerprint(
+        _WORK_VERSION, settings.of_reading(), description["paragraph_ids"], description["source"]
+    )
 
 
 def _finished(

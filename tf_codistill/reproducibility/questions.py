@@ -15,7 +15,7 @@ from tf_codistill.reproducibility import comparing, prediction_files
 from tf_codistill.reproducibility.comparison import ModelComparison
 from tf_codistill.reproducibility.prediction_files import Table
 from tf_codistill.reproducibility.predictions import Predictions
-from tf_codistill.reproducibility.sources import Source
+from tf_codistill.reproducibility.sources import PredictionSource
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,9 @@ class Question:
 
 
 def answer(
-    sources: Sequence[Source], question: Question, predict: Callable[[Source], Predictions] | None = None
+    sources: Sequence[PredictionSource],
+    question: Question,
+    predict: Callable[[PredictionSource], Predictions] | None = None,
 ) -> ModelComparison:
     """Compares models by the whole predictions of each.
 

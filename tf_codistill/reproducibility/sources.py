@@ -23,7 +23,7 @@ _NAMED = re.compile(r"([^/=]+)=(.+)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class PredictionSource:
     """One model of those to be compared.
 
     Attributes:
@@ -63,7 +63,7 @@ class Source:
         return f"group {self.group} speaks for the run {self.name}, which has {len(groups)} groups"
 
 
-def parse(arguments: Sequence[str]) -> list[Source]:
+def parse(arguments: Sequence[str]) -> list[PredictionSource]:
     """Finds out what is meant.
 
     Args:
@@ -96,16 +96,16 @@ def parse(arguments: Sequence[str]) -> list[Source]:
     return [_source(name, path) for name, path in zip(names, paths, strict=True)]
 
 
-def _source(name: str, path: str) -> Source:
+def _source(name: str, path: str) -> PredictionSource:
     if not files.exists(path):
         raise ValueError(f"there is nothing at {path!r}; expected predictions, a saved model or a run")
     if is_file_of_predictions(path):
-        return Source(name, path)
+        return PredictionSource(name, path)
     directory = os.path.dirname(path) if path.endswith(".keras") else path
     is_group = runs.GROUP.fullmatch(os.path.basename(directory))
     workdir = os.path.dirname(directory) or "." if is_group else directory
     if path.endswith(".keras"):
-        return Source(name, path, run=_run_id(workdir) if is_group else None)
+        return PredictionSource(name, path, run=_run_id(workdir) if is_group else None)
     groups = runs.groups(workdir)
     group = int(is_group[1]) if is_group else (groups or [0])[0]
     if group not in groups:
@@ -113,7 +113,7 @@ def _source(name: str, path: str) -> Source:
             f"{path!r} is no run in which a group has been trained; expected a run, its group_0, a saved "
             f"model (.keras) or predictions ({', '.join(KINDS)})"
         )
-    return Source(name, workdir, group, _run_id(workdir))
+    return PredictionSource(name, workdir, group, _run_id(workdir))
 
 
 def _run_id(workdir: str) -> str:

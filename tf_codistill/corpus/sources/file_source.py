@@ -38,7 +38,8 @@ class Files(Source):
         files: Paths, URLs, addresses or shell patterns; folders where `endings` says which of their files.
     """
 
-    files: Sequence[str] = ()
+    # Of types that are known in the module of any subclass, where annotations are looked up.
+    files: list[str] | tuple[str, ...] = ()
 
     noun: ClassVar[str] = "file"
     endings: ClassVar[Sequence[str]] = ()

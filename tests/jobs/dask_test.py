@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import toy_dask
 from tests.jobs.toy_stages import ToyStage
-from tf_codistill.jobs import engines
+from tf_codistill.jobs import engines, stages
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="dask.distributed is not installed"
@@ -45,6 +48,20 @@ def test_an_error_arrives_and_what_has_not_begun_is_left(engine: engines.Beam, t
     with pytest.raises(ValueError, match="task 10. is too much"):
         engine.run(stage, stage.tasks, lambda number: None)
     assert len(stage.done()) < 28
+
+
+class Fatal(ToyStage):
+    """Kills the process that it runs in, as a system does that is out of memory."""
+
+    def do(self, task: str, advance: stages.Advance) -> Mapping[str, Any] | None:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_every_worker_is_told(engine: engines.Beam, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="trying: a worker process was killed, perhaps for want of memory"):
+        engine.run(Fatal(str(tmp_path), ("1",)), ("1",), lambda number: None)
 
 
 def test_options_of_dask_are_told(engine: engines.Beam) -> None:

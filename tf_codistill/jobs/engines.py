@@ -35,6 +35,10 @@ DASK_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _POLL_SECS = 0.2
 _LIST_SECS = 5.0
 _BEAM_RUNNER = "FnApiRunner"
+_KILLED = (
+    "a worker process was killed, perhaps for want of memory; run again with fewer processes: what is "
+    "finished is kept"
+)
 
 
 class Local:
@@ -67,10 +71,7 @@ class Local:
         try:
             self._run(num_processes, stage, tasks, advance)
         except BrokenProcessPool as error:
-            raise OSError(
-                f"{stage.title}: a worker process was killed, perhaps for want of memory; run again with "
-                "fewer processes: what is finished is kept"
-            ) from error
+            raise OSError(f"{stage.title}: {_KILLED}") from error
 
     def _run(self, num_processes: int, stage: Stage, tasks: Sequence[str], advance: Advance) -> None:
         with _workers(num_processes, stage.preload) as (executor, num_done):
@@ -126,8 +127,12 @@ class Beam:
         _ = pipeline | "tasks" >> apache_beam.Create(list(tasks)) | stage.title >> apache_beam.Map(do)
         with _watched(stage, tasks, advance):
             result = pipeline.run()
+            # What Dask raises of a task that was running in each of four workers that were killed.
+            killed = importlib.import_module("distributed").KilledWorker if self._is_dask else ()
             try:
                 result.wait_until_finish()
+            except killed as error:
+                raise OSError(f"{stage.title}: {_KILLED}") from error
             finally:
                 if self._is_dask:  # without a client it drops what has not begun
                     result.client.close()

@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gzip
 import json
 import os
 import shutil
 import urllib.parse
 from collections.abc import Collection
-from typing import IO, Self, cast
+from typing import IO, Any, Self, cast
+
+from isal import igzip
 
 from tf_codistill import files
 from tf_codistill.corpus.document import Document
 
-_LEVEL = 1  # to look at them matters less than the time of those who do not
 _TO_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
@@ -43,7 +43,7 @@ class DroppedDocuments:
         self._wet_file = wet_file
         self._work_dir = work_dir
         self._scratch = contextlib.ExitStack()
-        self._files: dict[str, tuple[IO[bytes], gzip.GzipFile]] = {}
+        self._files: dict[str, tuple[IO[bytes], Any]] = {}
 
     def add(self, document: Document, reason: str) -> None:
         """Adds a document.
@@ -57,7 +57,7 @@ class DroppedDocuments:
         if reason not in self._files:
             file = self._scratch.enter_context(files.scratch(self._work_dir))
             # Without a name and a time, so that the same documents give the same bytes.
-            self._files[reason] = file, gzip.GzipFile("", "wb", _LEVEL, file, mtime=0)
+            self._files[reason] = file, igzip.IGzipFile("", "wb", fileobj=file, mtime=0)
         fields = {field.name: getattr(document, field.name) for field in dataclasses.fields(document)}
         fields["text"] = "\n".join(fields.pop("paragraphs"))
         line = _TO_JSON.encode({"reason": reason, **fields}) + "\n"

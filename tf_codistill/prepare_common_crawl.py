@@ -22,7 +22,7 @@ _NUM_FILES = flags.DEFINE_integer("num_files", None, "How many files of the craw
 _BASE_URL = flags.DEFINE_string("base_url", "https://data.commoncrawl.org/", "Or a mirror, or a directory.")
 _DOWNLOAD_DIR = flags.DEFINE_string("download_dir", None, "Directory to fetch them to; none keeps nothing.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory of the corpus.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "A word_pieces.model to use; else one is learned.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "File of a tokenizer; else word pieces are learned.")
 _QUARANTINE = flags.DEFINE_string("quarantine_dir", None, "Directory to keep what cannot be read in.")
 _PARAGRAPH_IDS = flags.DEFINE_string("paragraph_ids", None, "List of paragraphs that the corpus is made of.")
 _EXPLAIN = flags.DEFINE_integer("explain", None, "How many kept and dropped pages to show.", lower_bound=1)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,7 +43,8 @@ from tf_codistill.jobs import quarantine, stages, written
 from tf_codistill.jobs.engines import Local
 from tf_codistill.jobs.stages import fingerprint
 from tf_codistill.jobs.written import Written
-from tf_codistill.tokenizer.word_pieces import WordPieces
+from tf_codistill.tokenizer import opening
+from tf_codistill.tokenizer.base import Tokenizer
 
 # What may lie in the directory of the work.
 _WORK = re.compile(
@@ -69,7 +71,7 @@ def prepare(
         output_dir: Directory of the corpus. What is not finished is kept beside it, in ``<output_dir>.work``.
         settings: Vocabulary, filters and sizes.
         engine: What runs the tasks; by default this process.
-        tokenizer: Path of a ``word_pieces.model`` to use; by default word pieces are learned.
+        tokenizer: Path of a tokenizer's file, see `opening`; by default that of the settings.
         quarantine_dir: Directory that gets what cannot be read of WET files; by default nothing is kept.
             A corpus that is there already gives it nothing, which is an error if it lacks something.
         paragraph_ids: A list that takes the place of the filters and of the search for duplicates.
@@ -85,9 +87,10 @@ def prepare(
         OSError: A WET file is out of reach; what was read of others is kept for the next call.
     """
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
+    given = _given(tokenizer or settings.tokenizer)
     named = _by_name(sources)
     num_bytes = _sizes(named)
-    description = _describe(settings, tokenizer, paragraph_ids)
+    description = _describe(settings, given, paragraph_ids)
     mark = _finished(output_dir, description, named, num_bytes, quarantine_dir)
     work_dir = written.work_dir(output_dir)
     if mark is None:
@@ -97,11 +100,11 @@ def prepare(
         key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
         read_dir = files.join(work_dir, f"read-{key}")
         try:
-            _check_places(tokenizer, quarantine_dir)
+            _check_places(quarantine_dir)
             output.open()
             listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, named)
             read = ReadStage(read_dir, settings, named, num_bytes, quarantine_dir, listed_dir)
-            mark = _prepare(read, key, engine, output, tokenizer, description, sample)
+            mark = _prepare(read, key, engine, output, given, description, sample)
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
             mark = _finished(output_dir, description, named, num_bytes)
@@ -126,7 +129,7 @@ def check(
     Args:
         output_dir: Directory of the corpus.
         settings: Vocabulary, filters and sizes.
-        tokenizer: Path of a ``word_pieces.model``.
+        tokenizer: Path of a tokenizer's file; by default that of the settings.
         quarantine_dir: Directory for what cannot be read.
         paragraph_ids: A list of paragraphs.
 
@@ -139,7 +142,9 @@ def check(
             what was damaged when the corpus was prepared.
         FileNotFoundError: The tokenizer does not exist.
     """
-    description = _describe(_settings(settings, paragraph_ids), tokenizer, paragraph_ids)
+    settings = _settings(settings, paragraph_ids)
+    given = _given(tokenizer or settings.tokenizer)
+    description = _describe(settings, given, paragraph_ids)
     found = Finished.find(output_dir, description)
     if found is not None:
         found.check_quarantine(quarantine_dir)
@@ -147,7 +152,7 @@ def check(
     output = Written.beside(output_dir)
     absent = _absent(output)
     try:
-        _check_places(tokenizer, quarantine_dir)
+        _check_places(quarantine_dir)
         output.check()
     finally:
         _remove_empty(absent)
@@ -159,7 +164,7 @@ def _prepare(
     key: str,
     engine: stages.Engine,
     output: Written,
-    tokenizer: str | None,
+    tokenizer: opening.TokenizerFile | None,
     description: Mapping[str, Any],
     sample: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -178,7 +183,9 @@ def _prepare(
     repeated, repeated_facts = first_holders.find(repeated, sum(num_documents.values()), engine)
 
     kept = writing.Kept(settings, repeated)
-    key = fingerprint(key, settings.num_pieces, settings.max_learning_characters, _checksum(tokenizer))
+    key = fingerprint(
+        key, settings.num_pieces, settings.max_learning_characters, tokenizer and tokenizer.checksum
+    )
     pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
     key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.sources))
     write_dir, wet_files = files.join(work_dir, f"write-{key}"), tuple(read.sources)
@@ -304,19 +311,20 @@ def _check_written(write: writing.WriteStage, facts: Facts) -> None:
             )
 
 
-def _pieces(kept: writing.Kept, directory: str, tokenizer: str | None) -> str:
+def _pieces(kept: writing.Kept, directory: str, tokenizer: opening.TokenizerFile | None) -> str:
     """Path of the tokenizer: learned, or a copy of the given one."""
     files.make_directory(directory)
-    path = files.join(directory, tokens.TOKENIZER)
     if tokenizer is None:
+        path = files.join(directory, tokens.TOKENIZER)
         writing.learn(kept, path)
-    elif not files.exists(path):
-        files.write(path, files.read(tokenizer))
+    else:
+        path = files.join(directory, tokenizer.name)
+        files.write(path, tokenizer.content)
     return path
 
 
-def _checksum(tokenizer: str | None) -> str | None:
-    return None if tokenizer is None else files.checksum(tokenizer)
+def _given(tokenizer: str | Tokenizer | None) -> opening.TokenizerFile | None:
+    return None if tokenizer is None else opening.as_file(tokenizer)
 
 
 def _commit(
@@ -324,15 +332,17 @@ def _commit(
 ) -> dict[str, Any]:
     """Puts what belongs to the corpus beside its token shards, takes away what does not, and marks it."""
     output = write.output
-    files.write(output.claim(tokens.TOKENIZER), files.read(write.tokenizer))
+    tokenizer = os.path.basename(write.tokenizer)
+    files.write(output.claim(tokenizer), files.read(write.tokenizer))
     files.write_json(output.claim(SETTINGS), preparation)
     manifest = output.claim(files.MANIFEST)
     promised = {name: checksum for task in facts.values() for name, checksum in task["sha256"].items()}
-    names = (*promised, tokens.TOKENIZER, SETTINGS, *FILES)
+    names = (*promised, tokenizer, SETTINGS, *FILES)
     output.remove_others([*names, files.MANIFEST])
     mark = tokens.commit_corpus(
         output.directory,
         vocabulary_size=writing.open_tokenizer(write.tokenizer).vocabulary_size,
+        tokenizer=tokenizer,
         splits={split: [facts[task]["shard"] for task in tasks] for split, tasks in write.splits().items()},
         counts=counted,
         names=names,
@@ -348,13 +358,15 @@ def _commit(
 
 
 def _describe(
-    settings: CorpusSettings, tokenizer: str | None, paragraph_ids: selection.Selection | None
+    settings: CorpusSettings,
+    tokenizer: opening.TokenizerFile | None,
+    paragraph_ids: selection.Selection | None,
 ) -> dict[str, Any]:
     description = settings.describe()
     if tokenizer is not None:
         description["num_pieces"] = None  # the tokenizer says it
     listed = None if paragraph_ids is None else paragraph_ids.sha256
-    return {**description, "tokenizer": _checksum(tokenizer), "paragraph_ids": listed}
+    return {**description, "tokenizer": tokenizer and tokenizer.checksum, "paragraph_ids": listed}
 
 
 def _finished(
@@ -373,9 +385,7 @@ def _finished(
     return found.mark
 
 
-def _check_places(tokenizer: str | None, quarantine_dir: str | None) -> None:
-    """Checks the tokenizer, and makes the directory for what cannot be read."""
-    if tokenizer is not None:
-        WordPieces(tokenizer)
+def _check_places(quarantine_dir: str | None) -> None:
+    """Makes the directory for what cannot be read."""
     if quarantine_dir is not None:
         files.make_directory(quarantine_dir)

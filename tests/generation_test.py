@@ -37,7 +37,7 @@ class Spoken:
     """A model that says what it is told to, and remembers what it has read."""
 
     def __init__(self, model: Trained, ids: list[int]) -> None:
-        self.pieces = model.tokenizer
+        self.tokenizer = model.tokenizer
         self.read: list[int] = []
         self._ids = iter(ids)
 

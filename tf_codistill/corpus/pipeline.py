@@ -81,8 +81,7 @@ def prepare(
         The mark of the corpus, see `tokens.commit_corpus`.
 
     Raises:
-        ValueError: Too many WET files cannot be read, a split would be empty, the list does not fit the WET
-            files, or what `check` tells.
+        ValueError: WET files cannot be read or do not fit the list, a split would be empty, or as `check`.
         FileNotFoundError: A WET file or the tokenizer does not exist.
         OSError: A WET file is out of reach; what was read of others is kept for the next call.
     """

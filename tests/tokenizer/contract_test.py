@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import importlib
 import inspect
 import pickle
 import re
@@ -271,3 +272,19 @@ def test_a_class_that_no_file_can_describe_is_told() -> None:
         own_class.content_of(Letters(("a", "b")))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="is no dataclass"):
         own_class.content_of(object())  # type: ignore[arg-type]
+
+
+def test_the_class_of_the_docs_is_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tokenizer.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_words.py").write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = importlib.import_module("my_words").Words(["it", "rains", "we", "stay"])
+    (tmp_path / "kept.json").write_bytes(as_file(words).content)
+    tokenizer = open_tokenizer(str(tmp_path / "kept.json"))
+    (row,) = tokenizer.encode_documents(["it rains often\nwe stay"])
+    shift = tokens.NUM_SPECIAL
+    first = [tokens.PARAGRAPH_START, shift, shift + 1, tokens.OUT_OF_VOCABULARY, tokens.PARAGRAPH_END]
+    second = [tokens.PARAGRAPH_START, shift + 2, shift + 3, tokens.PARAGRAPH_END]
+    assert row.tolist() == [*first, *second, tokens.END_OF_DOCUMENT]
+    assert tokenizer.decode(row) == "it rains \ufffd\nwe stay"

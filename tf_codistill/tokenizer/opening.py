@@ -83,9 +83,10 @@ def as_file(tokenizer: str | Tokenizer) -> TokenizerFile:
         FileNotFoundError: There is no such file.
         ValueError: It is no tokenizer, or one that no file can describe.
     """
-    is_file = isinstance(tokenizer, str)
-    path = tokenizer if is_file else type(tokenizer).__qualname__
-    content = files.read(tokenizer) if is_file else own_class.content_of(tokenizer)
+    if isinstance(tokenizer, str):
+        path, content = tokenizer, files.read(tokenizer)
+    else:
+        path, content = type(tokenizer).__qualname__, own_class.content_of(tokenizer)
     kind = _kind(path, content)
     kind.open(path, content)
     return TokenizerFile(kind.name, content)

@@ -99,6 +99,21 @@ def word_piece(path: str) -> None:
     made.save(path)
 
 
+def all_at_once(path: str) -> None:
+    """As those of XLM-R are made, whose special tokens are as likely as any piece."""
+    pieces = [
+        ("<s>", 0.0),
+        ("<unk>", 0.0),
+        ("\u2581", -2.0),
+        *((letter, -3.0) for letter in "abcdeg<s>n/[]_"),
+    ]
+    made = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=1))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Metaspace()
+    made.add_special_tokens(["<s>", "<unk>"])
+    made.save(path)
+
+
 def own_class(path: str) -> None:
     """A user's own."""
     pathlib.Path(path).write_bytes(opening.as_file(Letters()).content)

@@ -288,3 +288,12 @@ def test_the_class_of_the_docs_is_a_tokenizer(tmp_path: Path, monkeypatch: pytes
     second = [tokens.PARAGRAPH_START, shift + 2, shift + 3, tokens.PARAGRAPH_END]
     assert row.tolist() == [*first, *second, tokens.END_OF_DOCUMENT]
     assert tokenizer.decode(row) == "it rains \ufffd\nwe stay"
+
+
+def test_special_tokens_that_a_file_reads_in_any_case_are_out_of_vocabulary(tmp_path: Path) -> None:
+    toy_tokenizers.all_at_once(str(tmp_path / "tokenizer.json"))
+    tokenizer = open_tokenizer(str(tmp_path / "tokenizer.json"))
+    (row,) = tokenizer.encode_documents(["a<s>b <unk> \u65e5"])
+    assert not {tokens.NUM_SPECIAL, tokens.NUM_SPECIAL + 1} & set(row.tolist())
+    assert tokens.OUT_OF_VOCABULARY in row
+    assert tokenizer.decode(row).startswith("a \ufffd b")

@@ -9,7 +9,6 @@ text's: where ``[SEP]`` stands in one, the letters count, or it is OUT_OF_VOCABU
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 from collections.abc import Sequence
@@ -35,41 +34,29 @@ class TokenizersFile(ParagraphTokenizer):
     def __init__(self, path: str, content: bytes | None = None) -> None:
         self._path = path
         self._content = files.read(path) if content is None else content
-        vocabulary = self._engine.get_vocab(with_added_tokens=True)
-        self.num_pieces = 1 + max(vocabulary.values())  # numbers may be left out
-        added = self._engine.get_added_tokens_decoder()
-        unknown = (
-            getattr(self._engine.model, "unk_token", None),
-            getattr(self._engine.model, "unk_id", None),
-        )
-        self.special_pieces = sorted(
-            {index for index, token in added.items() if token.special}
-            | {vocabulary.get(unknown[0], unknown[1])} - {None}
-        )
-
-    @functools.cached_property
-    def _engine(self) -> Any:
         try:
             import tokenizers
         except ImportError as error:
             raise ValueError(
-                f"tokenizer {self._path!r} needs the package tokenizers; run: "
-                "pip install 'tf_codistill[tokenizers]'"
+                f"tokenizer {path!r} needs the package tokenizers; run: pip "
+                "install 'tf_codistill[tokenizers]'"
             ) from error
         try:
             described = json.loads(self._content)
             for token in described["added_tokens"]:
                 token["special"] |= looks_special(token["content"])
             described["model"]["dropout"] = None
-            engine = tokenizers.Tokenizer.from_str(json.dumps(described))
+            self._engine = tokenizers.Tokenizer.from_str(json.dumps(described))
         except Exception as error:  # it has no type of its own
-            raise ValueError(
-                f"tokenizer {self._path!r} is no file of the package tokenizers: {error}"
-            ) from error
-        engine.no_truncation()
-        engine.no_padding()
-        engine.encode_special_tokens = True  # as text, if a text has them
-        return engine
+            raise ValueError(f"tokenizer {path!r} is no file of the package tokenizers: {error!r}") from error
+        self._engine.no_truncation()
+        self._engine.no_padding()
+        self._engine.encode_special_tokens = True  # as text, if a text has them
+        vocabulary = self._engine.get_vocab(with_added_tokens=True)
+        self.num_pieces = 1 + max(vocabulary.values())  # numbers may be left out
+        special = {token["id"] for token in described["added_tokens"] if token["special"]}
+        unknown = {described["model"].get("unk_id"), vocabulary.get(described["model"].get("unk_token"))}
+        self.special_pieces = sorted((special | unknown) - {None})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The package forgets when it is copied that special tokens are text."""

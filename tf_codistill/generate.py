@@ -17,7 +17,7 @@ from tf_codistill import program
 
 _GROUP = flags.DEFINE_integer("group", 0, "Which group's model.")
 _MODEL = flags.DEFINE_string("model", None, "A saved model, in place of --workdir and --group.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Its word_pieces.model; by default what travels with it.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Its tokenizer; by default what travels with it.")
 _CONTEXT_FILE = flags.DEFINE_string("context_file", None, "Document to read before the text begins.")
 _PROMPT = flags.DEFINE_string("prompt", "", "How the text begins.")
 _NUM_TOKENS = flags.DEFINE_integer("num_tokens", 200, "Tokens to sample at most.")

@@ -20,7 +20,7 @@ from tf_codistill import program, terminal
 
 _GROUP = flags.DEFINE_integer("group", 0, "Which group's model.")
 _MODEL = flags.DEFINE_string("model", None, "A saved model, in place of --workdir and --group.")
-_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Its word_pieces.model; default: what travels with it.")
+_TOKENIZER = flags.DEFINE_string("tokenizer", None, "Its tokenizer; default: what travels with it.")
 _CONTEXT_FILE = flags.DEFINE_string("context_file", None, "Text to read before each file, not scored.")
 _WRAPPED = flags.DEFINE_bool("wrapped", False, "Whether a paragraph continues until a blank line.")
 _JSON = flags.DEFINE_bool("json", False, "Whether to print JSON in place of a table.")
@@ -55,7 +55,7 @@ def main(*names: str) -> None:
     rows = {name: score.row() for name, score in scores.items()}
     total = sum(scores.values(), scoring.Score()).row()
     if _JSON.value:
-        fingerprint = model.pieces.fingerprint
+        fingerprint = model.tokenizer.fingerprint
         print(json.dumps({"vocabulary_fingerprint": fingerprint, "files": rows, "total": total}, indent=1))
     else:
         _print([*rows.items(), ("total", total)])

@@ -200,7 +200,7 @@ def _ids(trained: Trained, text: Iterable[Paragraph], score: Score) -> Iterator[
     for paragraph in text:
         score.num_words += len(paragraph.text.split())
         score.num_invalid += paragraph.num_invalid
-        yield trained.pieces.encode_document(paragraph.text)[:-1]
+        yield trained.tokenizer.encode_documents([paragraph.text])[0][:-1]
     yield np.array([tokens.END_OF_DOCUMENT], np.int32)
 
 

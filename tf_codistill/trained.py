@@ -3,7 +3,7 @@
 <workdir>/group_0/
     student.keras            the model
     tokenizer/               committed when training starts
-        word_pieces.model    what the token shards were written with
+        word_pieces.model    or another tokenizer, what the token shards were written with
         manifest.json        its fingerprint, the manifest of each corpus, checksums
 
 keep_tokenizer(tokenizer_dir(group_dir), corpora)               by training
@@ -27,7 +27,8 @@ import tensorflow as tf
 
 from tf_codistill import files, recurrent_state, runs, tokens
 from tf_codistill.models.language_model import LanguageModel
-from tf_codistill.tokenizer.word_pieces import WordPieces
+from tf_codistill.tokenizer.base import Tokenizer
+from tf_codistill.tokenizer.opening import open_tokenizer
 
 _IDS = tf.TensorSpec([None], tf.int32)
 
@@ -55,14 +56,15 @@ def keep_tokenizer(directory: str, corpora: Mapping[str, tokens.Corpus], is_writ
     if not is_writer:
         return
     files.make_directory(directory)
-    path = files.join(directory, tokens.TOKENIZER)
+    name = str(corpus.manifest["tokenizer"])
+    path = files.join(directory, name)
     files.write(path, files.read(corpus.tokenizer_path))
     if files.checksum(path) != corpus.fingerprint:
         raise files.CorruptError(
             f"tokenizer {corpus.tokenizer_path!r} has changed since the corpus was opened; prepare it again"
         )
     metadata = {
-        "tokenizer": tokens.TOKENIZER,
+        "tokenizer": name,
         "vocabulary_size": corpus.vocabulary_size,
         "vocabulary_fingerprint": corpus.fingerprint,
         "corpora": {name: each.manifest for name, each in corpora.items()},
@@ -141,23 +143,23 @@ class Trained:
 
     Args:
         model: A stateful language model with one lane.
-        pieces: The tokenizer that it was trained with.
+        tokenizer: The one that it was trained with.
 
     Attributes:
-        pieces: As given.
+        tokenizer: As given.
 
     Raises:
         ValueError: Model and tokenizer have vocabularies of different sizes.
     """
 
-    def __init__(self, model: keras.Model, pieces: WordPieces) -> None:
+    def __init__(self, model: keras.Model, tokenizer: Tokenizer) -> None:
         predicted = model.get_config()["vocabulary_size"]
-        if predicted != pieces.vocabulary_size:
+        if predicted != tokenizer.vocabulary_size:
             raise ValueError(
-                f"the model predicts {predicted} ids, but the tokenizer has {pieces.vocabulary_size}; use "
+                f"the model predicts {predicted} ids, but the tokenizer has {tokenizer.vocabulary_size}; use "
                 "the tokenizer that the model was trained with"
             )
-        self.pieces = pieces
+        self.tokenizer = tokenizer
         self._model = model
         self._states = recurrent_state.variables(model)
 
@@ -218,7 +220,7 @@ def open_trained(
         workdir: Directory of the run; not needed if `model` is given.
         group: The group of the run.
         model: A ``.keras`` file; that of the group if not given.
-        tokenizer: A ``word_pieces.model``; that which travels with the model if not given.
+        tokenizer: The file of a tokenizer; that which travels with the model if not given.
 
     Returns:
         The model, ready to read a text.
@@ -237,10 +239,10 @@ def open_trained(
             f"there is no model {model!r}; a group writes its own at the end of training: wait for that, or "
             "name another --workdir, --group or --model"
         )
-    pieces = WordPieces(tokenizer or _tokenizer_beside(model))
+    opened = open_tokenizer(tokenizer or _tokenizer_beside(model))
     if tokenizer:
-        _check_given_tokenizer(tokenizer, pieces.fingerprint, model)
-    return Trained(load_model(model, num_lanes=1), pieces)
+        _check_given_tokenizer(tokenizer, opened.fingerprint, model)
+    return Trained(load_model(model, num_lanes=1), opened)
 
 
 def _check_given_tokenizer(tokenizer: str, fingerprint: str, model: str) -> None:
@@ -259,7 +261,7 @@ def _tokenizer_beside(model: str) -> str:
     manifest = files.read_manifest(directory)
     if manifest is None:
         raise ValueError(
-            f"no tokenizer travels with model {model!r}; name its word_pieces.model by --tokenizer"
+            f"no tokenizer travels with model {model!r}; name the file of its tokenizer by --tokenizer"
         )
     files.verify(directory, manifest)
     return files.join(directory, str(manifest["tokenizer"]))

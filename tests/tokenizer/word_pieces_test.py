@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -129,10 +126,6 @@ def test_many_words_have_the_ids_of_few(pieces: WordPieces) -> None:
         assert list(map(len, rows)) == list(map(len, alone)) * (len(repeated) // len(texts))
 
 
-def test_no_documents_have_no_ids(pieces: WordPieces) -> None:
-    assert pieces.encode_documents([]) == []
-
-
 def test_document_has_no_bytes_and_one_token_per_run_of_them(pieces: WordPieces) -> None:
     ids = pieces.encode_document("a 日本 b 語\x00語")
     assert ids.dtype == np.int32
@@ -238,13 +231,6 @@ def test_corpus_that_cannot_fill_the_vocabulary_is_told(
     assert not (tmp_path / "x.model").exists()
 
 
-def test_file_that_is_no_model_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "word_pieces.model"
-    path.write_bytes(b"no model")
-    with pytest.raises(ValueError, match="word_pieces.model"):
-        WordPieces(str(path))
-
-
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -278,17 +264,3 @@ def test_spaces_may_be_rare_in_what_is_learned_from(tmp_path: Path) -> None:
     pieces = WordPieces.train(texts, 150, str(tmp_path / "word_pieces.model"))
     for text in (texts[0], "acgt acgt  gattaca", " "):
         assert pieces.decode(pieces.encode(text)) == text
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pieces: pickle.loads(pickle.dumps(pieces))])
-def test_copies_encode_alike(pieces: WordPieces, duplicate: Callable[[WordPieces], WordPieces]) -> None:
-    other = duplicate(pieces)
-    assert other.encode(TEXT) == pieces.encode(TEXT)
-    assert other.fingerprint == pieces.fingerprint
-
-
-def test_rows_belong_to_the_caller(pieces: WordPieces) -> None:
-    first, second = pieces.encode_documents(["It rains.", "It \x00 rains."])
-    for row in (first, second):
-        assert row.flags.writeable
-        assert row.base is None

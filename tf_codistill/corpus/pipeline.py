@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,7 +43,8 @@ from tf_codistill.jobs import quarantine, stages, written
 from tf_codistill.jobs.engines import Local
 from tf_codistill.jobs.stages import fingerprint
 from tf_codistill.jobs.written import Written
-from tf_codistill.tokenizer.word_pieces import WordPieces
+from tf_codistill.tokenizer import opening
+from tf_codistill.tokenizer.base import Tokenizer
 
 # What may lie in the directory of the work.
 _WORK = re.compile(
@@ -69,7 +71,7 @@ def prepare(
         output_dir: Directory of the corpus. What is not finished is kept beside it, in ``<output_dir>.work``.
         settings: Vocabulary, filters and sizes.
         engine: What runs the tasks; by default this process.
-        tokenizer: Path of a ``word_pieces.model`` to use; by default word pieces are learned.
+        tokenizer: Path of a tokenizer's file, see `opening`; by default that of the settings.
         quarantine_dir: Gets what cannot be read; an error if a corpus is there already and it lacks any.
         dropped_dir: The same for documents that stage 1 drops, see `dropped`.
         paragraph_ids: A list that takes the place of the filters and of the search for duplicates.
@@ -78,20 +80,18 @@ def prepare(
         The mark of the corpus, see `tokens.commit_corpus`.
 
     Raises:
-        ValueError: Too many parts of the source cannot be read, a split would be empty, the list does not fit
-            them, or what `check` tells.
-        OSError: A part is out of reach, and what was read of others is kept for the next call; or there is no
-            such tokenizer.
+        ValueError: Too much cannot be read, a split would be empty, the list does not fit, or as for `check`.
+        OSError: A part is out of reach, and what was read of others is kept; or there is no such tokenizer.
     """
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
-    description, identity = _describe(source, settings, tokenizer, paragraph_ids), source.identity()
-    kept = {"quarantine_dir": quarantine_dir, "dropped_dir": dropped_dir}
-    found = _check(output_dir, description, tokenizer, **kept)  # before hours of fetching
+    given, identity = _given(tokenizer or settings.tokenizer), source.identity()
+    description = _describe(source, settings, given, paragraph_ids)
+    found = _check(output_dir, description, quarantine_dir, dropped_dir)  # before hours of fetching
     if found is not None and found.is_of(identity):
         return found.mark
     source = source.resolved(fetch=found is None)
     num_bytes, work_dir = source.parts(), written.work_dir(output_dir)
-    mark = _finished(output_dir, description, source, num_bytes, **kept)
+    mark = _finished(output_dir, description, source, num_bytes, quarantine_dir, dropped_dir)
     if mark is None:
         output = Written.beside(output_dir)
         absent = _absent(output)
@@ -99,11 +99,11 @@ def prepare(
         key = _key_of_reading(settings, description)
         read_dir = files.join(work_dir, f"read-{key}")
         try:
-            _check_places(tokenizer, quarantine_dir, dropped_dir)
+            _make_directories(quarantine_dir, dropped_dir)
             output.open()
             listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, num_bytes)
             read = ReadStage(read_dir, settings, source, num_bytes, quarantine_dir, listed_dir, dropped_dir)
-            mark = _prepare(read, key, engine, output, tokenizer, description, identity or source.identity())
+            mark = _prepare(read, key, engine, output, given, description, identity or source.identity())
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
             mark = _finished(output_dir, description, source, num_bytes)
@@ -131,7 +131,7 @@ def check(
         source: Where the documents come from; its parts are not looked at.
         output_dir: Directory of the corpus.
         settings: Vocabulary, filters and sizes.
-        tokenizer: Path of a ``word_pieces.model``.
+        tokenizer: Path of a tokenizer's file; by default that of the settings.
         quarantine_dir: Directory for what cannot be read.
         dropped_dir: Directory for what is dropped.
         paragraph_ids: A list of paragraphs.
@@ -145,16 +145,13 @@ def check(
             what was damaged when the corpus was prepared.
         FileNotFoundError: The tokenizer does not exist.
     """
-    description = _describe(source, _settings(settings, paragraph_ids), tokenizer, paragraph_ids)
-    return _check(output_dir, description, tokenizer, quarantine_dir, dropped_dir)
+    settings = _settings(settings, paragraph_ids)
+    description = _describe(source, settings, _given(tokenizer or settings.tokenizer), paragraph_ids)
+    return _check(output_dir, description, quarantine_dir, dropped_dir)
 
 
 def _check(
-    output_dir: str,
-    description: Mapping[str, Any],
-    tokenizer: str | None,
-    quarantine_dir: str | None,
-    dropped_dir: str | None,
+    output_dir: str, description: Mapping[str, Any], quarantine_dir: str | None, dropped_dir: str | None
 ) -> Finished | None:
     found = Finished.find(output_dir, description)
     if found is not None:
@@ -164,7 +161,7 @@ def _check(
     output = Written.beside(output_dir)
     absent = _absent(output)
     try:
-        _check_places(tokenizer, quarantine_dir, dropped_dir)
+        _make_directories(quarantine_dir, dropped_dir)
         output.check()
     finally:
         _remove_empty(absent)
@@ -176,7 +173,7 @@ def _prepare(
     key: str,
     engine: stages.Engine,
     output: Written,
-    tokenizer: str | None,
+    tokenizer: opening.TokenizerFile | None,
     description: Mapping[str, Any],
     identity: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -195,7 +192,9 @@ def _prepare(
     repeated, repeated_facts = first_holders.find(repeated, sum(num_documents.values()), engine)
 
     kept = writing.Kept(settings, repeated)
-    key = fingerprint(key, settings.num_pieces, settings.max_learning_characters, _checksum(tokenizer))
+    key = fingerprint(
+        key, settings.num_pieces, settings.max_learning_characters, tokenizer and tokenizer.checksum
+    )
     pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
     key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.num_bytes))
     write_dir, wet_files = files.join(work_dir, f"write-{key}"), tuple(read.num_bytes)
@@ -298,19 +297,20 @@ def _check_written(write: writing.WriteStage, facts: Facts) -> None:
             )
 
 
-def _pieces(kept: writing.Kept, directory: str, tokenizer: str | None) -> str:
+def _pieces(kept: writing.Kept, directory: str, tokenizer: opening.TokenizerFile | None) -> str:
     """Path of the tokenizer: learned, or a copy of the given one."""
     files.make_directory(directory)
-    path = files.join(directory, tokens.TOKENIZER)
     if tokenizer is None:
+        path = files.join(directory, tokens.TOKENIZER)
         writing.learn(kept, path)
-    elif not files.exists(path):
-        files.write(path, files.read(tokenizer))
+    else:
+        path = files.join(directory, tokenizer.name)
+        files.write(path, tokenizer.content)
     return path
 
 
-def _checksum(tokenizer: str | None) -> str | None:
-    return None if tokenizer is None else files.checksum(tokenizer)
+def _given(tokenizer: str | Tokenizer | None) -> opening.TokenizerFile | None:
+    return None if tokenizer is None else opening.as_file(tokenizer)
 
 
 def _commit(
@@ -318,15 +318,17 @@ def _commit(
 ) -> dict[str, Any]:
     """Puts what belongs to the corpus beside its token shards, takes away what does not, and marks it."""
     output = write.output
-    files.write(output.claim(tokens.TOKENIZER), files.read(write.tokenizer))
+    tokenizer = os.path.basename(write.tokenizer)
+    files.write(output.claim(tokenizer), files.read(write.tokenizer))
     files.write_json(output.claim(SETTINGS), preparation)
     manifest = output.claim(files.MANIFEST)
     promised = {name: checksum for task in facts.values() for name, checksum in task["sha256"].items()}
-    names = (*promised, tokens.TOKENIZER, SETTINGS, *FILES)
+    names = (*promised, tokenizer, SETTINGS, *FILES)
     output.remove_others([*names, files.MANIFEST])
     mark = tokens.commit_corpus(
         output.directory,
         vocabulary_size=writing.open_tokenizer(write.tokenizer).vocabulary_size,
+        tokenizer=tokenizer,
         splits={split: [facts[task]["shard"] for task in tasks] for split, tasks in write.splits().items()},
         counts=counted,
         names=names,
@@ -342,13 +344,20 @@ def _commit(
 
 
 def _describe(
-    source: Source, settings: CorpusSettings, tokenizer: str | None, paragraph_ids: selection.Selection | None
+    source: Source,
+    settings: CorpusSettings,
+    tokenizer: opening.TokenizerFile | None,
+    paragraph_ids: selection.Selection | None,
 ) -> dict[str, Any]:
     description = settings.describe()
     if tokenizer is not None:
         description["num_pieces"] = None  # the tokenizer says it
     listed = None if paragraph_ids is None else paragraph_ids.sha256
-    own = {"tokenizer": _checksum(tokenizer), "paragraph_ids": listed, "source": source.describe()}
+    own = {
+        "tokenizer": tokenizer and tokenizer.checksum,
+        "paragraph_ids": listed,
+        "source": source.describe(),
+    }
     return {**description, **own}
 
 
@@ -376,9 +385,7 @@ def _finished(
     return found.mark
 
 
-def _check_places(tokenizer: str | None, *directories: str | None) -> None:
-    """Checks the tokenizer, and makes the directories for what cannot be read, and for what is dropped."""
-    if tokenizer is not None:
-        WordPieces(tokenizer)
+def _make_directories(*directories: str | None) -> None:
+    """Makes those for what cannot be read and for what is dropped, if they are named."""
     for directory in filter(None, directories):
         files.make_directory(directory)

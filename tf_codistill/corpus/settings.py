@@ -21,6 +21,7 @@ from tf_codistill.corpus.filters import (
     LongParagraphs,
     fingerprints,
 )
+from tf_codistill.tokenizer.base import Tokenizer
 
 SCOPES = ("none", "file", "corpus")
 """Where a paragraph may not occur twice."""
@@ -53,6 +54,8 @@ class CorpusSettings:
             documents beyond are counted as ``over_max_tokens``.
         max_validation_tokens: The same for each of the splits that are held out.
         max_learning_characters: Word pieces are learned from at most this many characters of training text.
+        tokenizer: What reads the text: path of a file that `tokenizer.opening` opens, or a dataclass of one's
+            own, see `tokenizer.own_class`; by default word pieces are learned.
         max_unreadable_share: The preparation stops before learning when a larger share of the WET files
             is damaged, so that nothing of them can be read, or they end too early. One that is out of reach
             stops it at once.
@@ -74,6 +77,7 @@ class CorpusSettings:
     max_tokens: int | None = None
     max_validation_tokens: int | None = None
     max_learning_characters: int = 20_000_000
+    tokenizer: str | Tokenizer | None = None
     max_unreadable_share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -103,6 +107,7 @@ class CorpusSettings:
             Values by name.
         """
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del values["tokenizer"]  # its content counts
         filters = [fingerprints.describe(step) for step in self.filters]
         return {**values, "filters": filters, FILTER_CODE: list(map(fingerprints.code_of, self.filters))}
 

@@ -1,6 +1,6 @@
 """What a tokenizer has to offer: text to ids, and back.
 
-    tokenizer: Tokenizer = WordPieces("corpus/word_pieces.model")
+    tokenizer = open_tokenizer("corpus/word_pieces.model")            see `opening`
     rows = tokenizer.encode_documents(["It rains.", "We stay."])      a row of ids for each document
     tokenizer.decode(rows[0])                                         "It rains."
     texts.batch(100).map(tokenizer.in_graph().encode_document)        the same ids, inside `tf.data`
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from tf_codistill import tokens
 
 if TYPE_CHECKING:  # whoever needs no ops need not wait for them
     import tensorflow as tf
@@ -47,7 +49,11 @@ class Tokenizer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """What tells this vocabulary from others, 64 hexadecimal digits."""
+        """SHA-256 of the tokenizer's file, 64 hexadecimal digits."""
+
+    @property
+    def marks_sentences(self) -> bool:
+        """Whether sentences have marks of their own, SENTENCE_START and SENTENCE_END, beside paragraphs."""
 
     def encode_documents(self, texts: Iterable[str]) -> list[Ids]:
         """The ids of documents as a model sees them.
@@ -72,9 +78,45 @@ class Tokenizer(Protocol):
             ValueError: An id is not of the vocabulary.
         """
 
+    def piece(self, index: int) -> str:
+        """An id as a table shows it.
+
+        Args:
+            index: One that is no special token.
+
+        Returns:
+            What it stands for, with the space that a word begins with.
+        """
+
     def in_graph(self) -> GraphTokenizer:
         """The same ids as TensorFlow ops.
 
         Returns:
             A tokenizer for graphs.
+
+        Raises:
+            ValueError: There are no ops for it; the sentence says what to do instead.
         """
+
+
+def by_paragraph(ids: Iterable[int]) -> list[list[int]]:
+    """The ids of each paragraph, without special tokens but OUT_OF_VOCABULARY.
+
+    Args:
+        ids: Any ids, also ones that begin or end in the middle of a text.
+
+    Returns:
+        A list for each paragraph.
+    """
+    paragraphs: list[list[int]] = []
+    is_open = False
+    for index in map(int, ids):
+        is_content = not 0 <= index < tokens.NUM_SPECIAL or index == tokens.OUT_OF_VOCABULARY
+        if index == tokens.PARAGRAPH_START or (is_content and not is_open):
+            paragraphs.append([])
+            is_open = True
+        if is_content:
+            paragraphs[-1].append(index)
+        elif index == tokens.PARAGRAPH_END:
+            is_open = False
+    return paragraphs

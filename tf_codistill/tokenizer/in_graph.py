@@ -156,6 +156,38 @@ class GraphWordPieces(tf.Module):
         return encoded.with_flat_values(tf.gather(self._ids, encoded.flat_values))
 
 
+class GraphParagraphs(tf.Module):
+    """A SentencePiece model by TensorFlow ops alone, see `SentencePieceModel.in_graph`.
+
+    Args:
+        model: The model's content, as it is read outside.
+        table: What each of its ids becomes.
+    """
+
+    def __init__(self, model: bytes, table: npt.NDArray[np.int32]) -> None:
+        super().__init__()
+        self._tokenizer = tensorflow_text.SentencepieceTokenizer(model)
+        self._table = table
+
+    def encode_document(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """The ids of documents as a model sees them.
+
+        Args:
+            texts: string ``[N]``, one paragraph per line; what is no UTF-8 becomes U+FFFD.
+
+        Returns:
+            int32 ``[N, None]``; in each row what `SentencePieceModel.encode_documents` returns.
+        """
+        texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
+        lines = tf.strings.split(texts, "\n")
+        own = self._tokenizer.tokenize(lines.flat_values)
+        ids = _append(own.with_flat_values(tf.gather(self._table, own.flat_values)), tokens.PARAGRAPH_END)
+        ids = tf.concat([tf.fill(tf.stack([ids.nrows(), 1]), tokens.PARAGRAPH_START), ids], axis=1)
+        splits = tf.gather(ids.row_splits, lines.row_splits)
+        rows = tf.RaggedTensor.from_row_splits(ids.flat_values, splits, validate=False)
+        return _append(rows, tokens.END_OF_DOCUMENT)
+
+
 def _append(rows: tf.RaggedTensor, token: int) -> tf.RaggedTensor:
     return tf.concat([rows, tf.fill(tf.stack([rows.nrows(), 1]), token)], axis=1)
 

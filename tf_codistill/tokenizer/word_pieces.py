@@ -24,7 +24,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,8 @@ import sentencepiece
 from pyarrow import compute
 
 from tf_codistill import files, tokens
-from tf_codistill.tokenizer import score_quantization, sentences
-from tf_codistill.tokenizer.base import Ids
+from tf_codistill.tokenizer import model_proto, score_quantization, sentences
+from tf_codistill.tokenizer.base import Ids, by_paragraph
 from tf_codistill.tokenizer.score_quantization import MAX_WORD
 from tf_codistill.tokenizer.word_cache import WordCache
 
@@ -56,39 +56,37 @@ class WordPieces:
 
     Args:
         path: Path or URL of the model's file.
+        content: What is in it, if it has been read.
+
+    Attributes:
+        vocabulary_size: Number of ids that a model predicts: the special tokens and the word pieces.
+        model: The content of the model's file.
+        fingerprint: SHA-256 of it, 64 hexadecimal digits.
+        surfaces: What each id after the special tokens stands for: the word pieces, then the single bytes.
+        ids: The id for each of SentencePiece's own.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is not a model that `train` wrote.
     """
 
-    def __init__(self, path: str) -> None:
-        model = files.read(path)
-        self._processor = sentencepiece.SentencePieceProcessor()
+    marks_sentences = True
+
+    def __init__(self, path: str, content: bytes | None = None) -> None:
+        self.model = files.read(path) if content is None else content
         try:
-            self._processor.LoadFromSerializedProto(model)
-        except RuntimeError as error:
+            model = model_proto.parse(self.model)
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=self.model)
+        except (ValueError, RuntimeError) as error:
             raise ValueError(f"tokenizer {path!r} is no SentencePiece model; {_REMEDY}") from error
-        size = self._processor.vocab_size()
-        if size <= _FIRST_PIECE or not self._processor.IsByte(1) or not self._processor.IsByte(_NUM_BYTES):
+        if foreign := _foreign(model):
             raise ValueError(
-                f"tokenizer {path!r} has no byte pieces; it was not written by WordPieces.train; {_REMEDY}"
+                f"tokenizer {path!r} has {foreign}; it was not written by WordPieces.train; {_REMEDY}"
             )
-        self.vocabulary_size = tokens.NUM_SPECIAL + size - _FIRST_PIECE
-        """Number of ids that a model predicts: the special tokens and the word pieces."""
-        self.model = model
-        """The content of the model's file."""
-        self.fingerprint = hashlib.sha256(model).hexdigest()
-        """SHA-256 of the model's file, 64 hexadecimal digits."""
-        learned = [self._processor.IdToPiece(index) for index in range(_FIRST_PIECE, size)]
-        is_of_words = not any(sentences.SPACE_SIGN in piece[1:] for piece in learned)
-        if not is_of_words or sentences.SPACE_SIGN not in learned:
-            what = "no piece for a space" if is_of_words else "pieces of several words"
-            raise ValueError(
-                f"tokenizer {path!r} has {what}; it was not written by WordPieces.train; {_REMEDY}"
-            )
+        learned = [piece.piece for piece in model.pieces[_FIRST_PIECE:]]
+        self.vocabulary_size = tokens.NUM_SPECIAL + len(learned)
+        self.fingerprint = hashlib.sha256(self.model).hexdigest()
         self.surfaces = [piece.replace(sentences.SPACE_SIGN, " ").encode("utf-8") for piece in learned]
-        """What each id after the special tokens stands for: the word pieces, then the single bytes."""
         self.surfaces += [bytes([byte]) for byte in range(_NUM_BYTES)]
         self.ids = np.concatenate(
             [
@@ -96,11 +94,18 @@ class WordPieces:
                 np.arange(tokens.NUM_SPECIAL, self.vocabulary_size),
             ]
         ).astype(np.int32)
-        """The id for each of SentencePiece's own."""
         self._ids = self.ids.tolist()
         begins_word = [piece.startswith(sentences.SPACE_SIGN) for piece in learned]
         self._begins_word = np.array([False] * _FIRST_PIECE + begins_word)
         self._cache = WordCache(self._encode_words)
+
+    @staticmethod
+    def recognizes(content: bytes) -> bool:
+        """Whether a file's content is a model that `train` wrote."""
+        try:
+            return not _foreign(model_proto.parse(content))
+        except ValueError:
+            return False
 
     @classmethod
     def train(cls, texts: Iterable[str], num_pieces: int, path: str) -> WordPieces:
@@ -119,7 +124,9 @@ class WordPieces:
         """
         texts = list(texts)
         model = _learn(texts, num_pieces, _COVERAGE)
-        if not _has_space(model):  # it is among the rare characters that SentencePiece leaves to the bytes
+        if sentences.SPACE_SIGN not in (
+            piece.piece for piece in model_proto.parse(model).pieces
+        ):  # it is among the rare characters that SentencePiece leaves to the bytes
             model = _learn(texts, num_pieces, 1.0)
         files.write(path, score_quantization.quantize(model))
         return cls(path)
@@ -171,17 +178,12 @@ class WordPieces:
         Raises:
             ValueError: An id is outside that range.
         """
-        paragraphs: list[list[bytes]] = []
-        is_open = False
-        for index in map(int, ids):
-            if index == tokens.PARAGRAPH_START or (not is_open and self._is_content(index)):
-                paragraphs.append([])
-                is_open = True
-            if index == tokens.PARAGRAPH_END:
-                is_open = False
-            elif self._is_content(index):
-                paragraphs[-1].append(self._surface(index))
-        return "\n".join(_text(b"".join(paragraph)).removeprefix(" ") for paragraph in paragraphs)
+        paragraphs = [b"".join(map(self._surface, paragraph)) for paragraph in by_paragraph(ids)]
+        return "\n".join(_text(paragraph).removeprefix(" ") for paragraph in paragraphs)
+
+    def piece(self, index: int) -> str:
+        """An id as a table shows it, with the space that a word begins with."""
+        return self._surface(index).decode("utf-8", "replace")
 
     def in_graph(self) -> GraphWordPieces:
         """The same ids by TensorFlow ops, for `tf.data`, a `tf.function` or an exported model.
@@ -192,9 +194,6 @@ class WordPieces:
         from tf_codistill.tokenizer.in_graph import GraphWordPieces  # few need its ops
 
         return GraphWordPieces(self.model, self.vocabulary_size, self.ids, self.surfaces)
-
-    def _is_content(self, index: int) -> bool:
-        return index >= tokens.NUM_SPECIAL or index == tokens.OUT_OF_VOCABULARY or index < 0
 
     def _surface(self, index: int) -> bytes:
         if index == tokens.OUT_OF_VOCABULARY:
@@ -329,9 +328,20 @@ def _reason(message: str) -> str:
     return message.strip().splitlines()[-1] if message.strip() else "it is empty"
 
 
-def _has_space(model: bytes) -> bool:
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    return bool(processor.PieceToId(sentences.SPACE_SIGN) != processor.unk_id())
+def _foreign(model: Any) -> str:
+    """What a model has that is not as `train` writes it, nothing if all is."""
+    learned = [piece.piece for piece in model.pieces[_FIRST_PIECE:]]
+    types = [piece.type for piece in model.pieces]
+    normalizer = model_proto.Normalizer.FromString(model.normalizer)
+    if types[:_FIRST_PIECE] != [model_proto.UNKNOWN] + [model_proto.BYTE] * _NUM_BYTES:
+        return "no byte pieces, or others before them"
+    if any(sentences.SPACE_SIGN in piece[1:] for piece in learned):
+        return "pieces of several words"
+    if sentences.SPACE_SIGN not in learned:
+        return "no piece for a space"
+    if normalizer.charsmap or normalizer.add_dummy_prefix or normalizer.remove_spaces:
+        return "rules that change a text"
+    return ""
 
 
 def _training_sentences(texts: Iterable[str]) -> Iterator[str]:

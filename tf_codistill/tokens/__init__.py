@@ -3,7 +3,7 @@
 A corpus is a committed directory:
 
     <corpus>/
-        word_pieces.model                  the tokenizer
+        word_pieces.model                  the tokenizer; or sentencepiece.model, tokenizer.json, ...
         train-00000-of-00004.tokens        ids, little-endian uint16 (uint32 from 65,537 pieces on)
         train-00000-of-00004.starts        little-endian int64, where each document begins
         ...

@@ -17,6 +17,7 @@ NUM_SPECIAL = 6
 
 FORMAT_VERSION = 1
 TOKENIZER = "word_pieces.model"
+"""Name of the file of a tokenizer that was learned from the corpus."""
 
 STARTS_DTYPE = np.dtype("<i8")
 """How the file beside a token shard holds where each document begins."""

@@ -166,6 +166,7 @@ def commit_corpus(
     splits: Mapping[str, Sequence[Mapping[str, Any]]],
     counts: Mapping[str, Any],
     names: Iterable[str] | None = None,
+    tokenizer: str = TOKENIZER,
 ) -> dict[str, Any]:
     """Commits a corpus directory: writes its manifest.
 
@@ -175,6 +176,7 @@ def commit_corpus(
         splits: For each split by name what `ShardWriter.close` returned for each of its shards, in order.
         counts: Documents read, kept, and dropped by reason; stored as given.
         names: Names of its files; by default all files that are there.
+        tokenizer: Name of the tokenizer's file.
 
     Returns:
         The manifest, as `Corpus.manifest` has it later.
@@ -182,8 +184,8 @@ def commit_corpus(
     metadata = {
         "format_version": FORMAT_VERSION,
         "vocabulary_size": vocabulary_size,
-        "vocabulary_fingerprint": files.checksum(files.join(directory, TOKENIZER)),
-        "tokenizer": TOKENIZER,
+        "vocabulary_fingerprint": files.checksum(files.join(directory, tokenizer)),
+        "tokenizer": tokenizer,
         "splits": {
             name: {
                 "num_documents": sum(shard["num_documents"] for shard in shards),

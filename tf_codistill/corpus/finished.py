@@ -102,7 +102,7 @@ class Finished:
             return None
         found = files.read_json(files.join(directory, SETTINGS)) if SETTINGS in mark["files"] else {}
         remedy = _REMEDY
-        if "unwrap" not in found:
+        if not found.keys() >= description.keys() - {FILTER_CODE}:
             found, remedy = (
                 _as_now(found),
                 f"{_REMEDY}, or ask for it as it was by gin/corpus/as_published.gin",
@@ -208,7 +208,9 @@ class Finished:
 
 
 def _as_now(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What was recorded of a corpus from before wrapped text was joined, with the settings that came then."""
-    values = {name: value for name, value in found.items() if name != FILTER_CODE}
-    filters = [_ENGLISH.sub(r"\1, is_html=True)", step) for step in found.get("filters", ())]
-    return {**values, "filters": filters, "unwrap": False}
+    """What was recorded of a corpus, with settings that have come since then as it was without them."""
+    if "unwrap" not in found:
+        filters = [_ENGLISH.sub(r"\1, is_html=True)", step) for step in found.get("filters", ())]
+        found = {name: value for name, value in found.items() if name != FILTER_CODE}
+        found = {**found, "filters": filters, "unwrap": False}
+    return {"near_duplicates": None, "decontaminate": False, **found}

@@ -1,8 +1,9 @@
 """From documents to a corpus that training reads.
 
-    source -> read -> duplicates -> word pieces -> write -> list -> manifest.json
-               |          |                          |
-               +----------+-------- counts ----------+    read = kept + dropped + unreadable, always
+    source -> read -> duplicates -> near duplicates, -> word pieces -> write -> list -> manifest.json
+               |          |         contamination                        |
+               +----------+---------------- counts ----------------------+
+                                   read = kept + dropped + unreadable, always
 
     mark = prepare(WetFiles(["crawl/*.warc.wet.gz"]), "corpus", CorpusSettings(), engines.Local())
     mark["counts"]     {"read": 5609, "kept": 5207, "dropped": {"link_list": 158, ...}, "unreadable": {}, ...}
@@ -22,7 +23,7 @@ import collections
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
@@ -35,7 +36,7 @@ from tf_codistill.corpus.report import counts
 from tf_codistill.corpus.report.counts import Facts
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.sources.base import Source
-from tf_codistill.corpus.stages import dropped, first_holders, writing
+from tf_codistill.corpus.stages import contamination, dropped, first_holders, near_duplicates, writing
 from tf_codistill.corpus.stages.duplicates import DuplicatesStage
 from tf_codistill.corpus.stages.listing import FILES, ListStage
 from tf_codistill.corpus.stages.reading import ReadStage
@@ -48,7 +49,7 @@ from tf_codistill.tokenizer.base import Tokenizer
 
 # What may lie in the directory of the work.
 _WORK = re.compile(
-    rf"(?:read|listed|duplicates|pieces|write|list)-[0-9a-f]{{16}}|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
+    rf"(?:read|listed|duplicates|near|held-out|pieces|write|list)-[0-9a-f]{{16}}|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
 )
 _WORK_VERSION = 8  # counts up when the results of a stage change although its settings do not
 
@@ -86,7 +87,8 @@ def prepare(
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
     given, identity = _given(tokenizer or settings.tokenizer), source.identity()
     description = _describe(source, settings, given, paragraph_ids)
-    found = _check(output_dir, description, quarantine_dir, dropped_dir)  # before hours of fetching
+    # Before hours of fetching.
+    found = _check(output_dir, settings, description, quarantine_dir, dropped_dir)
     if found is not None and found.is_of(identity):
         return found.mark
     source = source.resolved(fetch=found is None)
@@ -94,7 +96,7 @@ def prepare(
     mark = _finished(output_dir, description, source, num_bytes, quarantine_dir, dropped_dir)
     if mark is None:
         output = Written.beside(output_dir)
-        absent = _absent(output)
+        absent = output.absent()
         # Each stage gets a folder named by all that its results depend on.
         key = _key_of_reading(settings, description)
         read_dir = files.join(work_dir, f"read-{key}")
@@ -108,7 +110,7 @@ def prepare(
             # Perhaps another process has finished the same corpus and taken the work away.
             mark = _finished(output_dir, description, source, num_bytes)
             if mark is None:
-                _remove_empty(absent)
+                written.remove_empty(absent)
                 raise
     with contextlib.suppress(OSError):
         _remove_work(work_dir)
@@ -147,11 +149,15 @@ def check(
     """
     settings = _settings(settings, paragraph_ids)
     description = _describe(source, settings, _given(tokenizer or settings.tokenizer), paragraph_ids)
-    return _check(output_dir, description, quarantine_dir, dropped_dir)
+    return _check(output_dir, settings, description, quarantine_dir, dropped_dir)
 
 
 def _check(
-    output_dir: str, description: Mapping[str, Any], quarantine_dir: str | None, dropped_dir: str | None
+    output_dir: str,
+    settings: CorpusSettings,
+    description: Mapping[str, Any],
+    quarantine_dir: str | None,
+    dropped_dir: str | None,
 ) -> Finished | None:
     found = Finished.find(output_dir, description)
     if found is not None:
@@ -159,12 +165,13 @@ def _check(
         found.check_dropped(dropped_dir)
         return found
     output = Written.beside(output_dir)
-    absent = _absent(output)
+    absent = output.absent()
     try:
+        near_duplicates.check(settings)
         _make_directories(quarantine_dir, dropped_dir)
         output.check()
     finally:
-        _remove_empty(absent)
+        written.remove_empty(absent)
     return None
 
 
@@ -192,6 +199,11 @@ def _prepare(
     repeated, repeated_facts = first_holders.find(repeated, sum(num_documents.values()), engine)
 
     kept = writing.Kept(settings, repeated)
+    key = fingerprint(key, settings.near_duplicates)
+    near_dir = files.join(work_dir, f"near-{key}")
+    kept = near_duplicates.without(kept, near_dir, sum(num_documents.values()), engine)
+    key = fingerprint(key, settings.decontaminate)
+    kept = contamination.without(kept, files.join(work_dir, f"held-out-{key}"), num_documents, engine)
     key = fingerprint(
         key, settings.num_pieces, settings.max_learning_characters, tokenizer and tokenizer.checksum
     )
@@ -233,19 +245,6 @@ def _remove_work(work_dir: str) -> None:
         files.remove(files.join(work_dir, name))
     if all(map(_WORK.fullmatch, names)):
         files.remove(work_dir)
-
-
-def _absent(output: Written) -> list[str]:
-    """Directories that are made for a corpus and are not there yet, each before the one that it is in."""
-    made = output.directory, output.record_dir, written.work_dir(output.directory)
-    return [directory for directory in made if not files.exists(directory)]
-
-
-def _remove_empty(directories: Sequence[str]) -> None:
-    """Removes those of some directories that hold nothing."""
-    for directory in directories:
-        if files.is_directory(directory) and not files.names(directory):
-            files.remove(directory)
 
 
 def _forget_changed(read: ReadStage) -> None:

@@ -47,6 +47,10 @@ class CorpusSettings:
         duplicates: Where a long paragraph is kept only once: ``none``, ``file`` (each WET file for itself) or
             ``corpus``. Documents that have too little left are counted as ``duplicate``.
         min_duplicate_characters: Shorter paragraphs may occur any number of times, as in dialogue.
+        near_duplicates: Jaccard similarity, above 0 and at most 1, from which on a document is dropped as a
+            ``near_duplicate`` of one before it, see `near_duplicates`; 0.8 is usual, None looks for none.
+        decontaminate: Whether training documents that are nearly held-out ones are dropped as
+            ``contaminated``, see `contamination`.
         num_shards: Number of token shards of the training split.
         validation_share: Share of the documents held out, above 0 and below 1, by a hash of the address.
         test_share: Share held out for a test as well, 0 for none; what is held out for validation stays.
@@ -71,6 +75,8 @@ class CorpusSettings:
     )
     duplicates: str = "corpus"
     min_duplicate_characters: int = 100
+    near_duplicates: float | None = None
+    decontaminate: bool = True
     num_shards: int = 4
     validation_share: float = 0.02
     test_share: float = 0.0
@@ -93,6 +99,9 @@ class CorpusSettings:
         share = self.max_unreadable_share
         if not isinstance(share, int | float) or not 0.0 <= share < 1.0:
             raise ValueError(f"max_unreadable_share is {share!r}; expected 0 to less than 1, as 0.1")
+        near: Any = self.near_duplicates
+        if near is not None and (type(near) not in (int, float) or not 0.0 < near <= 1.0):
+            raise ValueError(f"near_duplicates is {near!r}; expected more than 0 and at most 1, or None")
         if self.duplicates not in SCOPES:
             raise ValueError(f"duplicates is {self.duplicates!r}; expected one of {', '.join(SCOPES)}")
         for name in _WHOLE_NUMBERS:

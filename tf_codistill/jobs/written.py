@@ -48,6 +48,13 @@ def work_dir(output_dir: str) -> str:
     return (output_dir.rstrip("/") if is_remote else os.path.abspath(output_dir)) + ".work"
 
 
+def remove_empty(directories: Iterable[str]) -> None:
+    """Removes those of some directories that hold nothing."""
+    for directory in directories:
+        if files.is_directory(directory) and not files.names(directory):
+            files.remove(directory)
+
+
 @dataclasses.dataclass(frozen=True)
 class Written:
     """The names that a job has written into a directory.
@@ -96,6 +103,11 @@ class Written:
         """
         self.check()
         files.make_directory(self.record_dir)
+
+    def absent(self) -> list[str]:
+        """Those directories that `open` makes and that are not there, each before the one that it is in."""
+        made = self.directory, self.record_dir, os.path.dirname(self.record_dir)
+        return [directory for directory in made if not files.exists(directory)]
 
     def claim(self, name: str) -> str:
         """Records a name.

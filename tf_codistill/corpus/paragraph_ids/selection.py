@@ -78,8 +78,15 @@ class Selection:
         return cls(path, sha256, crawl, lists.is_unwrapped(path))
 
     def applied_to(self, settings: CorpusSettings) -> CorpusSettings:
-        """Settings without filters and duplicates, which the list replaces; it also decides on unwrapping."""
-        return dataclasses.replace(settings, filters=(), duplicates="none", unwrap=self.is_unwrapped)
+        """Settings without all that drops documents, which the list does; it also decides on unwrapping."""
+        return dataclasses.replace(
+            settings,
+            filters=(),
+            duplicates="none",
+            near_duplicates=None,
+            decontaminate=False,
+            unwrap=self.is_unwrapped,
+        )
 
     def unpack(self, directory: str, wet_files: Iterable[str]) -> None:
         """Writes what is listed of each WET file to a file of its own, unless that is done already.

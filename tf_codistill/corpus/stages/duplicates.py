@@ -218,7 +218,7 @@ def is_repeated(numbers: npt.ArrayLike, wet_file: int, repeats: Repeats) -> npt.
     """Looks paragraphs up.
 
     Args:
-        numbers: Numbers of paragraphs.
+        numbers: Numbers of paragraphs, ascending.
         wet_file: Position of their WET file among all.
         repeats: The paragraphs to take away.
 
@@ -226,6 +226,8 @@ def is_repeated(numbers: npt.ArrayLike, wet_file: int, repeats: Repeats) -> npt.
         For each whether it is one of these.
     """
     places = np.asarray(numbers, np.uint64) + np.uint64(wet_file << 32)
+    if places.size:
+        repeats = repeats[slice(*np.searchsorted(repeats, places[[0, -1]] + np.array([0, 1], np.uint64)))]
     if not repeats.size:
         return np.zeros(places.shape, np.bool_)
     found = np.searchsorted(repeats, places)

@@ -145,10 +145,21 @@ def unpack(content: bytes, wet_file: str) -> Document:
     return Document(url, language, tuple(paragraphs), tuple(numbers), wet_file)
 
 
+def text(content: bytes) -> bytes:
+    """The paragraphs alone, in UTF-8, each with a newline behind it, of what `pack` returned."""
+    return content[slice(*_where_text_is(content))]
+
+
 def numbers(content: bytes) -> npt.NDArray[np.int64]:
     """The numbers of the paragraphs alone, of what `pack` returned."""
-    _, _, num_paragraphs = json.loads(content[_METADATA : content.index(b"\n")])
-    return np.frombuffer(content, _NUMBER, offset=len(content) - num_paragraphs * _NUMBER.itemsize)
+    return np.frombuffer(content, _NUMBER, offset=_where_text_is(content)[1])
+
+
+def _where_text_is(content: bytes) -> tuple[int, int]:
+    """Where the text of a document begins and ends, found without decoding what is before it."""
+    start = content.index(b"\n") + 1
+    num_paragraphs = int(content[content.rindex(b",", 0, start) + 1 : start - 2])
+    return start, len(content) - num_paragraphs * _NUMBER.itemsize
 
 
 def split(pieces: Iterable[bytes], before: int = 0) -> Iterator[bytes]:

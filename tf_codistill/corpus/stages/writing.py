@@ -20,7 +20,10 @@ import json
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from tf_codistill import files, tokens
 from tf_codistill.corpus.document import Document
@@ -44,17 +47,37 @@ _BATCH_CHARACTERS = 1 << 23
 _TO_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
+class Dropping(Protocol):
+    """Says which documents are dropped that the filters and stage 2 have left."""
+
+    @property
+    def reason(self) -> str:
+        """Why they are."""
+
+    def dropped(self, part: int) -> npt.NDArray[np.uint64]:
+        """The places of those of a token shard.
+
+        Args:
+            part: Number of the shard.
+
+        Returns:
+            Position of the WET file times 2 ** 32, plus the number of the first paragraph of stage 1.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """What stages 1 and 2 have left.
+    """What stages 1 and 2, and those that look at whole documents, have left.
 
     Attributes:
         settings: How the corpus is prepared.
         repeated: Stage 2, done.
+        also_dropped: What says which other documents are dropped, each for a reason of its own, done.
     """
 
     settings: CorpusSettings
     repeated: duplicates.DuplicatesStage
+    also_dropped: Sequence[Dropping] = ()
 
     def in_key_order(self, part: int, runs: str | None = None) -> Iterator[Document | str]:
         """The documents of a token shard.
@@ -66,13 +89,42 @@ class Kept:
         Yields:
             A document without repeated paragraphs, or the reason for dropping it.
         """
+        for _, wet_file, content, repeated in self._stored(part, runs):
+            if isinstance(repeated, str):
+                yield repeated
+            else:
+                yield duplicates.without(partitioned.unpack(content, wet_file), repeated, self.settings)
+
+    def texts(self, part: int, runs: str | None = None) -> Iterator[tuple[int, bytes | None]]:
+        """The texts of a token shard, in the same order.
+
+        Args:
+            part: Number of the shard.
+            runs: See `merging.in_key_order`.
+
+        Yields:
+            The place of a document, see `Dropping`, and its text in UTF-8, None if it is dropped.
+        """
+        for place, wet_file, content, repeated in self._stored(part, runs):
+            text = None if isinstance(repeated, str) else partitioned.text(content)
+            if text is not None and not isinstance(repeated, str) and repeated.any():
+                left = duplicates.without(partitioned.unpack(content, wet_file), repeated, self.settings)
+                text = None if isinstance(left, str) else _text(left).encode("utf-8", "surrogatepass")
+            yield place, text
+
+    def _stored(
+        self, part: int, runs: str | None
+    ) -> Iterator[tuple[int, str, bytes, npt.NDArray[np.bool_] | str]]:
+        """Place, WET file and content of each document, and its repeated paragraphs or why it is dropped."""
         repeats = self.repeated.repeats(part)
+        dropped = {place: why.reason for why in self.also_dropped for place in why.dropped(part).tolist()}
         wet_files = self.repeated.wet_files
         paths = [files.join(self.repeated.read_dir, wet_file + reading.DOCUMENTS) for wet_file in wet_files]
         for position, content in merging.in_key_order(paths, part, runs):
-            document = partitioned.unpack(content, wet_files[position])
-            repeated = duplicates.is_repeated(document.numbers, position, repeats)
-            yield duplicates.without(document, repeated, self.settings)
+            numbers = partitioned.numbers(content)
+            place = position << 32 | int(numbers[0]) if numbers.size else -1
+            repeated = dropped.get(place) or duplicates.is_repeated(numbers, position, repeats)
+            yield place, wet_files[position], content, repeated
 
 
 def learn(kept: Kept, path: str) -> None:

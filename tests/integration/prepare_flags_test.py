@@ -385,7 +385,7 @@ def test_beam_reads_from_a_server_as_well(
         (["--wet_files=FILE", "--output_dir="], "--output_dir is not given; name the directory"),
         (["--wet_files=FILE", "--num_processes=0"], "num_processes is 0; expected at least 1"),
         (["--wet_files=FILE", "--tokenizer=absent"], "'absent' does not exist"),
-        (["--wet_files=FILE", "--tokenizer=in_the_way"], "tokenizer 'in_the_way' is none: expected"),
+        (["--wet_files=FILE", "--tokenizer=in_the_way"], "tokenizer 'in_the_way' is no SentencePiece model"),
         (["--wet_files=FILE", "--quarantine_dir=in_the_way/x"], "'in_the_way/x' cannot be written to.*name"),
         (["--wet_files=FILE", "--output_dir=in_the_way/x"], "in_the_way/x/.* cannot be used: .*Not a dir"),
         (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import pathlib
+import types
 
 import numpy as np
 import pytest
 
-from tests import toy_texts
+from tests import toy_texts, toy_tokenizers
 from tf_codistill import generation, tokens
 from tf_codistill.generation import candidates, generate, sample
+from tf_codistill.tokenizer.opening import open_tokenizer
 from tf_codistill.trained import Trained
 
 S, END_S, P, END_P, UNKNOWN, END = (
@@ -43,7 +46,7 @@ class Spoken:
 
     def next_logits(self, ids: np.ndarray) -> np.ndarray:
         self.read += ids.tolist()
-        logits = np.zeros(SIZE, np.float32)
+        logits = np.zeros(self.tokenizer.vocabulary_size, np.float32)
         if len(ids) == 1:
             logits[next(self._ids, END)] = 9
         return logits
@@ -63,6 +66,21 @@ def test_what_is_shown_is_what_the_tokens_decode_to(model: Trained) -> None:
     twice = say(model, ids + ids, continue_after_end=True)
     assert twice == (text.replace("\n", "\n\n") + "\n\n* * *\n\n") * 2
     assert say(model, ids + ids) == text.replace("\n", "\n\n")
+
+
+@pytest.mark.parametrize("kind", toy_tokenizers.KINDS)
+def test_any_tokenizer_is_shown_as_it_decodes(kind: str, tmp_path: pathlib.Path) -> None:
+    toy_tokenizers.KINDS[kind](str(tmp_path / "tokenizer"))
+    tokenizer = open_tokenizer(str(tmp_path / "tokenizer"))
+    text = "Anna said: the market wasn't cold!\nBen went."
+    if kind in toy_tokenizers.LOSSLESS:
+        text += "  Größe 日本 \U0001f600."  # whose characters are several pieces each
+    (row,) = tokenizer.encode_documents([text])
+    model = types.SimpleNamespace(tokenizer=tokenizer)
+    assert say(model, row.tolist()) == text.replace("\n", "\n\n")
+    (begun,) = tokenizer.encode_documents(["Anna said: the"])
+    num_begun = next(n for n in range(len(begun)) if begun[n] != row[n] or begun[n] in (END_P, END_S))
+    assert say(model, row[num_begun:].tolist(), "Anna said: the") == text.replace("\n", "\n\n")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_the_facts_are_those_of_the_text(corpus: tokens.Corpus) -> None:
     assert text["pieces per word (fertility)"] == f"{num_pieces / num_words:.3f}"
     assert text["sentences per paragraph"] == "1.5"
     assert text["out of vocabulary"].startswith("0 of ")
-    top = section(found, "Commonest word pieces of train")
+    top = section(found, "Commonest pieces of train")
     first, count = next(iter(top.items()))
     shown = [
         pieces.surfaces[index - tokens.NUM_SPECIAL].decode().replace(" ", "␣") for index in ids if index > 5

@@ -187,7 +187,7 @@ def test_the_library_is_asked_for_before_anything_is_read(
     paths = write_pages(tmp_path / "crawl", clusters(0))
     for ask in (
         lambda: prepare(WetFiles(paths), str(tmp_path / "corpus"), NEAR),
-        lambda: check(str(tmp_path / "corpus"), NEAR),
+        lambda: check(WetFiles(paths), str(tmp_path / "corpus"), NEAR),
     ):
         with pytest.raises(
             ValueError, match=r"near_duplicates = 0\.7 needs rensa .*pip install .*near_duplicates"

@@ -492,7 +492,7 @@ def test_a_tokenizer_that_is_none_is_told_before_anything_is_read(
     Path(wet_files[0]).write_bytes(b"")  # which reading would tell
     remedy = "name the tokenizer of a corpus, or prepare that corpus again"
     for tokenizer, error, message in (
-        (str(wrong), ValueError, f"wrong.model' is none: expected .*; {remedy}"),
+        (str(wrong), ValueError, f"wrong.model' is no SentencePiece model; {remedy}"),
         (str(tmp_path / "absent.model"), FileNotFoundError, "absent.model"),
     ):
         for attempt in (

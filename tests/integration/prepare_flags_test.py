@@ -416,7 +416,7 @@ def test_beam_reads_from_a_server_as_well(
         (["--files=FILE", "--output_dir="], "--output_dir is not given; name the directory"),
         (["--files=FILE", "--num_processes=0"], "num_processes is 0; expected at least 1"),
         (["--files=FILE", "--tokenizer=absent"], "'absent' does not exist"),
-        (["--files=FILE", "--tokenizer=in_the_way"], "tokenizer 'in_the_way' is none: expected"),
+        (["--files=FILE", "--tokenizer=in_the_way"], "tokenizer 'in_the_way' is no SentencePiece model"),
         (["--files=FILE", "--quarantine_dir=in_the_way/x"], "'in_the_way/x' cannot be written to.*name"),
         (["--files=FILE", "--output_dir=in_the_way/x"], "in_the_way/x/.* cannot be used: .*Not a dir"),
         (

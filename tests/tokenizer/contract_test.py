@@ -9,6 +9,7 @@ import importlib
 import inspect
 import pickle
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -297,3 +298,10 @@ def test_special_tokens_that_a_file_reads_in_any_case_are_out_of_vocabulary(tmp_
     assert not {tokens.NUM_SPECIAL, tokens.NUM_SPECIAL + 1} & set(row.tolist())
     assert tokens.OUT_OF_VOCABULARY in row
     assert tokenizer.decode(row).startswith("a \ufffd b")
+
+
+def test_a_package_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy_tokenizers.byte_level(str(tmp_path / "x.json"))
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match=r"x\.json' needs the package tokenizers; run: pip install"):
+        open_tokenizer(str(tmp_path / "x.json"))

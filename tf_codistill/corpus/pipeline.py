@@ -87,23 +87,22 @@ def prepare(
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
     given, identity = _given(tokenizer or settings.tokenizer), source.identity()
     description = _describe(source, settings, given, paragraph_ids)
-    # Before hours of fetching.
-    found = _check(output_dir, settings, description, quarantine_dir, dropped_dir)
+    kept = quarantine_dir, dropped_dir
+    found = _check(output_dir, settings, description, *kept)  # before hours of fetching
     if found is not None and found.is_of(identity):
         return found.mark
     source = source.resolved(fetch=found is None)
     num_bytes, work_dir = source.parts(), written.work_dir(output_dir)
-    mark = _finished(output_dir, description, source, num_bytes, quarantine_dir, dropped_dir)
+    mark = _finished(output_dir, description, source, num_bytes, *kept)
     if mark is None:
         output = Written.beside(output_dir)
         absent = output.absent()
-        # Each stage gets a folder named by all that its results depend on.
         key = _key_of_reading(settings, description)
-        read_dir = files.join(work_dir, f"read-{key}")
         try:
-            _make_directories(quarantine_dir, dropped_dir)
+            _make_directories(*kept)
             output.open()
             listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, num_bytes)
+            read_dir = files.join(work_dir, f"read-{key}")
             read = ReadStage(read_dir, settings, source, num_bytes, quarantine_dir, listed_dir, dropped_dir)
             mark = _prepare(read, key, engine, output, given, description, identity or source.identity())
         except (OSError, ValueError):
@@ -361,6 +360,7 @@ def _describe(
 
 
 def _key_of_reading(settings: CorpusSettings, description: Mapping[str, Any]) -> str:
+    """Names the folder of stage 1, as each stage gets one that is named by all that its results depend on."""
     return fingerprint(
         _WORK_VERSION, settings.of_reading(), description["paragraph_ids"], description["source"]
     )

@@ -3,13 +3,14 @@
     files, a document each or one per line -----+
     any iterable of strings, such as WET records+-- tf.data -- encode_document, in graph -- Split in memory
 
-    pieces = WordPieces("corpus/word_pieces.model").in_graph()
+    tokenizer = open_tokenizer("corpus/word_pieces.model")
     texts = text_files(glob.glob("novels/*.txt"), document="file")
-    split = tokenized(texts, pieces.encode_document, pieces.vocabulary_size)
+    split = tokenized(texts, tokenizer.in_graph().encode_document, tokenizer.vocabulary_size)
     model.fit(language.dataset(language.LaneStream(split, seed=1, num_lanes=64)), steps_per_epoch=100)
 
 A `Split` is what a corpus directory is read as, too, so lanes, epochs, groups and workers are the same from
 here on, and batches are a function of the step: a resumed run tokenizes again, then continues where it was.
+A tokenizer without ops says so; of its ids `tokens.split_in_memory` makes the same split.
 The ids of all documents are held in memory, two bytes each; for more text than that, prepare a corpus. Of WET
 files, the records of `corpus.wet` go in; this module knows strings only:
 

@@ -138,7 +138,7 @@ class LanguageTask(Task):
         return tf.nn.softmax(predictions)
 
     def serving(self, model: keras.Model, directory: str) -> tf.Module:
-        """Takes ids of word pieces, int32 ``[B, T]``, of which each row begins a document."""
+        """Takes ids of the tokenizer, int32 ``[B, T]``, of which each row begins a document."""
         del directory
         return Served(model, self.probabilities, tf.TensorSpec([None, None], tf.int32, "ids"))
 

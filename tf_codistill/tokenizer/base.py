@@ -22,6 +22,8 @@ from tf_codistill import tokens
 if TYPE_CHECKING:  # whoever needs no ops need not wait for them
     import tensorflow as tf
 
+REMEDY = "name the tokenizer of a corpus, or prepare that corpus again"
+
 Ids = npt.NDArray[np.int32]
 """The ids of a text, one row."""
 
@@ -100,14 +102,7 @@ class Tokenizer(Protocol):
 
 
 def by_paragraph(ids: Iterable[int]) -> list[list[int]]:
-    """The ids of each paragraph, without special tokens but OUT_OF_VOCABULARY.
-
-    Args:
-        ids: Any ids, also ones that begin or end in the middle of a text.
-
-    Returns:
-        A list for each paragraph.
-    """
+    """The ids of each paragraph, perhaps cut at either end; of special tokens OUT_OF_VOCABULARY alone."""
     paragraphs: list[list[int]] = []
     is_open = False
     for index in map(int, ids):

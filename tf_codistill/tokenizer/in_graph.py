@@ -72,14 +72,7 @@ class GraphWordPieces(tf.Module):
         self._leads, self._lead_lengths = _leads(vocabulary_size)
 
     def encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """The ids of texts.
-
-        Args:
-            texts: string ``[N]``.
-
-        Returns:
-            int32 ``[N, None]``; in each row what `WordPieces.encode` returns.
-        """
+        """What `WordPieces.encode` returns for each of the strings ``[N]``, int32 ``[N, None]``."""
         for pattern, sign in _SIGN_RULES:
             texts = tf.strings.regex_replace(texts, pattern, sign)
         parts_by_text = tf.strings.split(texts, "\x00")

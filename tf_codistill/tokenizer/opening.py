@@ -30,9 +30,9 @@ class _Kind(NamedTuple):
 
 _KINDS = (  # the first that recognizes a content
     _Kind("tokenizer_class.json", own_class.recognizes, own_class.make),
+    _Kind("tokenizer.json", lambda content: content.lstrip()[:1] == b"{", TokenizersFile),
     _Kind(tokens.TOKENIZER, WordPieces.recognizes, WordPieces),
-    _Kind("sentencepiece.model", SentencePieceModel.recognizes, SentencePieceModel),
-    _Kind("tokenizer.json", TokenizersFile.recognizes, TokenizersFile),
+    _Kind("sentencepiece.model", lambda _: True, SentencePieceModel),
 )
 
 
@@ -67,7 +67,7 @@ def open_tokenizer(path: str) -> Tokenizer:
         ValueError: The file is no tokenizer, or one that cannot be used here.
     """
     content = files.read(path)
-    return _kind(path, content).open(path, content)
+    return _kind(content).open(path, content)
 
 
 def as_file(tokenizer: str | Tokenizer) -> TokenizerFile:
@@ -87,16 +87,10 @@ def as_file(tokenizer: str | Tokenizer) -> TokenizerFile:
         path, content = tokenizer, files.read(tokenizer)
     else:
         path, content = type(tokenizer).__qualname__, own_class.content_of(tokenizer)
-    kind = _kind(path, content)
+    kind = _kind(content)
     kind.open(path, content)
     return TokenizerFile(kind.name, content)
 
 
-def _kind(path: str, content: bytes) -> _Kind:
-    for kind in _KINDS:
-        if kind.recognizes(content):
-            return kind
-    raise ValueError(
-        f"tokenizer {path!r} is none: expected a SentencePiece model or a JSON file of the package "
-        "tokenizers; name the tokenizer of a corpus, or prepare that corpus again"
-    )
+def _kind(content: bytes) -> _Kind:
+    return next(kind for kind in _KINDS if kind.recognizes(content))

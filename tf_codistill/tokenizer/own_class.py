@@ -61,14 +61,7 @@ def content_of(tokenizer: Tokenizer) -> bytes:
 
 
 def recognizes(content: bytes) -> bool:
-    """Whether a file describes a class.
-
-    Args:
-        content: The file's content.
-
-    Returns:
-        Whether it is JSON with the keys that `content_of` writes.
-    """
+    """Whether a file is JSON with the keys that `content_of` writes."""
     try:
         return set(json.loads(content)) == {_CLASS, _FIELDS, _PROBE}
     except (ValueError, TypeError):

@@ -127,14 +127,7 @@ class ParagraphTokenizer(abc.ABC):
 
 
 def looks_special(piece: str) -> bool:
-    """Whether a piece that a tokenizer was told to keep in one is a special token, rather than text.
-
-    Args:
-        piece: As ``<mask>`` or ``[SEP]``, which are, or several spaces, which are not.
-
-    Returns:
-        Whether it is a name in brackets.
-    """
+    """Whether a piece to be kept in one is a name in brackets, as ``<mask>`` or ``[SEP]``, and so no text."""
     return _SPECIAL.fullmatch(piece) is not None
 
 

@@ -18,6 +18,7 @@ import sentencepiece
 
 from tf_codistill import files, tokens
 from tf_codistill.tokenizer import model_proto, score_quantization
+from tf_codistill.tokenizer.base import REMEDY
 from tf_codistill.tokenizer.paragraphs import UNKNOWN, ParagraphTokenizer, looks_special
 from tf_codistill.tokenizer.sentences import SPACE_SIGN
 
@@ -46,7 +47,7 @@ class SentencePieceModel(ParagraphTokenizer):
             self._model = _as_read(model)
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"tokenizer {path!r} is no SentencePiece model") from error
+            raise ValueError(f"tokenizer {path!r} is no SentencePiece model; {REMEDY}") from error
         types = [piece.type for piece in model.pieces]
         self.num_pieces = len(types)
         self.special_pieces = [index for index, kind in enumerate(types) if kind in _NO_TEXT]
@@ -56,14 +57,6 @@ class SentencePieceModel(ParagraphTokenizer):
     def content(self) -> bytes:
         """What is in the model's file."""
         return self._content
-
-    @staticmethod
-    def recognizes(content: bytes) -> bool:
-        """Whether a file's content may be such a model."""
-        try:
-            return bool(model_proto.parse(content))
-        except ValueError:
-            return False
 
     def encode_paragraphs(self, paragraphs: Sequence[str]) -> list[list[int]]:
         """The model's own ids."""

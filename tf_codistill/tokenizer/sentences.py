@@ -79,14 +79,7 @@ special token, the second a foreign character in hexadecimal digits."""
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Cuts a paragraph into sentences by the rule at the top of this module.
-
-    Args:
-        paragraph: A line of text.
-
-    Returns:
-        Its sentences, which joined give the paragraph again; none for an empty one.
-    """
+    """The sentences of a line by the rule at the top; joined they give the line again."""
     sentences, start, before = [], 0, 0
     for found in _PERHAPS_END.finditer(paragraph):
         word = max(before, paragraph.rfind(" ", before, found.start()))
@@ -103,14 +96,7 @@ def plain(text: str) -> str:
 
 
 def to_words(text: str) -> str:
-    """Makes words and signs of a text, as shown at the top of this module.
-
-    Args:
-        text: Any string, one paragraph per line.
-
-    Returns:
-        Words and signs with single spaces between them; can be written as UTF-8.
-    """
+    """Words and signs of any string, with single spaces between them; can be written as UTF-8."""
     words = " ".join([f"\n( {line} \n)" if line else "\n|" for line in text.split("\n")])
     if "\x00" in text or SPACE_SIGN in text or not (text.isascii() or _is_utf8(text)):
         words = _FOREIGN.sub(lambda match: f"\n#{ord(match[0]):x};", words)
@@ -118,14 +104,7 @@ def to_words(text: str) -> str:
 
 
 def classes(words: pyarrow.Array) -> npt.NDArray[np.uint8]:
-    """What sentences make of words.
-
-    Args:
-        words: Words that `to_words` made, each with the space before it.
-
-    Returns:
-        For each the sum of its classes.
-    """
+    """For each word that `to_words` made, with the space before it, the sum of its classes."""
     may_end = _has(words, rf"{ENDING}[{SPACES}]*$") & ~_has(words, rf"{NO_ENDING}[{SPACES}]*$")
     may_begin = _has(words, rf"^[{SPACES}]*{BEGINNING}")
     is_blank = _has(words, rf"^[{SPACES}]*$")
@@ -133,13 +112,9 @@ def classes(words: pyarrow.Array) -> npt.NDArray[np.uint8]:
 
 
 def sentence_ends(classes: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Behind which words of texts a sentence ends.
+    """Behind which words of texts a sentence ends, by their classes; the last word is not blank.
 
-    Args:
-        classes: Those of the words, one after another; the last is not blank.
-
-    Returns:
-        Whether one does, for each word. White space belongs to the sentence that it precedes.
+    White space belongs to the sentence that it precedes.
     """
     may_begin = (classes & MAY_BEGIN) > 0
     blank = np.flatnonzero(classes & IS_BLANK)
@@ -153,38 +128,17 @@ def sentence_ends(classes: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
 
 def is_plain(words: pyarrow.Array) -> npt.NDArray[np.bool_]:
-    """Whether each word has neither signs nor what could end a sentence before other white space.
-
-    Args:
-        words: Words that `to_words` made, each with the space before it.
-
-    Returns:
-        For each whether its ids are those of its text as it is.
-    """
+    """Whether the ids of each word are those of its text: it has neither signs nor ends within."""
     return ~_has(words, rf"\n|{ENDING}[{SPACES}]")
 
 
 def amid_sentence(word: str) -> str:
-    """A word amid a sentence.
-
-    Args:
-        word: A word that `to_words` made.
-
-    Returns:
-        The word with signs for the sentences that end inside it, before other white space.
-    """
+    """A word amid a sentence, with signs for the sentences that end inside it, before other white space."""
     return _SENTENCE_SIGN.join(split_sentences(word))
 
 
 def before_sentence(word: str) -> str:
-    """A word that ends a sentence.
-
-    Args:
-        word: A word that `to_words` made.
-
-    Returns:
-        The word with signs for that and for those that end inside it; white space at its end is behind them.
-    """
+    """A word that ends a sentence, with a sign for that, too; white space at its end is behind that."""
     ended = word.rstrip()
     return amid_sentence(ended) + _SENTENCE_SIGN + word[len(ended) :]
 

@@ -67,11 +67,6 @@ class TokenizersFile(ParagraphTokenizer):
         """What is in the JSON file."""
         return self._content
 
-    @staticmethod
-    def recognizes(content: bytes) -> bool:
-        """Whether a file's content may be such a tokenizer."""
-        return content.lstrip()[:1] == b"{" and b'"model"' in content
-
     def encode_paragraphs(self, paragraphs: Sequence[str]) -> list[list[int]]:
         """The file's own ids."""
         return [self._engine.encode(paragraph, add_special_tokens=False).ids for paragraph in paragraphs]

@@ -56,14 +56,7 @@ class WordCache:
         self._clear()
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of texts.
-
-        Args:
-            texts: At least one, as `sentences.to_words` returns them.
-
-        Returns:
-            A row for each.
-        """
+        """A row of ids for each of some texts, at least one, as `sentences.to_words` returns them."""
         words, text_ends = _split(texts)
         if len(words) < self._min_words:
             coded = words.dictionary_encode()

@@ -34,7 +34,7 @@ from pyarrow import compute
 
 from tf_codistill import files, tokens
 from tf_codistill.tokenizer import model_proto, score_quantization, sentences
-from tf_codistill.tokenizer.base import Ids, by_paragraph
+from tf_codistill.tokenizer.base import REMEDY, Ids, by_paragraph
 from tf_codistill.tokenizer.score_quantization import MAX_WORD
 from tf_codistill.tokenizer.word_cache import WordCache
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 _NOTHING = pyarrow.scalar("", pyarrow.large_string())
 _NUM_BYTES = 256
 _FIRST_PIECE = 1 + _NUM_BYTES  # SentencePiece's own ids: unknown, the 256 bytes, then the pieces
-_REMEDY = "name the tokenizer of a corpus, or prepare that corpus again"
 _COVERAGE = 0.9995  # of the characters of a corpus, by pieces
 _PRINTABLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _MAX_TRAINING_SENTENCE_BYTES = 1 << 16
@@ -78,10 +77,10 @@ class WordPieces:
             model = model_proto.parse(self.model)
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self.model)
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"tokenizer {path!r} is no SentencePiece model; {_REMEDY}") from error
+            raise ValueError(f"tokenizer {path!r} is no SentencePiece model; {REMEDY}") from error
         if foreign := _foreign(model):
             raise ValueError(
-                f"tokenizer {path!r} has {foreign}; it was not written by WordPieces.train; {_REMEDY}"
+                f"tokenizer {path!r} has {foreign}; it was not written by WordPieces.train; {REMEDY}"
             )
         learned = [piece.piece for piece in model.pieces[_FIRST_PIECE:]]
         self.vocabulary_size = tokens.NUM_SPECIAL + len(learned)
@@ -144,39 +143,21 @@ class WordPieces:
         return ids
 
     def encode_document(self, text: str) -> Ids:
-        """The ids of a document as a model sees it.
-
-        Args:
-            text: The document, one paragraph per line.
-
-        Returns:
-            int32, one row. Each run of bytes is one OUT_OF_VOCABULARY, and the last id is END_OF_DOCUMENT.
-        """
+        """The ids of a document as a model sees it, one row: each run of bytes is one OUT_OF_VOCABULARY."""
         return self.encode_documents([text])[0]
 
     def encode_documents(self, texts: Iterable[str]) -> list[Ids]:
-        """What `encode_document` returns for each document, faster: a word that recurs costs little.
+        """What `encode_document` returns for each of some documents, faster: a word that recurs costs little.
 
-        Args:
-            texts: Documents; some megabytes of them are enough for the full speed.
-
-        Returns:
-            A row for each.
+        Some megabytes of text are enough for the full speed.
         """
         words = [sentences.to_words(text) + sentences.END for text in texts]
         return [self._without_bytes(ids) for ids in self._cache.encode(words)] if words else []
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
-        """The text of ids, special tokens left out and paragraphs on lines of their own.
+        """The text of ids, see `Tokenizer.decode`; they may be up to ``vocabulary_size + 255``.
 
-        Args:
-            ids: Any ids below ``vocabulary_size + 256``, also ones that begin or end in the middle of a text.
-
-        Returns:
-            The text; OUT_OF_VOCABULARY and bytes that form no character are U+FFFD.
-
-        Raises:
-            ValueError: An id is outside that range.
+        OUT_OF_VOCABULARY and bytes that form no character are U+FFFD; other ids are a `ValueError`.
         """
         paragraphs = [b"".join(map(self._surface, paragraph)) for paragraph in by_paragraph(ids)]
         return "\n".join(_text(paragraph).removeprefix(" ") for paragraph in paragraphs)
@@ -186,11 +167,7 @@ class WordPieces:
         return self._surface(index).decode("utf-8", "replace")
 
     def in_graph(self) -> GraphWordPieces:
-        """The same ids by TensorFlow ops, for `tf.data`, a `tf.function` or an exported model.
-
-        Returns:
-            A `tf.Module` with a copy of the vocabulary.
-        """
+        """The same ids by TensorFlow ops, with a copy of the vocabulary."""
         from tf_codistill.tokenizer.in_graph import GraphWordPieces  # few need its ops
 
         return GraphWordPieces(self.model, self.vocabulary_size, self.ids, self.surfaces)

@@ -83,7 +83,7 @@ def inspect(corpus: tokens.Corpus, seed: int = 0, max_sampled_tokens: int = MAX_
         sections.append((_sample_title(name, sample, split), _text_rows(sample, tokenizer)))
         windows[name] = tuple(_windows(split, tokenizer, rng))
         if name == "train":
-            sections.append(("Commonest word pieces of train", _top_rows(sample, tokenizer)))
+            sections.append(("Commonest pieces of train", _top_rows(sample, tokenizer)))
     lengths = {name: np.diff(split.starts) for name, split in splits.items()}
     return Inspection(corpus.directory, _outcomes(corpus.manifest), lengths, tuple(sections), windows)
 

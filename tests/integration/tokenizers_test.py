@@ -44,7 +44,9 @@ def test_a_corpus_of_any_tokenizer(
 ) -> None:
     given = tmp_path / "brought"
     KINDS[kind](str(given))
-    corpus = prepare(programs, wet_files, tmp_path / "corpus", f"--tokenizer={given}", "--num_processes=1")
+    by_gin = f"--gin_bindings=CorpusSettings.tokenizer = '{given}'"
+    flag = by_gin if "unigram" in kind else f"--tokenizer={given}"
+    corpus = prepare(programs, wet_files, tmp_path / "corpus", flag, "--num_processes=1")
     name = kind.partition(" ")[0]
     assert pathlib.Path(corpus.tokenizer_path) == tmp_path / "corpus" / name
     assert (tmp_path / "corpus" / name).read_bytes() == given.read_bytes()
@@ -89,7 +91,7 @@ def test_a_model_reads_and_writes_with_a_tokenizers_file(
 ) -> None:
     given, run = tmp_path / "gpt.json", tmp_path / "run"
     KINDS["tokenizer.json"](str(given))
-    corpus = prepare(programs, wet_files, tmp_path / "corpus", f"--tokenizer={given}", "--num_processes=1")
+    corpus = prepare(programs, wet_files, tmp_path / "corpus", f"--tokenizer={given}", "--num_processes=2")
     flags = experiment(tmp_path, corpus.directory, "LanguageTask.num_lanes = 4", "Experiment.num_steps = 10")
     programs.succeed("train", f"--workdir={run}", *flags)
     kept = run / "group_0" / "tokenizer"

@@ -85,6 +85,14 @@ def test_a_menu_in_common_makes_no_near_copy(tmp_path: Path) -> None:
     assert mark["counts"]["dropped"] == {}
 
 
+def test_pages_without_words_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    pages = [["", "...", "!?", " ", "", *(" ".join(text(rng)) for _ in range(40))]]
+    settings = dataclasses.replace(NEAR, filters=(), decontaminate=True)
+    counts = prepare(write_pages(tmp_path / "crawl", pages), str(tmp_path / "corpus"), settings)["counts"]
+    assert (counts["kept"], counts["dropped"]) == (45, {})
+
+
 def test_every_engine_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in (near_duplicates.SketchStage, near_duplicates.MatchStage):
         monkeypatch.setattr(stage, "units_per_process", 1)
@@ -174,7 +182,7 @@ def test_estimates_are_near_to_what_they_estimate() -> None:
     for number in (1, 2, 4, 8, 16, 32, 64):
         one = text(rng, 400)
         pair = [" ".join(words).encode() for words in (one, changed(one, rng, number))]
-        minima = near_duplicates.signatures(pair).astype(np.uint16)
+        minima = near_duplicates.signatures(*shingles.hashes(pair, 5)).astype(np.uint16)
         estimate = float(np.mean(minima[0] == minima[1]))
         exact = jaccard(*(grams(page.decode(), 5) for page in pair))
         assert abs(estimate - exact) < 4 * (exact * (1 - exact) / 128) ** 0.5

@@ -14,7 +14,14 @@ from tests import toy_dask
 from tests.toy_crawls import SETTINGS, contents, write_chain, write_crawl
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.sources.wet_files import WetFiles
-from tf_codistill.corpus.stages import duplicates, first_holders, reading, writing
+from tf_codistill.corpus.stages import (
+    contamination,
+    duplicates,
+    first_holders,
+    near_duplicates,
+    reading,
+    writing,
+)
 from tf_codistill.jobs.engines import Beam, Local
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +29,10 @@ STAGES = (
     reading.ReadStage,
     duplicates.DuplicatesStage,
     first_holders.UndecidedStage,
+    near_duplicates.SketchStage,
+    near_duplicates.MatchStage,
+    contamination.HeldOutStage,
+    contamination.ContaminationStage,
     writing.WriteStage,
 )
 

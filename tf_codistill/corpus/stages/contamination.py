@@ -147,9 +147,8 @@ class HeldOut:
         self, hashes: shingles.Hashes, documents: npt.NDArray[np.uint32], sizes: npt.NDArray[np.uint32]
     ) -> None:
         self._hashes, self._documents, self._sizes = hashes, documents, sizes
-        # Half of the n-grams of a document are at least so many.
-        least = min(sizes[sizes > 0].tolist(), default=1)
-        self._step = min(_STEP, (least + 1) // 2)
+        # Half of the n-grams of a document are at least as many, so that one of them is looked up.
+        self._step = (int(np.min(sizes, where=sizes > 0, initial=2 * _STEP)) + 1) // 2
         bits = min(_MOST_BITS, len(hashes).bit_length() + _SLOT_BITS)
         self._shift = np.uint64(64 - bits)
         self._is_there = np.zeros(1 << bits, np.bool_)

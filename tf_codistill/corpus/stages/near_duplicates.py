@@ -22,7 +22,7 @@ import dataclasses
 import importlib
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -126,12 +126,15 @@ class SketchStage(Stage):
         with files.writing(self.path(task, _SKETCHES)) as file:
             file.write(b"")
             for places, texts in shingles.batches(self.kept.texts(part, self.path(task, "")), advance):
-                minima = signatures(texts)
-                sketches = np.empty(len(places), _SKETCH)
-                sketches["place"], sketches["minima"] = places, minima.astype("<u2")
+                grams, bounds = shingles.hashes(texts, _LENGTH)
+                has_words = np.diff(bounds) > 0  # those without any are no copies of each other
+                minima = signatures(grams, bounds)[has_words]
+                sketches = np.empty(len(minima), _SKETCH)
+                sketches["place"] = np.array(places)[has_words]
+                sketches["minima"] = minima.astype("<u2")
                 file.write(sketches.tobytes())
-                entries = np.empty((len(places), shape[0]), _BAND)
-                entries["place"] = np.array(places, np.uint64)[:, None]
+                entries = np.empty((len(minima), shape[0]), _BAND)
+                entries["place"] = sketches["place"][:, None]
                 entries["hash"] = _band_hashes(minima, *shape)
                 bands.add(entries.reshape(-1))
                 num_bands += entries.size
@@ -261,18 +264,18 @@ def are_near_to_one_before(minima: npt.NDArray[np.uint16], least: int) -> npt.ND
     return found
 
 
-def signatures(texts: Sequence[bytes]) -> npt.NDArray[np.uint32]:
+def signatures(grams: shingles.Hashes, bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
     """Computes the signatures of texts.
 
     Args:
-        texts: The texts, in UTF-8.
+        grams: Hashes of their n-grams.
+        bounds: Where those of each text begin, and at last where they end.
 
     Returns:
-        A row for each. All texts without words have the same.
+        A row for each.
     """
     from rensa import RMinHash
 
-    grams, bounds = shingles.hashes(texts, _LENGTH)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
         grams, bounds.astype(np.uint64), _NUM_MINIMA, _SEED
     )

@@ -43,8 +43,8 @@ class CorpusSettings:
             paragraphs before the filters see it, see `wrapping`. Without, each line is a paragraph, as in the
             paper.
         filters: What documents pass, in order.
-        duplicates: Where a long paragraph is kept only once: ``none``, ``file`` (each WET file for itself) or
-            ``corpus``. Documents that have too little left are counted as ``duplicate``.
+        duplicates: Where a long paragraph is kept only once: ``none``, ``file`` (each part of the source for
+            itself) or ``corpus``. Documents that have too little left are counted as ``duplicate``.
         min_duplicate_characters: Shorter paragraphs may occur any number of times, as in dialogue.
         num_shards: Number of token shards of the training split.
         validation_share: Share of the documents held out, above 0 and below 1, by a hash of the address.
@@ -53,7 +53,7 @@ class CorpusSettings:
             documents beyond are counted as ``over_max_tokens``.
         max_validation_tokens: The same for each of the splits that are held out.
         max_learning_characters: Word pieces are learned from at most this many characters of training text.
-        max_unreadable_share: The preparation stops before learning when a larger share of the WET files
+        max_unreadable_share: The preparation stops before learning when a larger share of the parts
             is damaged, so that nothing of them can be read, or they end too early. One that is out of reach
             stops it at once.
 

@@ -120,11 +120,11 @@ def test_a_finished_corpus_is_told_from_one_of_mended_files(
     mend(wet_files[-1])
     move_time(wet_files[-1], in_an_hour)
     with pytest.raises(
-        ValueError, match="other WET files: '.*crawl-9.warc.wet' has another size or checksum now"
+        ValueError, match="other WET files: WET file '.*crawl-9.warc.wet' has another size or checksum now"
     ):
         prepare(WetFiles(wet_files), corpus, SETTINGS)
     Path(wet_files[-1]).write_bytes(b"")
-    with pytest.raises(ValueError, match="'crawl-9.warc.wet' has another size"):
+    with pytest.raises(ValueError, match="crawl-9.warc.wet' has another size"):
         prepare(WetFiles(wet_files), corpus, SETTINGS)
     assert contents(corpus) == before
 

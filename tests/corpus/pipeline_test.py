@@ -415,7 +415,9 @@ def test_a_file_that_ends_too_early_is_named(tmp_path: Path, wet_files: list[str
     settings = dataclasses.replace(SETTINGS, max_unreadable_share=0.9)
     mark = prepare(WetFiles(wet_files), str(tmp_path / "corpus"), settings)
     assert mark["counts"]["truncated_files"] == ["crawl-1.warc.wet.gz"]
-    assert "WET files that end too early: crawl-1.warc.wet.gz" in counts.summary(mark, "corpus", settings)
+    assert "files or other parts that end too early: crawl-1.warc.wet.gz" in counts.summary(
+        mark, "corpus", settings
+    )
 
 
 def test_a_damaged_file_is_read_again_if_it_was_mended_or_is_to_be_kept(

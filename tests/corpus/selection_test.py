@@ -143,7 +143,9 @@ def test_listed_files_that_are_not_given_are_counted(
     with caplog.at_level(logging.WARNING, "absl"):
         mark = prepare(WetFiles(wet_files[:1]), str(tmp_path / "part"), SETTINGS, paragraph_ids=listed)
     assert mark["counts"]["wet_files_not_given"] == 3
-    assert "3 WET files not given: crawl-1.warc.wet.gz, crawl-2.warc.wet.gz, crawl-9" in caplog.text
+    assert (
+        "3 files or other parts not given: crawl-1.warc.wet.gz, crawl-2.warc.wet.gz, crawl-9" in caplog.text
+    )
     assert "listed but were not given: 3" in summary(mark, "part", SETTINGS)
     assert "wet_files_not_given" not in files.read_manifest(str(tmp_path / "corpus"))["counts"]  # type: ignore[index]
 
@@ -151,9 +153,9 @@ def test_listed_files_that_are_not_given_are_counted(
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("crawl-0.warc.wet.gz,1 99999\n", "number 100000 of WET file 'crawl-0.warc.wet.gz' does not exist"),
+        ("crawl-0.warc.wet.gz,1 99999\n", "number 100000 of 'crawl-0.warc.wet.gz' does not exist"),
         ("crawl-0.warc.wet.gz,1 -1\n", "WET file 'crawl-0.warc.wet.gz': difference -1"),
-        ("crawl-1.warc.wet.gz,1\n", "WET file 'crawl-0.warc.wet.gz' is not in the list"),
+        ("crawl-1.warc.wet.gz,1\n", "'crawl-0.warc.wet.gz' is not in the list"),
         ("crawl-0.warc.wet.gz,1\ncrawl-0.warc.wet,2\n", "names 'crawl-0.warc.wet' twice"),
     ],
 )
@@ -205,7 +207,7 @@ def test_blank_lines_and_lines_beyond_the_end_are_told() -> None:
     assert select(2) == [(2,), "not_selected", "not_selected"]
     assert select() == ["not_selected"] * 3
     for listed, message in (
-        ((0, 1), "number 1 of WET file 'a.warc.wet.gz' is a blank line"),
+        ((0, 1), "number 1 of 'a.warc.wet.gz' is a blank line"),
         ((3, 4), "number 3 .* is a blank line"),
         ((5,), "number 5 .* is a blank line"),
         ((4, 6), "number 6 .* does not exist: it has 6"),

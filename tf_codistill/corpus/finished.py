@@ -161,8 +161,8 @@ class Finished:
         for name, facts in self.parts.items():
             if source.renewed(name, facts, written_at) is None:
                 raise ValueError(
-                    f"{self.directory!r} holds a corpus prepared from other {source.noun}s: {name!r} has "
-                    f"another size or checksum now; {_REMEDY}"
+                    f"{self.directory!r} holds a corpus prepared from other {source.noun}s: "
+                    f"{source.told(name)} has another size or checksum now; {_REMEDY}"
                 )
 
     def check_quarantine(self, quarantine_dir: str | None) -> None:

@@ -44,8 +44,8 @@ class CorpusSettings:
             paragraphs before the filters see it, see `wrapping`. Without, each line is a paragraph, as in the
             paper.
         filters: What documents pass, in order.
-        duplicates: Where a long paragraph is kept only once: ``none``, ``file`` (each WET file for itself) or
-            ``corpus``. Documents that have too little left are counted as ``duplicate``.
+        duplicates: Where a long paragraph is kept only once: ``none``, ``file`` (each part of the source for
+            itself) or ``corpus``. Documents that have too little left are counted as ``duplicate``.
         min_duplicate_characters: Shorter paragraphs may occur any number of times, as in dialogue.
         near_duplicates: Jaccard similarity, above 0 and at most 1, from which on a document is dropped as a
             ``near_duplicate`` of one before it, see `near_duplicates`; 0.8 is usual, None looks for none.
@@ -60,7 +60,7 @@ class CorpusSettings:
         max_learning_characters: Word pieces are learned from at most this many characters of training text.
         tokenizer: What reads the text: path of a file that `tokenizer.opening` opens, or a dataclass of one's
             own, see `tokenizer.own_class`; by default word pieces are learned.
-        max_unreadable_share: The preparation stops before learning when a larger share of the WET files
+        max_unreadable_share: The preparation stops before learning when a larger share of the parts
             is damaged, so that nothing of them can be read, or they end too early. One that is out of reach
             stops it at once.
 

@@ -106,7 +106,9 @@ class Selection:
             others = self._unpack(directory, {stem_of(name): name for name in wet_files})
             if others:
                 named = ", ".join(others[:_NUM_NAMED]) + (", ..." if len(others) > _NUM_NAMED else "")
-                logging.warning("list %r names %d WET files not given: %s", self.path, len(others), named)
+                logging.warning(
+                    "list %r names %d files or other parts not given: %s", self.path, len(others), named
+                )
             files.write_json(facts, {"sha256": self.sha256, "num_others": len(others)})
 
     def _unpack(self, directory: str, given: Mapping[str, str]) -> list[str]:
@@ -132,7 +134,7 @@ class Selection:
         missing = [name for stem, name in given.items() if stem not in listed]
         if missing:
             raise ValueError(
-                f"WET file {missing[0]!r} is not in the list {self.path!r}; {len(missing)} of {len(given)} "
+                f"{missing[0]!r} is not in the list {self.path!r}; {len(missing)} of {len(given)} "
                 "are not: leave them out, or name the list that was made from them"
             )
         return [name for stem, name in listed.items() if stem not in given]
@@ -215,7 +217,7 @@ class Selected:
 
     def _tell(self, number: int, what: str) -> None:
         raise ValueError(
-            f"list of paragraphs: number {number} of WET file {self._wet_file!r} {what}; the list was made "
+            f"list of paragraphs: number {number} of {self._wet_file!r} {what}; the list was made "
             "from another file of that name, or the file is damaged: fetch it again"
         )
 

@@ -125,9 +125,13 @@ def summary(mark: Mapping[str, Any], directory: str, settings: CorpusSettings) -
     if why := cause(counts, settings):
         lines.append(f"  {sum(counts['dropped'].values()):,} dropped{why}")
     if counts.get("wet_files_not_given"):
-        lines.append(f"  WET files that are listed but were not given: {counts['wet_files_not_given']:,}")
+        lines.append(
+            f"  files or other parts that are listed but were not given: {counts['wet_files_not_given']:,}"
+        )
     if counts["unreadable_files"]:
-        lines.append(f"  WET files that could not be read: {', '.join(counts['unreadable_files'])}")
+        lines.append(
+            f"  files or other parts that could not be read: {', '.join(counts['unreadable_files'])}"
+        )
     if counts.get("truncated_files"):
-        lines.append(f"  WET files that end too early: {', '.join(counts['truncated_files'])}")
+        lines.append(f"  files or other parts that end too early: {', '.join(counts['truncated_files'])}")
     return "\n".join([f"corpus {directory}: vocabulary {mark['vocabulary_size']:,}, documents:", *lines])

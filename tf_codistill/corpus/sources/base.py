@@ -98,6 +98,10 @@ class Source(abc.ABC):
         """
         return self
 
+    def told(self, part: str) -> str:
+        """A part as it is told to people, with where it is."""
+        return f"{self.noun} {part!r}"
+
     def describe(self) -> str | None:
         """What results depend on, beside what the parts hold; None for WET files, which need nothing.
 

@@ -64,13 +64,17 @@ class Files(Source):
     def read(self, part: str, reading: Reading) -> Iterator[Record | Damage]:
         """Reads the files of a part."""
         paths = self._paths[part]
-        name = f"{self.noun} {paths[0]!r}"
+        name = self.told(part)
         num_found = 0
         for item in with_documents((one for path in paths for one in self.read_file(path, reading)), name):
             num_found += 1
             yield item
         if not num_found and not reading.facts()["bytes"]:
             raise ValueError(f"{name} is empty; fetch it again or leave it out")
+
+    def told(self, part: str) -> str:
+        """The first of its files."""
+        return f"{self.noun} {self._paths[part][0]!r}"
 
     def resolved(self, fetch: bool = True) -> Source:
         """With the paths that its patterns match."""

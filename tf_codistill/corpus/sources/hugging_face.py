@@ -95,7 +95,7 @@ class HuggingFace(Source):
 
     def read(self, part: str, reading: Reading) -> Iterator[Record | Damage]:
         """Streams a shard."""
-        return with_documents(self._stream(part, reading), f"{self.noun} {part!r}")
+        return with_documents(self._stream(part, reading), self.told(part))
 
     def _stream(self, part: str, reading: Reading) -> Iterator[Record | Damage]:
         found = _SHARD.search(part)

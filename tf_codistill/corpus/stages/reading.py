@@ -277,7 +277,7 @@ class ReadStage(Stage):
                 said[task] = self.failure(task)["reason"]
             elif facts[task]["cut_off_at"] is not None:
                 where = f"is truncated: it ends inside what begins at byte {facts[task]['cut_off_at']}"
-                said[task] = f"{self.source.noun} {task!r} {where}; fetch it again or leave it out"
+                said[task] = f"{self.source.told(task)} {where}; fetch it again or leave it out"
         return said
 
 

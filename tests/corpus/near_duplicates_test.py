@@ -89,7 +89,9 @@ def test_pages_without_words_are_no_copies_of_each_other(tmp_path: Path) -> None
     rng = random.Random(4)
     pages = [["", "...", "!?", " ", "", *(" ".join(text(rng)) for _ in range(40))]]
     settings = dataclasses.replace(NEAR, filters=(), decontaminate=True)
-    counts = prepare(write_pages(tmp_path / "crawl", pages), str(tmp_path / "corpus"), settings)["counts"]
+    counts = prepare(WetFiles(write_pages(tmp_path / "crawl", pages)), str(tmp_path / "corpus"), settings)[
+        "counts"
+    ]
     assert (counts["kept"], counts["dropped"]) == (45, {})
 
 

@@ -217,5 +217,5 @@ def test_a_command_that_is_written_down_has_only_flags_that_exist(
     assert ended.status == 0, ended.error
     for argument in arguments:
         name, _, value = argument.partition("=")
-        if name == "--gin_file":
+        if name == "--gin_file" and not value.startswith("my_"):  # which the reader writes
             assert value in GIN_FILES, where

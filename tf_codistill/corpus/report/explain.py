@@ -174,11 +174,13 @@ def _judged(
             items = _counted(being_read.of(source, part), counts)
             yield from reading.judge_pages(items, settings, part, selected)
 
-        opened = [pages_of(name) for name in order[:_SAMPLE_FILES]]
+        opened, number = [pages_of(part) for part in order[:_SAMPLE_FILES]], itertools.count()
         for pages in opened:
-            yield from ((page, True) for page in itertools.islice(pages, num_pages // len(opened)))
+            first = itertools.islice(pages, num_pages // len(opened))
+            yield from ((page, True) for page, _ in zip(first, number, strict=False))
+        # Where files are small, more of them.
         for pages in itertools.chain(opened, map(pages_of, order[_SAMPLE_FILES:])):
-            yield from ((page, False) for page in pages)
+            yield from ((page, next(number) < num_pages) for page in pages)
 
 
 def _counted(items: Iterator[Record | Damage], counts: collections.Counter[str]) -> Iterator[Record | Damage]:

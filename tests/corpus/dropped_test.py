@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.toy_crawls import SETTINGS, contents, write_crawl
+from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.pipeline import check, prepare
+from tf_codistill.corpus.sources.json_lines import JsonLines
 from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import reading
 from tf_codistill.corpus.stages.dropped import DroppedDocuments
@@ -92,6 +93,16 @@ def test_files_are_read_again_for_what_was_not_kept(
         with pytest.raises(ValueError, match=r"dropped_dir '.*none' would get nothing .* '.*-0\.warc\.wet"):
             call(WetFiles(wet_files), corpus, SETTINGS, dropped_dir=str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+def test_a_finished_corpus_of_any_source_is_asked_for_what_it_dropped(tmp_path: Path) -> None:
+    texts = [*(page_text(number) for number in range(60)), "One short sentence."]
+    path = tmp_path / "pages.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    source, corpus = JsonLines([str(path)]), str(tmp_path / "corpus")
+    prepare(source, corpus, SETTINGS)
+    with pytest.raises(ValueError, match=r"dropped_dir '.*dropped' would get nothing .* 'pages\.jsonl'"):
+        prepare(source, corpus, SETTINGS, dropped_dir=str(tmp_path / "dropped"))
 
 
 def test_nothing_is_kept_of_a_file_that_is_not_read_to_its_end(tmp_path: Path, wet_files: list[str]) -> None:

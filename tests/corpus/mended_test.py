@@ -154,4 +154,4 @@ def test_a_corpus_that_never_noted_the_checksum_of_what_could_not_be_read_is_tak
     (tmp_path / files.MANIFEST).write_text("{}")
     (tmp_path / "a.wet").write_bytes(b"noise")
     record = {"wet_files": {"a.wet": {"bytes": 5, "unreadable": "all of it"}}}
-    Finished(str(tmp_path), {}, record).check_parts(WetFiles([str(tmp_path / "a.wet")]), {"a.wet": 5})
+    Finished(str(tmp_path), {}, record).mark_of(WetFiles([str(tmp_path / "a.wet")]), {"a.wet": 5})

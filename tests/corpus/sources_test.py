@@ -51,6 +51,21 @@ def unpacked_names(records: list[Record]) -> dict[str, str]:
     return {url.removesuffix(".gz").removesuffix(".zst"): text for url, text in texts(records).items()}
 
 
+@pytest.mark.parametrize("ending", [".txt", ".txt.gz"])
+def test_a_part_may_have_more_files_than_may_be_open(tmp_path: pathlib.Path, ending: str) -> None:
+    for number in range(20):
+        content = page_text(number).encode()
+        (tmp_path / f"{number}{ending}").write_bytes(
+            gzip.compress(content) if ending == ".txt.gz" else content
+        )
+    source = TextFiles([str(tmp_path)], num_parts=1).resolved()
+    (part,) = source.parts()
+    with Reading() as reading:
+        numbers = [len(os.listdir("/proc/self/fd")) for _ in reading.of(source, part)]
+    assert len(numbers) == 20
+    assert max(numbers) - numbers[0] <= 1
+
+
 def test_all_documents_are_read(source: Source) -> None:
     records, damages = read(pickle.loads(pickle.dumps(source)))
     assert unpacked_names(records) == PAGES

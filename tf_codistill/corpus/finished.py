@@ -9,7 +9,7 @@
 
     found = Finished.find("corpus", description)      None: there is none yet
     found.is_of(sample)                               True: whoever asks for this sample has it
-    found.check_files(sources, num_bytes)             else: are these the WET files that it was prepared from?
+    found.mark_of(source, num_bytes)                  else: is this the source that it was prepared from?
 
 Where files lie and when they were written stands nowhere in it, so that the same files and settings give the
 same bytes. A file that was written after the corpus is compared by its checksum.
@@ -137,12 +137,15 @@ class Finished:
         """Whether its source is the one of an identity; False for None, which says nothing."""
         return identity is not None and self.record.get("sample") == identity
 
-    def check_parts(self, source: Source, num_bytes: Mapping[str, int]) -> None:
-        """Checks that a source is what it was prepared from.
+    def mark_of(self, source: Source, num_bytes: Mapping[str, int]) -> dict[str, Any]:
+        """The mark, once it is certain that a source is what it was prepared from.
 
         Args:
             source: The source, resolved.
             num_bytes: Its parts; of those without a known size only the name counts.
+
+        Returns:
+            The mark.
 
         Raises:
             ValueError: They are others, or not what they were.
@@ -164,6 +167,7 @@ class Finished:
                     f"{self.directory!r} holds a corpus prepared from other {source.noun}s: "
                     f"{source.told(name)} has another size or checksum now; {_REMEDY}"
                 )
+        return self.mark
 
     def check_quarantine(self, quarantine_dir: str | None) -> None:
         """Checks that a quarantine has what was damaged; for a finished corpus nothing is read again.
@@ -197,7 +201,7 @@ class Finished:
         """
         if dropped_dir is None:
             return
-        reasons = {name: facts.get("dropped", {}) for name, facts in self.record.get("wet_files", {}).items()}
+        reasons = {name: facts.get("dropped", {}) for name, facts in self.parts.items()}
         lost = [name for name in reasons if not dropped.has_all(dropped_dir, name, reasons[name])]
         if lost:
             raise ValueError(

@@ -93,7 +93,7 @@ def prepare(
         return found.mark
     source = source.resolved(fetch=found is None)
     num_bytes, work_dir = source.parts(), written.work_dir(output_dir)
-    mark = _finished(output_dir, description, source, num_bytes, *kept)
+    mark = None if found is None else found.mark_of(source, num_bytes)
     if mark is None:
         output = Written.beside(output_dir)
         absent = output.absent()
@@ -107,7 +107,8 @@ def prepare(
             mark = _prepare(read, key, engine, output, given, description, identity or source.identity())
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
-            mark = _finished(output_dir, description, source, num_bytes)
+            found = Finished.find(output_dir, description)
+            mark = None if found is None else found.mark_of(source, num_bytes)
             if mark is None:
                 written.remove_empty(absent)
                 raise
@@ -141,9 +142,9 @@ def check(
         The corpus that is there and was prepared so, perhaps from other parts; None if there is none.
 
     Raises:
-        ValueError: `output_dir` or `quarantine_dir` cannot be written to, `output_dir` holds something else,
-            such as a corpus that was prepared otherwise, the tokenizer is none, or `quarantine_dir` lacks
-            what was damaged when the corpus was prepared.
+        ValueError: A directory cannot be written to, `output_dir` holds something else, such as a corpus that
+            was prepared otherwise, the tokenizer is none, a library is missing, or `quarantine_dir` or
+            `dropped_dir` lacks what it would have got when the corpus was prepared.
         FileNotFoundError: The tokenizer does not exist.
     """
     settings = _settings(settings, paragraph_ids)
@@ -364,24 +365,6 @@ def _key_of_reading(settings: CorpusSettings, description: Mapping[str, Any]) ->
     return fingerprint(
         _WORK_VERSION, settings.of_reading(), description["paragraph_ids"], description["source"]
     )
-
-
-def _finished(
-    output_dir: str,
-    description: Mapping[str, Any],
-    source: Source,
-    num_bytes: Mapping[str, int],
-    quarantine_dir: str | None = None,
-    dropped_dir: str | None = None,
-) -> dict[str, Any] | None:
-    """The mark of a corpus that was prepared as described from this source, None if there is none."""
-    found = Finished.find(output_dir, description)
-    if found is None:
-        return None
-    found.check_parts(source, num_bytes)
-    found.check_quarantine(quarantine_dir)
-    found.check_dropped(dropped_dir)
-    return found.mark
 
 
 def _make_directories(*directories: str | None) -> None:

@@ -30,7 +30,6 @@ MANIFEST = "manifest.json"
 
 Listing: TypeAlias = dict[str, dict[str, Any]]  # size in bytes and SHA-256 of files, by name
 
-_CHUNK_BYTES = 1 << 22
 _PIECE_BYTES = 1 << 20
 
 
@@ -280,7 +279,7 @@ def checksum(path: str) -> str:
     """SHA-256 of a file as 64 hexadecimal digits, read in pieces."""
     digest = hashlib.sha256()
     with _os_errors(path), storage.of(path).GFile(path, "rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
+        while chunk := file.read(_PIECE_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 

@@ -160,19 +160,16 @@ def _judged(
     """Pages with their verdicts, and whether they are of the sample; all that are not come behind it."""
     parts = source.parts()
     order = sorted(parts, key=lambda part: hashlib.sha256(f"{seed} {part}".encode()).digest())
-    with (
-        tempfile.TemporaryDirectory() as listed_dir,
-        Progress("reading", sum(parts.values()), "bytes") as progress,
-        contextlib.ExitStack() as stack,
-    ):
+    num_bytes = sum(parts.values())
+    with tempfile.TemporaryDirectory() as listed_dir, Progress("reading", num_bytes, "bytes") as progress:
         if paragraph_ids is not None:
             paragraph_ids.unpack(listed_dir, parts)
 
         def pages_of(part: str) -> Iterator[reading.Page]:
             selected = Selected.load(listed_dir, part) if paragraph_ids is not None else None
-            being_read = stack.enter_context(Reading(progress.advance))
-            items = _counted(being_read.of(source, part), counts)
-            yield from reading.judge_pages(items, settings, part, selected)
+            with Reading(progress.advance) as being_read:
+                items = _counted(being_read.of(source, part), counts)
+                yield from reading.judge_pages(items, settings, part, selected)
 
         opened, number = [pages_of(part) for part in order[:_SAMPLE_FILES]], itertools.count()
         for pages in opened:

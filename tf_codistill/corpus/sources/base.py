@@ -223,14 +223,17 @@ class Reading:
 
 
 class _Summed:
-    """A file of a reading; it is opened when its first byte is asked for."""
+    """A file of a reading; open from when its first byte is asked for to when its end is seen."""
 
     def __init__(self, path: str, reading: Reading) -> None:
         self.name = path  # for messages
         self._reading = reading
         self._file: BinaryIO | None = None
+        self._is_over = False
 
     def read(self, size: int = -1) -> bytes:
+        if self._is_over:
+            return b""
         try:
             if self._file is None:
                 self._reading.begin(self.name)
@@ -242,9 +245,12 @@ class _Summed:
                 said if self.name in said else f"{self.name!r} cannot be read: {said}"
             ) from error
         self._reading.add(content)
+        if not content:  # a part may have more files than a process may hold open
+            self.close()
         return content
 
     def close(self) -> None:
+        self._is_over = True
         if self._file is not None:
             self._file.close()
 

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill import files
-from tf_codistill.corpus.stages import shingles
+from tf_codistill.corpus.stages import partitioned, shingles
 from tf_codistill.corpus.stages.writing import Kept
 from tf_codistill.jobs import stages
 from tf_codistill.jobs.stages import Advance, Stage
@@ -209,11 +209,11 @@ class ContaminationStage(Stage):
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
         num_shards = self.held_out.kept.settings.num_shards
-        return {_task(part): self.num_documents // num_shards for part in range(num_shards)}
+        return {partitioned.task_of(part): self.num_documents // num_shards for part in range(num_shards)}
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes which documents of a token shard are to be dropped."""
-        part, dropped = list(self.sizes()).index(task), list[int]()
+        part, dropped = partitioned.part_of(task), list[int]()
         with self.held_out.grams(self.directory) as held_out:
             texts = self.held_out.kept.texts(part, self.path(task, ""))
             for places, batch in shingles.batches(texts, advance):
@@ -225,11 +225,7 @@ class ContaminationStage(Stage):
         """The places of the documents of a token shard that are dropped, see `writing.Dropping`."""
         if part >= self.held_out.kept.settings.num_shards:
             return np.empty(0, _PLACE)
-        return np.frombuffer(files.read(self.path(_task(part), _DROPPED)), _PLACE)
-
-
-def _task(part: int) -> str:
-    return f"part-{part:05d}"
+        return np.frombuffer(files.read(self.path(partitioned.task_of(part), _DROPPED)), _PLACE)
 
 
 def _mapped(file: IO[bytes], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

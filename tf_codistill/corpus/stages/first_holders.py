@@ -94,11 +94,11 @@ class UndecidedStage(Stage):
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
         num_parts = self.repeated.settings.num_parts
-        return {_task(part): self.num_documents // num_parts for part in range(num_parts)}
+        return {partitioned.task_of(part): self.num_documents // num_parts for part in range(num_parts)}
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Judges what would be left of documents of a token shard."""
-        part, settings, number = _part(task), self.repeated.settings, 0
+        part, settings, number = partitioned.part_of(task), self.repeated.settings, 0
         repeats = self.repeated.repeats(part)
         with files.scratch(self.directory) as file, files.writing(self.path(task, DOCUMENTS)) as undecided:
             dropped = ParagraphHashes(file, settings)
@@ -134,7 +134,7 @@ class UndecidedStage(Stage):
         Yields:
             Position of the WET file, and the document.
         """
-        for content in partitioned.split(_chunks(self.path(_task(part), DOCUMENTS))):
+        for content in partitioned.split(_chunks(self.path(partitioned.task_of(part), DOCUMENTS))):
             position = int(content[: partitioned.KEY_DIGITS], 16)
             yield position, partitioned.unpack(content, self.repeated.wet_files[position])
 
@@ -172,14 +172,6 @@ def _decide(left_open: UndecidedStage) -> str:
 
 def _number_of(facts: Mapping[str, Mapping[str, Any]]) -> int:
     return sum(task["undecided"] for task in facts.values())
-
-
-def _task(part: int) -> str:
-    return f"part-{part:05d}"
-
-
-def _part(task: str) -> int:
-    return int(task.removeprefix("part-"))
 
 
 def _chunks(path: str) -> Iterator[bytes]:

@@ -116,11 +116,11 @@ class SketchStage(Stage):
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
         num_parts = self.kept.settings.num_parts
-        return {f"part-{part:05d}": self.num_documents // num_parts for part in range(num_parts)}
+        return {partitioned.task_of(part): self.num_documents // num_parts for part in range(num_parts)}
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes signatures and bands of the documents of a token shard."""
-        part, num_bands = list(self.sizes()).index(task), 0
+        part, num_bands = partitioned.part_of(task), 0
         shape = bands_and_rows(self.threshold)
         bands = shingles.Spill(self.path(task, ""))
         with files.writing(self.path(task, _SKETCHES)) as file:

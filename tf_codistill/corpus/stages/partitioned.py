@@ -42,6 +42,16 @@ _WHERE = np.dtype("<i8")
 _CHUNK_BYTES = 1 << 22
 
 
+def task_of(part: int) -> str:
+    """The name of the task for a token shard, in stages that have one for each."""
+    return f"part-{part:05d}"
+
+
+def part_of(task: str) -> int:
+    """The number of the token shard that a task is for, see `task_of`."""
+    return int(task.removeprefix("part-"))
+
+
 def write(path: str, sizes: npt.ArrayLike, chunks: Iterable[bytes]) -> None:
     """Writes a file in partitions, atomically.
 

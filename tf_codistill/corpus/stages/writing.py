@@ -106,11 +106,14 @@ class Kept:
             The place of a document, see `Dropping`, and its text in UTF-8, None if it is dropped.
         """
         for place, wet_file, content, repeated in self._stored(part, runs):
-            text = None if isinstance(repeated, str) else partitioned.text(content)
-            if text is not None and not isinstance(repeated, str) and repeated.any():
+            if isinstance(repeated, str):
+                yield place, None
+            elif not repeated.any():
+                yield place, partitioned.text(content)
+            else:
                 left = duplicates.without(partitioned.unpack(content, wet_file), repeated, self.settings)
                 text = None if isinstance(left, str) else _text(left).encode("utf-8", "surrogatepass")
-            yield place, text
+                yield place, text
 
     def _stored(
         self, part: int, runs: str | None

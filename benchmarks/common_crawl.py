@@ -1,6 +1,6 @@
 """From WET files to token shards, nearly as fast as the tokenizer alone.
 
-    python -m benchmarks.common_crawl --wet_files='crawl/*.warc.wet.gz' --tokenizer=word_pieces.model
+    python -m benchmarks.common_crawl --files='crawl/*.warc.wet.gz' --tokenizer=word_pieces.model
 
 In one run: SentencePiece encodes the text that is kept; one process prepares the corpus with the same
 tokenizer; two processes do. At least 0.75 of the tokenizer's speed and 1.8 times the speed of one process are
@@ -39,7 +39,7 @@ from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages.reading import read_documents
 from tf_codistill.jobs import engines
 
-WET_FILES = flags.DEFINE_string("wet_files", None, "Pattern of WET files.", required=True)
+FILES = flags.DEFINE_string("files", None, "Pattern of WET files.", required=True)
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "A word_pieces.model.", required=True)
 COPIES = flags.DEFINE_integer("copies", 24, "Copies of each file that one process and two are timed on.")
 _NUM_TURNS = 3
@@ -104,7 +104,7 @@ def peak_mib(work: Callable[[], None]) -> float:
 
 def main() -> None:
     """Prints both ratios and the memory."""
-    sources = files.glob(WET_FILES.value)
+    sources = files.glob(FILES.value)
     documents = kept_paragraphs(sources)
     whole = [["\n".join(paragraphs)] for paragraphs in documents]
     megabytes = sum(len(text.encode()) for [text] in whole) / 1e6

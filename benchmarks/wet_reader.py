@@ -1,6 +1,6 @@
 """Our WET reader and the default filters against the same done with warcio.
 
-    python -m benchmarks.wet_reader --wet_files='crawl/*.warc.wet.gz'
+    python -m benchmarks.wet_reader --files='crawl/*.warc.wet.gz'
 
 Both unpack every page, check its checksum and judge it. They are timed in turns in one run, in seconds of
 this process; rates are of unpacked text. At least 4 times as fast was wanted.
@@ -35,7 +35,7 @@ from tf_codistill.corpus.filters import Filter, judge
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.wet import Record, read_wet
 
-WET_FILES = flags.DEFINE_string("wet_files", None, "Pattern of the WET files.", required=True)
+FILES = flags.DEFINE_string("files", None, "Pattern of the WET files.", required=True)
 NUM_TIMES = flags.DEFINE_integer("num_times", 5, "How often each is timed; the medians count.")
 
 Page = tuple[str, str | None, str]  # address, language, text
@@ -62,7 +62,7 @@ def judged(
     """The verdict on each page; `language` stands for one that is not told."""
     return [
         judge(Document.of_text(text, url=url, language=told or language), filters)
-        for path in files.glob(WET_FILES.value)
+        for path in files.glob(FILES.value)
         for url, told, text in pages(path)
     ]
 
@@ -71,7 +71,7 @@ def judged_plainly() -> list[list[str] | str]:
     """The verdict on each page, by warcio and the plain rules."""
     return [
         judge_plainly(text, told)
-        for path in files.glob(WET_FILES.value)
+        for path in files.glob(FILES.value)
         for _, told, text in warcio_pages(path)
     ]
 
@@ -85,7 +85,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def unpack() -> None:
     """What nobody can do without who reads the files and checks what is in them."""
-    for path in files.glob(WET_FILES.value):
+    for path in files.glob(FILES.value):
         with igzip.open(path) as file:
             hashlib.sha1(file.read())
 
@@ -106,7 +106,7 @@ def show(title: str, num_bytes: int, secs: float, other_secs: float) -> None:
 
 def main() -> None:
     """Prints the median rates and ratios."""
-    texts = (text for path in files.glob(WET_FILES.value) for _, _, text in our_pages(path))
+    texts = (text for path in files.glob(FILES.value) for _, _, text in our_pages(path))
     num_bytes = sum(len(text.encode()) for text in texts)
     filters = CorpusSettings().filters
     secs, other_secs, own, plain = in_turns(lambda: judged(our_pages, filters), judged_plainly)

@@ -70,9 +70,7 @@ def judged(
 def judged_plainly() -> list[list[str] | str]:
     """The verdict on each page, by warcio and the plain rules."""
     return [
-        judge_plainly(text, told)
-        for path in files.glob(FILES.value)
-        for _, told, text in warcio_pages(path)
+        judge_plainly(text, told) for path in files.glob(FILES.value) for _, told, text in warcio_pages(path)
     ]
 
 

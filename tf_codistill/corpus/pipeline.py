@@ -101,7 +101,7 @@ def prepare(
         try:
             _make_directories(*kept)
             output.open()
-            listed_dir = None if paragraph_ids is None else _listed(paragraph_ids, work_dir, key, num_bytes)
+            listed_dir = _listed(paragraph_ids, work_dir, key, num_bytes)
             read_dir = files.join(work_dir, f"read-{key}")
             read = ReadStage(read_dir, settings, source, num_bytes, quarantine_dir, listed_dir, dropped_dir)
             mark = _prepare(read, key, engine, output, given, description, identity or source.identity())
@@ -112,8 +112,7 @@ def prepare(
             if mark is None:
                 written.remove_empty(absent)
                 raise
-    with contextlib.suppress(OSError):
-        _remove_work(work_dir)
+    _remove_work(work_dir)
     return mark
 
 
@@ -231,8 +230,12 @@ def _settings(settings: CorpusSettings | None, paragraph_ids: selection.Selectio
     return settings if paragraph_ids is None else paragraph_ids.applied_to(settings)
 
 
-def _listed(paragraph_ids: selection.Selection, work_dir: str, key: str, parts: Mapping[str, int]) -> str:
-    """The folder of what a list has of each part."""
+def _listed(
+    paragraph_ids: selection.Selection | None, work_dir: str, key: str, parts: Mapping[str, int]
+) -> str | None:
+    """The folder of what a list, if any, has of each part."""
+    if paragraph_ids is None:
+        return None
     directory = files.join(work_dir, f"listed-{fingerprint(key, paragraph_ids.crawl, list(parts))}")
     paragraph_ids.unpack(directory, parts)
     return directory
@@ -240,11 +243,12 @@ def _listed(paragraph_ids: selection.Selection, work_dir: str, key: str, parts: 
 
 def _remove_work(work_dir: str) -> None:
     """Removes the results of the stages, and their directory unless somebody keeps something else there."""
-    names = files.names(work_dir)
-    for name in filter(_WORK.fullmatch, names):
-        files.remove(files.join(work_dir, name))
-    if all(map(_WORK.fullmatch, names)):
-        files.remove(work_dir)
+    with contextlib.suppress(OSError):
+        names = files.names(work_dir)
+        for name in filter(_WORK.fullmatch, names):
+            files.remove(files.join(work_dir, name))
+        if all(map(_WORK.fullmatch, names)):
+            files.remove(work_dir)
 
 
 def _forget_changed(read: ReadStage) -> None:

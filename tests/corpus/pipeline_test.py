@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gin
 import numpy as np
@@ -28,6 +29,7 @@ from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.corpus.stages.writing import WriteStage
 from tf_codistill.jobs.stages import Advance
+from tf_codistill.tokenizer import sentences
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
 NUM_GOOD = 60
@@ -218,17 +220,16 @@ def test_a_corpus_without_fingerprints_is_known_by_what_our_filters_are_called(
         shutil.rmtree(output_dir)
 
 
+@pytest.mark.parametrize("stopped", [(tokens.ShardWriter, "add"), (sentences, "split_sentences")])
 def test_run_that_was_stopped_is_done_again(
-    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch, stopped: tuple[object, str]
 ) -> None:
     output_dir, whole_dir = str(tmp_path / "corpus"), str(tmp_path / "whole")
     prepare(WetFiles(wet_files), whole_dir, SETTINGS)
 
-    def stop(writer: tokens.ShardWriter, document: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(tokens.ShardWriter, "add", stop)
+        # Ctrl-C, not at the first call: SentencePiece passes on what the first sentence raises.
+        patch.setattr(*stopped, mock.Mock(side_effect=[["Once."], KeyboardInterrupt]))
         with pytest.raises(KeyboardInterrupt):
             prepare(WetFiles(wet_files), output_dir, SETTINGS)
     with pytest.raises(ValueError, match="not finished"):

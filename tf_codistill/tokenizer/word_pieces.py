@@ -121,12 +121,13 @@ class WordPieces:
         Raises:
             ValueError: The texts cannot fill a vocabulary of that size.
         """
-        texts = list(texts)
-        model = _learn(texts, num_pieces, _COVERAGE)
+        # All at once, since SentencePiece would take Ctrl-C between two of them for an error of its own.
+        training = list(_training_sentences(texts))
+        model = _learn(training, num_pieces, _COVERAGE)
         if sentences.SPACE_SIGN not in (
             piece.piece for piece in model_proto.parse(model).pieces
         ):  # it is among the rare characters that SentencePiece leaves to the bytes
-            model = _learn(texts, num_pieces, 1.0)
+            model = _learn(training, num_pieces, 1.0)
         files.write(path, score_quantization.quantize(model))
         return cls(path)
 
@@ -267,11 +268,11 @@ def _lists(bounds: npt.NDArray[np.integer], values: pyarrow.Array | Ids) -> pyar
     return pyarrow.ListArray.from_arrays(bounds.astype(np.int32), values)
 
 
-def _learn(texts: Iterable[str], num_pieces: int, coverage: float) -> bytes:
+def _learn(training: Iterable[str], num_pieces: int, coverage: float) -> bytes:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=_training_sentences(texts),
+            sentence_iterator=iter(training),
             model_writer=model,
             vocab_size=num_pieces + _FIRST_PIECE,
             model_type="unigram",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import toy_dask
+from tests import toy_dask, toy_tokenizers
 from tests.toy_crawls import SETTINGS, contents, write_chain, write_crawl
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.sources.wet_files import WetFiles
@@ -56,7 +56,10 @@ def test_every_engine_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
 def test_a_cluster_of_which_a_worker_is_killed_gives_the_same_bytes(tmp_path: Path) -> None:
     wet_files = write_crawl(tmp_path / "crawl", num_files=6)
-    settings = dataclasses.replace(SETTINGS, filters=(*SETTINGS.filters, toy_dask.slow))
+    # A filter and a tokenizer of one's own: each worker has to find both.
+    settings = dataclasses.replace(
+        SETTINGS, filters=(*SETTINGS.filters, toy_dask.slow), tokenizer=toy_tokenizers.Letters()
+    )
     prepare(WetFiles(wet_files), str(tmp_path / "one"), settings, Local(1))
     with (
         toy_dask.workers_are_slow(tmp_path / "pids") as pids,
@@ -66,6 +69,7 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_same_bytes(tmp_path: Pa
         prepare(WetFiles(wet_files), str(tmp_path / "dask"), settings, engine)
     assert len(at_work) == 2, "all tasks went to one worker"
     assert contents(tmp_path / "dask") == contents(tmp_path / "one")
+    assert "tokenizer_class.json" in contents(tmp_path / "dask")
 
 
 def test_preparing_imports_beam_only_when_asked_to() -> None:

@@ -25,7 +25,7 @@ _DOWNLOAD_DIR = flags.DEFINE_string("download_dir", None, "Directory to fetch th
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Directory of the corpus.")
 _TOKENIZER = flags.DEFINE_string("tokenizer", None, "File of a tokenizer; else word pieces are learned.")
 _QUARANTINE = flags.DEFINE_string("quarantine_dir", None, "Directory to keep what cannot be read in.")
-_DROPPED = flags.DEFINE_string("dropped_dir", None, "Directory to keep what filters drop in, by reason.")
+_DROPPED = flags.DEFINE_string("dropped_dir", None, "Directory to keep dropped documents in, by reason.")
 _PARAGRAPH_IDS = flags.DEFINE_string("paragraph_ids", None, "List of paragraphs that the corpus is made of.")
 _EXPLAIN = flags.DEFINE_integer("explain", None, "How many kept and dropped pages to show.", lower_bound=1)
 _EXPLAIN_SEED = flags.DEFINE_integer("explain_seed", 0, "Another seed shows other pages.")

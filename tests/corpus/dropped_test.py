@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.toy_crawls import SETTINGS, contents, page_text, write_crawl
+from tests.toy_crawls import SETTINGS, contents, page_text, write_chain, write_crawl
+from tf_codistill.corpus import pipeline
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.pipeline import check, prepare
 from tf_codistill.corpus.sources.json_lines import JsonLines
 from tf_codistill.corpus.sources.wet_files import WetFiles
 from tf_codistill.corpus.stages import reading
 from tf_codistill.corpus.stages.dropped import DroppedDocuments
+from tf_codistill.corpus.wet import WetWriter
 from tf_codistill.jobs.engines import Local
 
 REASONS = ["link_list", "no_long_paragraphs", "other_language"]
@@ -103,6 +106,54 @@ def test_a_finished_corpus_of_any_source_is_asked_for_what_it_dropped(tmp_path: 
     prepare(source, corpus, SETTINGS)
     with pytest.raises(ValueError, match=r"dropped_dir '.*dropped' would get nothing .* 'pages\.jsonl'"):
         prepare(source, corpus, SETTINGS, dropped_dir=str(tmp_path / "dropped"))
+
+
+def test_what_later_stages_drop_is_kept_by_token_shard(
+    tmp_path: Path, wet_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rensa")
+    settings = dataclasses.replace(SETTINGS, near_duplicates=0.8, max_tokens=9000, test_share=0.1)
+    wet_files.append(write_chain(tmp_path / "crawl" / "crawl-2.warc.wet.gz"))
+    wet_files.append(str(tmp_path / "crawl" / "crawl-3.warc.wet.gz"))
+    with WetWriter(wet_files[-1], description="pages of a test") as writer:
+        for number in range(60):  # one word of a paragraph is another
+            text = page_text(number).replace("fox", "wolf", 1).replace("the dogs", "the cats", 1)
+            writer.write(f"https://example.org/copies/{number}", text + " The end.", "eng")
+    corpus, found = tmp_path / "corpus", tmp_path / "dropped"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_commit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(WetFiles(wet_files), str(corpus), settings)
+    counts = prepare(WetFiles(wet_files), str(corpus), settings, dropped_dir=str(found))["counts"]
+    late = {"contaminated", "duplicate", "near_duplicate", "over_max_tokens"}
+    assert late | set(REASONS) == counts["dropped"].keys()
+    kept_rows = {
+        reason: [row for path in (found / reason).iterdir() for row in rows(path)]
+        for reason in counts["dropped"]
+    }
+    assert {reason: len(one) for reason, one in kept_rows.items()} == counts["dropped"]
+    assert all(row["reason"] == reason for reason, one in kept_rows.items() for row in one)
+    assert {path.name.partition("-")[0] for reason in late for path in (found / reason).iterdir()} <= {
+        "train",
+        "validation",
+        "test",
+    }
+    (row,) = [row for row in kept_rows["duplicate"] if row["url"].endswith("chain/1")]
+    assert (row["text"].count("Paragraph"), row["numbers"], row["wet_file"]) == (
+        2,
+        [2, 3],
+        "crawl-2.warc.wet.gz",
+    )
+    assert prepare(WetFiles(wet_files), str(corpus), settings, dropped_dir=str(found))
+    shutil.rmtree(found / "contaminated")
+    with pytest.raises(
+        ValueError, match="nothing of what was dropped of the corpus as contaminated, and so on for 1 "
+    ):
+        check(WetFiles(wet_files), str(corpus), settings, dropped_dir=str(found))
 
 
 def test_nothing_is_kept_of_a_file_that_is_not_read_to_its_end(tmp_path: Path, wet_files: list[str]) -> None:

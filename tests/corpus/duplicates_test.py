@@ -62,7 +62,7 @@ def kept(wet_files: list[str], tmp_path: Path, settings: CorpusSettings) -> list
     )
     repeated, _ = first_holders.find(repeated, sum(f["counts"]["passed"] for f in facts.values()), Local(1))
     parts = range(settings.num_shards + 1)
-    return [d for part in parts for d in writing.Kept(settings, repeated).in_key_order(part)]
+    return [d for part in parts for _, d in writing.Kept(settings, repeated).in_key_order(part)]
 
 
 @pytest.mark.parametrize(

@@ -308,7 +308,7 @@ def test_quarantine_dir_gets_what_cannot_be_read(place: Place, wet_files: list[s
     assert not (place.path / "elsewhere").exists()
 
 
-def test_dropped_dir_gets_what_the_filters_drop(
+def test_dropped_dir_gets_what_is_dropped(
     place: Place, wet_files: list[str], expected: dict[str, bytes]
 ) -> None:
     files = [f"--files={path}" for path in wet_files]

@@ -17,6 +17,7 @@ same bytes. A file that was written after the corpus is compared by its checksum
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -197,17 +198,22 @@ class Finished:
             dropped_dir: Directory for them; None keeps nothing.
 
         Raises:
-            ValueError: It lacks those of some files.
+            ValueError: It lacks those of some files, or all that were dropped later for some reason.
         """
-        if dropped_dir is None:
-            return
-        reasons = {name: facts.get("dropped", {}) for name, facts in self.parts.items()}
-        lost = [name for name in reasons if not dropped.has_all(dropped_dir, name, reasons[name])]
+        reasons = {name: collections.Counter(one.get("dropped", {})) for name, one in self.parts.items()}
+        lost = [repr(name) for name in reasons if not dropped.has_all(dropped_dir, name, reasons[name])]
+        # Of later reasons the corpus tells how many documents, but not of which token shards.
+        later = collections.Counter(self.mark["counts"]["dropped"])
+        later.subtract(sum(reasons.values(), collections.Counter()))
+        shards = [shard for split in self.mark["splits"].values() for shard in split["shards"]]
+        for reason in +later:
+            if not any(dropped.has_all(dropped_dir, name, [reason]) for name in shards):
+                lost.append(f"the corpus as {reason}")
         if lost:
             raise ValueError(
                 f"{self.directory!r} holds a finished corpus, so that dropped_dir {dropped_dir!r} would get "
-                f"nothing of what was dropped of {lost[0]!r}, and so on for {len(lost)} in all: it is kept "
-                "while files are read; name another output directory, or no directory for it"
+                f"nothing of what was dropped of {lost[0]}, and so on for {len(lost)} in all: it is kept "
+                "while the corpus is prepared; name another output directory, or no directory for it"
             )
 
 

@@ -74,7 +74,7 @@ def prepare(
         engine: What runs the tasks; by default this process.
         tokenizer: Path of a tokenizer's file, see `opening`; by default that of the settings.
         quarantine_dir: Gets what cannot be read; an error if a corpus is there already and it lacks any.
-        dropped_dir: The same for documents that stage 1 drops, see `dropped`.
+        dropped_dir: The same for documents that are dropped, see `dropped`.
         paragraph_ids: A list that takes the place of the filters and of the search for duplicates.
 
     Returns:
@@ -209,7 +209,9 @@ def _prepare(
     pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
     key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.num_bytes))
     write_dir, wet_files = files.join(work_dir, f"write-{key}"), tuple(read.num_bytes)
-    write = writing.WriteStage(write_dir, settings, kept, pieces, output, num_documents, wet_files)
+    write = writing.WriteStage(
+        write_dir, settings, kept, pieces, output, num_documents, wet_files, read.dropped_dir
+    )
     write_facts = stages.run(write, engine)
     _check_written(write, write_facts)
 
@@ -259,7 +261,7 @@ def _forget_changed(read: ReadStage) -> None:
         now = read.source.renewed(task, {**facts, "unreadable": unreadable})
         if unreadable and read.quarantine_dir is not None and not quarantine.has(read.quarantine_dir, task):
             now = None
-        if read.dropped_dir and not dropped.has_all(read.dropped_dir, task, facts["counts"]["dropped"]):
+        if not dropped.has_all(read.dropped_dir, task, facts["counts"]["dropped"]):
             now = None
         if now is None:
             files.remove(read.path(task, ".json"))

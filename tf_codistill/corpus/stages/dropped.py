@@ -1,24 +1,25 @@
-r"""The documents that stage 1 drops, kept for people to look at.
+r"""The documents that are dropped, kept for people to look at.
 
     <dropped_dir>/
-        link_list/CC-MAIN-00000.warc.wet.gz.jsonl.gz      for each reason a file for each WET file
+        link_list/CC-MAIN-00000.warc.wet.gz.jsonl.gz      for each reason of stage 1 a file for each WET file
             {"reason": "link_list", "url": "https://example.org/links", "language": "eng",
              "text": "Home\nNext\nContact", "numbers": [7, 8, 9], "wet_file": "CC-MAIN-00000.warc.wet.gz"}
-        no_long_paragraphs/...
+        near_duplicate/train-00000-of-00004.jsonl.gz      for each later one a file for each token shard
 
-Text and numbers are those of all paragraphs, as the filters saw them. A second pass over the same WET file
-writes the same files again.
+Text and numbers are those that whoever drops the document saw: all paragraphs, as the filters do, or what
+stage 1 has left of them; of what is over a limit, what would be written. A second pass writes the same files.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import urllib.parse
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import IO, Any, Self, cast
 
 from isal import igzip
@@ -30,17 +31,21 @@ _TO_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 class DroppedDocuments:
-    """Gathers the documents of a WET file that are dropped; a context manager.
+    """Gathers the documents of a WET file or token shard that are dropped; a context manager.
 
     Args:
         directory: Where they are kept; None keeps nothing.
-        wet_file: Name of the WET file.
+        name: Name of the WET file or token shard.
         work_dir: Where they take up room until `write` is called.
+
+    Attributes:
+        counts: How many there are, by reason.
     """
 
-    def __init__(self, directory: str | None, wet_file: str, work_dir: str) -> None:
+    def __init__(self, directory: str | None, name: str, work_dir: str) -> None:
+        self.counts: collections.Counter[str] = collections.Counter()
         self._directory = directory
-        self._wet_file = wet_file
+        self._name = name
         self._work_dir = work_dir
         self._scratch = contextlib.ExitStack()
         self._files: dict[str, tuple[IO[bytes], Any]] = {}
@@ -49,9 +54,10 @@ class DroppedDocuments:
         """Adds a document.
 
         Args:
-            document: As the filters saw it.
+            document: As whoever drops it saw it.
             reason: Why it is dropped.
         """
+        self.counts[reason] += 1
         if self._directory is None:
             return
         if reason not in self._files:
@@ -68,7 +74,7 @@ class DroppedDocuments:
         for reason, (file, compressed) in self._files.items():
             compressed.close()
             file.seek(0)
-            path = _path(cast(str, self._directory), reason, self._wet_file)
+            path = _path(cast(str, self._directory), reason, self._name)
             files.ensure_directory(os.path.dirname(path))
             with files.writing(path) as kept:
                 shutil.copyfileobj(file, kept)
@@ -82,12 +88,12 @@ class DroppedDocuments:
         self._scratch.close()
 
 
-def has_all(directory: str, wet_file: str, reasons: Collection[str]) -> bool:
-    """Whether a directory has the documents of a WET file that were dropped for some reasons."""
-    return all(files.exists(_path(directory, reason, wet_file)) for reason in reasons)
+def has_all(directory: str | None, name: str, reasons: Iterable[str]) -> bool:
+    """Whether a directory, if any, has what of a WET file or token shard was dropped for some reasons."""
+    return directory is None or all(files.exists(_path(directory, reason, name)) for reason in reasons)
 
 
-def _path(directory: str, reason: str, wet_file: str) -> str:
+def _path(directory: str, reason: str, name: str) -> str:
     """Whatever a user's own filter gives as a reason, the file is below the directory."""
     folder = urllib.parse.quote(reason, safe=" ").replace(".", "%2E")
-    return files.join(directory, folder, f"{wet_file}.jsonl.gz")
+    return files.join(directory, folder, f"{name}.jsonl.gz")

@@ -221,7 +221,7 @@ class ReadStage(Stage):
             try:
                 for page in judge_pages(items, self.settings, task, selected):
                     left = self._left(page.verdict, counts)
-                    counts.add(page, left)
+                    counts.num_unwrapped += page.seen is not page.document
                     if isinstance(left, Document):
                         key = document_key(page.document)
                         part = self.settings.part(key)
@@ -242,7 +242,7 @@ class ReadStage(Stage):
         number = kept.num_documents
         return {
             **reading.facts(),
-            "counts": counts.facts(),
+            "counts": counts.facts(number.total(), dropped.counts),
             "cut_off_at": counts.cut_off_at,
             **{split: sum(number[part] for part in parts) for split, parts in self.settings.splits.items()},
             "paragraphs": num_hashes,
@@ -285,14 +285,14 @@ class _Counts:
     """What became of the pages of a part."""
 
     def __init__(self) -> None:
-        self._passed = self._unwrapped = 0
-        self._dropped: collections.Counter[str] = collections.Counter()
         self._unreadable: collections.Counter[str] = collections.Counter()
         self._dirt: collections.Counter[str] = collections.Counter()
         self.cut_off_at: int | None = None
         """Byte from which on it lacks the rest."""
         self.num_repeats = 0
         """Paragraphs that their document has before."""
+        self.num_unwrapped = 0
+        """Pages that were joined to paragraphs."""
 
     def noting(
         self, items: Iterable[Record | Damage], quarantine: Quarantine | None
@@ -310,19 +310,12 @@ class _Counts:
                     quarantine.keep(item)
             yield item
 
-    def add(self, page: Page, left: Document | str) -> None:
-        self._unwrapped += page.seen is not page.document
-        if isinstance(left, str):
-            self._dropped[left] += 1
-        else:
-            self._passed += 1
-
-    def facts(self) -> dict[str, Any]:
+    def facts(self, passed: int, dropped: collections.Counter[str]) -> dict[str, Any]:
         return {
-            "read": self._passed + self._dropped.total() + self._unreadable.total(),
-            "unwrapped": self._unwrapped,
-            "passed": self._passed,
-            "dropped": dict(self._dropped),
+            "read": passed + dropped.total() + self._unreadable.total(),
+            "unwrapped": self.num_unwrapped,
+            "passed": passed,
+            "dropped": dict(dropped),
             "unreadable": dict(self._unreadable),
             "dirt": dict(self._dirt),
         }

@@ -13,7 +13,6 @@ Before it, word pieces are learned from the documents with the smallest keys, a 
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import json
@@ -28,7 +27,7 @@ import numpy.typing as npt
 from tf_codistill import files, tokens
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.stages import duplicates, merging, partitioned, reading
+from tf_codistill.corpus.stages import dropped, duplicates, merging, partitioned, reading
 from tf_codistill.corpus.stages.listing import Listed
 from tf_codistill.jobs.progress import Progress
 from tf_codistill.jobs.stages import Advance, Stage
@@ -79,7 +78,7 @@ class Kept:
     repeated: duplicates.DuplicatesStage
     also_dropped: Sequence[Dropping] = ()
 
-    def in_key_order(self, part: int, runs: str | None = None) -> Iterator[Document | str]:
+    def in_key_order(self, part: int, runs: str | None = None) -> Iterator[tuple[Document, Document | str]]:
         """The documents of a token shard.
 
         Args:
@@ -87,13 +86,14 @@ class Kept:
             runs: See `merging.in_key_order`.
 
         Yields:
-            A document without repeated paragraphs, or the reason for dropping it.
+            A document of stage 1, and what is left of it or the reason for dropping it.
         """
         for _, wet_file, content, repeated in self._stored(part, runs):
+            found = partitioned.unpack(content, wet_file)
             if isinstance(repeated, str):
-                yield repeated
+                yield found, repeated
             else:
-                yield duplicates.without(partitioned.unpack(content, wet_file), repeated, self.settings)
+                yield found, duplicates.without(found, repeated, self.settings)
 
     def texts(self, part: int, runs: str | None = None) -> Iterator[tuple[int, bytes | None]]:
         """The texts of a token shard, in the same order.
@@ -120,13 +120,13 @@ class Kept:
     ) -> Iterator[tuple[int, str, bytes, npt.NDArray[np.bool_] | str]]:
         """Place, WET file and content of each document, and its repeated paragraphs or why it is dropped."""
         repeats = self.repeated.repeats(part)
-        dropped = {place: why.reason for why in self.also_dropped for place in why.dropped(part).tolist()}
+        gone = {place: why.reason for why in self.also_dropped for place in why.dropped(part).tolist()}
         wet_files = self.repeated.wet_files
         paths = [files.join(self.repeated.read_dir, wet_file + reading.DOCUMENTS) for wet_file in wet_files]
         for position, content in merging.in_key_order(paths, part, runs):
             numbers = partitioned.numbers(content)
             place = position << 32 | int(numbers[0]) if numbers.size else -1
-            repeated = dropped.get(place) or duplicates.is_repeated(numbers, position, repeats)
+            repeated = gone.get(place) or duplicates.is_repeated(numbers, position, repeats)
             yield place, wet_files[position], content, repeated
 
 
@@ -146,11 +146,11 @@ def learn(kept: Kept, path: str) -> None:
     sample: list[str] = []
     num_characters = 0
     for part in range(kept.settings.num_shards):
-        for document in kept.in_key_order(part) if num_characters < limit else ():
+        for _, left in kept.in_key_order(part) if num_characters < limit else ():
             if num_characters >= limit:
                 break
-            if isinstance(document, Document):
-                sample.append(_text(document))
+            if isinstance(left, Document):
+                sample.append(_text(left))
                 num_characters += len(sample[-1])
     with Progress("learning word pieces", num_characters, "characters") as progress:
         WordPieces.train(sample, kept.settings.num_pieces, path)
@@ -169,6 +169,7 @@ class WriteStage(Stage):
         output: The directory of the corpus.
         num_documents: Number of documents kept in each split.
         wet_files: Names of all WET files, also of those that cannot be read.
+        dropped_dir: Where to keep what is dropped, see `dropped`; None keeps nothing.
     """
 
     title = "writing tokens"
@@ -183,6 +184,7 @@ class WriteStage(Stage):
     output: Written
     num_documents: Mapping[str, int]
     wet_files: Sequence[str]
+    dropped_dir: str | None = None
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
@@ -193,9 +195,15 @@ class WriteStage(Stage):
         return sizes
 
     def done(self) -> set[str]:
-        """Names of the tasks whose facts and shards are there."""
+        """Names of the tasks whose facts, shards and, if asked for, dropped documents are there."""
         there = set(files.names(self.output.directory))
-        return {task for task in super().done() if there.issuperset(self.facts(task)["sha256"])}
+        facts = {task: self.facts(task) for task in super().done()}
+        return {
+            task
+            for task, one in facts.items()
+            if there.issuperset(one["sha256"])
+            and dropped.has_all(self.dropped_dir, one["shard"]["name"], one["dropped"])
+        }
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes a token shard."""
@@ -236,40 +244,47 @@ class WriteStage(Stage):
         part = self.settings.splits[split][index]
         limit = self.settings.max_tokens if split == "train" else self.settings.max_validation_tokens
         most = sys.maxsize if limit is None else limit // num_shards
-        dropped: collections.Counter[str] = collections.Counter()
-        num_documents = num_tokens = 0
+        num_tokens = 0
         listed = Listed(self.wet_files)
         with (
             tokens.ShardWriter(directory, split, index, num_shards, tokenizer.vocabulary_size) as shard,
             files.writing(files.join(directory, shard.name + PARAGRAPHS)) as places,
+            dropped.DroppedDocuments(self.dropped_dir, shard.name, self.directory) as gone,
         ):
             for batch in _batches(self.kept.in_key_order(part, self.path(task, ""))):
                 advance(len(batch))
-                dropped.update([verdict for verdict in batch if isinstance(verdict, str)])
-                documents = [verdict for verdict in batch if isinstance(verdict, Document)]
+                documents = []
+                for document, left in batch:
+                    if isinstance(left, str):
+                        gone.add(document, left)
+                    else:
+                        documents.append(left)
                 rows = tokenizer.encode_documents(map(_text, documents)) if num_tokens <= most else []
-                written = []
-                for document, ids in zip(documents, rows, strict=False):
+                written = 0
+                for ids in rows:
                     num_tokens += len(ids)
                     if num_tokens <= most:
                         shard.add(ids)
-                        written.append(document)
-                places.write("".join(map(_place, written)).encode("utf-8"))
-                listed.add(written)
-                num_documents += len(documents)
+                        written += 1
+                for document in documents[written:]:
+                    gone.add(document, "over_max_tokens")
+                places.write("".join(map(_place, documents[:written])).encode("utf-8"))
+                listed.add(documents[:written])
             facts = shard.close()
-        dropped["over_max_tokens"] = num_documents - facts["num_documents"]
+            gone.write()
         num_listed = listed.write(self.listed(task))
-        return {"shard": facts, "dropped": +dropped, "paragraphs": num_listed}
+        return {"shard": facts, "dropped": gone.counts, "paragraphs": num_listed}
 
 
-def _batches(documents: Iterable[Document | str]) -> Iterator[list[Document | str]]:
+def _batches(
+    documents: Iterable[tuple[Document, Document | str]],
+) -> Iterator[list[tuple[Document, Document | str]]]:
     """Documents in lists that are long enough to be encoded fast."""
-    batch: list[Document | str] = []
+    batch: list[tuple[Document, Document | str]] = []
     num_characters = 0
-    for document in documents:
-        batch.append(document)
-        num_characters += 0 if isinstance(document, str) else sum(map(len, document.paragraphs))
+    for document, left in documents:
+        batch.append((document, left))
+        num_characters += sum(map(len, document.paragraphs))
         if num_characters >= _BATCH_CHARACTERS:
             yield batch
             batch, num_characters = [], 0

@@ -51,7 +51,7 @@ from tf_codistill.tokenizer.base import Tokenizer
 _WORK = re.compile(
     rf"(?:read|listed|duplicates|near|held-out|pieces|write|list)-[0-9a-f]{{16}}|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
 )
-_WORK_VERSION = 8  # counts up when the results of a stage change although its settings do not
+_WORK_VERSION = 9  # counts up when the results of a stage change although its settings do not
 
 
 def prepare(

@@ -50,17 +50,7 @@ _SIZES, _DROPPED = ".sizes", ".dropped"
 
 
 def without(kept: Kept, directory: str, num_documents: Mapping[str, int], engine: stages.Engine) -> Kept:
-    """Finds training documents that are nearly held-out ones, if that is asked for.
-
-    Args:
-        kept: The documents.
-        directory: The folder of the results.
-        num_documents: Number of documents of each split that stage 1 has left.
-        engine: What runs the tasks.
-
-    Returns:
-        The documents without those.
-    """
+    """The documents without training documents that are nearly held-out ones, if that is asked for."""
     if not kept.settings.decontaminate:
         return kept
     held_out = HeldOutStage(files.join(directory, "held-out"), kept, num_documents)
@@ -109,21 +99,14 @@ class HeldOutStage(Stage):
 
     @contextlib.contextmanager
     def grams(self, directory: str) -> Iterator[HeldOut]:
-        """Opens what the tasks have gathered.
-
-        Args:
-            directory: Where it takes up room meanwhile.
-
-        Yields:
-            The n-grams of all that is held out.
-        """
+        """Opens what the tasks have gathered, which takes up room in a directory meanwhile."""
         facts = {task: self.facts(task) for task in self.sizes()}
         spilled = [(self.path(task, ""), one["runs"]) for task, one in facts.items()]
         firsts = np.cumsum([0, *(one["documents"] for one in facts.values())], dtype=_DOCUMENT)[:-1]
         num_grams = sum(one["grams"] for one in facts.values())
         with files.scratch(directory) as hashes, files.scratch(directory) as documents:
-            for first, last in shingles.ranges(num_grams, _ENTRIES_AT_A_TIME):
-                blocks = shingles.gather(spilled, _GRAM, first, last)
+            spans = partitioned.ranges(shingles.NUM_BUCKETS, num_grams, _ENTRIES_AT_A_TIME)
+            for blocks in (shingles.gather(spilled, _GRAM, span) for span in spans.values()):
                 values = np.concatenate([block["hash"] for block in blocks])
                 owner = np.concatenate([block["document"] for block in blocks])
                 owner += np.repeat(firsts, list(map(len, blocks)))
@@ -156,14 +139,7 @@ class HeldOut:
             self._is_there[hashes[start : start + _ENTRIES_AT_A_TIME] >> self._shift] = True
 
     def near(self, texts: Sequence[bytes]) -> list[int]:
-        """Which texts are nearly one that is held out, or nearly contain one, as the rule says.
-
-        Args:
-            texts: The texts, in UTF-8.
-
-        Returns:
-            Their positions among all given.
-        """
+        """Positions of those texts that are nearly one that is held out, or nearly contain one."""
         grams, bounds = shingles.hashes(texts, _LENGTH, self._step)
         perhaps = np.flatnonzero(self._is_there[grams >> self._shift])
         if not len(self._hashes):
@@ -208,14 +184,13 @@ class ContaminationStage(Stage):
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
-        num_shards = self.held_out.kept.settings.num_shards
-        return {partitioned.task_of(part): self.num_documents // num_shards for part in range(num_shards)}
+        return partitioned.tasks(self.held_out.kept.settings.num_shards, self.num_documents)
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes which documents of a token shard are to be dropped."""
-        part, dropped = partitioned.part_of(task), list[int]()
+        dropped = list[int]()
         with self.held_out.grams(self.directory) as held_out:
-            texts = self.held_out.kept.texts(part, self.path(task, ""))
+            texts = self.held_out.kept.texts(partitioned.part_of(task), self.path(task, ""))
             for places, batch in shingles.batches(texts, advance):
                 dropped += [places[index] for index in held_out.near(batch)]
         files.write(self.path(task, _DROPPED), np.array(sorted(dropped), _PLACE).tobytes())
@@ -223,9 +198,8 @@ class ContaminationStage(Stage):
 
     def dropped(self, part: int) -> npt.NDArray[np.uint64]:
         """The places of the documents of a token shard that are dropped, see `writing.Dropping`."""
-        if part >= self.held_out.kept.settings.num_shards:
-            return np.empty(0, _PLACE)
-        return np.frombuffer(files.read(self.path(partitioned.task_of(part), _DROPPED)), _PLACE)
+        paths = [self.path(task, _DROPPED) for task in self.sizes() if partitioned.part_of(task) == part]
+        return np.frombuffer(b"".join(map(files.read, paths)), _PLACE)
 
 
 def _mapped(file: IO[bytes], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -44,7 +44,7 @@ _BUCKET_BITS = 10
 _NUM_BUCKETS = 1 << _BUCKET_BITS
 _ENTRIES_PER_TASK = 2_000_000  # about 250 MB while they are sorted
 _ENTRIES_PER_CHUNK = 1 << 16
-_REPEAT = np.dtype("<u8")
+_REPEAT, _REPEATS = np.dtype("<u8"), ".repeats"
 
 Repeats = npt.NDArray[np.uint64]
 """Paragraphs to take away, sorted; each is the position of its WET file times 2 ** 32 plus its number."""
@@ -67,14 +67,7 @@ class ParagraphHashes:
         self._hash = hashlib.blake2b(digest_size=_HASH_BYTES)
 
     def digests(self, document: Document) -> list[tuple[int, bytes]]:
-        """The long paragraphs of a document.
-
-        Args:
-            document: The document.
-
-        Returns:
-            Number and hash of each; none if nobody asks whether they are repeated.
-        """
+        """Number and hash of each long paragraph of a document; none where repeated ones do not matter."""
         if self._settings.duplicates == "none":
             return []
         if self._settings.duplicates == "file" and document.wet_file != self._wet_file:
@@ -92,15 +85,8 @@ class ParagraphHashes:
         return found
 
     def add(self, owner: int, document: Document) -> None:
-        """Adds the paragraphs of a document.
-
-        Args:
-            owner: Stands beside each: number of the document's token shard, or position of its WET file.
-            document: The document as the filters left it.
-        """
-        entries: list[bytes] = []
-        for number, digest in self.digests(document):
-            entries += (digest, _TAIL.pack(owner, number))
+        """Adds a document's paragraphs; their owner is its token shard, or the position of its WET file."""
+        entries = (digest + _TAIL.pack(owner, number) for number, digest in self.digests(document))
         self._file.write(b"".join(entries))
 
     def write(self, path: str) -> int:
@@ -146,63 +132,40 @@ class DuplicatesStage(Stage):
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of paragraphs expected in each."""
-        spans = list(self._spans())
-        return {task: self.num_paragraphs * (last - first) // _NUM_BUCKETS for task, first, last in spans}
+        return partitioned.shares(self._ranges(), _NUM_BUCKETS, self.num_paragraphs)
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Sorts the entries of a range and writes what to take away."""
-        first, last = next((first, last) for name, first, last in self._spans() if name == task)
+        span = self._ranges()[task]
         paths = [files.join(self.read_dir, wet_file + ParagraphHashes.ENDING) for wet_file in self.wet_files]
-        blocks = [_entries(path, first, last) for path in paths]
+        blocks = [_entries(path, span) for path in paths]
         entries = np.concatenate(blocks)
         holders = np.repeat(np.arange(len(blocks), dtype=np.uint64), [len(block) for block in blocks])
         places = holders << np.uint64(32) | entries["number"]
-        dropped = [_entries(path, first, last) for path in self.dropped]
+        dropped = [_entries(path, span) for path in self.dropped]
         gone = [entry["owner"].astype(np.uint64) << np.uint64(32) | entry["number"] for entry in dropped]
         is_kept = ~np.isin(places, np.concatenate([*gone, np.empty(0, np.uint64)]))
         order = np.lexsort((places, entries["low"], entries["high"]))
         high, low = entries["high"][order], entries["low"][order]
         is_same = (high[1:] == high[:-1]) & (low[1:] == low[:-1])  # as the one before it
         repeats = order[1:][_is_after_the_first(is_same, is_kept[order])]
-        parts = entries["owner"][repeats]
-        repeats = repeats[np.lexsort((places[repeats], parts))]
-        sizes = np.bincount(parts, minlength=self.settings.num_parts) * _REPEAT.itemsize
-        partitioned.write(self.path(task, ".repeats"), sizes, [places[repeats].astype(_REPEAT).tobytes()])
+        path, found = self.path(task, _REPEATS), places[repeats].astype(_REPEAT)
+        partitioned.write_sorted(path, entries["owner"][repeats], found, self.settings.num_parts)
         advance(self.sizes()[task])
         return {"paragraphs": len(entries), "repeats": len(repeats)}
 
     def repeats(self, part: int) -> Repeats:
-        """The paragraphs to take away from the documents of a token shard.
+        """The paragraphs to take away from the documents of a token shard, see `CorpusSettings.part`."""
+        return partitioned.read_sorted([self.path(task, _REPEATS) for task in self._ranges()], part, _REPEAT)
 
-        Args:
-            part: Number of the shard, see `CorpusSettings.part`.
-
-        Returns:
-            Their places, sorted.
-        """
-        blocks = [partitioned.read(self.path(task, ".repeats"), part) for task, _, _ in self._spans()]
-        return np.sort(np.frombuffer(b"".join(blocks), _REPEAT))
-
-    def _spans(self) -> Iterator[tuple[str, int, int]]:
-        """Yields each task with its first bucket and the one before which it stops."""
+    def _ranges(self) -> dict[str, range]:
         if self.settings.duplicates == "none":
-            return
-        num_tasks = min(_NUM_BUCKETS, 1 + self.num_paragraphs // _ENTRIES_PER_TASK)
-        for index in range(num_tasks):
-            first, last = (_NUM_BUCKETS * i // num_tasks for i in (index, index + 1))
-            yield f"hashes-{index:04d}-of-{num_tasks:04d}", first, last
+            return {}
+        return partitioned.ranges(_NUM_BUCKETS, self.num_paragraphs, _ENTRIES_PER_TASK)
 
 
 def own_repeats(document: Document, settings: CorpusSettings) -> Sequence[bool]:
-    """Finds long paragraphs that a document has before.
-
-    Args:
-        document: The document.
-        settings: Say whether that matters, and which paragraphs are long.
-
-    Returns:
-        For each paragraph whether it is a repeated one; empty if none is.
-    """
+    """Whether each paragraph of a document is a long one that it has before; empty if none is."""
     paragraphs = document.paragraphs
     if settings.duplicates == "none" or len(set(paragraphs)) == len(paragraphs):
         return ()
@@ -215,16 +178,7 @@ def own_repeats(document: Document, settings: CorpusSettings) -> Sequence[bool]:
 
 
 def is_repeated(numbers: npt.ArrayLike, wet_file: int, repeats: Repeats) -> npt.NDArray[np.bool_]:
-    """Looks paragraphs up.
-
-    Args:
-        numbers: Numbers of paragraphs, ascending.
-        wet_file: Position of their WET file among all.
-        repeats: The paragraphs to take away.
-
-    Returns:
-        For each whether it is one of these.
-    """
+    """Whether paragraphs are among `repeats`, by the position of their WET file and ascending numbers."""
     places = np.asarray(numbers, np.uint64) + np.uint64(wet_file << 32)
     if places.size:
         repeats = repeats[slice(*np.searchsorted(repeats, places[[0, -1]] + np.array([0, 1], np.uint64)))]
@@ -238,16 +192,10 @@ def is_repeated(numbers: npt.ArrayLike, wet_file: int, repeats: Repeats) -> npt.
 def without(
     document: Document, repeated: Sequence[bool] | npt.NDArray[np.bool_], settings: CorpusSettings
 ) -> Document | str:
-    """Takes repeated paragraphs away from a document.
+    """What is left of a document without its repeated paragraphs (empty for none), or ``duplicate``.
 
-    Args:
-        document: The document.
-        repeated: For each paragraph whether to take it away; empty for none.
-        settings: Have the filters for long paragraphs and length, which what is left must pass again. They
-            ask for enough, so that who passes with less passes with more.
-
-    Returns:
-        What is left, or ``duplicate``.
+    It must pass the filters for long paragraphs and length again. They ask for enough, so that who passes
+    with less passes with more.
     """
     if not np.any(repeated):
         return document
@@ -258,8 +206,8 @@ def without(
     return REASON if isinstance(verdict, str) else verdict
 
 
-def _entries(path: str, first: int, last: int) -> npt.NDArray[np.void]:
-    return np.frombuffer(partitioned.read(path, first, last), _ENTRY)
+def _entries(path: str, span: range) -> npt.NDArray[np.void]:
+    return np.frombuffer(partitioned.read(path, span.start, span.stop), _ENTRY)
 
 
 def _is_after_the_first(

@@ -33,40 +33,36 @@ from tf_codistill.jobs import stages
 from tf_codistill.jobs.stages import Advance, Stage
 
 _DROPPED = ".dropped"
-_CHUNK_BYTES = 1 << 22
 
 
 def find(
     repeated: DuplicatesStage, num_documents: int, engine: stages.Engine
 ) -> tuple[DuplicatesStage, dict[str, dict[str, Any]]]:
-    """Finds what to take away.
-
-    Args:
-        repeated: Stage 2, with no document dropped as yet.
-        num_documents: Number of documents that stage 1 has left.
-        engine: What runs the tasks.
+    """Finds what to take away of the documents that stage 1 has left.
 
     Returns:
         Stage 2 with those documents dropped that are to be, done; and the facts of its tasks.
     """
+
+    def place(name: str) -> str:
+        return files.join(repeated.directory, name)
+
+    def undecided(stage: UndecidedStage) -> int:
+        return sum(task["undecided"] for task in stages.run(stage, engine).values())
+
     facts = stages.run(repeated, engine)
     if not any(task["repeats"] for task in facts.values()):
         return repeated, facts
-    doubtful = UndecidedStage(files.join(repeated.directory, "doubtful"), repeated, num_documents)
-    number = _number_of(stages.run(doubtful, engine))
-    if not number:
+    doubtful = UndecidedStage(place("doubtful"), repeated, num_documents)
+    if not (number := undecided(doubtful)):
         return repeated, facts
-    without_doubtful = dataclasses.replace(
-        repeated, directory=files.join(repeated.directory, "without-doubtful"), dropped=doubtful.dropped
-    )
-    facts = stages.run(without_doubtful, engine)
-    left_open = UndecidedStage(files.join(repeated.directory, "open"), without_doubtful, number, doubtful)
-    if not _number_of(stages.run(left_open, engine)):
-        return without_doubtful, facts
+    least = dataclasses.replace(repeated, directory=place("without-doubtful"), dropped=doubtful.dropped)
+    facts = stages.run(least, engine)
+    left_open = UndecidedStage(place("open"), least, number, doubtful)
+    if not undecided(left_open):
+        return least, facts
     dropped = (*left_open.dropped, _decide(left_open))
-    decided = dataclasses.replace(
-        repeated, directory=files.join(repeated.directory, "decided"), dropped=dropped
-    )
+    decided = dataclasses.replace(repeated, directory=place("decided"), dropped=dropped)
     return decided, stages.run(decided, engine)
 
 
@@ -93,17 +89,16 @@ class UndecidedStage(Stage):
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
-        num_parts = self.repeated.settings.num_parts
-        return {partitioned.task_of(part): self.num_documents // num_parts for part in range(num_parts)}
+        return partitioned.tasks(self.repeated.settings.num_parts, self.num_documents)
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Judges what would be left of documents of a token shard."""
-        part, settings, number = partitioned.part_of(task), self.repeated.settings, 0
-        repeats = self.repeated.repeats(part)
+        settings, number = self.repeated.settings, 0
+        repeats = self.repeated.repeats(partitioned.part_of(task))
         with files.scratch(self.directory) as file, files.writing(self.path(task, DOCUMENTS)) as undecided:
             dropped = ParagraphHashes(file, settings)
             undecided.write(b"")  # a file without documents is a file, too
-            for position, document in self._documents(part, repeats):
+            for position, document in self._documents(task, repeats):
                 repeated = duplicates.is_repeated(document.numbers, position, repeats)
                 left = duplicates.without(document, repeated, settings)
                 is_dropped = isinstance(left, str)
@@ -112,9 +107,8 @@ class UndecidedStage(Stage):
                 # In doubt is who is dropped if the most is taken away, or kept if the least is.
                 if is_dropped == (self.doubtful is None):
                     kept = document if isinstance(left, str) else left
-                    undecided.write(
-                        partitioned.pack(position.to_bytes(partitioned.KEY_DIGITS // 2, "big"), kept)
-                    )
+                    key = position.to_bytes(partitioned.KEY_DIGITS // 2, "big")
+                    undecided.write(partitioned.pack(key, kept))
                     number += 1
             dropped.write(self.path(task, _DROPPED))
         advance(self.sizes()[task])
@@ -125,23 +119,17 @@ class UndecidedStage(Stage):
         """Files with the paragraphs of the documents that are dropped if so much is taken away."""
         return tuple(self.path(task, _DROPPED) for task in self.sizes())
 
-    def undecided(self, part: int) -> Iterator[tuple[int, Document]]:
-        """The documents of a token shard of which nobody can say yet whether they are kept.
-
-        Args:
-            part: Number of the shard, see `CorpusSettings.part`.
-
-        Yields:
-            Position of the WET file, and the document.
-        """
-        for content in partitioned.split(_chunks(self.path(partitioned.task_of(part), DOCUMENTS))):
+    def undecided(self, task: str) -> Iterator[tuple[int, Document]]:
+        """The documents that a task has found, each with the position of its WET file."""
+        for content in partitioned.split(partitioned.pieces(self.path(task, DOCUMENTS))):
             position = int(content[: partitioned.KEY_DIGITS], 16)
             yield position, partitioned.unpack(content, self.repeated.wet_files[position])
 
-    def _documents(self, part: int, repeats: Repeats) -> Iterator[tuple[int, Document]]:
+    def _documents(self, task: str, repeats: Repeats) -> Iterator[tuple[int, Document]]:
         if self.doubtful is not None:
-            yield from self.doubtful.undecided(part)
+            yield from self.doubtful.undecided(task)
             return
+        part = partitioned.part_of(task)
         for position, wet_file in enumerate(self.repeated.wet_files if repeats.size else ()):
             path = files.join(self.repeated.read_dir, wet_file + DOCUMENTS)
             for content in partitioned.split(partitioned.chunks(path, part)):
@@ -152,7 +140,7 @@ class UndecidedStage(Stage):
 def _decide(left_open: UndecidedStage) -> str:
     """Goes through the open documents, in order; returns the file with the paragraphs of those dropped."""
     settings = left_open.repeated.settings
-    documents = [entry for part in range(settings.num_parts) for entry in left_open.undecided(part)]
+    documents = [entry for task in left_open.sizes() for entry in left_open.undecided(task)]
     documents.sort(key=lambda entry: (entry[0], entry[1].numbers))
     held: set[bytes] = set()
     path = left_open.path("decided", _DROPPED)
@@ -168,14 +156,3 @@ def _decide(left_open: UndecidedStage) -> str:
                 held.update(digest for _, digest in digests)
         dropped.write(path)
     return path
-
-
-def _number_of(facts: Mapping[str, Mapping[str, Any]]) -> int:
-    return sum(task["undecided"] for task in facts.values())
-
-
-def _chunks(path: str) -> Iterator[bytes]:
-    start = 0
-    while chunk := files.read(path, start, _CHUNK_BYTES):
-        yield chunk
-        start += len(chunk)

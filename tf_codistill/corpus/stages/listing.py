@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,38 +34,22 @@ _NUMBERS_PER_TASK = 10_000_000  # 40 MB, and some times that as text
 
 
 class Listed:
-    """Gathers the paragraphs of a token shard.
-
-    Args:
-        wet_files: Names of all WET files.
-    """
+    """Gathers the paragraphs of a token shard; has the names of all WET files."""
 
     def __init__(self, wet_files: Sequence[str]) -> None:
         self._positions = {wet_file: position for position, wet_file in enumerate(wet_files)}
         self._holders, self._numbers = array("I"), array("I")
 
     def add(self, documents: Iterable[Document]) -> None:
-        """Adds the paragraphs of documents.
-
-        Args:
-            documents: Documents of the token shard.
-        """
+        """Adds the paragraphs of documents."""
         for document in documents:
             self._numbers.extend(document.numbers)
             self._holders.extend([self._positions[document.wet_file]] * len(document.numbers))
 
     def write(self, path: str) -> int:
-        """Writes them in partitions by WET file.
-
-        Args:
-            path: The file.
-
-        Returns:
-            How many there are.
-        """
+        """Writes them in partitions by WET file; returns how many there are."""
         holders, numbers = (np.array(values, _NUMBER) for values in (self._holders, self._numbers))
-        sizes = np.bincount(holders, minlength=len(self._positions)) * _NUMBER.itemsize
-        partitioned.write(path, sizes, [numbers[np.lexsort((numbers, holders))].tobytes()])
+        partitioned.write_sorted(path, holders, numbers, len(self._positions))
         return len(numbers)
 
 
@@ -91,33 +75,23 @@ class ListStage(Stage):
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of paragraphs expected in each."""
-        share = self.num_paragraphs / len(self.wet_files)
-        return {task: int(last * share) - int(first * share) for task, first, last in self._spans()}
+        return partitioned.shares(self._ranges(), len(self.wet_files), self.num_paragraphs)
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes the rows of a range of WET files."""
-        first, last = next((first, last) for name, first, last in self._spans() if name == task)
-        by_shard = [partitioned.read_each(path, first, last) for path in self.listed]
-        rows = []
-        for wet_file, parts in zip(self.wet_files[first:last], zip(*by_shard, strict=True), strict=True):
-            rows.append((wet_file, np.sort(np.frombuffer(b"".join(parts), _NUMBER))))
+        span = self._ranges()[task]
+        by_shard = [partitioned.read_each(path, span.start, span.stop) for path in self.listed]
+        contents = map(b"".join, zip(*by_shard, strict=True))
+        numbers = [np.sort(np.frombuffer(content, _NUMBER)) for content in contents]
+        rows = list(zip(self.wet_files[span.start : span.stop], numbers, strict=True))
         files.write(self.path(task, _ROWS), lists.encode(rows))
         advance(self.sizes()[task])
-        return {"paragraphs": sum(len(numbers) for _, numbers in rows)}
+        return {"paragraphs": sum(map(len, numbers))}
 
     def write(self, directory: str, is_unwrapped: bool = False) -> None:
-        """Writes the list, once all tasks are done.
-
-        Args:
-            directory: That of the corpus; gets `FILES`.
-            is_unwrapped: See `lists.write`.
-        """
+        """Writes `FILES` into the directory of the corpus, once all tasks are done; see `lists.write`."""
         rows = (files.read(self.path(task, _ROWS)) for task in self.sizes())
         lists.write(files.join(directory, LIST), rows, is_unwrapped)
 
-    def _spans(self) -> Iterator[tuple[str, int, int]]:
-        """Yields each task with its first WET file and the one before which it stops."""
-        num_tasks = min(len(self.wet_files), 1 + self.num_paragraphs // _NUMBERS_PER_TASK)
-        for index in range(num_tasks):
-            first, last = (len(self.wet_files) * i // num_tasks for i in (index, index + 1))
-            yield f"rows-{index:05d}-of-{num_tasks:05d}", first, last
+    def _ranges(self) -> dict[str, range]:
+        return partitioned.ranges(len(self.wet_files), self.num_paragraphs, _NUMBERS_PER_TASK)

@@ -44,17 +44,16 @@ def in_key_order(paths: Sequence[str], part: int, runs: str | None = None) -> It
     """
     positions = range(len(paths))
     if runs is None or len(paths) <= _MOST_AT_A_TIME:
-        entries = _merged(paths, part, positions)
-        yield from ((position, content) for _, position, content in entries)
+        for _, position, content in _merged(paths, part, positions):
+            yield position, content
         return
     directory = f"{runs}.{uuid.uuid4().hex}.runs"
     files.make_directory(directory)
     try:
         group = 1 + math.isqrt(len(paths) - 1)
-        named: list[str] = []
-        for first in positions[::group]:
-            named.append(files.join(directory, f"{len(named):03d}"))
-            _write_run(named[-1], _merged(paths, part, positions[first : first + group]))
+        named = [files.join(directory, f"{number:03d}") for number in range(-(-len(paths) // group))]
+        for number, path in enumerate(named):
+            _write_run(path, _merged(paths, part, positions[number * group : (number + 1) * group]))
         piece_bytes = _piece_bytes(len(named))
         for _, position, content in heapq.merge(*(_run(path, piece_bytes) for path in named)):
             yield position, content
@@ -85,9 +84,6 @@ def _write_run(path: str, entries: Iterable[Entry]) -> None:
 
 
 def _run(path: str, piece_bytes: int) -> Iterator[Entry]:
-    starts = range(0, files.size_bytes(path), piece_bytes)
-    for entry in partitioned.split(
-        (files.read(path, start, piece_bytes) for start in starts), _POSITION_BYTES
-    ):
+    for entry in partitioned.split(partitioned.pieces(path, piece_bytes), _POSITION_BYTES):
         content = entry[_POSITION_BYTES:]
         yield content[: partitioned.KEY_DIGITS], int.from_bytes(entry[:_POSITION_BYTES], "big"), content

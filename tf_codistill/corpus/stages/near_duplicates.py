@@ -41,23 +41,15 @@ _RECALL = 0.95  # of pairs that are as similar as the threshold says
 _SEED = 1
 _ENTRIES_PER_TASK = 1_000_000  # and at most as many signatures of 256 bytes
 _BAND = np.dtype([("hash", "<u8"), ("place", "<u8")])
-_SKETCH = np.dtype(
-    [("place", "<u8"), ("minima", "<u2", _NUM_MINIMA)]
-)  # of each minimum 16 bits tell others apart
+# Of each minimum 16 bits tell others apart.
+_SKETCH = np.dtype([("place", "<u8"), ("minima", "<u2", _NUM_MINIMA)])
 _SKETCHES_PER_CHUNK = 1 << 14
 _PLACE = np.dtype("<u8")
 _SKETCHES, _DROPPED = ".sketches", ".dropped"
 
 
 def check(settings: CorpusSettings) -> None:
-    """Checks that near duplicates can be looked for, if that is asked for.
-
-    Args:
-        settings: How the corpus is to be prepared.
-
-    Raises:
-        ValueError: A library is missing.
-    """
+    """Raises a ValueError if near duplicates are asked for and a library is missing."""
     if settings.near_duplicates is None:
         return
     try:
@@ -70,17 +62,7 @@ def check(settings: CorpusSettings) -> None:
 
 
 def without(kept: Kept, directory: str, num_documents: int, engine: stages.Engine) -> Kept:
-    """Finds near duplicates, if that is asked for.
-
-    Args:
-        kept: The documents.
-        directory: The folder of the results.
-        num_documents: Number of documents that stage 1 has left.
-        engine: What runs the tasks.
-
-    Returns:
-        The documents without those that are nearly others before them.
-    """
+    """The documents without those that are nearly others before them, if that is asked for."""
     threshold = kept.settings.near_duplicates
     if threshold is None:
         return kept
@@ -115,13 +97,11 @@ class SketchStage(Stage):
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
-        num_parts = self.kept.settings.num_parts
-        return {partitioned.task_of(part): self.num_documents // num_parts for part in range(num_parts)}
+        return partitioned.tasks(self.kept.settings.num_parts, self.num_documents)
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes signatures and bands of the documents of a token shard."""
-        part, num_bands = partitioned.part_of(task), 0
-        shape = bands_and_rows(self.threshold)
+        part, shape = partitioned.part_of(task), bands_and_rows(self.threshold)
         bands = shingles.Spill(self.path(task, ""))
         with files.writing(self.path(task, _SKETCHES)) as file:
             file.write(b"")
@@ -131,34 +111,26 @@ class SketchStage(Stage):
                 minima = signatures(grams, bounds)[has_words]
                 sketches = np.empty(len(minima), _SKETCH)
                 sketches["place"] = np.array(places)[has_words]
-                sketches["minima"] = minima.astype("<u2")
+                sketches["minima"] = minima
                 file.write(sketches.tobytes())
                 entries = np.empty((len(minima), shape[0]), _BAND)
                 entries["place"] = sketches["place"][:, None]
                 entries["hash"] = _band_hashes(minima, *shape)
                 bands.add(entries.reshape(-1))
-                num_bands += entries.size
-        return {"bands": num_bands, "runs": bands.close()}
+        return {"runs": bands.close(), "bands": bands.num_entries}
 
-    def bands(self, first: int, last: int) -> list[npt.NDArray[np.void]]:
+    def bands(self, span: range) -> list[npt.NDArray[np.void]]:
         """The bands in some partitions, of each token shard."""
         spilled = [(self.path(task, ""), self.facts(task)["runs"]) for task in self.sizes()]
-        return shingles.gather(spilled, _BAND, first, last)
+        return shingles.gather(spilled, _BAND, span)
 
     def minima(self, places: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint16]:
-        """The signatures of some documents.
-
-        Args:
-            places: Their places, sorted.
-
-        Returns:
-            A row for each.
-        """
+        """The signatures of documents at some places, which are sorted: a row for each."""
         found = np.empty((len(places), _NUM_MINIMA), np.uint16)
         for task in self.sizes() if len(places) else ():
-            path, step = self.path(task, _SKETCHES), _SKETCHES_PER_CHUNK * _SKETCH.itemsize
-            for start in range(0, files.size_bytes(path), step):
-                sketches = np.frombuffer(files.read(path, start, step), _SKETCH)
+            step = _SKETCHES_PER_CHUNK * _SKETCH.itemsize
+            for piece in partitioned.pieces(self.path(task, _SKETCHES), step):
+                sketches = np.frombuffer(piece, _SKETCH)
                 rows = np.minimum(np.searchsorted(places, sketches["place"]), len(places) - 1)
                 is_asked_for = places[rows] == sketches["place"]
                 found[rows[is_asked_for]] = sketches["minima"][is_asked_for]
@@ -188,14 +160,11 @@ class MatchStage(Stage):
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of bands expected in each."""
-        return {
-            task: self.num_bands * (last - first) // shingles.NUM_BUCKETS
-            for task, (first, last) in self._ranges().items()
-        }
+        return partitioned.shares(self._ranges(), shingles.NUM_BUCKETS, self.num_bands)
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Compares the documents of a range and writes which are to be dropped."""
-        blocks = self.sketch.bands(*self._ranges()[task])
+        blocks = self.sketch.bands(self._ranges()[task])
         entries = np.concatenate(blocks)
         parts = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
         order = np.lexsort((entries["place"], entries["hash"]))
@@ -208,21 +177,18 @@ class MatchStage(Stage):
         for start, end in groups:
             rows = minima[np.searchsorted(compared, places[start:end])]
             is_dropped[start:end] = are_near_to_one_before(rows, least)
-        dropped = order[is_dropped]
-        dropped = dropped[np.lexsort((entries["place"][dropped], parts[dropped]))]
-        sizes = np.bincount(parts[dropped], minlength=len(blocks)) * _PLACE.itemsize
-        partitioned.write(self.path(task, _DROPPED), sizes, [entries["place"][dropped].tobytes()])
+        owners, found = parts[order[is_dropped]], places[is_dropped]
+        partitioned.write_sorted(self.path(task, _DROPPED), owners, found, len(blocks))
         advance(self.sizes()[task])
         return {"compared": len(compared)}
 
     def dropped(self, part: int) -> npt.NDArray[np.uint64]:
         """The places of the near duplicates of a token shard, see `writing.Dropping`."""
-        blocks = [partitioned.read(self.path(task, _DROPPED), part) for task in self.sizes()]
-        return np.unique(np.frombuffer(b"".join(blocks), _PLACE))
+        paths = [self.path(task, _DROPPED) for task in self.sizes()]
+        return np.unique(partitioned.read_sorted(paths, part, _PLACE))
 
-    def _ranges(self) -> dict[str, tuple[int, int]]:
-        found = shingles.ranges(self.num_bands, _ENTRIES_PER_TASK)
-        return {f"bands-{first:04d}-{last:04d}": (first, last) for first, last in found}
+    def _ranges(self) -> dict[str, range]:
+        return partitioned.ranges(shingles.NUM_BUCKETS, self.num_bands, _ENTRIES_PER_TASK)
 
 
 def bands_and_rows(threshold: float) -> tuple[int, int]:
@@ -243,15 +209,7 @@ def bands_and_rows(threshold: float) -> tuple[int, int]:
 
 
 def are_near_to_one_before(minima: npt.NDArray[np.uint16], least: int) -> npt.NDArray[np.bool_]:
-    """Compares documents with all before them.
-
-    Args:
-        minima: A row for each document.
-        least: Number of equal minima of documents that are near.
-
-    Returns:
-        For each whether it is near to one before it.
-    """
+    """Whether each document, a row of minima, has at least so many equal to those of one before it."""
     found = np.zeros(len(minima), np.bool_)
     waiting = np.arange(1, len(minima))
     for row in range(len(minima) - 1):
@@ -265,15 +223,7 @@ def are_near_to_one_before(minima: npt.NDArray[np.uint16], least: int) -> npt.ND
 
 
 def signatures(grams: shingles.Hashes, bounds: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
-    """Computes the signatures of texts.
-
-    Args:
-        grams: Hashes of their n-grams.
-        bounds: Where those of each text begin, and at last where they end.
-
-    Returns:
-        A row for each.
-    """
+    """The signatures of texts, a row for each, of what `shingles.hashes` has found in them."""
     from rensa import RMinHash
 
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(

@@ -18,11 +18,13 @@ keys sort as the bytes do that they stand for.
 from __future__ import annotations
 
 import collections
+import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
-from typing import IO
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,27 +41,38 @@ _METADATA = KEY_DIGITS + _DIGITS + 2
 _NUMBER = np.dtype("<i8")
 _JSON = json.JSONEncoder(separators=(",", ":"))
 _WHERE = np.dtype("<i8")
+_ENTRY = struct.Struct(">I64sQQ")  # shard, key, where a document is, its length: bytes that sort as these do
 _CHUNK_BYTES = 1 << 22
 
 
-def task_of(part: int) -> str:
-    """The name of the task for a token shard, in stages that have one for each."""
-    return f"part-{part:05d}"
+def tasks(num_parts: int, num_documents: int) -> dict[str, int]:
+    """A task for each token shard, with the number of documents expected in it."""
+    return {f"part-{part:05d}": num_documents // num_parts for part in range(num_parts)}
 
 
 def part_of(task: str) -> int:
-    """The number of the token shard that a task is for, see `task_of`."""
+    """The number of the token shard that a task is for, see `tasks`."""
     return int(task.removeprefix("part-"))
 
 
-def write(path: str, sizes: npt.ArrayLike, chunks: Iterable[bytes]) -> None:
-    """Writes a file in partitions, atomically.
+def ranges(num_partitions: int, num_entries: int, most: int) -> dict[str, range]:
+    """Tasks that share partitions out, of about `most` entries each, with those of each."""
+    number = min(num_partitions, 1 + num_entries // most)
+    bounds = [num_partitions * index // number for index in range(number + 1)]
+    spans = map(range, bounds, bounds[1:])
+    return {f"range-{index:05d}-of-{number:05d}": span for index, span in enumerate(spans)}
 
-    Args:
-        path: The file.
-        sizes: Length of each partition in bytes.
-        chunks: What they hold, in order, in pieces of any length.
-    """
+
+def shares(spans: Mapping[str, range], num_partitions: int, num_entries: int) -> dict[str, int]:
+    """How many of all entries are expected in each of some `ranges`."""
+    return {
+        task: num_entries * span.stop // num_partitions - num_entries * span.start // num_partitions
+        for task, span in spans.items()
+    }
+
+
+def write(path: str, sizes: npt.ArrayLike, chunks: Iterable[bytes]) -> None:
+    """Writes a file in partitions of some sizes in bytes, atomically; chunks have any length, in order."""
     where = np.concatenate([[0], np.cumsum(np.asarray(sizes, _WHERE))])
     with files.writing(path) as file:
         file.write((where + where.size * _WHERE.itemsize).astype(_WHERE).tobytes())
@@ -67,70 +80,57 @@ def write(path: str, sizes: npt.ArrayLike, chunks: Iterable[bytes]) -> None:
             file.write(chunk)
 
 
+def write_sorted(path: str, owners: npt.NDArray[Any], values: npt.NDArray[Any], num_partitions: int) -> None:
+    """Writes values, sorted, each to the partition of its owner."""
+    sizes = np.bincount(owners.astype(np.int64), minlength=num_partitions) * values.itemsize
+    write(path, sizes, [values[np.lexsort((values, owners))].tobytes()])
+
+
 def read(path: str, first: int, last: int | None = None) -> bytes:
-    """Some neighbouring partitions.
-
-    Args:
-        path: A file that `write` wrote.
-        first: Number of the first partition.
-        last: Number of the partition before which to stop; None reads only the first.
-
-    Returns:
-        Their bytes.
-    """
+    """Some neighbouring partitions: the first alone, or those from it to the one before the last."""
     return b"".join(chunks(path, first, last))
 
 
 def read_each(path: str, first: int, last: int) -> list[bytes]:
-    """Some neighbouring partitions, one by one.
-
-    Args:
-        path: A file that `write` wrote.
-        first: Number of the first partition.
-        last: Number of the partition before which to stop.
-
-    Returns:
-        The bytes of each.
-    """
-    size = _WHERE.itemsize
-    where = np.frombuffer(files.read(path, size * first, size * (last - first + 1)), _WHERE).tolist()
+    """The same, each for itself."""
+    where = _where(path, first, last)
     content = files.read(path, where[0], where[-1] - where[0])
     return [content[start - where[0] : end - where[0]] for start, end in itertools.pairwise(where)]
+
+
+def read_sorted(paths: Iterable[str], part: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The values in a partition of several files, sorted."""
+    return np.sort(np.frombuffer(b"".join(read(path, part) for path in paths), dtype))
 
 
 def chunks(
     path: str, first: int, last: int | None = None, piece_bytes: int = _CHUNK_BYTES
 ) -> Iterator[bytes]:
-    """What `read` returns, in pieces.
+    """What `read` returns, in pieces, all but the last of one length."""
+    where = _where(path, first, first + 1 if last is None else last)
+    return pieces(path, piece_bytes, where[0], where[-1])
 
-    Args:
-        path: A file that `write` wrote.
-        first: Number of the first partition.
-        last: Number of the partition before which to stop; None reads only the first.
-        piece_bytes: Length of all pieces but the last.
 
-    Yields:
-        A piece at a time.
-    """
-    last = first + 1 if last is None else last
+def pieces(
+    path: str, piece_bytes: int = _CHUNK_BYTES, start: int = 0, end: int | None = None
+) -> Iterator[bytes]:
+    """The bytes of any file, or some of them, in pieces, all but the last of one length."""
+    end = files.size_bytes(path) if end is None else end
+    for position in range(start, end, piece_bytes):
+        yield files.read(path, position, min(piece_bytes, end - position))
+
+
+def _where(path: str, first: int, last: int) -> list[int]:
+    """Where partitions begin, and at last where the one before `last` ends."""
     size = _WHERE.itemsize
-    where = np.frombuffer(files.read(path, size * first, size * (last - first + 1)), _WHERE)
-    for position, after in itertools.pairwise(
-        [*range(int(where[0]), int(where[-1]), piece_bytes), int(where[-1])]
-    ):
-        yield files.read(path, position, after - position)
+    found: list[int] = np.frombuffer(
+        files.read(path, size * first, size * (last - first + 1)), _WHERE
+    ).tolist()
+    return found
 
 
 def pack(key: bytes, document: Document) -> bytes:
-    """A document as bytes.
-
-    Args:
-        key: Its key, see `reading.document_key`.
-        document: The document; the WET file is not written.
-
-    Returns:
-        What `unpack` reads.
-    """
+    """A document as bytes, behind its key, see `reading.document_key`; its WET file is not among them."""
     metadata = _JSON.encode((document.url, document.language, len(document.numbers)))
     text = "\n".join((*document.paragraphs, "")).encode("utf-8", "surrogatepass")
     numbers = np.array(document.numbers, _NUMBER).tobytes()
@@ -138,15 +138,7 @@ def pack(key: bytes, document: Document) -> bytes:
 
 
 def unpack(content: bytes, wet_file: str) -> Document:
-    """The document in bytes that `pack` returned.
-
-    Args:
-        content: The bytes.
-        wet_file: Name of the WET file.
-
-    Returns:
-        The document.
-    """
+    """The document in bytes that `pack` returned."""
     start = content.index(b"\n") + 1
     url, language, num_paragraphs = json.loads(content[_METADATA:start])
     end = len(content) - num_paragraphs * _NUMBER.itemsize
@@ -173,14 +165,9 @@ def _where_text_is(content: bytes) -> tuple[int, int]:
 
 
 def split(pieces: Iterable[bytes], before: int = 0) -> Iterator[bytes]:
-    """Goes through serialized documents, one behind the other, that come in pieces cut anywhere.
+    """Serialized documents, one behind the other, that come in pieces cut anywhere.
 
-    Args:
-        pieces: The pieces, in order.
-        before: Number of bytes of something else that precede each document.
-
-    Yields:
-        Each document, with what precedes it.
+    `before` is the number of bytes of something else that precede each, and come with it.
     """
     head = before + _METADATA
     buffer = b""
@@ -199,59 +186,38 @@ def split(pieces: Iterable[bytes], before: int = 0) -> Iterator[bytes]:
 class Sorter:
     """Documents of a WET file in a scratch file, to be written in the order of shard and key.
 
+    Args:
+        file: A new file, open to be written and read; whoever opened it closes it.
+
     Attributes:
         num_documents: How many were added, by shard.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        """With no documents yet.
-
-        Args:
-            file: A new file, open to be written and read; whoever opened it closes it.
-        """
         self._file = file
-        self._position = 0
-        # Each entry is the number of a shard, a key, and where it is, as bytes: they sort as those do,
-        # and millions of them fit into memory.
-        self._entries: list[bytes] = []
+        self._entries: list[bytes] = []  # millions of them fit into memory
+        self._sizes: collections.Counter[int] = collections.Counter()
         self.num_documents: collections.Counter[int] = collections.Counter()
 
     def add(self, key: bytes, part: int, document: Document) -> None:
-        """Adds a document.
-
-        Args:
-            key: Its key, see `reading.document_key`.
-            part: Number of its shard.
-            document: The document.
-        """
+        """Adds a document with its key and the number of its shard."""
+        start = self._file.tell()
         size = self._file.write(pack(key, document))
-        place = self._position.to_bytes(8, "big") + size.to_bytes(8, "big")
-        self._entries.append(part.to_bytes(4, "big") + key + place)
-        self._position += size
+        self._entries.append(_ENTRY.pack(part, key, start, size))
+        self._sizes[part] += size
         self.num_documents[part] += 1
 
     def write(self, path: str, num_parts: int) -> None:
-        """Writes a partition for each shard, sorted by key.
-
-        Args:
-            path: The file, see `partitions`.
-            num_parts: Number of shards.
-        """
+        """Writes a partition for each shard, sorted by key."""
         self._entries.sort()
-        sizes = [0] * num_parts
-        for entry in self._entries:
-            sizes[int.from_bytes(entry[:4], "big")] += int.from_bytes(entry[-8:], "big")
-        write(path, sizes, self._chunks())
+        write(path, [self._sizes[part] for part in range(num_parts)], self._chunks())
 
     def _chunks(self) -> Iterator[bytes]:
         self._file.flush()
-        waiting: list[bytes] = []
-        num_bytes = 0
-        for entry in self._entries:
-            start, size = int.from_bytes(entry[-16:-8], "big"), int.from_bytes(entry[-8:], "big")
-            waiting.append(os.pread(self._file.fileno(), size, start))
-            num_bytes += len(waiting[-1])
-            if num_bytes > _BATCH_BYTES:
-                yield b"".join(waiting)
-                waiting, num_bytes = [], 0
-        yield b"".join(waiting)
+        waiting = io.BytesIO()
+        for _, _, start, size in map(_ENTRY.unpack, self._entries):
+            waiting.write(os.pread(self._file.fileno(), size, start))
+            if waiting.tell() > _BATCH_BYTES:
+                yield waiting.getvalue()
+                waiting = io.BytesIO()
+        yield waiting.getvalue()

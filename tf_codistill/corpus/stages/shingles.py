@@ -13,7 +13,7 @@ hash them.
     spill = Spill(prefix)        <prefix>.0.hashed, <prefix>.1.hashed, ...: runs of bounded size, in 1024
     spill.add(entries)           partitions by the first bits of the hash
     number = spill.close()
-    gather([(prefix, number)], dtype, first, last)      all entries of some partitions
+    gather([(prefix, number)], dtype, range(0, 8))      all entries of some partitions
 """
 
 from __future__ import annotations
@@ -72,14 +72,9 @@ def hashes(texts: Sequence[bytes], length: int, step: int = 1) -> tuple[Hashes, 
 def batches(
     texts: Iterable[tuple[int, bytes | None]], advance: Callable[[int], None]
 ) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Puts texts together, as many as fit into a cache of the processor.
+    """Places and texts, without None, as many at a time as fit into a cache of the processor.
 
-    Args:
-        texts: The place of each, and the text, or None.
-        advance: Told how many have been done.
-
-    Yields:
-        Places and texts, without None.
+    `advance` is told how many have been done, None among them.
     """
     number = num_bytes = 0
     batch: tuple[list[int], list[bytes]] = ([], [])
@@ -99,14 +94,7 @@ def batches(
 
 
 def mixed(values: Hashes) -> Hashes:
-    """Spreads the differences of numbers over all their bits, as the end of MurmurHash3 does.
-
-    Args:
-        values: The numbers.
-
-    Returns:
-        As many others.
-    """
+    """Spreads the differences of numbers over all their bits, as the end of MurmurHash3 does."""
     values = (values ^ values >> np.uint64(33)) * np.uint64(0xFF51AFD7ED558CCD)
     values = (values ^ values >> np.uint64(33)) * np.uint64(0xC4CEB9FE1A85EC53)
     return values ^ values >> np.uint64(33)
@@ -117,17 +105,21 @@ class Spill:
 
     Args:
         prefix: Path that the names of the runs begin with.
+
+    Attributes:
+        num_entries: How many were added.
     """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._waiting: list[npt.NDArray[np.void]] = []
-        self._num_waiting = self._num_runs = 0
+        self._num_waiting = self._num_runs = self.num_entries = 0
 
     def add(self, entries: npt.NDArray[np.void]) -> None:
         """Adds entries, whose first field is called ``hash``."""
         self._waiting.append(entries)
         self._num_waiting += len(entries)
+        self.num_entries += len(entries)
         if self._num_waiting >= _ENTRIES_PER_RUN:
             self._write()
 
@@ -147,40 +139,17 @@ class Spill:
         self._waiting, self._num_waiting = [], 0
 
 
-def gather(
-    spilled: Iterable[tuple[str, int]], dtype: np.dtype, first: int, last: int
-) -> list[npt.NDArray[np.void]]:
-    """Reads a range of partitions of what `Spill` wrote.
+def gather(spilled: Iterable[tuple[str, int]], dtype: np.dtype, span: range) -> list[npt.NDArray[np.void]]:
+    """The entries in a range of partitions, for each `Spill` by its prefix and number of runs.
 
-    Args:
-        spilled: Prefix and number of runs, for each `Spill`.
-        dtype: Of the entries.
-        first: Number of the first partition.
-        last: Number of the partition before which to stop.
-
-    Returns:
-        The entries of each `Spill`, sorted by hash within a run.
+    Within a run they are sorted by hash.
     """
     found = []
     for prefix, num_runs in spilled:
-        runs = (partitioned.read(_run(prefix, number), first, last) for number in range(num_runs))
+        paths = (_run(prefix, number) for number in range(num_runs))
+        runs = (partitioned.read(path, span.start, span.stop) for path in paths)
         found.append(np.frombuffer(b"".join(runs), dtype))
     return found
-
-
-def ranges(num_entries: int, most: int) -> Iterator[tuple[int, int]]:
-    """Shares partitions out.
-
-    Args:
-        num_entries: Number of entries of all partitions.
-        most: About how many entries a range may have.
-
-    Yields:
-        First partition of a range, and the one before which it stops.
-    """
-    number = min(NUM_BUCKETS, 1 + num_entries // most)
-    for index in range(number):
-        yield NUM_BUCKETS * index // number, NUM_BUCKETS * (index + 1) // number
 
 
 def _run(prefix: str, number: int) -> str:

@@ -44,16 +44,9 @@ _REMEDY = "name another output directory or delete that one"
 def record(
     description: Mapping[str, Any], identity: Mapping[str, Any] | None, read: ReadStage, facts: Facts
 ) -> dict[str, Any]:
-    """What `SETTINGS` says of a corpus.
+    """What `SETTINGS` says of a corpus: its description, and of each part size, checksum and counts.
 
-    Args:
-        description: How it is prepared.
-        identity: What tells its source from others, such as the sample of a crawl; None if nothing does.
-        read: Stage 1.
-        facts: The facts of its tasks.
-
-    Returns:
-        The description, the identity, and of each part size, checksum and counts.
+    The identity tells its source from others, such as the sample of a crawl, if anything does.
     """
     parts = {}
     for task in read.num_bytes:
@@ -63,11 +56,8 @@ def record(
     if description["source"] is not None:
         return {**description, **drawn, "parts": parts}
     # From before there were other sources: the same bytes as ever.
-    return {
-        **{name: one for name, one in description.items() if name != "source"},
-        **drawn,
-        "wet_files": parts,
-    }
+    told = {name: one for name, one in description.items() if name != "source"}
+    return {**told, **drawn, "wet_files": parts}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +94,8 @@ class Finished:
         found = files.read_json(files.join(directory, SETTINGS)) if SETTINGS in mark["files"] else {}
         remedy = _REMEDY
         if not found.keys() >= description.keys() - {FILTER_CODE}:
-            found, remedy = (
-                _as_now(found),
-                f"{_REMEDY}, or ask for it as it was by gin/corpus/as_published.gin",
-            )
+            found = _as_now(found)
+            remedy += ", or ask for it as it was by gin/corpus/as_published.gin"
         for name, value in description.items():
             if name != FILTER_CODE and found.get(name) != value:
                 raise ValueError(
@@ -170,50 +158,36 @@ class Finished:
                 )
         return self.mark
 
-    def check_quarantine(self, quarantine_dir: str | None) -> None:
-        """Checks that a quarantine has what was damaged; for a finished corpus nothing is read again.
+    def check_kept(self, quarantine_dir: str | None, dropped_dir: str | None) -> None:
+        """Checks that directories, if named, have what was damaged or dropped, as nothing is read again.
 
-        Args:
-            quarantine_dir: Directory for what cannot be read; None keeps nothing.
-
-        Raises:
-            ValueError: It has nothing of some files.
+        A ValueError says what they lack: all of some file, or all that was dropped later for some reason.
         """
-        if quarantine_dir is None:
-            return
-        # Of a part of which nothing can be read there may be nothing to keep.
-        damaged = [name for name, facts in self.parts.items() if facts["unreadable"] not in ({}, _ALL)]
-        lost = [name for name in damaged if not quarantine.has(quarantine_dir, name)]
+        if quarantine_dir is not None:
+            # Of a part of which nothing can be read there may be nothing to keep.
+            damaged = [name for name, facts in self.parts.items() if facts["unreadable"] not in ({}, _ALL)]
+            lost = [repr(name) for name in damaged if not quarantine.has(quarantine_dir, name)]
+            self._check_none(lost, f"quarantine {quarantine_dir!r} would get nothing of what was damaged in")
+        if dropped_dir is not None:
+            reasons = {name: collections.Counter(one.get("dropped", {})) for name, one in self.parts.items()}
+            lost = [
+                repr(name) for name, one in reasons.items() if not dropped.has_all(dropped_dir, name, one)
+            ]
+            # Of later reasons the corpus tells how many documents, but not of which token shards.
+            later = collections.Counter(self.mark["counts"]["dropped"])
+            later.subtract(sum(reasons.values(), collections.Counter()))
+            shards = [shard for split in self.mark["splits"].values() for shard in split["shards"]]
+            for reason in +later:
+                if not any(dropped.has_all(dropped_dir, name, [reason]) for name in shards):
+                    lost.append(f"the corpus as {reason}")
+            self._check_none(lost, f"dropped_dir {dropped_dir!r} would get nothing of what was dropped of")
+
+    def _check_none(self, lost: list[str], sentence: str) -> None:
         if lost:
             raise ValueError(
-                f"{self.directory!r} holds a finished corpus, so that quarantine {quarantine_dir!r} would "
-                f"get nothing of what was damaged in {lost[0]!r}, and so on for {len(lost)} in all: it is "
-                "kept while files are read; name another output directory, or no quarantine"
-            )
-
-    def check_dropped(self, dropped_dir: str | None) -> None:
-        """Checks that a directory has the documents that were dropped, for the same reason.
-
-        Args:
-            dropped_dir: Directory for them; None keeps nothing.
-
-        Raises:
-            ValueError: It lacks those of some files, or all that were dropped later for some reason.
-        """
-        reasons = {name: collections.Counter(one.get("dropped", {})) for name, one in self.parts.items()}
-        lost = [repr(name) for name in reasons if not dropped.has_all(dropped_dir, name, reasons[name])]
-        # Of later reasons the corpus tells how many documents, but not of which token shards.
-        later = collections.Counter(self.mark["counts"]["dropped"])
-        later.subtract(sum(reasons.values(), collections.Counter()))
-        shards = [shard for split in self.mark["splits"].values() for shard in split["shards"]]
-        for reason in +later:
-            if not any(dropped.has_all(dropped_dir, name, [reason]) for name in shards):
-                lost.append(f"the corpus as {reason}")
-        if lost:
-            raise ValueError(
-                f"{self.directory!r} holds a finished corpus, so that dropped_dir {dropped_dir!r} would get "
-                f"nothing of what was dropped of {lost[0]}, and so on for {len(lost)} in all: it is kept "
-                "while the corpus is prepared; name another output directory, or no directory for it"
+                f"{self.directory!r} holds a finished corpus, so that {sentence} {lost[0]}, and so on for "
+                f"{len(lost)} in all: it is kept while the corpus is prepared; name another output "
+                "directory, or no directory for it"
             )
 
 

@@ -87,8 +87,7 @@ def prepare(
     settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
     given, identity = _given(tokenizer or settings.tokenizer), source.identity()
     description = _describe(source, settings, given, paragraph_ids)
-    kept = quarantine_dir, dropped_dir
-    found = _check(output_dir, settings, description, *kept)  # before hours of fetching
+    found = _check(output_dir, settings, description, quarantine_dir, dropped_dir)  # before hours of fetching
     if found is not None and found.is_of(identity):
         return found.mark
     source = source.resolved(fetch=found is None)
@@ -97,9 +96,12 @@ def prepare(
     if mark is None:
         output = Written.beside(output_dir)
         absent = output.absent()
-        key = _key_of_reading(settings, description)
+        # As each stage, stage 1 gets a folder that is named by all that its results depend on.
+        key = fingerprint(
+            _WORK_VERSION, settings.of_reading(), description["paragraph_ids"], description["source"]
+        )
         try:
-            _make_directories(*kept)
+            _make_directories(quarantine_dir, dropped_dir)
             output.open()
             listed_dir = _listed(paragraph_ids, work_dir, key, num_bytes)
             read_dir = files.join(work_dir, f"read-{key}")
@@ -128,23 +130,11 @@ def check(
 ) -> Finished | None:
     """Checks what `prepare` would be given, before anything is fetched for it.
 
-    Args:
-        source: Where the documents come from; its parts are not looked at.
-        output_dir: Directory of the corpus.
-        settings: Vocabulary, filters and sizes.
-        tokenizer: Path of a tokenizer's file; by default that of the settings.
-        quarantine_dir: Directory for what cannot be read.
-        dropped_dir: Directory for what is dropped.
-        paragraph_ids: A list of paragraphs.
-
-    Returns:
-        The corpus that is there and was prepared so, perhaps from other parts; None if there is none.
-
-    Raises:
-        ValueError: A directory cannot be written to, `output_dir` holds something else, such as a corpus that
-            was prepared otherwise, the tokenizer is none, a library is missing, or `quarantine_dir` or
-            `dropped_dir` lacks what it would have got when the corpus was prepared.
-        FileNotFoundError: The tokenizer does not exist.
+    Of the source the parts are not looked at. Returns the corpus that is there and was prepared so, perhaps
+    from other parts; None if there is none. A ValueError says that a directory cannot be written to, that
+    `output_dir` holds something else, such as a corpus that was prepared otherwise, that the tokenizer is
+    none, that a library is missing, or that `quarantine_dir` or `dropped_dir` lacks what it would have got
+    when the corpus was prepared; a FileNotFoundError that there is no tokenizer.
     """
     settings = _settings(settings, paragraph_ids)
     description = _describe(source, settings, _given(tokenizer or settings.tokenizer), paragraph_ids)
@@ -160,8 +150,7 @@ def _check(
 ) -> Finished | None:
     found = Finished.find(output_dir, description)
     if found is not None:
-        found.check_quarantine(quarantine_dir)
-        found.check_dropped(dropped_dir)
+        found.check_kept(quarantine_dir, dropped_dir)
         return found
     output = Written.beside(output_dir)
     absent = output.absent()
@@ -259,11 +248,9 @@ def _forget_changed(read: ReadStage) -> None:
         facts = read.facts(task)
         unreadable = facts["counts"]["unreadable"]
         now = read.source.renewed(task, {**facts, "unreadable": unreadable})
-        if unreadable and read.quarantine_dir is not None and not quarantine.has(read.quarantine_dir, task):
-            now = None
-        if not dropped.has_all(read.dropped_dir, task, facts["counts"]["dropped"]):
-            now = None
-        if now is None:
+        is_kept = not unreadable or read.quarantine_dir is None or quarantine.has(read.quarantine_dir, task)
+        is_kept &= dropped.has_all(read.dropped_dir, task, facts["counts"]["dropped"])
+        if now is None or not is_kept:
             files.remove(read.path(task, ".json"))
         elif now["modified_at"] != facts["modified_at"]:
             files.write_json(read.path(task, ".json"), {**facts, "modified_at": now["modified_at"]})
@@ -357,20 +344,12 @@ def _describe(
     description = settings.describe()
     if tokenizer is not None:
         description["num_pieces"] = None  # the tokenizer says it
-    listed = None if paragraph_ids is None else paragraph_ids.sha256
-    own = {
+    return {
+        **description,
         "tokenizer": tokenizer and tokenizer.checksum,
-        "paragraph_ids": listed,
+        "paragraph_ids": paragraph_ids and paragraph_ids.sha256,
         "source": source.describe(),
     }
-    return {**description, **own}
-
-
-def _key_of_reading(settings: CorpusSettings, description: Mapping[str, Any]) -> str:
-    """Names the folder of stage 1, as each stage gets one that is named by all that its results depend on."""
-    return fingerprint(
-        _WORK_VERSION, settings.of_reading(), description["paragraph_ids"], description["source"]
-    )
 
 
 def _make_directories(*directories: str | None) -> None:

@@ -32,12 +32,8 @@ Facts = Mapping[str, Mapping[str, Any]]
 def of_reading(facts: Facts) -> dict[str, Any]:
     """The sums of what the tasks of stage 1 counted.
 
-    Args:
-        facts: The facts of those that are done.
-
-    Returns:
-        Pages ``read``; how many were ``unwrapped``; how many ``dropped``, by reason, or ``unreadable``, or
-        odd (``dirt``), by kind.
+    Pages ``read``; how many were ``unwrapped``; how many ``dropped``, by reason, or ``unreadable``, or odd
+    (``dirt``), by kind.
     """
     sums: dict[str, Any] = {
         name: sum(task["counts"][name] for task in facts.values()) for name in ("read", "unwrapped")
@@ -50,16 +46,9 @@ def of_reading(facts: Facts) -> dict[str, Any]:
 
 
 def of_corpus(read: ReadStage, read_facts: Facts, repeated: Facts, written: Facts) -> dict[str, Any]:
-    """What became of all documents: read = kept + dropped + unreadable.
+    """What the mark of a corpus says of all documents: read = kept + dropped + unreadable.
 
-    Args:
-        read: Stage 1.
-        read_facts: The facts of its tasks.
-        repeated: Those of stage 2.
-        written: Those of stage 3.
-
-    Returns:
-        The counts that stand in the mark of the corpus.
+    Given are stage 1 and the facts of its tasks, then those of stages 2 and 3.
     """
     counts = of_reading(read_facts)
     for task in written.values():
@@ -78,12 +67,7 @@ def of_corpus(read: ReadStage, read_facts: Facts, repeated: Facts, written: Fact
 def cause(counts: Mapping[str, Any], settings: CorpusSettings) -> str:
     """Why most of the documents that are dropped are, if that is one reason and they are many.
 
-    Args:
-        counts: With ``read`` and ``dropped``, as of a corpus.
-        settings: Have the filters, which know what their reasons mean.
-
-    Returns:
-        Words to be put behind others; none if there is no such reason.
+    In words to be put behind others; the filters of the settings know what their reasons mean.
     """
     dropped = collections.Counter(counts["dropped"])
     for reason in _WANTED:
@@ -100,38 +84,26 @@ def cause(counts: Mapping[str, Any], settings: CorpusSettings) -> str:
 
 
 def summary(mark: Mapping[str, Any], directory: str, settings: CorpusSettings) -> str:
-    """What became of the documents, for people to read.
-
-    Args:
-        mark: The mark of the corpus.
-        directory: Where the corpus is.
-        settings: How it was prepared.
-
-    Returns:
-        A few lines of text.
-    """
+    """What became of the documents, for people to read, from the mark of the corpus in a directory."""
     counts = mark["counts"]
-    rows = [
-        ("read", counts["read"]),
-        *((f"dropped: {reason}", number) for reason, number in sorted(counts["dropped"].items())),
-        *((f"unreadable: {kind}", number) for kind, number in sorted(counts["unreadable"].items())),
-        ("kept", counts["kept"]),
-    ]
-    lines = [f"  {name:<32}{number:>14,}" for name, number in rows]
+    lines = [f"corpus {directory}: vocabulary {mark['vocabulary_size']:,}, documents:"]
+    rows = {"read": counts["read"]}
+    for kind in ("dropped", "unreadable"):
+        rows |= {f"{kind}: {reason}": number for reason, number in sorted(counts[kind].items())}
+    rows["kept"] = counts["kept"]
+    lines += [f"{name:<32}{number:>14,}" for name, number in rows.items()]
     for name, split in sorted(mark["splits"].items()):
-        lines.append(f"  {name:<12}{split['num_documents']:>10,} documents{split['num_tokens']:>16,} tokens")
+        lines.append(f"{name:<12}{split['num_documents']:>10,} documents{split['num_tokens']:>16,} tokens")
     if counts.get("unwrapped"):
-        lines.append(f"  wrapped, and joined to paragraphs before: {counts['unwrapped']:,}")
+        lines.append(f"wrapped, and joined to paragraphs before: {counts['unwrapped']:,}")
     if why := cause(counts, settings):
-        lines.append(f"  {sum(counts['dropped'].values()):,} dropped{why}")
+        lines.append(f"{sum(counts['dropped'].values()):,} dropped{why}")
     if counts.get("wet_files_not_given"):
         lines.append(
-            f"  files or other parts that are listed but were not given: {counts['wet_files_not_given']:,}"
+            f"files or other parts that are listed but were not given: {counts['wet_files_not_given']:,}"
         )
     if counts["unreadable_files"]:
-        lines.append(
-            f"  files or other parts that could not be read: {', '.join(counts['unreadable_files'])}"
-        )
+        lines.append(f"files or other parts that could not be read: {', '.join(counts['unreadable_files'])}")
     if counts.get("truncated_files"):
-        lines.append(f"  files or other parts that end too early: {', '.join(counts['truncated_files'])}")
-    return "\n".join([f"corpus {directory}: vocabulary {mark['vocabulary_size']:,}, documents:", *lines])
+        lines.append(f"files or other parts that end too early: {', '.join(counts['truncated_files'])}")
+    return "\n  ".join(lines)

@@ -206,12 +206,7 @@ def _example(page: reading.Page, filters: Sequence[Filter]) -> Example:
 
 
 def show(drawn: Drawn, console: rich_console.Console | None = None) -> None:
-    """Prints pages that were drawn, in colours on a terminal.
-
-    Args:
-        drawn: The pages.
-        console: Where to print; by default standard output.
-    """
+    """Prints pages that were drawn, by default to standard output, in colours on a terminal."""
     console = console or rich_console.Console(highlight=False)
     for example in (*drawn.kept, *drawn.dropped):
         for line in _lines(example):
@@ -221,9 +216,7 @@ def show(drawn: Drawn, console: rich_console.Console | None = None) -> None:
     num_pages = sum(drawn.counts.values())
     console.print(Text(f"{num_pages:,} {of} read: {_told(drawn.counts)}"), soft_wrap=True)
     if drawn.may_repeat:
-        console.print(
-            Text("Repeated paragraphs are found later and are not taken away here."), soft_wrap=True
-        )
+        console.print("Repeated paragraphs are found later and are not taken away here.", soft_wrap=True)
 
 
 def _told(counts: Mapping[str, int]) -> str:
@@ -234,24 +227,19 @@ def _told(counts: Mapping[str, int]) -> str:
 
 def _lines(example: Example) -> Iterator[Text]:
     document = example.document
-    style = "bold green" if example.reason is None else "bold red"
-    yield Text.assemble(
-        ("kept     " if example.reason is None else "dropped  ", style), _printable(document.url)
-    )
+    fate = ("dropped  ", "bold red") if example.reason else ("kept     ", "bold green")
+    yield Text.assemble(fate, _printable(document.url))
     language = _printable(document.language or "language not told")
     yield Text(f"         {document.wet_file}, {language}: {_fate(example)}")
     left = set(example.left.numbers) if example.left else set()
     for number, paragraph in list(zip(document.numbers, document.paragraphs, strict=True))[:_NUM_LINES]:
-        text = _printable(paragraph[:_LINE_CHARACTERS]) + (
-            " ..." if len(paragraph) > _LINE_CHARACTERS else ""
-        )
+        text = _printable(paragraph[:_LINE_CHARACTERS])
+        text += " ..." if len(paragraph) > _LINE_CHARACTERS else ""
         mark, style = ("+", "green") if number in left else ("-", "red")
-        step = example.taken_away.get(number, "")
-        yield Text.assemble(
-            (f"    {mark}{number:>9}  ", style),
-            f"{text:<{_LINE_CHARACTERS}}" if step else text,
-            (f"  {step}" if step else "", "dim"),
-        )
+        line = Text.assemble((f"    {mark}{number:>9}  ", style), text)
+        if step := example.taken_away.get(number):
+            line.append(" " * max(0, _LINE_CHARACTERS - len(text)) + f"  {step}", "dim")
+        yield line
     if len(document.paragraphs) > _NUM_LINES:
         yield Text(f"               ... {len(document.paragraphs) - _NUM_LINES:,} paragraphs more")
 
@@ -262,16 +250,11 @@ def _fate(example: Example) -> str:
     num_left = len(example.left.paragraphs) if example.left else 0
     said = f"{example.reason}, " if example.reason else ""
     said += f"{num_left:,} of {num_paragraphs:,} paragraphs left"
-    by_step = collections.Counter(example.taken_away.values())
-    if by_step:
-        said += ", taken away: " + ", ".join(
-            f"{number:,} by {step}" for step, number in sorted(by_step.items())
-        )
-    return said
+    by_step = sorted(collections.Counter(example.taken_away.values()).items())
+    taken = ", ".join(f"{number:,} by {step}" for step, number in by_step)
+    return said + (f", taken away: {taken}" if taken else "")
 
 
 def _printable(text: str) -> str:
     """A page's text without anything that a terminal would obey."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
-    )
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)

@@ -80,10 +80,13 @@ def inspect(corpus: tokens.Corpus, seed: int = 0, max_sampled_tokens: int = MAX_
     for name, split in splits.items():
         sample = _sample(split, max_sampled_tokens, rng)
         sections.append((f"{name.capitalize()} documents", _length_rows(split)))
-        sections.append((_sample_title(name, sample, split), _text_rows(sample, tokenizer)))
+        every = np.concatenate([*sample, np.empty(0, np.int32)])
+        counts = np.bincount(every, minlength=tokenizer.vocabulary_size)
+        texts = list(map(tokenizer.decode, sample))
+        sections.append((_sample_title(name, len(every), split), _text_rows(texts, counts, tokenizer)))
         windows[name] = tuple(_windows(split, tokenizer, rng))
         if name == "train":
-            sections.append(("Commonest pieces of train", _top_rows(sample, tokenizer)))
+            sections.append(("Commonest pieces of train", _top_rows(counts, tokenizer)))
     lengths = {name: np.diff(split.starts) for name, split in splits.items()}
     return Inspection(corpus.directory, _outcomes(corpus.manifest), lengths, tuple(sections), windows)
 
@@ -91,14 +94,12 @@ def inspect(corpus: tokens.Corpus, seed: int = 0, max_sampled_tokens: int = MAX_
 def _manifest_rows(corpus: tokens.Corpus) -> Rows:
     manifest = corpus.manifest
     num_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
-    splits = [
-        (
-            name,
-            f"{split['num_documents']:,} documents, {split['num_tokens']:,} tokens, "
-            f"{len(split['shards'])} shard{'s' if len(split['shards']) != 1 else ''}",
+    splits = []
+    for name, split in sorted(manifest["splits"].items()):
+        shards = f"{len(split['shards'])} shard{'s' if len(split['shards']) != 1 else ''}"
+        splits.append(
+            (name, f"{split['num_documents']:,} documents, {split['num_tokens']:,} tokens, {shards}")
         )
-        for name, split in sorted(manifest["splits"].items())
-    ]
     return (
         ("directory", visible(corpus.directory)),
         ("size", f"{num_bytes:,} bytes in {len(manifest['files'])} files"),
@@ -155,24 +156,17 @@ def _sample(split: tokens.Split, max_tokens: int, rng: np.random.Generator) -> l
     return [split.gather(np.arange(bounds[index], bounds[index + 1])) for index in chosen]
 
 
-def _sample_title(name: str, sample: list[npt.NDArray[np.int32]], split: tokens.Split) -> str:
-    num_tokens = sum(map(len, sample))
+def _sample_title(name: str, num_tokens: int, split: tokens.Split) -> str:
     if num_tokens == split.num_tokens:
         return f"Text of {name}"
     return f"Text of {name}, from a sample of {num_tokens:,} of {split.num_tokens:,} tokens"
 
 
-def _text_rows(sample: list[npt.NDArray[np.int32]], tokenizer: Tokenizer) -> Rows:
-    num_words = num_characters = num_pieces = num_unknown = num_sentences = num_paragraphs = 0
-    for ids in sample:
-        text = tokenizer.decode(ids)
-        num_words += len(text.split())
-        num_characters += len(text)
-        num_unknown += int(np.count_nonzero(ids == tokens.OUT_OF_VOCABULARY))
-        num_pieces += int(np.count_nonzero(ids >= tokens.NUM_SPECIAL))
-        num_sentences += int(np.count_nonzero(ids == tokens.SENTENCE_END))
-        num_paragraphs += int(np.count_nonzero(ids == tokens.PARAGRAPH_END))
-    num_pieces += num_unknown
+def _text_rows(texts: list[str], counts: npt.NDArray[np.int64], tokenizer: Tokenizer) -> Rows:
+    num_words, num_characters = sum(len(text.split()) for text in texts), sum(map(len, texts))
+    marks = tokens.OUT_OF_VOCABULARY, tokens.SENTENCE_END, tokens.PARAGRAPH_END
+    num_unknown, num_sentences, num_paragraphs = (int(counts[mark]) for mark in marks)
+    num_pieces = int(counts[tokens.NUM_SPECIAL :].sum()) + num_unknown
     if not num_pieces:
         return (("words", "0"),)
     sentences = (
@@ -189,11 +183,8 @@ def _text_rows(sample: list[npt.NDArray[np.int32]], tokenizer: Tokenizer) -> Row
     )
 
 
-def _top_rows(sample: list[npt.NDArray[np.int32]], tokenizer: Tokenizer) -> Rows:
-    counts = np.zeros(tokenizer.vocabulary_size, np.int64)
-    for ids in sample:
-        counts += np.bincount(ids, minlength=len(counts))
-    counts[: tokens.NUM_SPECIAL] = 0
+def _top_rows(counts: npt.NDArray[np.int64], tokenizer: Tokenizer) -> Rows:
+    counts = np.where(np.arange(len(counts)) < tokens.NUM_SPECIAL, 0, counts)
     top = [int(index) for index in np.argsort(-counts, kind="stable")[:NUM_TOP_PIECES] if counts[index]]
     shown = [visible(tokenizer.piece(index)).replace(" ", "\u2423").replace("\t", "\u21e5") for index in top]
     total = max(1, counts.sum())

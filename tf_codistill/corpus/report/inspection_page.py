@@ -37,29 +37,14 @@ blockquote { white-space: pre-wrap; overflow-wrap: anywhere; margin: 1rem 0; pad
 
 
 def as_text(inspection: Inspection) -> str:
-    """The inspection for a terminal.
-
-    Args:
-        inspection: What was found.
-
-    Returns:
-        Lines of text.
-    """
+    """The inspection as lines for a terminal."""
     return "\n".join(_lines(inspection))
 
 
 def write_page(inspection: Inspection, output_dir: str) -> str:
-    """Writes the page and its picture.
+    """Writes the page and its picture, in place of older ones; returns the path of the page.
 
-    Args:
-        inspection: What was found.
-        output_dir: Directory for the two files; created if it does not exist, older ones are replaced.
-
-    Returns:
-        Path of the page.
-
-    Raises:
-        ValueError: The directory cannot be written to.
+    A ValueError says that the directory cannot be written to.
     """
     files.make_directory(output_dir)
     files.write(files.join(output_dir, PICTURE), draw(inspection))
@@ -69,14 +54,7 @@ def write_page(inspection: Inspection, output_dir: str) -> str:
 
 
 def draw(inspection: Inspection) -> bytes:
-    """Draws how long documents are and what became of them.
-
-    Args:
-        inspection: What was found.
-
-    Returns:
-        The picture as PNG.
-    """
+    """Draws how long documents are and what became of them, as PNG."""
     num_kept, num_read = inspection.outcomes["kept"], sum(inspection.outcomes.values())
     share = f"{num_kept / num_read:.1%} of " if num_read else ""
     with matplotlib.rc_context(pictures.STYLE):

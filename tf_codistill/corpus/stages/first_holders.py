@@ -38,10 +38,9 @@ _DROPPED = ".dropped"
 def find(
     repeated: DuplicatesStage, num_documents: int, engine: stages.Engine
 ) -> tuple[DuplicatesStage, dict[str, dict[str, Any]]]:
-    """Finds what to take away of the documents that stage 1 has left.
+    """Finds what to take away, from stage 2 as if no document were dropped.
 
-    Returns:
-        Stage 2 with those documents dropped that are to be, done; and the facts of its tasks.
+    Returns stage 2 with those documents dropped that are to be, done, and the facts of its tasks.
     """
 
     def place(name: str) -> str:

@@ -66,18 +66,9 @@ class Page(NamedTuple):
 
 
 def read_documents(source: Source, settings: CorpusSettings) -> Iterator[tuple[Document, Document | str]]:
-    """Reads the pages of a source and judges each.
+    """Yields each page of a source, and what the filters leave of it or the reason for which it is dropped.
 
-    Args:
-        source: Where they come from.
-        settings: Has the filters.
-
-    Yields:
-        A page, and what the filters leave of it or the reason for which it is dropped.
-
-    Raises:
-        OSError: A part is out of reach.
-        ValueError: No page can be read of one, or the source names none.
+    An OSError says that a part is out of reach, a ValueError that no page can be read of one.
     """
     source = source.resolved()
     for part in source.parts():
@@ -92,20 +83,9 @@ def judge_pages(
     part: str,
     selected: Selected | None = None,
 ) -> Iterator[Page]:
-    """Judges the pages among what was read of a part.
+    """Judges the pages among what was read of a part, by the filters or by what is selected in their place.
 
-    Args:
-        items: What was read.
-        settings: Has the filters, and says whether wrapped pages are joined to paragraphs before.
-        part: Its name.
-        selected: Takes the place of the filters.
-
-    Yields:
-        The pages with what became of them.
-
-    Raises:
-        UnreadableError: Paragraphs are selected, and the part is damaged; raised once all of it was read.
-        ValueError: The part has not got what is selected.
+    If paragraphs are selected and the part is damaged, UnreadableError is raised once all of it was read.
     """
     filters = settings.filters if selected is None else [selected]
     first = 0
@@ -134,14 +114,7 @@ def num_lines(text: str) -> int:
 
 
 def document_key(document: Document) -> bytes:
-    """The key of a document that no filter has touched.
-
-    Args:
-        document: The document with all its lines, as they stand in its part.
-
-    Returns:
-        64 bytes: SHA-256 of the address, SHA-256 of the text.
-    """
+    """The key of a document before any filter, 64 bytes: SHA-256 of its address, then of its text."""
     text = "\n".join(document.paragraphs)
     address = hashlib.sha256(document.url.encode("utf-8", "replace"))
     return address.digest() + hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
@@ -179,16 +152,9 @@ class ReadStage(Stage):
         return self.num_bytes
 
     def run(self, engine: Engine) -> dict[str, dict[str, Any]]:
-        """Reads the parts that have not been read yet.
+        """Reads parts that have not been read yet; returns the facts of all that can be read, by task.
 
-        Args:
-            engine: What runs the tasks.
-
-        Returns:
-            The facts of each task, without those of whose parts nothing can be read.
-
-        Raises:
-            OSError: A part is out of reach. Tasks that had begun are done, the others have not begun.
+        An OSError says that a part is out of reach. Tasks that had begun are done, the others have not begun.
         """
         note = files.join(self.directory, _OUT_OF_REACH)
         files.remove(note)
@@ -263,14 +229,7 @@ class ReadStage(Stage):
         return found
 
     def failures(self, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-        """What is wrong with parts that cannot be read, or not to their end.
-
-        Args:
-            facts: The facts of the tasks that are done.
-
-        Returns:
-            Sentences by task.
-        """
+        """What is wrong with parts that cannot be read, or not to their end, in sentences by task."""
         said = {}
         for task in self.num_bytes:
             if task not in facts:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import sys
 import uuid
@@ -56,11 +57,7 @@ class Dropping(Protocol):
     def dropped(self, part: int) -> npt.NDArray[np.uint64]:
         """The places of those of a token shard.
 
-        Args:
-            part: Number of the shard.
-
-        Returns:
-            Position of the WET file times 2 ** 32, plus the number of the first paragraph of stage 1.
+        Each is the position of the WET file times 2 ** 32, plus the number of the first paragraph of stage 1.
         """
 
 
@@ -79,14 +76,9 @@ class Kept:
     also_dropped: Sequence[Dropping] = ()
 
     def in_key_order(self, part: int, runs: str | None = None) -> Iterator[tuple[Document, Document | str]]:
-        """The documents of a token shard.
+        """Yields each document of a token shard, and what is left of it or the reason for dropping it.
 
-        Args:
-            part: Number of the shard, see `CorpusSettings.part`.
-            runs: See `merging.in_key_order`.
-
-        Yields:
-            A document of stage 1, and what is left of it or the reason for dropping it.
+        For `part` see `CorpusSettings.part`, for `runs` `merging.in_key_order`.
         """
         for _, wet_file, content, repeated in self._stored(part, runs):
             found = partitioned.unpack(content, wet_file)
@@ -96,15 +88,7 @@ class Kept:
                 yield found, duplicates.without(found, repeated, self.settings)
 
     def texts(self, part: int, runs: str | None = None) -> Iterator[tuple[int, bytes | None]]:
-        """The texts of a token shard, in the same order.
-
-        Args:
-            part: Number of the shard.
-            runs: See `merging.in_key_order`.
-
-        Yields:
-            The place of a document, see `Dropping`, and its text in UTF-8, None if it is dropped.
-        """
+        """Yields the place of each document, see `Dropping`, and its text in UTF-8, None if it is dropped."""
         for place, wet_file, content, repeated in self._stored(part, runs):
             if isinstance(repeated, str):
                 yield place, None
@@ -131,27 +115,21 @@ class Kept:
 
 
 def learn(kept: Kept, path: str) -> None:
-    """Learns word pieces from training documents, unless that is done already.
+    """Learns word pieces from training documents, unless the model's file is there already.
 
-    Args:
-        kept: The documents.
-        path: The model's file.
-
-    Raises:
-        ValueError: There is not enough text.
+    A ValueError says that there is not enough text.
     """
     if files.exists(path):
         return
-    limit = kept.settings.max_learning_characters
+    parts = range(kept.settings.num_shards)
     sample: list[str] = []
     num_characters = 0
-    for part in range(kept.settings.num_shards):
-        for _, left in kept.in_key_order(part) if num_characters < limit else ():
-            if num_characters >= limit:
-                break
-            if isinstance(left, Document):
-                sample.append(_text(left))
-                num_characters += len(sample[-1])
+    for _, left in itertools.chain.from_iterable(map(kept.in_key_order, parts)):
+        if num_characters >= kept.settings.max_learning_characters:
+            break
+        if isinstance(left, Document):
+            sample.append(_text(left))
+            num_characters += len(sample[-1])
     with Progress("learning word pieces", num_characters, "characters") as progress:
         WordPieces.train(sample, kept.settings.num_pieces, path)
         progress.advance(num_characters)
@@ -188,11 +166,9 @@ class WriteStage(Stage):
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
-        sizes = {}
-        for task, (split, index, num_shards) in self._shards().items():
-            total = self.num_documents[split]
-            sizes[task] = total * (index + 1) // num_shards - total * index // num_shards
-        return sizes
+        number = self.num_documents
+        shards = self._shards().items()
+        return {task: number[split] // num_shards for task, (split, _, num_shards) in shards}
 
     def done(self) -> set[str]:
         """Names of the tasks whose facts, shards and, if asked for, dropped documents are there."""
@@ -221,10 +197,10 @@ class WriteStage(Stage):
 
     def splits(self) -> dict[str, list[str]]:
         """Names of the tasks of each split, in order."""
-        names: dict[str, list[str]] = {split: [] for split in self.settings.splits}
-        for task, (split, _, _) in self._shards().items():
-            names[split].append(task)
-        return names
+        shards = self._shards().items()
+        return {
+            name: [task for task, (split, *_) in shards if split == name] for name in self.settings.splits
+        }
 
     def listed(self, task: str) -> str:
         """Path of the file with the paragraphs of a token shard, see `listing.Listed`."""

@@ -96,10 +96,8 @@ def prepare(
     if mark is None:
         output = Written.beside(output_dir)
         absent = output.absent()
-        # As each stage, stage 1 gets a folder that is named by all that its results depend on.
-        key = fingerprint(
-            _WORK_VERSION, settings.of_reading(), description["paragraph_ids"], description["source"]
-        )
+        own = description["paragraph_ids"], description["source"]
+        key = fingerprint(_WORK_VERSION, settings.of_reading(), *own)  # of all that stage 1 depends on
         try:
             _make_directories(quarantine_dir, dropped_dir)
             output.open()

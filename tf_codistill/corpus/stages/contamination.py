@@ -65,7 +65,6 @@ class HeldOutStage(Stage):
     """Gathers the n-grams of held-out documents; a task is a split.
 
     Attributes:
-        directory: The folder of its results.
         kept: The documents.
         num_documents: Number of documents of each split, or somewhat more.
     """
@@ -166,7 +165,6 @@ class ContaminationStage(Stage):
     """Finds training documents that are nearly held-out ones; a task is a token shard.
 
     Attributes:
-        directory: The folder of its results.
         held_out: The stage that has gathered what is held out, done.
         num_documents: Number of training documents, or somewhat more.
         reason: Why such a document is dropped.

@@ -109,7 +109,6 @@ class DuplicatesStage(Stage):
     """Finds repeated paragraphs; a task is a range of hashes.
 
     Attributes:
-        directory: The folder of its results.
         settings: Say where paragraphs may not be repeated.
         read_dir: The folder of the results of stage 1.
         wet_files: Names of its tasks, in order.

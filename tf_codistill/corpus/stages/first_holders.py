@@ -70,7 +70,6 @@ class UndecidedStage(Stage):
     """Finds documents of which nobody can say yet whether they are kept; a task is a token shard.
 
     Attributes:
-        directory: The folder of its results.
         repeated: What would be taken away.
         num_documents: Number of documents that are not decided so far.
         doubtful: The stage that has left them; None if none was before, and all documents of stage 1 are.

@@ -58,7 +58,6 @@ class ListStage(Stage):
     """Lists the paragraphs of a corpus; a task is a range of WET files.
 
     Attributes:
-        directory: The folder of its results.
         wet_files: Names of all WET files, in order.
         listed: Path of what `Listed.write` wrote of each token shard.
         num_paragraphs: Their number.

@@ -79,7 +79,6 @@ class SketchStage(Stage):
     """Computes signatures; a task is a token shard.
 
     Attributes:
-        directory: The folder of its results.
         kept: The documents.
         threshold: Jaccard similarity from which on documents are near.
         num_documents: Number of documents, or somewhat more.
@@ -142,7 +141,6 @@ class MatchStage(Stage):
     """Compares documents that have a band in common; a task is a range of hashes of bands.
 
     Attributes:
-        directory: The folder of its results.
         sketch: The stage that has computed the signatures, done.
         num_bands: Number of bands of all documents.
         reason: Why a near duplicate is dropped.

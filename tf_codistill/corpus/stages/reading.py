@@ -125,7 +125,6 @@ class ReadStage(Stage):
     """Reads a source; a task is a part of it, named as that is.
 
     Attributes:
-        directory: The folder of its results.
         settings: Filters, and what says which token shard a document goes to.
         source: Has the documents; what it has to fetch is fetched.
         num_bytes: Size of each part, 0 where it is not known.

@@ -1,0 +1,262 @@
+"""PredictionExchange: groups on the same batch exchange what they predict, and no weights.
+
+    group 0   student predicts ---> compress ---> left for group 1, taken by it ---> expand ---> its teaching
+    group 1   student predicts ---> compress ---> left for group 0, taken by it ---> expand ---> its teaching
+
+Nobody computes a teacher: a step costs a pass of the student, what travels, and the wait for the slowest one.
+All groups read the same batches (``data = 'same_batches'``: coordinated sampling, Sodhani et al. 2020), and
+teaching is that of the current students, as `FellowStudents` have it in one process. Rows find each other by
+their keys. Who is not there in time is absent for that batch, see `exchange.predictions.rendezvous`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_codistill import distribution, files
+from tf_codistill.exchange import manifests
+from tf_codistill.exchange.predictions.channel import FileChannel
+from tf_codistill.exchange.predictions.forms import Form, Logits, Spec
+from tf_codistill.exchange.predictions.message import Layout
+from tf_codistill.exchange.predictions.rendezvous import PredictionCosts, Rendezvous
+from tf_codistill.exchange.topology import RandomPeers, Topology, teachers_of
+from tf_codistill.groups import decisions
+from tf_codistill.teaching.base import Place, Taught, Teaching
+
+
+@gin.configurable(module="tf_codistill")
+class PredictionExchange(Teaching):
+    """What this group and its peers predict for a batch that they all read, exchanged inside the step.
+
+    `fit` adds to the logs of each epoch what it has cost, see `rendezvous.PredictionCosts`, and
+    ``taught_share``, the share of rows and peers for which there was a prediction.
+
+    Attributes:
+        costs: What exchanging has cost this worker.
+    """
+
+    on_host = True
+
+    def __init__(
+        self,
+        directory: str | None = None,
+        group: int = 0,
+        num_groups: int = 1,
+        form: Form | None = None,
+        topology: Topology = "fully_connected",
+        wait_secs: float = 30.0,
+        keep_steps: int = 1000,
+        max_bytes: float = 1e9,
+        run_id: str | None = None,
+    ) -> None:
+        """Takes note of the arguments; touches no file.
+
+        Args:
+            directory: The exchange, of any scheme of ``tf.io.gfile``; an `Experiment` says the first three.
+            group: This group, from 0.
+            num_groups: Number of groups.
+            form: What travels of a prediction, see `exchange.predictions.forms`; float16 logits if not given.
+            topology: Who teaches whom, see `exchange.topology.teachers_of`; not `RandomPeers`.
+            wait_secs: How long a step waits for a peer, at most.
+            keep_steps: For how many steps what this group has predicted is kept, for peers that are behind.
+            max_bytes: Size of it from which on older steps go, whatever `keep_steps` says.
+            run_id: Names the run: others' predictions are never taken. If not given, the first group does.
+
+        Raises:
+            ValueError: An argument is out of range, or the topology does not fit.
+        """
+        files.check_scheme(directory)
+        if wait_secs < 0:
+            raise ValueError(f"wait_secs is {wait_secs}; expected at least 0")
+        if isinstance(topology, RandomPeers):
+            raise ValueError("topology is RandomPeers, but groups on one batch all meet; name fixed peers")
+        FileChannel("", keep_steps, max_bytes)
+        self._directory, self._run_id, self._topology = directory or "", run_id, topology
+        self._form, self._wait_secs = form or Logits(), wait_secs
+        self._keeping = {"keep_steps": keep_steps, "max_bytes": max_bytes}
+        self._take_seats(group, num_groups)
+
+    def _take_seats(self, group: int, num_groups: int) -> None:
+        self._group = group
+        self._peers = teachers_of(group, num_groups, self._topology)
+        self.taught_by = (tuple(range(len(self._peers))),)
+        self.fidelity = self._form.fidelity
+        self.costs = PredictionCosts()
+        self._specs: list[list[Spec]] = []
+        self._rendezvous: Rendezvous | None = None
+
+    def join(self, place: Place) -> None:
+        """Takes directory and name of the run, unless it has been given others, and this group's number."""
+        super().join(place)
+        self._run_id = self._run_id or place.run_id
+        self._directory = self._directory or place.exchange_dir
+        self._take_seats(place.group, place.num_groups)
+
+    def learners(self) -> list[str]:
+        """This group."""
+        return [f"group {self._group}"]
+
+    def names(self) -> list[str]:
+        """The groups on the same batch."""
+        return [f"group {peer}" for peer in self._peers]
+
+    def learn_outputs(self, outputs: Any) -> None:
+        """Lays out what is to travel; a `ValueError` if its form does not suit it."""
+        flat = keras.tree.flatten(outputs)
+        self._specs = [self._form.parts(tuple(output.shape[1:])) for output in flat]
+        self._outputs = [[list(output.shape[1:]), output.dtype] for output in flat]
+
+    def any_present(self, step: tf.Tensor) -> tf.Tensor:
+        """Whether there is anybody else; who is there shows when a batch's predictions are exchanged."""
+        return tf.constant(bool(self._peers))
+
+    def teach(
+        self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
+    ) -> list[Taught]:
+        """Sends off what the student predicts, and takes what its peers do."""
+        if not self._peers:
+            return self.wait(features, predictions)
+        (own,), (keys_B2,) = predictions, keys
+        if keys_B2 is None:
+            raise ValueError(
+                "PredictionExchange needs the key of each example, to tell whether peers have predicted the "
+                "same ones; plain Keras data has none: use an Experiment, or yield batches.Keyed"
+            )
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        outputs, sent = keras.tree.flatten(own), list[tf.Tensor]()
+        for number, output in enumerate(outputs):
+            source = (self._group << 40) + (number << 20)
+            seed = tf.stack([tf.cast(step, tf.int64), source + tf.cast(replica, tf.int64)])
+            sent += self._form.compress(tf.stop_gradient(output), seed)
+        dtypes = [part.dtype for part in sent] * len(self._peers)
+        arguments = [tf.cast(step, tf.int64), tf.cast(replica, tf.int64), keys_B2, *sent]
+        present_PB, *arrived = tf.numpy_function(self._exchange, arguments, [tf.float32, *dtypes])
+        rows = outputs[0].shape[0]
+        parts = iter(
+            tf.ensure_shape(one, like.shape)
+            for one, like in zip(arrived, sent * len(self._peers), strict=True)
+        )
+        taught = [
+            [
+                self._form.expand([next(parts) for _ in specs], output)
+                for specs, output in zip(self._specs, outputs, strict=True)
+            ]
+            for _ in self._peers
+        ]
+        return [
+            Taught(
+                [keras.tree.pack_sequence_as(own, one) for one in taught],
+                tf.ensure_shape(present_PB, [len(self._peers), rows]),
+            )
+        ]
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """What begins and ends the exchange."""
+        if not self._directory:
+            raise ValueError(
+                "PredictionExchange has no directory; name the one through which groups exchange"
+            )
+        return [_Exchanging(self)]
+
+    def end(self) -> None:
+        """Nobody is waited for any more."""
+        if self._rendezvous is not None:
+            self._rendezvous.close()
+            self._rendezvous = None
+
+    def begin(self, strategy: tf.distribute.Strategy, step: int) -> None:
+        """Meets the peers; all workers of the group call it before their first step.
+
+        Args:
+            strategy: The group's.
+            step: Number of steps done.
+
+        Raises:
+            ValueError: A peer predicts something else, the exchange cannot be written to, or TensorFlow has
+                fewer threads than there are replicas, which wait for peers in one each.
+        """
+        _check_threads(distribution.num_local_replicas(strategy))
+        is_chief = distribution.is_chief(strategy)
+        if is_chief:
+            self._run_id = manifests.agree_run_id(self._directory, self._run_id)
+        decisions.total(strategy, [1])  # the others look only after the chief has written
+        self._run_id = self._run_id or manifests.run_id(self._directory) or ""
+        description = {
+            "run_id": self._run_id,
+            "form": str(self._form),
+            "outputs": self._outputs,
+            "num_parts": strategy.num_replicas_in_sync,
+        }
+        layout = Layout(self._run_id, [spec for specs in self._specs for spec in specs])
+        channel = FileChannel(self._directory, **self._keeping)
+        peers = [f"group_{peer}" for peer in self._peers]
+        own = f"group_{self._group}"
+        self._rendezvous = Rendezvous(channel, layout, description, own, peers, self._wait_secs)
+        self._rendezvous.costs = self.costs
+        self._rendezvous.begin(step, is_chief)
+        decisions.total(strategy, [1])  # nobody leaves anything before the chief has cleared up
+
+    def _exchange(
+        self, step: np.ndarray, replica: np.ndarray, keys: np.ndarray, *sent: np.ndarray
+    ) -> list[np.ndarray]:
+        """On the host: which rows each peer has predicted, [P, B], and what, one after another."""
+        if self._rendezvous is None:
+            raise ValueError("there has been no first step in which groups could have met")
+        found = self._rendezvous.exchange(int(step), int(replica), keys, list(sent))
+        return [np.stack([one.present_B for one in found]), *(part for one in found for part in one.parts)]
+
+
+class _Exchanging(keras.callbacks.Callback):
+    """Begins with the first step, when everything has been restored, and tells what it costs."""
+
+    def __init__(self, teachers: PredictionExchange) -> None:
+        super().__init__()
+        self._teachers = teachers
+        self._logged = dataclasses.asdict(teachers.costs)
+        self._has_begun = self._has_met = False
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """Meets the peers before the first one."""
+        if not self._has_begun:
+            self._teachers.begin(self.model.distribute_strategy, self.model.step())
+            self._has_begun = True
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Looks at what came first."""
+        costs = self._teachers.costs
+        if costs.received_bytes and not self._has_met:
+            self._has_met = True
+            if not costs.present_rows:
+                raise ValueError(
+                    "peers predict other examples than this group; give all groups the same data and seed, "
+                    "and their task data = 'same_batches'"
+                )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Adds to the logs what exchanging has cost in this epoch."""
+        if logs is not None:
+            costs = dataclasses.asdict(self._teachers.costs)
+            more = {name: float(cost - self._logged[name]) for name, cost in costs.items()}
+            asked, present = more.pop("asked_rows"), more.pop("present_rows")
+            logs.update(more, taught_share=present / asked if asked else 0.0)
+            self._logged = costs
+
+
+def _check_threads(num_replicas: int) -> None:
+    # If some replicas wait in all threads for parts of the batch that peers' replicas could only predict in
+    # threads in which others wait for parts that are to be predicted here, nobody gets on.
+    threads = tf.config.threading.get_inter_op_parallelism_threads() or len(os.sched_getaffinity(0))
+    if num_replicas > threads:
+        raise ValueError(
+            f"{num_replicas} replicas of this process wait for peers inside a step, but TensorFlow has "
+            f"{threads} threads for that; begin the program with tf.config.threading.set_inter_op_parallelism_threads"
+            f"({num_replicas})"
+        )

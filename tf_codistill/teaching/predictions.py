@@ -23,9 +23,10 @@ import tensorflow as tf
 
 from tf_codistill import distribution, files
 from tf_codistill.exchange import manifests
-from tf_codistill.exchange.predictions.channel import FileChannel
+from tf_codistill.exchange.predictions.channel import Channel, FileChannel
+from tf_codistill.exchange.predictions.client import ServerChannel
 from tf_codistill.exchange.predictions.forms import Form, Logits, Spec
-from tf_codistill.exchange.predictions.message import Layout
+from tf_codistill.exchange.predictions.message import MessageFormat
 from tf_codistill.exchange.predictions.rendezvous import PredictionCosts, Rendezvous
 from tf_codistill.exchange.topology import RandomPeers, Topology, teachers_of
 from tf_codistill.groups import decisions
@@ -55,6 +56,9 @@ class PredictionExchange(Teaching):
         wait_secs: float = 30.0,
         keep_steps: int = 1000,
         max_bytes: float = 1e9,
+        server: str | None = None,
+        token_file: str | None = None,
+        tls_certificate: str | None = None,
         run_id: str | None = None,
     ) -> None:
         """Takes note of the arguments; touches no file.
@@ -68,6 +72,9 @@ class PredictionExchange(Teaching):
             wait_secs: How long a step waits for a peer, at most.
             keep_steps: For how many steps what this group has predicted is kept, for peers that are behind.
             max_bytes: Size of it from which on older steps go, whatever `keep_steps` says.
+            server: Host and port of `tf_codistill.serve_predictions`; without it predictions are files.
+            token_file: File with the token that the server wants.
+            tls_certificate: PEM file with the certificate of who vouches for a server that encrypts.
             run_id: Names the run: others' predictions are never taken. If not given, the first group does.
 
         Raises:
@@ -81,7 +88,10 @@ class PredictionExchange(Teaching):
         FileChannel("", keep_steps, max_bytes)
         self._directory, self._run_id, self._topology = directory or "", run_id, topology
         self._form, self._wait_secs = form or Logits(), wait_secs
-        self._keeping = {"keep_steps": keep_steps, "max_bytes": max_bytes}
+        if server is None and (token_file or tls_certificate):
+            raise ValueError("token_file and tls_certificate are for a server; give PredictionExchange one")
+        self._keeping = keep_steps, max_bytes
+        self._server, self._token_file, self._tls_certificate = server, token_file, tls_certificate
         self._take_seats(group, num_groups)
 
     def _take_seats(self, group: int, num_groups: int) -> None:
@@ -195,14 +205,21 @@ class PredictionExchange(Teaching):
             "outputs": self._outputs,
             "num_parts": strategy.num_replicas_in_sync,
         }
-        layout = Layout(self._run_id, [spec for specs in self._specs for spec in specs])
-        channel = FileChannel(self._directory, **self._keeping)
+        layout = MessageFormat(self._run_id, [spec for specs in self._specs for spec in specs])
+        channel = self._channel(self._run_id)
         peers = [f"group_{peer}" for peer in self._peers]
         own = f"group_{self._group}"
         self._rendezvous = Rendezvous(channel, layout, description, own, peers, self._wait_secs)
         self._rendezvous.costs = self.costs
         self._rendezvous.begin(step, is_chief)
         decisions.total(strategy, [1])  # nobody leaves anything before the chief has cleared up
+
+    def _channel(self, run_id: str) -> Channel:
+        if self._server is None:
+            return FileChannel(self._directory, *self._keeping)
+        token = files.read(self._token_file).decode().strip() if self._token_file else None
+        certificate = files.read(self._tls_certificate) if self._tls_certificate else None
+        return ServerChannel(self._server, run_id, token, certificate)
 
     def _exchange(
         self, step: np.ndarray, replica: np.ndarray, keys: np.ndarray, *sent: np.ndarray
@@ -256,7 +273,7 @@ def _check_threads(num_replicas: int) -> None:
     threads = tf.config.threading.get_inter_op_parallelism_threads() or len(os.sched_getaffinity(0))
     if num_replicas > threads:
         raise ValueError(
-            f"{num_replicas} replicas of this process wait for peers inside a step, but TensorFlow has "
-            f"{threads} threads for that; begin the program with tf.config.threading.set_inter_op_parallelism_threads"
-            f"({num_replicas})"
+            f"{num_replicas} replicas of this process wait for peers inside a step, in a thread each, but "
+            f"TensorFlow has {threads}; call tf.config.threading.set_inter_op_parallelism_threads"
+            f"({num_replicas}) when the program begins"
         )

@@ -314,8 +314,8 @@ class CodistillationModel(MultiWorkerModel):
             return
         if self.teachers.on_host and self._uses_xla():
             raise ValueError(
-                f"{type(self.teachers).__name__} leaves the graph in each step, which XLA cannot compile; "
-                "compile with jit_compile=False"
+                "teachers leave the graph in each step, as PredictionExchange does, and XLA cannot compile "
+                "that; compile with jit_compile=False"
             )
         several = len(self.students) > 1
         names = [f"student {number}" if several else "the student" for number in range(len(self.students))]

@@ -38,7 +38,7 @@ class Channel(Protocol):
         """Leaves what has been predicted for a part of a batch."""
 
     def get(self, source: str, step: int, part: int, wait_secs: float, max_bytes: int) -> bytes | None:
-        """Takes what a source has predicted; None if it has not within so many seconds, or it is longer."""
+        """Takes what a source has predicted, a `CorruptError` if it is longer; None if it has not in time."""
 
     def newest(self, source: str) -> int | None:
         """The newest step for which a source has predicted anything."""

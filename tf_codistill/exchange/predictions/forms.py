@@ -255,7 +255,7 @@ def _id_type(num_classes: int) -> str:
 
 
 def _check_k(form: Form, k: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if type(k) is not int or k < 1:
         raise ValueError(f"k of {type(form).__name__} is {k!r}; expected an integer of at least 1")
 
 

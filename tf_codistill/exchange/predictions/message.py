@@ -40,7 +40,7 @@ class Predicted(NamedTuple):
     parts: list[np.ndarray]
 
 
-class Layout:
+class MessageFormat:
     """How messages of one run are laid out.
 
     Attributes:

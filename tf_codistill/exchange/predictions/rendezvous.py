@@ -25,14 +25,14 @@ from absl import logging
 
 from tf_codistill.exchange import manifests
 from tf_codistill.exchange.predictions.channel import Channel
-from tf_codistill.exchange.predictions.message import Layout, Predicted, rows_by_key
+from tf_codistill.exchange.predictions.message import MessageFormat, Predicted, rows_by_key
 from tf_codistill.files import CorruptError
 
 _SLICE_SECS = 0.5  # of waiting, between two looks at whether a peer gets on
 _MOST_PARTS = 1 << 20
 
 
-class Found(NamedTuple):
+class Received(NamedTuple):
     """What a peer has predicted.
 
     Attributes:
@@ -92,7 +92,7 @@ class Rendezvous:
     def __init__(
         self,
         channel: Channel,
-        layout: Layout,
+        layout: MessageFormat,
         description: dict[str, Any],
         own: str,
         peers: Sequence[str],
@@ -115,6 +115,7 @@ class Rendezvous:
         self._own, self._wait_secs, self._clock = own, wait_secs, clock
         self._peers = [_Peer(name, clock()) for name in peers]
         self._lock = threading.Lock()
+        self._begins_at: int | None = None
         self._warned: set[str] = set()
         self.costs = PredictionCosts()
 
@@ -126,22 +127,21 @@ class Rendezvous:
             is_chief: Whether this worker speaks for the group.
 
         Raises:
-            ValueError: A peer predicts something else, or in another form.
-            OSError: The exchange is out of reach.
+            ValueError: A peer predicts something else, or in another form; or this group is not let in.
         """
-        if is_chief:
-            try:
-                self._channel.begin(self._own, self._description, step)
-            except PermissionError as error:
-                raise ValueError(
-                    f"the exchange cannot be written to ({error}); name another directory or change its "
-                    "permissions"
-                ) from error
+        self._begins_at = step if is_chief else None
+        try:
+            self._begin()
+            for peer in self._peers:
+                self._meet(peer)
+        except PermissionError as error:
+            raise ValueError(f"predictions cannot be exchanged: {error}") from error
+        except OSError as error:  # which is tried again
+            self._warn("begin", error)
         for peer in self._peers:
-            self._meet(peer)
             peer.news_at = self._clock()
 
-    def exchange(self, step: int, part: int, keys: np.ndarray, parts: list[np.ndarray]) -> list[Found]:
+    def exchange(self, step: int, part: int, keys: np.ndarray, parts: list[np.ndarray]) -> list[Received]:
         """Leaves what this replica predicts, and takes what the peers have predicted for the same rows.
 
         Args:
@@ -156,26 +156,32 @@ class Rendezvous:
         began = self._clock()
         content = self._layout.encode(Predicted(step, step, keys, parts))
         with self._counting("leave predictions"):
+            self._begin()
             self._channel.put(self._own, step, part, content)
             self._count(sent_bytes=len(content))
         found = [self._of_peer(peer, step, part, keys) for peer in self._peers]
         self._count(exchange_secs=self._clock() - began)
         return found
 
+    def _begin(self) -> None:
+        if self._begins_at is not None:
+            self._channel.begin(self._own, self._description, self._begins_at)
+            self._begins_at = None
+
     def close(self) -> None:
         """Leaves the channel."""
         self._channel.close()
 
-    def _of_peer(self, peer: _Peer, step: int, part: int, keys: np.ndarray) -> Found:
+    def _of_peer(self, peer: _Peer, step: int, part: int, keys: np.ndarray) -> Received:
         messages: list[Predicted] = []
         with self._counting(f"take predictions of {peer.name}"):
             messages += self._messages(peer, step, part, len(keys))
         if messages:
             parts, present_B = rows_by_key(keys, messages)
-            found = Found(parts, present_B, min(one.weights_step for one in messages))
+            found = Received(parts, present_B, min(one.weights_step for one in messages))
         else:
             nothing = [np.zeros((len(keys), *shape), dtype) for shape, dtype in self._layout.specs]
-            found = Found(nothing, np.zeros(len(keys), np.float32), step)
+            found = Received(nothing, np.zeros(len(keys), np.float32), step)
         present = int(found.present_B.sum())
         self._count(asked_rows=len(keys), present_rows=present, absent_peers=int(not present))
         return found
@@ -243,8 +249,11 @@ class Rendezvous:
         try:
             yield
         except Exception as error:
-            self._count(failed_exchanges=1)
-            about = attempt + re.sub(r"[0-9a-f]*\d[0-9a-f]*", "", str(error))
-            if about not in self._warned:
-                self._warned.add(about)
-                logging.warning("%s cannot %s: %s", self._own, attempt, error)
+            self._warn(attempt, error)
+
+    def _warn(self, attempt: str, error: Exception) -> None:
+        self._count(failed_exchanges=1)
+        about = attempt + re.sub(r"[0-9a-f]*\d[0-9a-f]*", "", str(error))
+        if about not in self._warned:
+            self._warned.add(about)
+            logging.warning("%s cannot %s: %s", self._own, attempt, error)

@@ -72,6 +72,7 @@ FLOORS = (
         "status",
         "torture",
         "serve_predictions",
+        "teach",
     ),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

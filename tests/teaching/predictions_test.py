@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.toy_models import BATCH, compiled, examples, regression
+from tests.toy_models import BATCH, NUM_CLASSES, compiled, examples, regression, snapshot_of
 from tf_codistill import losses
 from tf_codistill.batches import Keyed
 from tf_codistill.exchange.predictions.forms import Logits, Probabilities, SampledClasses, TopK
+from tf_codistill.exchange.predictions.message import Predicted
 from tf_codistill.exchange.topology import RandomPeers
 from tf_codistill.teaching.fellows import FellowStudents
+from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.teaching.predictions import PredictionExchange
+from tf_codistill.teaching.snapshots import PeerExchange
 from tf_codistill.training.codistillation import CodistillationModel
 
 EXACT = Logits("float32")
@@ -175,3 +178,46 @@ def test_what_does_not_fit_is_told_before_training(tmp_path: pathlib.Path) -> No
     ]:
         with pytest.raises(ValueError, match=complaint):
             PredictionExchange(str(tmp_path), **arguments)
+
+
+def test_what_is_predicted_ahead_of_time_is_the_teaching_of_the_copy_that_predicts(
+    tmp_path: pathlib.Path,
+) -> None:
+    """A copy of step 0 predicts steps 0 to 29, a newer one the others, and step 40 nobody does."""
+    keras.utils.set_random_seed(5)
+    copies, num_steps, missing = [regression(), regression()], 60, 40
+    data, outputs = keyed(num_steps), tf.TensorSpec([BATCH, NUM_CLASSES], tf.float32)
+    learner, expected = models([group(tmp_path, 0, ahead=True, run_id="run"), FrozenTeachers(1)])
+    expected.student.set_weights(learner.student.get_weights())
+    teaching = group(tmp_path, 0, ahead=True, run_id="run")
+    answers, compress = teaching.answers(1, outputs)
+    answers.begin(0)
+    for step, batch in enumerate(data):
+        if step != missing:
+            parts = compress(copies[step >= 30](batch.data[0]), tf.constant(step, tf.int64))
+            at = 30 * (step >= 30)
+            answers.put(Predicted(step, at, batch.keys.numpy(), [part.numpy() for part in parts]))
+    histories = {"learner": list[dict[str, Any]](), "expected": list[dict[str, Any]]()}
+    for first, number in ((0, 30), (30, 10), (missing, 1), (missing + 1, 19)):
+        part = data.skip(first).take(number)
+        histories["learner"].append(fit(learner, part))
+        weight = 0.0 if first == missing else 1.0
+        expected.teachers.refresh(0, snapshot_of(copies[first >= 30], first, group=1))
+        if not weight:
+            expected.teachers.retire(0)
+        histories["expected"].append(fit(expected, part))
+        for ours, theirs in zip(learner.student.get_weights(), expected.student.get_weights(), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    shares, stale = (
+        [one[name][0] for one in histories["learner"]] for name in ("taught_share", "staleness_steps")
+    )
+    assert shares == [1.0, 1.0, 0.0, 1.0]
+    assert stale[0] == pytest.approx(14.5)
+    assert stale[1] == pytest.approx(4.5)
+    assert answers.position() == num_steps - 1, "by which it is known where the learner is"
+    store = PeerExchange(str(tmp_path), 1, 2, run_id="run").store()
+    assert store.newest(0) is not None, "it publishes what others may follow"
+    with pytest.raises(ValueError, match="nobody's predictions are awaited in this run"):
+        group(tmp_path, 0).answers(1, outputs)
+    with pytest.raises(ValueError, match=r"peer is 0; expected one that teaches group 0: \[1\]"):
+        group(tmp_path, 0, ahead=True).answers(0, outputs)

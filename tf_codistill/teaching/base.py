@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_codistill.batches import Batch
+from tf_codistill.exchange.predictions.answers import Answers
 from tf_codistill.exchange.predictions.forms import LOGITS
 from tf_codistill.redealing import Redealing
 
@@ -36,6 +37,7 @@ SCRATCH, PEER = STARTS = ("scratch", "peer")
 
 ModelFn: TypeAlias = Callable[[], keras.Model]
 Arrays: TypeAlias = list[np.ndarray]
+Compress: TypeAlias = Callable[[Any, tf.Tensor], list[tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +210,24 @@ class Teaching:
             What `restore` is to be given. As long as nothing else is said, arrays belong to lanes.
         """
         return [redealing.lanes(parts) for parts in zip(*owns, strict=True)]
+
+    def answers(self, peer: int, outputs: Any) -> tuple[Answers, Compress]:
+        """Where and in which form somebody who follows a peer leaves what it predicts for this group.
+
+        Args:
+            peer: Whose snapshots are followed.
+            outputs: What the peer's model predicts, a structure of tensors.
+
+        Returns:
+            Where; and what makes of a prediction and the step the parts that travel.
+
+        Raises:
+            ValueError: Nobody is asked ahead of time here.
+        """
+        raise ValueError(
+            "nobody's predictions are awaited in this run; let its gin file have "
+            "Experiment.teaching = @PredictionExchange and PredictionExchange.ahead = True"
+        )
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What has to happen around the steps; `fit` calls them before those of the user."""

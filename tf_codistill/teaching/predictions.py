@@ -7,6 +7,10 @@ Nobody computes a teacher: a step costs a pass of the student, what travels, and
 All groups read the same batches (``data = 'same_batches'``: coordinated sampling, Sodhani et al. 2020), and
 teaching is that of the current students, as `FellowStudents` have it in one process. Rows find each other by
 their keys. Who is not there in time is absent for that batch, see `exchange.predictions.rendezvous`.
+
+With ``ahead=True`` nobody meets and nobody waits: groups publish snapshots, as `PeerExchange` does, and
+workers of their own (`tf_codistill.teach`) follow them and predict each group's batches before it comes to
+them. Then groups may read what they like, and teachers are as stale as the snapshots.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import tensorflow as tf
 
 from tf_codistill import distribution, files
 from tf_codistill.exchange import manifests
+from tf_codistill.exchange.predictions.answers import Answers, source_of
 from tf_codistill.exchange.predictions.channel import Channel, FileChannel
 from tf_codistill.exchange.predictions.client import ServerChannel
 from tf_codistill.exchange.predictions.forms import Form, Logits, Spec
@@ -30,7 +35,8 @@ from tf_codistill.exchange.predictions.message import MessageFormat
 from tf_codistill.exchange.predictions.rendezvous import PredictionCosts, Rendezvous
 from tf_codistill.exchange.topology import RandomPeers, Topology, teachers_of
 from tf_codistill.groups import decisions
-from tf_codistill.teaching.base import Place, Taught, Teaching
+from tf_codistill.teaching.base import Compress, ModelFn, Place, Taught, Teaching
+from tf_codistill.teaching.snapshots import PeerExchange
 
 
 @gin.configurable(module="tf_codistill")
@@ -53,6 +59,8 @@ class PredictionExchange(Teaching):
         num_groups: int = 1,
         form: Form | None = None,
         topology: Topology = "fully_connected",
+        ahead: bool = False,
+        every_steps: int = 50,
         wait_secs: float = 30.0,
         keep_steps: int = 1000,
         max_bytes: float = 1e9,
@@ -69,6 +77,8 @@ class PredictionExchange(Teaching):
             num_groups: Number of groups.
             form: What travels of a prediction, see `exchange.predictions.forms`; float16 logits if not given.
             topology: Who teaches whom, see `exchange.topology.teachers_of`; not `RandomPeers`.
+            ahead: Whether predictions are made ahead of time by `tf_codistill.teach`; then no step waits.
+            every_steps: Optimizer steps between two snapshots of this group, where they are.
             wait_secs: How long a step waits for a peer, at most.
             keep_steps: For how many steps what this group has predicted is kept, for peers that are behind.
             max_bytes: Size of it from which on older steps go, whatever `keep_steps` says.
@@ -87,7 +97,8 @@ class PredictionExchange(Teaching):
             raise ValueError("topology is RandomPeers, but groups on one batch all meet; name fixed peers")
         FileChannel("", keep_steps, max_bytes)
         self._directory, self._run_id, self._topology = directory or "", run_id, topology
-        self._form, self._wait_secs = form or Logits(), wait_secs
+        self._form, self._wait_secs = form or Logits(), 0.0 if ahead else wait_secs
+        self._ahead, self._every_steps = ahead, every_steps
         if server is None and (token_file or tls_certificate):
             raise ValueError("token_file and tls_certificate are for a server; give PredictionExchange one")
         self._keeping = keep_steps, max_bytes
@@ -102,6 +113,19 @@ class PredictionExchange(Teaching):
         self.costs = PredictionCosts()
         self._specs: list[list[Spec]] = []
         self._rendezvous: Rendezvous | None = None
+        self._publishing = self._snapshots(num_groups) if self._ahead else Teaching()
+
+    def _snapshots(self, num_groups: int) -> PeerExchange:
+        """What publishes the snapshots that others follow, and has no teachers of its own."""
+        return PeerExchange(
+            self._directory,
+            self._group,
+            num_groups,
+            self._every_steps,
+            topology={group: [] for group in range(num_groups)},
+            publish="always",
+            run_id=self._run_id,
+        )
 
     def join(self, place: Place) -> None:
         """Takes directory and name of the run, unless it has been given others, and this group's number."""
@@ -122,7 +146,19 @@ class PredictionExchange(Teaching):
         """Lays out what is to travel; a `ValueError` if its form does not suit it."""
         flat = keras.tree.flatten(outputs)
         self._specs = [self._form.parts(tuple(output.shape[1:])) for output in flat]
-        self._outputs = [[list(output.shape[1:]), output.dtype] for output in flat]
+        self._outputs = [
+            [list(output.shape[1:]), keras.backend.standardize_dtype(output.dtype)] for output in flat
+        ]
+
+    def make(self, students: Sequence[keras.Model], model_fns: Sequence[ModelFn]) -> None:
+        """Makes what notes how stale teaching is; called in the strategy's scope."""
+        self._publishing.make(students, model_fns)
+        settings = {"dtype": "float32", "trainable": False, "synchronization": "on_read"}
+        self._behind = keras.Variable(0.0, name="predictions_staleness_steps", **settings)
+
+    def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
+        """How many steps older the weights were with which the last predictions were made, on average."""
+        return tf.convert_to_tensor(self._behind.value)
 
     def any_present(self, step: tf.Tensor) -> tf.Tensor:
         """Whether there is anybody else; who is there shows when a batch's predictions are exchanged."""
@@ -141,19 +177,16 @@ class PredictionExchange(Teaching):
                 "same ones; plain Keras data has none: use an Experiment, or yield batches.Keyed"
             )
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        outputs, sent = keras.tree.flatten(own), list[tf.Tensor]()
-        for number, output in enumerate(outputs):
-            source = (self._group << 40) + (number << 20)
-            seed = tf.stack([tf.cast(step, tf.int64), source + tf.cast(replica, tf.int64)])
-            sent += self._form.compress(tf.stop_gradient(output), seed)
-        dtypes = [part.dtype for part in sent] * len(self._peers)
-        arguments = [tf.cast(step, tf.int64), tf.cast(replica, tf.int64), keys_B2, *sent]
-        present_PB, *arrived = tf.numpy_function(self._exchange, arguments, [tf.float32, *dtypes])
+        outputs = keras.tree.flatten(own)
         rows = outputs[0].shape[0]
-        parts = iter(
-            tf.ensure_shape(one, like.shape)
-            for one, like in zip(arrived, sent * len(self._peers), strict=True)
-        )
+        sent = [] if self._ahead else self._compress(own, step, self._group, replica)
+        specs = [spec for specs in self._specs for spec in specs] * len(self._peers)
+        arguments = [tf.cast(step, tf.int64), tf.cast(replica, tf.int64), keys_B2, *sent]
+        types = [tf.float32, tf.float32, *(dtype for _, dtype in specs)]
+        present_PB, behind, *arrived = tf.numpy_function(self._exchange, arguments, types)
+        self._behind.assign(tf.ensure_shape(behind, []))
+        pairs = zip(arrived, specs, strict=True)
+        parts = iter([tf.ensure_shape(one, [rows, *shape]) for one, (shape, _) in pairs])
         taught = [
             [
                 self._form.expand([next(parts) for _ in specs], output)
@@ -168,16 +201,39 @@ class PredictionExchange(Teaching):
             )
         ]
 
+    def _compress(self, prediction: Any, step: tf.Tensor, group: int, replica: Any = 0) -> list[tf.Tensor]:
+        """What travels of a prediction; draws differ by step, group, replica and output."""
+        sent = list[tf.Tensor]()
+        for number, output in enumerate(keras.tree.flatten(prediction)):
+            source = (group << 40) + (number << 20) + tf.cast(replica, tf.int64)
+            seed = tf.stack([tf.cast(step, tf.int64), source])
+            sent += self._form.compress(tf.stop_gradient(output), seed)
+        return sent
+
+    def answers(self, peer: int, outputs: Any) -> tuple[Answers, Compress]:
+        """Where somebody who follows a peer leaves what it predicts for this group, and in which form."""
+        if not self._ahead:
+            return super().answers(peer, outputs)
+        if peer not in self._peers:
+            raise ValueError(f"peer is {peer}; expected one that teaches group {self._group}: {self._peers}")
+        self.learn_outputs(outputs)
+        self._run_id = manifests.agree_run_id(self._directory, self._run_id)
+        source, learner = source_of(peer, self._group), f"group_{self._group}"
+        channel, description = self._channel(self._run_id), self._description(num_parts=1)
+        answers = Answers(channel, self._message_format(), description, source, learner)
+        return answers, lambda prediction, step: self._compress(prediction, step, peer)
+
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What begins and ends the exchange."""
         if not self._directory:
             raise ValueError(
                 "PredictionExchange has no directory; name the one through which groups exchange"
             )
-        return [_Exchanging(self)]
+        return [*self._publishing.callbacks(), _Exchanging(self)]
 
     def end(self) -> None:
         """Nobody is waited for any more."""
+        self._publishing.end()
         if self._rendezvous is not None:
             self._rendezvous.close()
             self._rendezvous = None
@@ -199,20 +255,31 @@ class PredictionExchange(Teaching):
             self._run_id = manifests.agree_run_id(self._directory, self._run_id)
         decisions.total(strategy, [1])  # the others look only after the chief has written
         self._run_id = self._run_id or manifests.run_id(self._directory) or ""
-        description = {
-            "run_id": self._run_id,
-            "form": str(self._form),
-            "outputs": self._outputs,
-            "num_parts": strategy.num_replicas_in_sync,
-        }
-        layout = MessageFormat(self._run_id, [spec for specs in self._specs for spec in specs])
-        channel = self._channel(self._run_id)
-        peers = [f"group_{peer}" for peer in self._peers]
-        own = f"group_{self._group}"
-        self._rendezvous = Rendezvous(channel, layout, description, own, peers, self._wait_secs)
+        own, peers = f"group_{self._group}", [f"group_{peer}" for peer in self._peers]
+        if self._ahead:
+            peers = [source_of(peer, self._group) for peer in self._peers]
+        self._rendezvous = Rendezvous(
+            self._channel(self._run_id),
+            self._message_format(),
+            self._description(strategy.num_replicas_in_sync),
+            own,
+            peers,
+            self._wait_secs,
+        )
         self._rendezvous.costs = self.costs
         self._rendezvous.begin(step, is_chief)
         decisions.total(strategy, [1])  # nobody leaves anything before the chief has cleared up
+
+    def _description(self, num_parts: int) -> dict[str, Any]:
+        return {
+            "run_id": self._run_id,
+            "form": str(self._form),
+            "outputs": self._outputs,
+            "num_parts": num_parts,
+        }
+
+    def _message_format(self) -> MessageFormat:
+        return MessageFormat(self._run_id or "", [spec for specs in self._specs for spec in specs])
 
     def _channel(self, run_id: str) -> Channel:
         if self._server is None:
@@ -224,11 +291,13 @@ class PredictionExchange(Teaching):
     def _exchange(
         self, step: np.ndarray, replica: np.ndarray, keys: np.ndarray, *sent: np.ndarray
     ) -> list[np.ndarray]:
-        """On the host: which rows each peer has predicted, [P, B], and what, one after another."""
+        """On the host: which rows each peer has predicted, [P, B], how stale that is, and what it is."""
         if self._rendezvous is None:
             raise ValueError("there has been no first step in which groups could have met")
-        found = self._rendezvous.exchange(int(step), int(replica), keys, list(sent))
-        return [np.stack([one.present_B for one in found]), *(part for one in found for part in one.parts)]
+        found = self._rendezvous.exchange(int(step), int(replica), keys, None if self._ahead else list(sent))
+        behind = [int(step) - one.weights_step for one in found if one.present_B.any()]
+        arrived = [part for one in found for part in one.parts]
+        return [np.stack([one.present_B for one in found]), np.array(np.mean(behind or [0]), "f"), *arrived]
 
 
 class _Exchanging(keras.callbacks.Callback):

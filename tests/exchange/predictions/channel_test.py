@@ -213,7 +213,7 @@ def test_one_that_is_behind_is_waited_for_and_catches_up(make: Make) -> None:
 
 def exchanged_alone(one: Rendezvous, step: int) -> None:
     """As in a step in which nobody was waited for."""
-    content = one._layout.encode(Predicted(step, step, *rows(range(2), 1.0)))
+    content = one._format.encode(Predicted(step, step, *rows(range(2), 1.0)))
     one._channel.put("group_0", step, 0, content)
 
 

@@ -1,6 +1,6 @@
 """Groups on the same batch meet inside the step: each leaves what it predicts and takes what its peers do.
 
-    meeting = Rendezvous(channel, layout, "group_0", ["group_1"], num_parts=1, wait_secs=30.0)
+    meeting = Rendezvous(channel, message_format, "group_0", ["group_1"], num_parts=1, wait_secs=30.0)
     meeting.begin(step=100)
     (found,) = meeting.exchange(100, part=0, keys, parts)         found.present_B: of which rows there is any
 
@@ -54,7 +54,7 @@ class PredictionCosts:
         sent_bytes: Bytes of predictions that were left for peers.
         received_bytes: Bytes that were taken from them.
         waited_secs: Seconds that steps have waited for peers, summed over replicas.
-        exchange_secs: Seconds that they have spent on exchanging, waiting included.
+        prediction_secs: Seconds that they have spent on exchanging, waiting included.
         absent_peers: How often a peer had nothing for a batch.
         failed_exchanges: Attempts to leave or take something that failed, or found something corrupt.
         asked_rows: Rows for which a peer was asked.
@@ -64,7 +64,7 @@ class PredictionCosts:
     sent_bytes: int = 0
     received_bytes: int = 0
     waited_secs: float = 0.0
-    exchange_secs: float = 0.0
+    prediction_secs: float = 0.0
     absent_peers: int = 0
     failed_exchanges: int = 0
     asked_rows: int = 0
@@ -92,7 +92,7 @@ class Rendezvous:
     def __init__(
         self,
         channel: Channel,
-        layout: MessageFormat,
+        message_format: MessageFormat,
         description: dict[str, Any],
         own: str,
         peers: Sequence[str],
@@ -103,7 +103,7 @@ class Rendezvous:
 
         Args:
             channel: What carries predictions.
-            layout: How messages are laid out.
+            message_format: How their messages are laid out.
             description: Of what this group predicts, as JSON takes it: ``num_parts``, ``run_id``, and what
                 else has to be equal in all groups.
             own: Name of this group.
@@ -111,7 +111,7 @@ class Rendezvous:
             wait_secs: How long to wait for a peer, at most.
             clock: Returns seconds.
         """
-        self._channel, self._layout, self._description = channel, layout, description
+        self._channel, self._format, self._description = channel, message_format, description
         self._own, self._wait_secs, self._clock = own, wait_secs, clock
         self._peers = [_Peer(name, clock()) for name in peers]
         self._lock = threading.Lock()
@@ -141,26 +141,28 @@ class Rendezvous:
         for peer in self._peers:
             peer.news_at = self._clock()
 
-    def exchange(self, step: int, part: int, keys: np.ndarray, parts: list[np.ndarray]) -> list[Received]:
+    def exchange(
+        self, step: int, part: int, keys: np.ndarray, parts: list[np.ndarray] | None
+    ) -> list[Received]:
         """Leaves what this replica predicts, and takes what the peers have predicted for the same rows.
 
         Args:
             step: Number of steps done.
             part: Which replica of the group.
             keys: Names of the rows, int64 [B, 2].
-            parts: What `forms.Form.compress` has made of the predictions.
+            parts: What `forms.Form.compress` has made of the predictions; None to leave but a sign of life.
 
         Returns:
             For each peer what it has predicted; whatever fails, nobody is present.
         """
         began = self._clock()
-        content = self._layout.encode(Predicted(step, step, keys, parts))
+        content = b"" if parts is None else self._format.encode(Predicted(step, step, keys, parts))
         with self._counting("leave predictions"):
             self._begin()
             self._channel.put(self._own, step, part, content)
             self._count(sent_bytes=len(content))
         found = [self._of_peer(peer, step, part, keys) for peer in self._peers]
-        self._count(exchange_secs=self._clock() - began)
+        self._count(prediction_secs=self._clock() - began)
         return found
 
     def _begin(self) -> None:
@@ -180,7 +182,7 @@ class Rendezvous:
             parts, present_B = rows_by_key(keys, messages)
             found = Received(parts, present_B, min(one.weights_step for one in messages))
         else:
-            nothing = [np.zeros((len(keys), *shape), dtype) for shape, dtype in self._layout.specs]
+            nothing = [np.zeros((len(keys), *shape), dtype) for shape, dtype in self._format.specs]
             found = Received(nothing, np.zeros(len(keys), np.float32), step)
         present = int(found.present_B.sum())
         self._count(asked_rows=len(keys), present_rows=present, absent_peers=int(not present))
@@ -191,13 +193,13 @@ class Rendezvous:
         if peer.num_parts is None:
             self._meet(peer)
         own = self._description["num_parts"]
-        max_bytes = self._layout.num_bytes(rows * own)  # if all rows of the batch are one part
+        max_bytes = self._format.num_bytes(rows * own)  # if all rows of the batch are one part
         for one in [part] if peer.num_parts in (None, own) else range(peer.num_parts):
             content = self._wait(peer, step, one, max_bytes)
             if content is None:
                 return
             self._count(received_bytes=len(content))
-            yield self._layout.decode(f"part {one} of step {step} of {peer.name}", content)
+            yield self._format.decode(f"part {one} of step {step} of {peer.name}", content)
 
     def _meet(self, peer: _Peer) -> None:
         """Looks at what a peer has described, if it is of this run."""

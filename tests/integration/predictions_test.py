@@ -108,9 +108,7 @@ def test_evaluation_only_workers_teach_groups_that_wait_for_nobody(
     ]
     assert max(shares[0]) > 0.9
     assert max(shares[1]) == 0.0
-    last = metrics(workdir, 0, "train")[1500]
-    assert last["waited_secs"] < 1.0
-    assert last["staleness_steps"] > 0
+    assert metrics(workdir, 0, "train")[1500]["waited_secs"] < 1.0
 
 
 def test_wrong_tokens_and_other_examples_end_a_run_in_a_sentence(

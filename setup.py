@@ -18,6 +18,7 @@ GIN_PACKAGE = "tf_codistill._files.gin"
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
     "gin-config>=0.5,<0.6",
+    "grpcio>=1.67,<2",
     "isal>=1.7,<2",
     "keras>=3.15,<3.16",
     "matplotlib>=3.9,<4",

@@ -61,7 +61,19 @@ FLOORS = (
     ("program", "retraining", "sweeps", "torturing"),
     ("train", "evaluate", "launch", "report", "prepare_corpus")
     + ("prepare_images", "prepare_clicks", "make_clicks", "make_flights", "make_digits", "inspect_corpus")
-    + ("score", "generate", "export", "churn", "retrain", "sweep", "plan", "status", "torture"),
+    + (
+        "score",
+        "generate",
+        "export",
+        "churn",
+        "retrain",
+        "sweep",
+        "plan",
+        "status",
+        "torture",
+        "serve_predictions",
+        "teach",
+    ),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 PROGRAMS = FLOORS[-1]

@@ -15,6 +15,8 @@ from absl import flags
 from absl.testing import flagsaver
 from tensorflow.python.framework import ops
 
+# Replicas and groups of one process that wait for each other occupy a thread each.
+tf.config.threading.set_inter_op_parallelism_threads(4)
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )

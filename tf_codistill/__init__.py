@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tf_codistill.models.language_model import LanguageModel
     from tf_codistill.tasks.language import LanguageTask
     from tf_codistill.teaching.fellows import FellowStudents
+    from tf_codistill.teaching.predictions import PredictionExchange
     from tf_codistill.teaching.saved import SavedTeachers
     from tf_codistill.teaching.snapshots import PeerExchange
     from tf_codistill.training.checkpoint.checkpointing import Checkpointing
@@ -45,6 +46,7 @@ __all__ = [
     "LanguageModel",
     "LanguageTask",
     "PeerExchange",
+    "PredictionExchange",
     "SavedTeachers",
     "checkpoints",
     "losses",
@@ -62,6 +64,7 @@ _HOMES = {
     "LanguageModel": "models.language_model",
     "LanguageTask": "tasks.language",
     "PeerExchange": "teaching.snapshots",
+    "PredictionExchange": "teaching.predictions",
     "SavedTeachers": "teaching.saved",
     "teachers_of": "exchange.topology",
 }

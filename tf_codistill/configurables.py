@@ -19,7 +19,7 @@ from tf_codistill.inputs import frequencies
 from tf_codistill.models import classifiers, click_network, resnet  # noqa: F401 - configurable where they are
 from tf_codistill.optimizers import large_batch, sparse_adagrad  # noqa: F401 - so are these
 from tf_codistill.tasks import clicks, images, language  # noqa: F401 - so are these
-from tf_codistill.teaching import base, fellows, saved, snapshots  # noqa: F401 - so are these
+from tf_codistill.teaching import base, fellows, predictions, saved, snapshots  # noqa: F401 - so are these
 
 _OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "Lamb", "Lion", "RMSprop", "SGD")
 _LEARNING_RATES = ("CosineDecay", "ExponentialDecay", "PiecewiseConstantDecay", "PolynomialDecay")
@@ -35,6 +35,8 @@ MAY_CHANGE = (
     *("Experiment.num_steps", "Experiment.validate_every_steps", "Experiment.checkpoint_every_steps"),
     *("Experiment.measure_every_steps", "Experiment.steps_per_execution", "Experiment.jit_compile"),
     *("PeerExchange.directory", "PeerExchange.keep", "PeerExchange.min_age_secs", "PeerExchange.max_bytes"),
+    *("PredictionExchange.directory", "PredictionExchange.keep_steps", "PredictionExchange.max_bytes"),
+    "PredictionExchange.wait_secs",
     # they may have moved; that they hold the same documents, rows and images is checked
     *("LanguageTask.corpus_dir", "ClickTask.data_dir", "ImageTask.data_dir"),
     *("LanguageTask.held_out", "ClickTask.held_out", "ImageTask.held_out", "ImageTask.num_threads"),

@@ -235,7 +235,7 @@ class Lease:
     def _take(self, mine: Holder) -> bool:
         path = _path(self._directory, mine.token)
         if not files.is_remote(path):
-            return _create(path, dataclasses.asdict(mine))
+            return create(path, dataclasses.asdict(mine))
         claim = f"{path}.{mine.owner}.claim"
         files.write_json(claim, {})
         time.sleep(self._settle_secs)
@@ -321,8 +321,8 @@ def _parsed(kind: Any, path: str) -> Any:
         raise files.CorruptError(f"file {path!r} is of no lease ({error}); delete it") from error
 
 
-def _create(path: str, content: Any) -> bool:
-    """Creates a JSON file, if nobody else has: of several that try one succeeds."""
+def create(path: str, content: Any) -> bool:
+    """Creates a JSON file on a local disk, if nobody else has: of several that try one succeeds."""
     aside = f"{path}.{uuid.uuid4().hex}.partial"
     files.write_json(aside, content)
     try:

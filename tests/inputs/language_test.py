@@ -321,6 +321,15 @@ def test_disjoint_groups_have_no_key_in_common(split: tokens.Split) -> None:
     assert not ids[0] & ids[1]
 
 
+def test_groups_of_the_same_batches_read_the_same_rows_at_each_step(split: tokens.Split) -> None:
+    arguments = {"num_groups": 2, "data": "same_batches", "num_lanes": 2, "window_tokens": 3}
+    one, other = (language.LaneStream(split, seed=5, group=group, **arguments) for group in (0, 1))
+    for found, expected in zip(keyed_rows(one, 1), keyed_rows(other, 1), strict=True):
+        assert_same(found, expected)
+    elsewhere = language.LaneStream(split, seed=6, group=0, **arguments)
+    assert (keyed_rows(one, 1)[0] != keyed_rows(elsewhere, 1)[0]).any()
+
+
 @pytest.mark.parametrize(("num_workers", "num_replicas"), [(1, 1), (2, 3)])
 def test_keys_travel_with_their_rows(split: tokens.Split, num_workers: int, num_replicas: int) -> None:
     stream = language.LaneStream(split, seed=5, num_lanes=12, window_tokens=3)

@@ -31,7 +31,7 @@ def test_the_same_data_is_all_of_it_for_every_group() -> None:
         ((9, 2, 2, "disjoint"), "group is 2 of num_groups=2"),
         ((9, -1, 2, "same"), "group is -1"),
         ((9, 0, 0, "same"), "num_groups=0"),
-        ((9, 0, 2, "shared"), "data is 'shared'; expected 'disjoint' or 'same'"),
+        ((9, 0, 2, "shared"), "data is 'shared'; expected one of 'disjoint', 'same', 'same_batches'"),
         ((2, 2, 3, "disjoint"), "partition of group 2 of 3 is empty: the split has 2 documents"),
         ((0, 0, 1, "same"), "is empty"),
     ],

@@ -13,10 +13,11 @@ one in its place.
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tf_codistill import files, weights
+from tf_codistill import files, leases, weights
 from tf_codistill.exchange import precision as precisions
 from tf_codistill.exchange.snapshot import Ref
 from tf_codistill.files import documents, storage
@@ -25,6 +26,7 @@ FORMAT_VERSION, ANNOUNCED = 3, 2  # of snapshots and of announcements
 MAX_BYTES = 1 << 23
 """Size of a document from which on it is not read: one of about 50,000 weights."""
 
+_RUN = "run.json"
 _INDEX, _DATA = "weights.index", "weights.data-00000-of-00001"
 _MOST = 1 << 53  # of anything that is counted
 _MOST_INCARNATIONS = 10**18 - 2  # so that the next one still is a name of a snapshot
@@ -84,25 +86,26 @@ def announcement(path: str) -> dict[str, Any]:
     return message
 
 
-def content(path: str) -> bytes:
+def content(path: str, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a document.
 
     Args:
         path: A file in a directory that has been checked.
+        max_bytes: How many it may have.
 
     Returns:
         All of them.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CorruptError: It is a link, a pipe or a device, or larger than `MAX_BYTES`.
+        CorruptError: It is a link, a pipe or a device, or larger than `max_bytes`.
         OSError: The storage fails.
     """
     _check_file(path)
-    found = files.read(path, num_bytes=min(files.size_bytes(path), MAX_BYTES + 1))
-    if len(found) > MAX_BYTES:
+    found = files.read(path, num_bytes=min(files.size_bytes(path), max_bytes + 1))
+    if len(found) > max_bytes:
         raise files.CorruptError(
-            f"file {path!r} has more than {MAX_BYTES} bytes; delete it or write it again"
+            f"file {path!r} has more than {max_bytes} bytes; delete it or write it again"
         )
     return found
 
@@ -137,6 +140,31 @@ def check_own(model: weights.Description) -> None:
                 f"exchanged; expected a name of at most {_MOST_LETTERS} letters, at most {_MOST_AXES} axes, "
                 f"and a dtype of {', '.join(_BYTES)}"
             )
+
+
+def run_id(directory: str) -> str | None:
+    """The run that an exchange is of; None if it has no name yet, `CorruptError` if that is damaged."""
+    path = files.join(directory, _RUN)
+    try:
+        name = document(path).get("run_id")
+    except FileNotFoundError:
+        return None
+    if not isinstance(name, str):
+        raise files.CorruptError(f"file {path!r} names no run; delete it or write it again")
+    return name
+
+
+def agree_run_id(directory: str, given: str | None) -> str:
+    """The run of an exchange, which takes the given name; without one that of whoever comes first."""
+    path = files.join(files.ensure_directory(directory), _RUN)
+    if given is None and (found := run_id(directory)):
+        return found
+    name = given or uuid.uuid4().hex
+    if given or files.is_remote(path):  # there of several that come at once the last one
+        files.write_json(path, {"run_id": name})
+    else:
+        leases.create(path, {"run_id": name})
+    return run_id(directory) or name
 
 
 def run_of(directory: str) -> str | None:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -109,9 +108,7 @@ class Store:
         """
         manifests.check_own(model)
         directory = files.ensure_directory(self._group_dir(self.group))
-        if self._agreed_run_id() is None or self._given_run_id:
-            self._run_id = self._given_run_id or uuid.uuid4().hex
-            files.write_json(files.join(self._directory, "run.json"), {"run_id": self._run_id})
+        self._run_id = manifests.agree_run_id(self._directory, self._given_run_id)
         found = {ref: self._own_manifest(ref) for ref in self._refs(self.group)}
         last, difference = 0, None
         with contextlib.suppress(files.CorruptError):  # of which nobody can make use any more
@@ -344,12 +341,7 @@ class Store:
     def _agreed_run_id(self) -> str | None:
         """The run of this group; where none has been given that of the directory, None before the first."""
         if self._given_run_id is None:
-            with contextlib.suppress(FileNotFoundError):
-                path = files.join(self._directory, "run.json")
-                run_id = manifests.document(path).get("run_id")
-                if not isinstance(run_id, str):
-                    raise files.CorruptError(f"file {path!r} names no run; delete it or write it again")
-                self._run_id = run_id
+            self._run_id = manifests.run_id(self._directory) or self._run_id
         return self._run_id
 
     def _announcement(self, group: int) -> dict[str, Any] | None:

@@ -66,7 +66,14 @@ class Followed:
 class Members:
     """All groups that have published."""
 
-    def __init__(self, task: Task, workdir: str, exchange_dir: str, faults: Faults) -> None:
+    def __init__(
+        self,
+        task: Task,
+        workdir: str,
+        exchange_dir: str,
+        faults: Faults,
+        only: Sequence[int] | None = None,
+    ) -> None:
         """Takes note of the arguments; reads nothing.
 
         Args:
@@ -74,7 +81,9 @@ class Members:
             workdir: Directory of the run.
             exchange_dir: Directory through which its groups exchange.
             faults: Counts what cannot be read.
+            only: The groups to follow; all if not given.
         """
+        self._only = only
         self._task, self._faults = task, faults
         self._workdir, self._exchange_dir = workdir, exchange_dir
         self._of: dict[int, Followed] = {}
@@ -90,7 +99,7 @@ class Members:
         """
         with contextlib.suppress(files.CorruptError, OSError):  # no mistake of the user: `look` counts them
             self._find_run()
-            for group in runs.groups(self._workdir):
+            for group in runs.groups(self._workdir) if self._only is None else self._only:
                 self._task.check_beside_model(runs.group_dir(self._workdir, group))
                 described = weights.description(self._model(self._followed(group)))
                 if difference := self._store.difference(group, described):
@@ -107,7 +116,7 @@ class Members:
         """
         try:
             self._find_run()
-            groups = signs.groups(self._workdir, self._exchange_dir)
+            groups = self._only or signs.groups(self._workdir, self._exchange_dir)
         except (OSError, ValueError) as error:
             self._faults.note("the exchange", error)
             return False

@@ -73,9 +73,13 @@ def unfinished(workdir: str, publishing: Collection[int] = ()) -> list[int] | No
     found = _without_an_end(workdir, begun)
     if not begun or found:
         return found or None
-    told = (_NUM_GROUPS.search(runs.bindings(workdir, group)) for group in begun)
-    number = max((int(match[1]) for match in told if match), default=0)  # with those that are yet to begin
-    return _without_an_end(workdir, range(number))
+    return _without_an_end(workdir, range(num_groups(workdir)))  # with those that are yet to begin
+
+
+def num_groups(workdir: str) -> int:
+    """How many groups a run began with, by what the first of them has written; 1 if that is not known."""
+    told = (_NUM_GROUPS.search(runs.bindings(workdir, group)) for group in runs.groups(workdir))
+    return max((int(match[1]) for match in told if match), default=1)
 
 
 def _without_an_end(workdir: str, groups: Collection[int]) -> list[int]:

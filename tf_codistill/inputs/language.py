@@ -69,7 +69,7 @@ class LaneStream:
         seed: At least 0; with `group` and the epoch it fixes the order of the documents.
         group: Index of the group, from 0.
         num_groups: Number of groups that train together.
-        data: ``disjoint`` or ``same``, see `partition.documents_of`.
+        data: One of `partition.SWITCHES`.
         num_lanes: Rows of the batch of the whole group, all workers and replicas together.
         window_tokens: Tokens of each lane in one batch.
         shuffle: Whether each epoch shuffles the documents; otherwise they come as stored (validation).
@@ -105,8 +105,7 @@ class LaneStream:
         self.num_lanes = num_lanes
         self.window_tokens = window_tokens
         self._split = split
-        self._seed = seed
-        self._group = group
+        self._order_seed = partition.order_seed(seed, group, data)
         self._shuffle = shuffle
         self._partition = partition.documents_of(split.num_documents, group, num_groups, data)
         num_tokens = int(np.diff(split.starts)[self._partition].sum())
@@ -183,7 +182,7 @@ class LaneStream:
         order = self._partition
         if self._shuffle:
             # NumPy promises the same raw bits in every version, but not the same permutation.
-            source = np.random.PCG64(np.random.SeedSequence((self._seed, self._group, epoch)))
+            source = np.random.PCG64(np.random.SeedSequence((*self._order_seed, epoch)))
             order = order[np.argsort(source.random_raw(len(order)), kind="stable")]
         lengths = np.diff(self._split.starts)[order]
         ends = np.cumsum(lengths)

@@ -20,10 +20,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from tf_codistill.inputs.partition import DATA_SWITCHES, check_group
-
-SWITCHES = (*DATA_SWITCHES, "same_batches")
-"""Whose examples a group visits: its own part; all, in its own order; all, in the order of the others."""
+from tf_codistill.inputs.partition import check_group, check_switch, order_seed
 
 _ROUNDS = 6
 _FEW = 1 << 12
@@ -74,12 +71,9 @@ class Order:
             ValueError: The group is out of range, `data` is unknown, or the group gets no example.
         """
         check_group(group, num_groups, data)
-        if data not in SWITCHES:
-            raise ValueError(f"data is {data!r}; expected one of {', '.join(map(repr, SWITCHES))}")
-        if data == "same_batches":
-            return cls(num_examples, (seed,))
-        if data == "same":
-            return cls(num_examples, (seed, group))
+        check_switch(data)
+        if data != "disjoint":
+            return cls(num_examples, order_seed(seed, group, data))
         number = len(range(group, num_examples, num_groups))
         if not number:
             raise ValueError(

@@ -1,9 +1,10 @@
-"""Which documents belong to which group (section 3.3.2 of the paper compares the two switches).
+"""Which documents belong to which group (section 3.3.2 of the paper compares the first two switches).
 
 documents             0 1 2 3 4 5 6 7
 disjoint, group 0     0   2   4   6          each document is read by one group only
 disjoint, group 1       1   3   5   7
 same, either group    0 1 2 3 4 5 6 7        every group reads all, each in an order of its own
+same_batches          0 1 2 3 4 5 6 7        all in one order, so that they can exchange predictions
 """
 
 from __future__ import annotations
@@ -11,7 +12,19 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-DATA_SWITCHES = ("disjoint", "same")
+SWITCHES = ("disjoint", "same", "same_batches")
+"""Whose examples a group visits: its own part; all, in its own order; all, in the order of the others."""
+
+
+def check_switch(data: str) -> None:
+    """Checks that `data` is one of `SWITCHES`; a `ValueError` if it is not."""
+    if data not in SWITCHES:
+        raise ValueError(f"data is {data!r}; expected one of {', '.join(map(repr, SWITCHES))}")
+
+
+def order_seed(seed: int, group: int, data: str) -> tuple[int, ...]:
+    """What fixes the order in which a group visits its examples; of the same batches no group's number."""
+    return (seed,) if data == "same_batches" else (seed, group)
 
 
 def check_group(group: int, num_groups: int, data: str) -> None:
@@ -39,7 +52,7 @@ def documents_of(num_documents: int, group: int, num_groups: int, data: str) -> 
         num_documents: Number of documents in the split.
         group: Index of the group, from 0.
         num_groups: Number of groups that train together.
-        data: ``disjoint`` deals the documents out in turn, ``same`` gives all of them to every group.
+        data: ``disjoint`` deals the documents out in turn; the others give all of them to every group.
 
     Returns:
         int64 ``[num_documents_of_the_group]``: indices of the documents, increasing.
@@ -47,8 +60,7 @@ def documents_of(num_documents: int, group: int, num_groups: int, data: str) -> 
     Raises:
         ValueError: The group is out of range, the switch is unknown, or the partition is empty.
     """
-    if data not in DATA_SWITCHES:
-        raise ValueError(f"data is {data!r}; expected {' or '.join(map(repr, DATA_SWITCHES))}")
+    check_switch(data)
     check_group(group, num_groups, data)
     first, stride = (group, num_groups) if data == "disjoint" else (0, 1)
     partition = np.arange(first, num_documents, stride, dtype=np.int64)

@@ -73,6 +73,8 @@ class SquaredLogits(Comparison):
 
     MEANS: ClassVar[tuple[str, ...]] = ("losses", "logits")
 
+    teacher = "logits"
+
     def target(self, teacher_logits: tf.Tensor) -> tf.Tensor:
         """The logits themselves."""
         return teacher_logits

@@ -19,7 +19,8 @@ import tensorflow as tf
 from tf_codistill import click_metrics, files, settings
 from tf_codistill.batches import Stream
 from tf_codistill.inputs.clicks import RowStream
-from tf_codistill.inputs.order import SWITCHES, Order
+from tf_codistill.inputs.order import Order
+from tf_codistill.inputs.partition import SWITCHES
 from tf_codistill.tables import shards
 from tf_codistill.tables.in_graph import InGraph
 from tf_codistill.tables.preprocessing import Preprocessing

@@ -25,7 +25,8 @@ from tf_codistill.image_files import folders
 from tf_codistill.inputs.images import decoding
 from tf_codistill.inputs.images.sources import ImageData, open_images
 from tf_codistill.inputs.images.stream import HeldOutImages, ImageStream
-from tf_codistill.inputs.order import SWITCHES, Order
+from tf_codistill.inputs.order import Order
+from tf_codistill.inputs.partition import SWITCHES
 from tf_codistill.tasks.base import HELD_OUT, Part, Task, mean_of_logits
 
 _TOP = 5

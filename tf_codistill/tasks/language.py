@@ -69,7 +69,8 @@ class LanguageTask(Task):
             there are several.
         window_tokens: Tokens that a lane moves on in a step.
         data: ``same`` if all groups read all documents, each in its own order, or ``disjoint`` if each reads
-            its own part (section 3.3.2 of Anil et al. 2018); of several students that read apart each does.
+            its own part (section 3.3.2 of Anil et al. 2018); of several students that read apart each does;
+            ``same_batches`` if all groups read the same batches.
         held_out: The split that is evaluated, ``validation`` or ``test``.
     """
 

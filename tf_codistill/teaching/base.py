@@ -1,9 +1,10 @@
 """Where teaching comes from: the seam between the method and whatever can teach.
 
-    Teaching         nobody: a model that is trained alone
-    PeerExchange     snapshots of other groups, through a shared directory        snapshots
-    SavedTeachers    models that have been trained                                saved
-    FellowStudents   the other students of this process                           fellows
+    Teaching             nobody: a model that is trained alone
+    PeerExchange         snapshots of other groups, through a shared directory    snapshots
+    PredictionExchange   what other groups predict for the same batch             predictions
+    SavedTeachers        models that have been trained                            saved
+    FellowStudents       the other students of this process                       fellows
 
     batches = teachers.deal(batch)                               each student's rows
     with weight > 0 and teachers.any_present(step):
@@ -27,6 +28,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_codistill.batches import Batch
+from tf_codistill.exchange.predictions.answers import Answers
+from tf_codistill.exchange.predictions.forms import LOGITS
 from tf_codistill.redealing import Redealing
 
 SCRATCH, PEER = STARTS = ("scratch", "peer")
@@ -34,6 +37,7 @@ SCRATCH, PEER = STARTS = ("scratch", "peer")
 
 ModelFn: TypeAlias = Callable[[], keras.Model]
 Arrays: TypeAlias = list[np.ndarray]
+Compress: TypeAlias = Callable[[Any, tf.Tensor], list[tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +81,13 @@ class Teaching:
 
     Attributes:
         taught_by: For each student those who may teach it, as positions in `names`.
+        fidelity: What arrives of a teacher's prediction, one of `forms.FIDELITIES`.
+        on_host: Whether `teach` leaves the graph, so that XLA cannot compile it.
     """
 
     taught_by: Sequence[Sequence[int]] = ((),)
+    fidelity: str = LOGITS
+    on_host: bool = False
 
     @property
     def num_students(self) -> int:
@@ -122,6 +130,13 @@ class Teaching:
     def models(self) -> dict[str, keras.Model]:
         """Models beside the students that have to be built like them, by what they are called in errors."""
         return {}
+
+    def learn_outputs(self, outputs: Any) -> None:
+        """Learns what a student's prediction looks like, before `prepare`.
+
+        Args:
+            outputs: A structure of specifications, with shapes [B, ...] and dtypes.
+        """
 
     def prepare(self) -> None:
         """Called in the scope of the strategy when all models have been built, maybe more than once."""
@@ -195,6 +210,24 @@ class Teaching:
             What `restore` is to be given. As long as nothing else is said, arrays belong to lanes.
         """
         return [redealing.lanes(parts) for parts in zip(*owns, strict=True)]
+
+    def answers(self, peer: int, outputs: Any) -> tuple[Answers, Compress]:
+        """Where and in which form somebody who follows a peer leaves what it predicts for this group.
+
+        Args:
+            peer: Whose snapshots are followed.
+            outputs: What the peer's model predicts, a structure of tensors.
+
+        Returns:
+            Where; and what makes of a prediction and the step the parts that travel.
+
+        Raises:
+            ValueError: Nobody is asked ahead of time here.
+        """
+        raise ValueError(
+            "nobody's predictions are awaited in this run; let its gin file have "
+            "Experiment.teaching = @PredictionExchange and PredictionExchange.ahead = True"
+        )
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """What has to happen around the steps; `fit` calls them before those of the user."""

@@ -106,6 +106,7 @@ class CodistillationModel(MultiWorkerModel):
                 f"there are {number} students, but {len(model_fns)} model_fns; give one for each"
             )
         self.distillation = Distillation(distillation_loss, distillation_weight)
+        self.distillation.check_teaching(self.teachers.fidelity)
         self.students = [make() for make in model_fns]
         self.teachers.make(self.students, model_fns)
         self.weight_decay = weight_decay
@@ -311,10 +312,16 @@ class CodistillationModel(MultiWorkerModel):
         """Builds what teaches and compares outputs, once: those that are distilled must have equal shapes."""
         if self._is_compared:  # Keras asks at each validation.
             return
+        if self.teachers.on_host and self._uses_xla():
+            raise ValueError(
+                "teachers leave the graph in each step, as PredictionExchange does, and XLA cannot compile "
+                "that; compile with jit_compile=False"
+            )
         several = len(self.students) > 1
         names = [f"student {number}" if several else "the student" for number in range(len(self.students))]
         students = dict(zip(names, self.students, strict=True))
-        self.distillation.build_alike({**students, **self.teachers.models()}, features)
+        outputs = self.distillation.build_alike({**students, **self.teachers.models()}, features)
+        self.teachers.learn_outputs(outputs)
         self.teachers.prepare()
         self._second_states = self._second_states or self._make_second_states()
         self._is_compared = True

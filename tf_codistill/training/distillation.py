@@ -25,6 +25,7 @@ import keras
 import tensorflow as tf
 
 from tf_codistill import losses, schedules
+from tf_codistill.exchange.predictions.forms import LOGITS
 from tf_codistill.teaching.base import Taught
 from tf_codistill.training.outputs import Outputs, aligned, by_name, weight_of
 from tf_codistill.training.task_losses import StudentStep
@@ -118,12 +119,34 @@ class Distillation:
             )
         return {name: found[name] for name in self._names or found}
 
-    def build_alike(self, models: Mapping[str, keras.Model], features: Any) -> None:
+    def check_teaching(self, fidelity: str) -> None:
+        """Checks that what arrives of teachers suffices.
+
+        Args:
+            fidelity: One of `forms.FIDELITIES`.
+
+        Raises:
+            ValueError: A loss compares logits, but only their softmax arrives.
+        """
+        for psi in self._psi.values() if isinstance(self._psi, Mapping) else [self._psi]:
+            if fidelity != LOGITS and "logits" in (
+                getattr(psi, "teacher", ""),
+                getattr(psi, "mean_over", ""),
+            ):
+                raise ValueError(
+                    f"distillation_loss {psi.name!r} takes teachers' logits, but of their predictions only "
+                    f"{fidelity} arrive; let PredictionExchange have form=Logits(), or take another loss"
+                )
+
+    def build_alike(self, models: Mapping[str, keras.Model], features: Any) -> Any:
         """Builds models that have not been built, and compares their distilled outputs.
 
         Args:
             models: Models by what they are called in errors; the first is the one that the others must match.
             features: Specification of their inputs: a structure of ``tf.TensorSpec``.
+
+        Returns:
+            Specification of all outputs of the first one.
 
         Raises:
             ValueError: An output that is to be distilled does not exist, or has another shape in the first;
@@ -132,9 +155,9 @@ class Distillation:
         symbols = keras.tree.map_structure(
             lambda spec: keras.KerasTensor(spec.shape, keras.backend.standardize_dtype(spec.dtype)), features
         )
-        specs = {name: self.outputs(_output_spec(name, model, symbols)) for name, model in models.items()}
+        specs = {name: _output_spec(name, model, symbols) for name, model in models.items()}
         shapes = {
-            name: {output: tuple(spec.shape[1:]) for output, spec in outputs.items()}
+            name: {output: tuple(spec.shape[1:]) for output, spec in self.outputs(outputs).items()}
             for name, outputs in specs.items()
         }
         first, expected = next(iter(shapes.items()))
@@ -144,6 +167,7 @@ class Distillation:
                     f"{name} has outputs of shapes {found}, {first} of {expected}; "
                     "a teacher needs the outputs that are distilled, with the student's shapes"
                 )
+        return next(iter(specs.values()))
 
     def weights_at(self, step: tf.Tensor, prediction: Any) -> Outputs:
         """The weight of each distilled output of a prediction after so many steps, float32 scalars."""

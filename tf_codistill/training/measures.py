@@ -19,7 +19,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_codistill import losses, metrics
+from tf_codistill import metrics
 from tf_codistill.training.distillation import Distillation, SoftTargets
 from tf_codistill.training.outputs import aligned, masked_like, weight_of
 from tf_codistill.training.task_losses import StudentStep, TaskLosses, is_binary
@@ -129,7 +129,7 @@ class TeacherMeasures:
         """What makes of an output the logits of classes; None if there are no classes."""
         psi, cross_entropy = self._distillation.psi(name), task.classifying().get(name)
         forms = (getattr(psi, "teacher", "probabilities"), getattr(psi, "student", "logits"))
-        suits_regression = isinstance(psi, losses.SquaredLogits) or "probabilities" not in forms
+        suits_regression = "probabilities" not in forms
         if suits_regression and cross_entropy is None:
             return None
         of_psi = getattr(psi, "binary", False)

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_codistill.exchange.predictions.forms import DRAWS
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.training.distillation import Distillation, SoftTargets
 from tf_codistill.training.measures import TeacherMeasures
@@ -48,6 +49,8 @@ class Meters(keras.metrics.Metric):
         self._distillation = distillation
         self._taught_by = teachers.taught_by
         self._measures = TeacherMeasures(distillation, len(teachers.names()), every_steps)
+        # Of a few draws one cannot see how good a teacher is.
+        self._measured = self._measures if teachers.fidelity != DRAWS else lambda *_: ()
         several = range(len(self._taught_by)) if len(self._taught_by) > 1 else ()
         of_each = [f"student_{one}_{part}" for one in several for part in ("task_loss", *_PARTS_OF_EACH)]
         names = [*_PARTS, *distillation.part_names(), *self._measures.part_names(), *of_each]
@@ -84,7 +87,7 @@ class Meters(keras.metrics.Metric):
                 ("staleness_steps", staleness_steps, target.is_taught()),
                 ("dropped_teachers", target.num_dropped(), 1.0),
                 *self._distillation.parts(losses, target),
-                *self._measures(step + 1, num_measured, student, target, self._taught_by[number]),
+                *self._measured(step + 1, num_measured, student, target, self._taught_by[number]),
             ]
             of_each = [part for part in parts if part[0] in _PARTS_OF_EACH and of_student]
             noted += parts + [(of_student + name, value, counts) for name, value, counts in of_each]

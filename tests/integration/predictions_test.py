@@ -1,0 +1,122 @@
+"""Groups that exchange predictions, by the real programs, through files and through a server, with kills."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import signal
+
+import pytest
+
+from tests.integration.programs import SGD, Programs, experiment, final_weights, log_of, metrics
+
+NUM_STEPS = 40
+PREDICTIONS = (
+    *("Experiment.teaching = @PredictionExchange", "PredictionExchange.wait_secs = 120.0"),
+    *("PredictionExchange.form = @TopK()", "TopK.k = 8", "LanguageTask.data = 'same_batches'"),
+)
+
+
+def flags_of(
+    directory: pathlib.Path, corpus: str, *bindings: str, optimizer: tuple[str, ...] = SGD
+) -> list[str]:
+    bindings = (f"Experiment.num_steps = {NUM_STEPS}", *bindings)
+    return [
+        "--num_groups=2",
+        *experiment(directory, corpus, *bindings, optimizer=optimizer, teaching=PREDICTIONS),
+    ]
+
+
+def test_groups_that_are_killed_go_on_with_what_had_been_predicted(
+    programs: Programs, corpus: str, tmp_path: pathlib.Path
+) -> None:
+    flags = flags_of(tmp_path, corpus)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    with programs.started("launch", f"--workdir={killed}", *flags) as running:
+        running.wait_until(lambda: max(metrics(killed, 1, "train"), default=0) >= 15)
+        os.kill(running.pid, signal.SIGKILL)
+    programs.succeed("launch", f"--workdir={killed}", *flags)
+    programs.succeed("launch", f"--workdir={whole}", *flags)
+    for group in (0, 1):
+        assert final_weights(log_of(killed, group)) == final_weights(log_of(whole, group))
+        train = metrics(killed, group, "train")
+        assert list(train) == list(range(5, NUM_STEPS + 1, 5))
+        assert all(line["taught_share"] == 1.0 for line in train.values())
+        assert train[NUM_STEPS]["distillation_loss"] > 1
+        assert train[NUM_STEPS]["teacher_kl"] > 0
+        assert {"sent_bytes", "received_bytes", "waited_secs", "absent_peers"} <= train[5].keys()
+    status = programs.succeed("status", f"--workdir={killed}", "--json").output
+    assert f'"step": {NUM_STEPS}' in status
+    programs.succeed("report", f"--runs=pair={killed}", f"--output_dir={tmp_path / 'report'}")
+    assert "pair" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_groups_of_two_workers_go_on_while_their_server_is_away(
+    programs: Programs, corpus: str, tmp_path: pathlib.Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a secret\n")
+    serve = ["--port=0", f"--token_file={token}"]
+    with programs.started("serve_predictions", *serve) as server:
+        server.wait_until(lambda: "carries predictions" in server.output_so_far())
+        port = re.search(r"localhost:(\d+)", server.output_so_far())[1]
+        at = (f"PredictionExchange.server = 'localhost:{port}'", f"PredictionExchange.token_file = '{token}'")
+        flags = [*flags_of(tmp_path, corpus, "Experiment.num_steps = 300", *at), "--workers_per_group=2"]
+        with programs.started("launch", f"--workdir={tmp_path / 'run'}", *flags) as running:
+            running.wait_until(lambda: max(metrics(tmp_path / "run", 1, "train"), default=0) >= 20)
+            os.kill(server.pid, signal.SIGKILL)
+            server.wait()
+            first = max(metrics(tmp_path / "run", 1, "train"))
+            running.wait_until(lambda: max(metrics(tmp_path / "run", 1, "train")) >= first + 10)
+            with programs.started("serve_predictions", f"--port={port}", f"--token_file={token}"):
+                ended = running.wait()
+    assert ended.status == 0, ended
+    for group in (0, 1):
+        shares = [line["taught_share"] for line in metrics(tmp_path / "run", group, "train").values()]
+        assert shares[0] == 1.0
+        assert min(shares) == 0.0, "nobody carried anything for a while"
+        assert shares[-1] > 0.9, "and they met again"
+        weights = {final_weights(log_of(tmp_path / "run", group, worker)) for worker in (0, 1)}
+        assert len(weights) == 1
+
+
+@pytest.mark.slow
+def test_evaluation_only_workers_teach_groups_that_wait_for_nobody(
+    programs: Programs, corpus: str, tmp_path: pathlib.Path
+) -> None:
+    """Group 0 is taught from the first snapshot of its peer on; nobody predicts for group 1."""
+    teaching = (
+        *("Experiment.teaching = @PredictionExchange", "PredictionExchange.ahead = True"),
+        *("PredictionExchange.every_steps = 20", "Experiment.num_steps = 1500"),
+    )
+    workdir, flags = tmp_path / "run", experiment(tmp_path, corpus, optimizer=SGD, teaching=teaching)
+    told = programs.run("teach", f"--workdir={tmp_path / 'none'}", "--peer=1", "--group=0", flags[0])
+    assert "LanguageTask" in told.sentence() or "none" in told.sentence()
+    with (
+        programs.started("launch", "--num_groups=2", f"--workdir={workdir}", *flags) as running,
+        programs.started("teach", f"--workdir={workdir}", "--peer=1", "--group=0") as teacher,
+    ):
+        assert running.wait().status == 0
+        ended = teacher.wait()
+    assert ended.status == 0, ended
+    assert "group 1 predicts for group 0 from step" in ended.output
+    assert "group 0 has finished" in ended.output
+    shares = [
+        [line["taught_share"] for line in metrics(workdir, group, "train").values()] for group in (0, 1)
+    ]
+    assert max(shares[0]) > 0.9
+    assert max(shares[1]) == 0.0
+    assert metrics(workdir, 0, "train")[1500]["waited_secs"] < 1.0
+
+
+def test_wrong_tokens_and_other_examples_end_a_run_in_a_sentence(
+    programs: Programs, corpus: str, tmp_path: pathlib.Path
+) -> None:
+    told = programs.run("serve_predictions", "--host=0.0.0.0").sentence()
+    assert told == "--host is '0.0.0.0', which others reach; give --token_file with a secret"
+    flags = flags_of(tmp_path, corpus, "LanguageTask.data = 'same'")
+    ended = programs.run("launch", f"--workdir={tmp_path / 'other'}", *flags)
+    assert "peers predict other examples than this group; give all groups the same data" in ended.error
+    assert ended.status == 1

@@ -79,11 +79,7 @@ class Fetched:
         return [*self.sources, *self.damaged]
 
     def summary(self) -> str:
-        """What could not be fetched, for people to read.
-
-        Returns:
-            A headline and a line per failure, each with its newline; empty if there is none.
-        """
+        """What could not be fetched, a headline and a line for each; empty if there is none."""
         if not self.failures:
             return ""
         number = len(self.failures)
@@ -120,7 +116,9 @@ def fetch(
         return Fetched(tuple(urls), {})
     files.make_directory(directory)
     with Progress(f"fetching {len(paths)} files", 1, "bytes") as progress:
-        fetching = _Fetching(paths, retry_policy or RetryPolicy(), _Display(progress, len(paths)))
+        shared = (retry_policy or RetryPolicy(), _Display(progress, len(paths)), stop := threading.Event())
+        transfers = {url: _Transfer(url, path, *shared) for url, path in paths.items()}
+        fetching = _Fetching(transfers, stop)
         fetching.run(min(num_connections, len(paths)))
     errors = {url: fetching.failures[url] for url in paths if url in fetching.failures}
     return Fetched(
@@ -131,19 +129,10 @@ def fetch(
 
 
 def fetch_file(url: str, path: str, retry_policy: RetryPolicy | None = None) -> None:
-    """Fetches one file, unless it is there.
-
-    Args:
-        url: Its address.
-        path: Local path that it gets.
-        retry_policy: How often and how soon the server is asked again.
-
-    Raises:
-        FileNotFoundError: The server has no such file.
-        OSError: It cannot be fetched, or is damaged on the server too.
-    """
+    """Fetches one file to a local path, unless it is there; an `OSError` if it is out of reach or damaged."""
     with Progress(f"fetching {os.path.basename(path)}", 1, "bytes") as progress:
-        _Transfer(url, path, retry_policy or RetryPolicy(), _Display(progress, 1)).run()
+        display = _Display(progress, 1)
+        _Transfer(url, path, retry_policy or RetryPolicy(), display, threading.Event()).run()
 
 
 class _Display:
@@ -172,15 +161,12 @@ class _Display:
 
 
 class _Fetching:
-    """Several transfers at a time."""
+    """Several transfers at a time, each made by its address, unless all are told to stop."""
 
-    def __init__(self, paths: Mapping[str, str], retry_policy: RetryPolicy, display: _Display) -> None:
+    def __init__(self, transfers: Mapping[str, _Transfer], stop: threading.Event) -> None:
         self.failures: dict[str, OSError | ValueError] = {}
-        self._paths = paths
-        self._retry_policy = retry_policy
-        self._display = display
-        self._waiting = collections.deque(paths)
-        self._stop = threading.Event()
+        self._waiting = collections.deque(transfers.items())
+        self._stop = stop
         self._trouble: list[BaseException] = []
 
     def run(self, num_connections: int) -> None:
@@ -204,54 +190,42 @@ class _Fetching:
     def _work(self) -> None:
         while not self._stop.is_set():
             try:
-                url = self._waiting.popleft()
+                url, transfer = self._waiting.popleft()
             except IndexError:
                 return
             try:
-                _Transfer(url, self._paths[url], self._retry_policy, self._display, self._stop).run()
+                transfer.run()
             except _Stopped:
                 return
-            except (OSError, ValueError) as error:
-                # Only what the operating system says has a number: a full disk concerns every file.
-                if isinstance(error, OSError) and error.errno is not None:
-                    self._give_up(error)
-                self.failures[url] = error
-                self._display.expect(url, 0)
             except BaseException as error:
-                self._give_up(error)
-
-    def _give_up(self, error: BaseException) -> None:
-        self._trouble.append(error)
-        self._stop.set()
+                # Only what the operating system says has a number: a full disk concerns every file.
+                if isinstance(error, ValueError | OSError) and getattr(error, "errno", None) is None:
+                    self.failures[url] = error
+                else:
+                    self._trouble.append(error)
+                    self._stop.set()
 
 
 class _Transfer:
     """One file on its way."""
 
     def __init__(
-        self,
-        url: str,
-        path: str,
-        retry_policy: RetryPolicy,
-        display: _Display,
-        stop: threading.Event | None = None,
+        self, url: str, path: str, retry_policy: RetryPolicy, display: _Display, stop: threading.Event
     ) -> None:
-        self._url = url
-        self._path = path
-        self._partial = f"{path}.partial"
-        self._facts = f"{path}.partial.json"
-        self._retry_policy = retry_policy
-        self._display = display
-        self._stop = stop or threading.Event()
+        self._url, self._path = url, path
+        self._partial, self._facts = f"{path}.partial", f"{path}.partial.json"
+        self._retry_policy, self._display, self._stop = retry_policy, display, stop
 
     def run(self) -> None:
-        if not os.path.exists(self._path):
-            with self._open() as file:
-                if os.path.exists(self._path):  # another program was faster
-                    self._forget()
-                else:
-                    self._fetch(file)
-        self._display.expect(self._url, 0)
+        try:
+            if not os.path.exists(self._path):
+                with self._open() as file:
+                    if os.path.exists(self._path):  # another program was faster
+                        self._forget()
+                    else:
+                        self._fetch(file)
+        finally:
+            self._display.expect(self._url, 0)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[BinaryIO]:
@@ -314,32 +288,22 @@ class _Transfer:
         """The version of which the partial file is a part, or None if nobody knows."""
         try:
             facts = files.read_json(self._facts)
-            return (
-                Version(**{key: facts[key] for key in vars(Version())}) if facts["url"] == self._url else None
-            )
+            version = Version(**{key: facts[key] for key in vars(Version())})
+            return version if facts["url"] == self._url else None
         except (FileNotFoundError, files.CorruptError, KeyError, TypeError):
             return None
 
     def _start_over(self, file: BinaryIO) -> None:
         file.truncate(0)
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self._facts)
+        files.remove(self._facts)
 
     def _forget(self) -> None:
-        for path in (self._partial, self._facts):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
+        files.remove(self._partial)
+        files.remove(self._facts)
 
 
 def check_local(directory: str) -> None:
-    """Checks that files can be fetched into a directory.
-
-    Args:
-        directory: The directory; it need not be there.
-
-    Raises:
-        ValueError: It is on remote storage.
-    """
+    """Checks that files can be fetched into a directory; a `ValueError` if it is on remote storage."""
     if files.is_remote(directory):
         raise ValueError(
             f"directory {directory!r} is not local, files cannot be fetched into it; name a local one, or "
@@ -348,14 +312,7 @@ def check_local(directory: str) -> None:
 
 
 def gzip_damage(path: str) -> str | None:
-    """Checks a local gzip file: that each member is whole and has the size and CRC that it promises.
-
-    Args:
-        path: The file.
-
-    Returns:
-        What is wrong with it, or None.
-    """
+    """What is wrong with a local gzip file; None if each member is whole, with its size and its CRC."""
     if not os.path.getsize(path):
         return "the file is empty"
     try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import random
 import re
 import time
@@ -72,31 +73,14 @@ class RetryPolicy:
             )
 
     def wait_secs(self, num_failures: int, retry_after: str | None = None) -> float:
-        """How long to wait before the next try.
-
-        Args:
-            num_failures: Number of tries in a row that have failed, at least 1.
-            retry_after: The server's header of that name: seconds, or a date.
-
-        Returns:
-            Seconds, never fewer than the server asks for.
-        """
+        """Seconds to wait after so many failures in a row, never fewer than Retry-After asks for."""
         backoff = min(self.first_wait_secs * 2.0 ** (num_failures - 1), self.longest_wait_secs)
         return self.asked_secs(retry_after) + backoff * (0.5 + 0.5 * self.draw())
 
     def asked_secs(self, retry_after: str | None) -> float:
-        """How long a server asks to wait.
-
-        Args:
-            retry_after: Its header of that name, or None.
-
-        Returns:
-            Seconds; 0 if there is no header, or one that nobody understands.
-        """
-        if retry_after is None:
-            return 0.0
+        """Seconds for which the header Retry-After asks; 0 without one, or with one nobody understands."""
         try:
-            return urllib3.Retry().parse_retry_after(retry_after)
+            return urllib3.Retry().parse_retry_after(retry_after or "0")
         except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
             return 0.0
 
@@ -124,14 +108,7 @@ class Version:
     num_bytes: int | None = None
 
     def differs(self, other: Version) -> bool:
-        """Whether the two cannot be the same file, by what is known of both.
-
-        Args:
-            other: Another version.
-
-        Returns:
-            False also where nothing is known of both.
-        """
+        """Whether the two cannot be the same file, by what is known of both."""
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
@@ -189,17 +166,7 @@ class HttpFile(io.RawIOBase):
         return self._position - len(self._received)
 
     def readinto(self, buffer: Any) -> int:
-        """Reads the next bytes.
-
-        Args:
-            buffer: Takes them; has room for at least one.
-
-        Returns:
-            How many were read; 0 at the end of the file.
-
-        Raises:
-            OSError: As for `connect`.
-        """
+        """Reads the next bytes into a buffer; returns how many, 0 at the end; raises what `connect` does."""
         self._fill()
         size = min(len(buffer), len(self._received))
         buffer[:size] = self._received[:size]
@@ -219,22 +186,19 @@ class HttpFile(io.RawIOBase):
             try:
                 if self._response is None:
                     self._request()
-                if only_connect:
+                elif only_connect:
                     return
-                self._received = next(self._body, b"")
-                if not self._received:
-                    self._end()
+                elif content := next(self._body, b""):
+                    self._received, self._num_failures = content, 0
+                    self._position += len(content)
+                elif self.version and self.version.num_bytes is not None:
+                    told = f"the connection ended at byte {self._position} of {self.version.num_bytes}"
+                    raise _Interrupted(told, None)
+                else:
                     return
-                self._position += len(self._received)
-                self._num_failures = 0
             except _Interrupted as interruption:
                 self._hang_up()
                 self._wait(*interruption.args)
-
-    def _end(self) -> None:
-        size = self.version.num_bytes if self.version else None
-        if size is not None and self._position != size:
-            raise _Interrupted(f"the connection ended at byte {self._position} of {size}", None)
 
     def _wait(self, reason: str, retry_after: str | None) -> None:
         self._num_failures += 1
@@ -328,20 +292,13 @@ def _without_transport_packing(body: Iterator[bytes], url: str) -> tuple[Iterato
     Some servers say so of a file that is stored packed, others pack it on the way although asked not to.
     """
     first = next(body, b"")
+    body = itertools.chain([first], body)
     is_stored_so = urllib.parse.urlsplit(url).path.endswith(".gz")
     try:
         inner = zlib.decompressobj(wbits=_GZIP).decompress(first, len(_GZIP_MAGIC))
     except zlib.error:
-        return _chain(first, body), False
-    if is_stored_so and inner != _GZIP_MAGIC:
-        return _chain(first, body), False
-    return _unpack(_chain(first, body)), True
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    if first:
-        yield first
-        yield from rest
+        return body, False
+    return (body, False) if is_stored_so and inner != _GZIP_MAGIC else (_unpack(body), True)
 
 
 def _unpack(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -32,14 +32,7 @@ _KNOWN = ", ".join(one.__name__ for one in OURS)
 
 @gin.configurable("prepare_corpus")
 def chosen(source: type[Source] | None = None) -> type[Source] | None:
-    """The class of a source that a gin file names.
-
-    Args:
-        source: The class; None where no gin file names one.
-
-    Returns:
-        The same.
-    """
+    """The class of a source that a gin file names; None where none does."""
     return source
 
 

@@ -78,7 +78,7 @@ class Files(Source):
 
     def resolved(self, fetch: bool = True) -> Source:
         """With the paths that its patterns match."""
-        resolved = dataclasses.replace(self, files=tuple(self._matching()))
+        resolved = dataclasses.replace(self, files=tuple(matching(self.files, self.endings)))
         if not resolved.files:
             raise ValueError(
                 f"no {self.noun} was given; name at least one, by --files or {type(self).__name__}.files"
@@ -107,9 +107,6 @@ class Files(Source):
         here = dataclasses.replace(self, files=())
         return super(Files, here).describe()
 
-    def _matching(self) -> Sequence[str]:
-        return matching(self.files, self.endings)
-
     @functools.cached_property
     def _paths(self) -> Mapping[str, Sequence[str]]:
         """The files of each part, sorted by its name."""
@@ -127,14 +124,27 @@ class Files(Source):
         return dict(sorted(named.items()))
 
 
+@dataclasses.dataclass(frozen=True)
+class FilesOfRows(Files):
+    """Files of rows with named fields, a document in each.
+
+    Attributes:
+        text: Field, or column, of a document's text; with points between the names where it is inside others.
+        url: That of its address or id; documents without one are named by file and row.
+        language: That of its language; None where the detector shall say it.
+    """
+
+    text: str = "text"
+    url: str = "url"
+    language: str | None = None
+
+
 def _size(path: str) -> int:
     return 0 if is_http(path) else files.size_bytes(path)
 
 
 def _checksum(paths: Sequence[str]) -> str:
     """That of what the files hold, one behind the other."""
-    if len(paths) == 1:
-        return files.checksum(paths[0])
     digest = hashlib.sha256()
     for path in paths:
         with open_source(path) as file:

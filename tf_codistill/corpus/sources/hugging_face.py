@@ -124,7 +124,7 @@ class HuggingFace(Source):
         if len(text) > MAX_DOCUMENT_BYTES:
             return Damage("giant_document", number, len(text), b"", url)
         reading.advance(len(text))
-        return record(text, url, value(row, self.language) if self.language else None)
+        return record(text, url, value(row, self.language))
 
     def _load(self) -> Any:
         """The split, as a data set that can be streamed in shards."""

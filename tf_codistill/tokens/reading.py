@@ -82,11 +82,7 @@ class Split:
         return any(isinstance(shard, blocks.BlockIds) for shard in self.shards)
 
     def prefetch(self, positions: Int64Array) -> None:
-        """Begins to read what `gather` will take; what fails is raised by `gather`.
-
-        Args:
-            positions: As for `gather`.
-        """
+        """Begins to read what `gather` will take; what fails is raised by `gather`."""
         for shard, _, indices in self._by_shard(positions):
             shard.prefetch(indices)
 
@@ -150,17 +146,7 @@ class Corpus:
         return files.join(self.directory, self.manifest["tokenizer"])
 
     def split(self, name: str) -> Split:
-        """The split of that name.
-
-        Args:
-            name: ``train``, ``validation``, or what else the corpus was written with.
-
-        Returns:
-            The split.
-
-        Raises:
-            ValueError: The corpus has no such split.
-        """
+        """The split ``train``, ``validation``, or what else was written; a `ValueError` if there is none."""
         if name not in self.splits:
             raise ValueError(
                 f"split {name!r} is not in corpus {self.directory!r}; it has {', '.join(sorted(self.splits))}"

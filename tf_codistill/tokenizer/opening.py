@@ -54,18 +54,7 @@ class TokenizerFile(NamedTuple):
 
 
 def open_tokenizer(path: str) -> Tokenizer:
-    """Opens a tokenizer.
-
-    Args:
-        path: Path or URL of its file.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is no tokenizer, or one that cannot be used here.
-    """
+    """Opens the tokenizer of a file; a `ValueError` if it is none, or one that cannot be used here."""
     content = files.read(path)
     return _kind(content).open(path, content)
 

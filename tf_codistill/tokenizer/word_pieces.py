@@ -123,22 +123,14 @@ class WordPieces:
         """
         texts = list(texts)
         model = _learn(texts, num_pieces, _COVERAGE)
-        if sentences.SPACE_SIGN not in (
-            piece.piece for piece in model_proto.parse(model).pieces
-        ):  # it is among the rare characters that SentencePiece leaves to the bytes
+        learned = {piece.piece for piece in model_proto.parse(model).pieces}
+        if sentences.SPACE_SIGN not in learned:  # but one of the rare characters that are left to the bytes
             model = _learn(texts, num_pieces, 1.0)
         files.write(path, score_quantization.quantize(model))
         return cls(path)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text.
-
-        Args:
-            text: Any string.
-
-        Returns:
-            Ids below ``vocabulary_size + 256``, from which `decode` restores the text.
-        """
+        """The ids of any string, below ``vocabulary_size + 256``, from which `decode` restores it."""
         ids: list[int] = self._cache.encode([sentences.to_words(text)])[0].tolist()
         return ids
 
@@ -188,7 +180,8 @@ class WordPieces:
         parts = np.cumsum(num_bytes[is_plain]) // MAX_WORD
         ends = np.unique([0, *(1 + np.flatnonzero(np.diff(parts))), len(parts)])
         plain = _lists(ends, words.filter(pyarrow.array(is_plain)))
-        found = _flat(self._find(compute.binary_join(plain, _NOTHING).to_pylist()))
+        own = self._find(compute.binary_join(plain, _NOTHING).to_pylist())
+        found = np.fromiter(itertools.chain.from_iterable(own), np.int32)
         # A piece has a space only as its first character, so each of them begins another word.
         ids, bounds = self.ids[found], np.append(np.flatnonzero(self._begins_word[found]), len(found))
         end, num_plain = sentences.SPECIAL_TOKENS["/"], len(bounds) - 1
@@ -210,14 +203,14 @@ class WordPieces:
         """The two rows of each word that may have signs or other white space in it, or be long."""
         has_space = [word[-1].isspace() for word in words]  # a sentence ends before it
         amid = self._encode_forms(map(sentences.amid_sentence, words))
-        before = iter(
-            self._encode_forms(map(sentences.before_sentence, itertools.compress(words, has_space)))
-        )
-        rows: list[Ids] = []
+        spaced = itertools.compress(words, has_space)
+        before = iter(self._encode_forms(map(sentences.before_sentence, spaced)))
         end = np.array(sentences.SPECIAL_TOKENS["/"], np.int32)
-        for row, ends_with_space in zip(amid, has_space, strict=True):
-            rows += [row, next(before) if ends_with_space else np.append(row, end)]
-        return rows
+        pairs = (
+            (row, next(before) if ends_with_space else np.append(row, end))
+            for row, ends_with_space in zip(amid, has_space, strict=True)
+        )
+        return list(itertools.chain.from_iterable(pairs))
 
     def _encode_forms(self, forms: Iterable[str]) -> list[Ids]:
         """The ids of words with signs in them."""
@@ -257,10 +250,6 @@ def _cut(text: str) -> list[str]:
     if len(text) > MAX_WORD:
         return _LONG_WORD.sub("\\g<0>\0", text).split("\0")
     return [text] if text else []
-
-
-def _flat(ids: Iterable[Iterable[int]]) -> Ids:
-    return np.fromiter(itertools.chain.from_iterable(ids), np.int32)
 
 
 def _lists(bounds: npt.NDArray[np.integer], values: pyarrow.Array | Ids) -> pyarrow.ListArray:

@@ -60,17 +60,9 @@ def open_tokenizer(path: str) -> Tokenizer:
 
 
 def as_file(tokenizer: str | Tokenizer) -> TokenizerFile:
-    """A tokenizer as a file to be kept, of which it is certain that it can be opened.
+    """A tokenizer, by path, URL or a dataclass of one's own, as a file that can surely be opened.
 
-    Args:
-        tokenizer: Path or URL of a file, or a dataclass, see `own_class`.
-
-    Returns:
-        The file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no tokenizer, or one that no file can describe.
+    What is no tokenizer, or one that no file can describe, is a `ValueError`.
     """
     if isinstance(tokenizer, str):
         path, content = tokenizer, files.read(tokenizer)

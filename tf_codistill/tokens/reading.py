@@ -99,15 +99,9 @@ class Split:
 def split_in_memory(
     name: str, documents: Iterable[npt.NDArray[np.integer[Any]]], vocabulary_size: int
 ) -> Split:
-    """A split of documents that no corpus directory holds.
+    """A split of documents that no corpus directory holds: ids of each, END_OF_DOCUMENT last.
 
-    Args:
-        name: Name of the split.
-        documents: Ids of each, END_OF_DOCUMENT last.
-        vocabulary_size: Every id is below this.
-
-    Returns:
-        The split; it takes two bytes per token, four for more than 65,536 ids.
+    It takes two bytes per token, four if the vocabulary has more than 65,536 ids.
     """
     dtype = token_dtype(vocabulary_size)
     rows = [np.asarray(document).astype(dtype) for document in documents]

@@ -118,9 +118,7 @@ def fetch(
     with Progress(f"fetching {len(paths)} files", 1, "bytes") as progress:
         shared = (retry_policy or RetryPolicy(), _Display(progress, len(paths)), stop := threading.Event())
         transfers = {url: _Transfer(url, path, *shared) for url, path in paths.items()}
-        fetching = _Fetching(transfers, stop)
-        fetching.run(min(num_connections, len(paths)))
-    errors = {url: fetching.failures[url] for url in paths if url in fetching.failures}
+        errors = _fetch_all(transfers, stop, min(num_connections, len(paths)))
     return Fetched(
         tuple(paths.get(url, url) for url in urls if url not in errors),
         {url: str(error) for url, error in errors.items()},
@@ -160,50 +158,48 @@ class _Display:
             self._progress.advance(num_bytes)
 
 
-class _Fetching:
-    """Several transfers at a time, each made by its address, unless all are told to stop."""
+def _fetch_all(
+    transfers: Mapping[str, _Transfer], stop: threading.Event, num_connections: int
+) -> dict[str, BaseException]:
+    """Works until all files are there or have failed; returns why, by address.
 
-    def __init__(self, transfers: Mapping[str, _Transfer], stop: threading.Event) -> None:
-        self.failures: dict[str, OSError | ValueError] = {}
-        self._waiting = collections.deque(transfers.items())
-        self._stop = stop
-        self._trouble: list[BaseException] = []
+    Trouble of this machine, such as a full disk, concerns every file: it stops all transfers, and is raised.
+    """
+    failures: dict[str, BaseException] = {}
+    trouble: list[BaseException] = []
+    waiting = iter(transfers.items())  # shared by all threads
 
-    def run(self, num_connections: int) -> None:
-        """Works until all files are there or have failed, or this machine is in trouble."""
-        # Daemons: one that waits for a server must not keep a program from ending.
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_connections)]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                while thread.is_alive() and not self._stop.is_set():
-                    thread.join(0.1)
-        finally:
-            self._stop.set()
-            deadline = time.monotonic() + _LEAVE_SECS
-            for thread in threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-        if self._trouble:
-            raise self._trouble[0]
-
-    def _work(self) -> None:
-        while not self._stop.is_set():
-            try:
-                url, transfer = self._waiting.popleft()
-            except IndexError:
-                return
+    def work() -> None:
+        for url, transfer in waiting:
             try:
                 transfer.run()
             except _Stopped:
                 return
             except BaseException as error:
-                # Only what the operating system says has a number: a full disk concerns every file.
+                # Only what the operating system says has a number.
                 if isinstance(error, ValueError | OSError) and getattr(error, "errno", None) is None:
-                    self.failures[url] = error
+                    failures[url] = error
                 else:
-                    self._trouble.append(error)
-                    self._stop.set()
+                    trouble.append(error)
+                    stop.set()
+            if stop.is_set():
+                return
+
+    # Daemons: one that waits for a server must not keep a program from ending.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(num_connections)]
+    for thread in threads:
+        thread.start()
+    try:
+        while any(thread.is_alive() for thread in threads) and not stop.wait(0.1):
+            pass
+    finally:
+        stop.set()
+        deadline = time.monotonic() + _LEAVE_SECS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+    if trouble:
+        raise trouble[0]
+    return {url: failures[url] for url in transfers if url in failures}
 
 
 class _Transfer:

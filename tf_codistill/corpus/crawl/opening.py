@@ -44,18 +44,10 @@ def modified_at(source: str) -> float | None:
 
 
 def matching(patterns: Iterable[str], endings: Sequence[str] = ()) -> list[str]:
-    """The files that are meant.
+    """The files that paths, URLs or shell patterns mean, each once, those of each pattern sorted.
 
-    Args:
-        patterns: Paths, URLs or shell patterns; what is no pattern is taken as it is.
-        endings: How those files of a folder end that are meant, at any depth; with none no folder is looked
-            into.
-
-    Returns:
-        Paths and URLs, each once, those of each pattern sorted. Local directories are left out.
-
-    Raises:
-        ValueError: A pattern matches no file, or nothing in a folder is meant.
+    Of a folder these are the files, at any depth, that have one of the endings. Without endings no folder is
+    looked into. A pattern or a folder of which no file is meant is a `ValueError`.
     """
     paths: list[str] = []
     for pattern in patterns:

@@ -30,6 +30,7 @@ from tf_codistill.jobs.stages import fingerprint
 
 _PACKAGE = __name__.partition(".")[0]
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _MAX_CHARACTERS = 200  # of a parameter; of longer ones the beginning and a checksum are shown
 
 Source = tuple[str, str]
@@ -38,14 +39,7 @@ Source = tuple[str, str]
 
 @reprlib.recursive_repr("...")
 def describe(step: Any) -> str:
-    """A filter in a line, the same in every process.
-
-    Args:
-        step: A function, or an object that can be called.
-
-    Returns:
-        Its qualified name and its parameters.
-    """
+    """A filter, a function or what can be called as one, in a line: its qualified name and its parameters."""
     (thing, *_), parameters = _parts(step)
     given = ", ".join(f"{name.lstrip('_')}={_shown(value)}" for name, value in parameters.items())
     is_ours = str(thing.__module__).partition(".")[0] == _PACKAGE
@@ -54,14 +48,7 @@ def describe(step: Any) -> str:
 
 
 def code_of(step: Any) -> str:
-    """A fingerprint of the code of a filter, and of filters that are parameters of it.
-
-    Args:
-        step: A function, or an object that can be called.
-
-    Returns:
-        16 hexadecimal digits.
-    """
+    """A fingerprint of the code of a filter and of filters that are its parameters: 16 hexadecimal digits."""
     sources: set[Source] = set()
     waiting, seen = [step], dict[int, Any]()
     while waiting:
@@ -83,8 +70,8 @@ def _parts(step: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     # What would be sent to another process; of a class with __slots__ it comes in two parts.
     state = step.__getstate__()
     parameters: dict[str, Any] = {}
-    for part in state if isinstance(state, tuple) else (state,):
-        parameters.update(part if isinstance(part, dict) else {"state": part} if part else {})
+    for part in filter(None, state if isinstance(state, tuple) else (state,)):
+        parameters.update(part if isinstance(part, dict) else {"state": part})
     return _parts(type(step))[0], parameters
 
 
@@ -102,9 +89,7 @@ def _(step: types.FunctionType) -> tuple[Sequence[Any], Mapping[str, Any]]:
     return [function], {**defaults, **inspect.getclosurevars(function).nonlocals}
 
 
-@_parts.register(types.BuiltinFunctionType)
-def _(step: types.BuiltinFunctionType) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    return [step], {}
+_parts.register(types.BuiltinFunctionType, lambda step: ([step], {}))
 
 
 @_parts.register(types.MethodType)
@@ -146,14 +131,12 @@ def _text(value: Any) -> str:
 
 @_text.register(list)
 @_text.register(tuple)
-def _(value: Iterable[Any]) -> str:
-    return f"{type(value).__name__}({', '.join(map(_text, value))})"
-
-
 @_text.register(set)
 @_text.register(frozenset)
 def _(value: Iterable[Any]) -> str:
-    return f"{type(value).__name__}({', '.join(sorted(map(_text, value)))})"
+    texts = map(_text, value)
+    ordered = sorted(texts) if isinstance(value, set | frozenset) else texts
+    return f"{type(value).__name__}({', '.join(ordered)})"
 
 
 @_text.register(dict)
@@ -214,7 +197,7 @@ def _definitions(source: str) -> Mapping[str, tuple[str, frozenset[str]]]:
 
 def _bound(statement: ast.stmt) -> set[str]:
     """The names that a statement of a module defines; that we import from ourselves is no matter."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    if isinstance(statement, _NAMED):
         return {statement.name}
     if isinstance(statement, ast.ImportFrom) and (statement.module or "").partition(".")[0] == _PACKAGE:
         return set()
@@ -222,7 +205,7 @@ def _bound(statement: ast.stmt) -> set[str]:
     for node in ast.walk(statement):
         if isinstance(node, ast.alias):
             found.add((node.asname or node.name).partition(".")[0])
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        elif isinstance(node, _NAMED):
             found.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
@@ -233,11 +216,11 @@ def _strip(node: Any) -> None:
     """Takes docstrings away."""
     body = getattr(node, "body", None)
     if isinstance(body, list):
-        node.body = [
-            one
-            for one in body
-            if not (isinstance(one, ast.Expr) and isinstance(getattr(one.value, "value", None), str))
-        ] or [ast.Pass()]
+        node.body = [one for one in body if not _is_docstring(one)] or [ast.Pass()]
+
+
+def _is_docstring(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
 def _codes(thing: Any) -> list[types.CodeType]:

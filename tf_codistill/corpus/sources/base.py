@@ -235,17 +235,10 @@ def with_documents(items: Iterable[Record | Damage], name: str) -> Iterator[Reco
 
 
 def record(text: str, url: str, language: Any = None, dirt: Sequence[str] = ()) -> Record:
-    """A document as sources of any form have it.
+    """A document as sources of any form have it, with what is odd about it beside `dirt`.
 
-    Args:
-        text: Its text, one paragraph per line.
-        url: Its address, or whatever tells it from others.
-        language: ISO 639-3 or 639-1 code; None where nobody told.
-        dirt: What is odd about it so far.
-
-    Returns:
-        The document, with what else is odd about it; half surrogate pairs, which no file can have, are
-        U+FFFD.
+    Half surrogate pairs of its text, which no file can have, become U+FFFD. Its address is whatever tells it
+    from others, its language an ISO 639-3 or 639-1 code, None where nobody told.
     """
     odd = list(dirt)
     clean = text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

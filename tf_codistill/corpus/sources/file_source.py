@@ -47,15 +47,7 @@ class Files(Source):
 
     @abc.abstractmethod
     def read_file(self, path: str, reading: Reading) -> Iterator[Record | Damage]:
-        """Reads a file: the one thing in which sources of files differ.
-
-        Args:
-            path: Path, URL or address.
-            reading: Opens it.
-
-        Returns:
-            An iterator of what is in it, as for `Source.read`.
-        """
+        """Reads a file, which `reading` opens, as for `Source.read`: all in which sources of files differ."""
 
     def parts(self) -> Mapping[str, int]:
         """The parts with their sizes, 0 for those on a server, which is not asked for it."""

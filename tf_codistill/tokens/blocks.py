@@ -45,7 +45,7 @@ class BlockCache:
         self._lock = threading.Lock()
         self._blocks = collections.OrderedDict[tuple[str, int], concurrent.futures.Future[bytes]]()
         self._ahead: set[tuple[str, int]] = set()  # requested by `prefetch` and by nobody since
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._pool = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "token-blocks")  # starts none yet
 
     def prefetch(self, path: str, block: int) -> None:
         """Begins to read a block of a file, by its number, unless too many wait already."""
@@ -72,8 +72,6 @@ class BlockCache:
     def _begin(self, path: str, block: int) -> concurrent.futures.Future[bytes]:
         key = (path, block)
         if key not in self._blocks:
-            if self._pool is None:
-                self._pool = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "token-blocks")
             self._blocks[key] = self._pool.submit(files.read, path, block * BLOCK_BYTES, BLOCK_BYTES)
         self._blocks.move_to_end(key)
         while len(self._blocks) > self._max_blocks:

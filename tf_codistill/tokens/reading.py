@@ -52,17 +52,7 @@ class Split:
         return int(self.starts[-1])
 
     def gather(self, positions: Int64Array) -> Int32Array:
-        """The ids at any positions.
-
-        Args:
-            positions: int64 of any shape, each at least 0 and below `num_tokens`.
-
-        Returns:
-            int32 ids of the same shape.
-
-        Raises:
-            ValueError: A position is outside the split.
-        """
+        """The ids, int32, at positions, int64 of any shape; one outside of the split is a `ValueError`."""
         positions = np.asarray(positions)
         if positions.size and not (positions.min() >= 0 and positions.max() < self.num_tokens):
             raise ValueError(

@@ -105,12 +105,8 @@ class ShardWriter:
     def close(self) -> dict[str, Any]:
         """Puts the shard under its own names; a second call only returns the metadata again.
 
-        Returns:
-            ``name`` (without suffix), ``num_documents`` and ``num_tokens``, as `commit_corpus` takes them.
-
-        Raises:
-            OSError: The shard cannot be written; it is discarded.
-            ValueError: It has been discarded.
+        That is ``name``, without suffix, ``num_documents`` and ``num_tokens``, as `commit_corpus` takes it.
+        A shard that cannot be written is an `OSError` and discarded, one that was discarded a `ValueError`.
         """
         if self._is_open:
             self._is_open = False

@@ -61,13 +61,10 @@ class Fetched:
     damaged: tuple[str, ...] = ()
 
     def of_all(self) -> list[str]:
-        """Sources of all files, for whoever counts what is damaged, but wants no file to be missing.
+        """Paths, and behind them the addresses of files that arrive damaged, for whoever counts what is.
 
-        Returns:
-            Paths, and behind them the addresses of files that arrive damaged.
-
-        Raises:
-            OSError: A file is out of reach: the server does not have it, refuses, or cannot be reached.
+        A file that is out of reach, since the server does not have it, refuses, or cannot be reached, is an
+        `OSError`.
         """
         lost = [reason for url, reason in self.failures.items() if url not in self.damaged]
         if lost:
@@ -322,12 +319,10 @@ def gzip_damage(path: str) -> str | None:
 
 def _paths(urls: Sequence[str], directory: str) -> dict[str, str]:
     """The local path of each file, by address."""
-    if urls:
-        check_local(directory)
     owners: dict[str, str] = {}
     for url in urls:
-        name = file_name(url)
-        other = owners.setdefault(name, url)
-        if other != url:
+        check_local(directory)
+        if (other := owners.setdefault(file_name(url), url)) != url:
+            name = file_name(url)
             raise ValueError(f"{other} and {url} would both be fetched as {name!r}; fetch them separately")
     return {url: os.path.join(directory, name) for name, url in owners.items()}

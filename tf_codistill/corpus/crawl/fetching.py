@@ -119,20 +119,10 @@ def list_source(crawl: str, base_url: str = BASE_URL) -> str:
 def read_paths(
     crawl: str = PAPER_CRAWL, base_url: str = BASE_URL, retry_policy: RetryPolicy | None = None
 ) -> list[str]:
-    """Reads the list of a crawl's WET files.
+    """Path or URL of each WET file of a crawl, named as for `fetch_crawl`, in the order of its list.
 
-    Args:
-        crawl: Identifier, path or URL, as for `fetch_crawl`. The list has one path per line, may be packed,
-            and a path may be a whole URL.
-        base_url: What precedes the paths.
-        retry_policy: How often and how soon the server is asked again.
-
-    Returns:
-        Path or URL of each WET file, in the order of the list.
-
-    Raises:
-        ValueError: It is no such list, is damaged, or names a file twice.
-        OSError: It cannot be read.
+    The list has one path per line, may be packed, and a path may be a whole URL. One that is no such list, is
+    damaged, or names a file twice is a `ValueError`, one that cannot be read an `OSError`.
     """
     source = list_source(crawl, base_url)
     with open_source(source, retry_policy) as file:

@@ -37,6 +37,10 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)$")
 _NO_RANGE = re.compile(r"bytes \*/(\d+)$")
 # Common Crawl says 403 to those who ask too often.
 _TEMPORARY = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
+_FORBIDDEN = (
+    "Common Crawl answers so to too many connections, and for some files that do not exist: check the crawl "
+    "and the path, use fewer connections, or try again later"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +215,7 @@ class HttpFile(io.RawIOBase):
         if self._num_failures >= self._retry_policy.num_tries:
             raise OSError(
                 f"{self._url} cannot be read: it failed {self._num_failures} times in a row, at last because "
-                f"{reason}; {_remedy(reason)}"
+                f"{reason}; {_FORBIDDEN if ' 403' in reason else 'check the network, or try again later'}"
             )
         secs = self._retry_policy.wait_secs(self._num_failures, retry_after)
         logging.info("%s: %s; next try in %.0f s", self._url, reason, secs)
@@ -325,12 +329,3 @@ def _innermost(error: BaseException) -> str:
     while error.__context__ is not None:
         error = error.__context__
     return str(error) or type(error).__name__
-
-
-def _remedy(reason: str) -> str:
-    if " 403" in reason:
-        return (
-            "Common Crawl answers so to too many connections, and for some files that do not exist: check "
-            "the crawl and the path, use fewer connections, or try again later"
-        )
-    return "check the network, or try again later"

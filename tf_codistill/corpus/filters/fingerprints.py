@@ -15,6 +15,7 @@ where there is no version either, the bytecode does. Our own code is named witho
 from __future__ import annotations
 
 import ast
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -176,10 +177,10 @@ def _source_of(module: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _definitions(source: str) -> Mapping[str, tuple[str, frozenset[str]]]:
+def _definitions(source: str) -> Mapping[str, tuple[str, set[str]]]:
     """For each name that a module defines the statements that do, and the names in these."""
-    texts: dict[str, str] = {}
-    named: dict[str, frozenset[str]] = {}
+    texts: dict[str, str] = collections.defaultdict(str)
+    named: dict[str, set[str]] = collections.defaultdict(set)
     try:
         statements = ast.parse(source).body
     except SyntaxError:  # somebody is writing it
@@ -189,9 +190,8 @@ def _definitions(source: str) -> Mapping[str, tuple[str, frozenset[str]]]:
         for node in nodes:
             _strip(node)
         for name in _bound(statement):
-            texts[name] = texts.get(name, "") + ast.unparse(statement) + "\n"
-            names = {node.id for node in nodes if isinstance(node, ast.Name)}
-            named[name] = named.get(name, frozenset()) | names
+            texts[name] += ast.unparse(statement) + "\n"
+            named[name].update(node.id for node in nodes if isinstance(node, ast.Name))
     return {name: (texts[name], named[name]) for name in texts}
 
 

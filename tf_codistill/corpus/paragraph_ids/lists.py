@@ -81,17 +81,9 @@ def check(path: str) -> str:
 
 
 def read(path: str) -> Iterator[tuple[str, Numbers]]:
-    """Reads a list, one WET file at a time.
+    """Reads a list: for each WET file its name, without directory, and the numbers of its paragraphs.
 
-    Args:
-        path: Path or URL of the list.
-
-    Yields:
-        Name of a WET file, without directory, and the numbers of its paragraphs.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, is damaged, or has numbers that do not ascend from 0 or more.
+    What is no such list, is damaged, or has numbers that do not ascend from 0 or more is a `ValueError`.
     """
     before = None
     for column, wet_file, text, where in _read(path):
@@ -135,12 +127,9 @@ def encode(rows: Iterable[tuple[str, Numbers]]) -> bytes:
 
 
 def write(path: str, parts: Iterable[bytes], is_unwrapped: bool = False) -> None:
-    """Writes a list, and beside it the file with its checksum.
+    """Writes a list, ending in ``.csv``, of what `encode` returned, and beside it the file with its checksum.
 
-    Args:
-        path: Path or URL of the list, ending in ``.csv``.
-        parts: What `encode` returned, in order.
-        is_unwrapped: Whether wrapped documents are among those listed, joined to paragraphs.
+    `is_unwrapped` says whether wrapped documents are among those listed, joined to paragraphs.
     """
     header = (_NAMES, _UNWRAPPED if is_unwrapped else _NUMBERS)
     digest = hashlib.sha256()

@@ -76,16 +76,10 @@ class Selection:
         )
 
     def unpack(self, directory: str, wet_files: Iterable[str]) -> None:
-        """Writes what is listed of each WET file to a file of its own, unless that is done already.
+        """Writes what is listed of each WET file to one file each for `Selected.load`, unless that is done.
 
-        Args:
-            directory: Gets the files, for `Selected.load`.
-            wet_files: Names of the WET files, without directory.
-
-        Raises:
-            ValueError: A WET file is not listed, or a listed one does not belong to the crawl or is listed
-                twice, or the list cannot be understood.
-            OSError: The list, or that of the crawl, cannot be read.
+        A `ValueError` if a WET file, named without directory, is not listed, a listed one does not belong to
+        the crawl or is listed twice, or the list cannot be understood; an `OSError` if a list cannot be read.
         """
         facts = files.join(directory, _FACTS)
         if not files.exists(facts):

@@ -172,15 +172,11 @@ def _pages(
 ) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     for package, path in sources:
-        kept = []
         with open(path, "rb") as file:
-            texts = docstrings(file.read())
-        for paragraph in (paragraph for text in texts for paragraph in paragraphs(text)):
-            if paragraph in seen:
-                counts["duplicates"] += 1
-            else:
-                seen.add(paragraph)
-                kept.append(paragraph)
+            found = [paragraph for text in docstrings(file.read()) for paragraph in paragraphs(text)]
+        kept = [paragraph for paragraph in dict.fromkeys(found) if paragraph not in seen]
+        seen.update(kept)
+        counts["duplicates"] += len(found) - len(kept)
         if kept:
             counts["modules"] += 1
             counts["paragraphs"] += len(kept)

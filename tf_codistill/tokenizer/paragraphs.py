@@ -79,8 +79,8 @@ class ParagraphTokenizer(abc.ABC):
         table, start, end = self.table(), [tokens.PARAGRAPH_START], [tokens.PARAGRAPH_END]
         rows = []
         for document in lines:
-            parts = [(start, table[np.asarray(next(own), np.int64)], end) for _ in document]
-            flat = [part for paragraph in parts for part in paragraph]
+            ids = [table[np.asarray(next(own), np.int64)] for _ in document]
+            flat = [part for paragraph in ids for part in (start, paragraph, end)]
             rows.append(np.concatenate([*flat, [tokens.END_OF_DOCUMENT]]).astype(np.int32))
         return rows
 

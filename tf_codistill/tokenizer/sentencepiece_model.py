@@ -55,8 +55,7 @@ class SentencePieceModel(ParagraphTokenizer):
 
     def encode_paragraphs(self, paragraphs: Sequence[str]) -> list[list[int]]:
         """The model's own ids."""
-        ids: list[list[int]] = self._processor.EncodeAsIds(list(paragraphs), num_threads=1)
-        return ids
+        return self._processor.EncodeAsIds(list(paragraphs), num_threads=1)
 
     def decode_paragraph(self, ids: Sequence[int]) -> str:
         """The text of some of them."""

@@ -87,12 +87,8 @@ class WordPieces:
         self.fingerprint = hashlib.sha256(self.model).hexdigest()
         self.surfaces = [piece.replace(sentences.SPACE_SIGN, " ").encode("utf-8") for piece in learned]
         self.surfaces += [bytes([byte]) for byte in range(_NUM_BYTES)]
-        self.ids = np.concatenate(
-            [
-                np.arange(self.vocabulary_size - 1, self.vocabulary_size + _NUM_BYTES),
-                np.arange(tokens.NUM_SPECIAL, self.vocabulary_size),
-            ]
-        ).astype(np.int32)
+        first, end = tokens.NUM_SPECIAL, self.vocabulary_size
+        self.ids = np.r_[end - 1 : end + _NUM_BYTES, first:end].astype(np.int32)
         self._ids = self.ids.tolist()
         begins_word = [piece.startswith(sentences.SPACE_SIGN) for piece in learned]
         self._begins_word = np.array([False] * _FIRST_PIECE + begins_word)
@@ -131,8 +127,7 @@ class WordPieces:
 
     def encode(self, text: str) -> list[int]:
         """The ids of any string, below ``vocabulary_size + 256``, from which `decode` restores it."""
-        ids: list[int] = self._cache.encode([sentences.to_words(text)])[0].tolist()
-        return ids
+        return self._cache.encode([sentences.to_words(text)])[0].tolist()
 
     def encode_document(self, text: str) -> Ids:
         """The ids of a document as a model sees it, one row: each run of bytes is one OUT_OF_VOCABULARY."""
@@ -232,8 +227,7 @@ class WordPieces:
 
     def _find(self, texts: list[str]) -> list[list[int]]:
         """SentencePiece's own ids of texts that are short enough for exact sums of scores."""
-        found: list[list[int]] = self._processor.EncodeAsIds(texts, num_threads=1)
-        return found
+        return self._processor.EncodeAsIds(texts, num_threads=1)
 
     def _without_bytes(self, ids: Ids) -> Ids:
         """Makes each run of bytes one OUT_OF_VOCABULARY."""

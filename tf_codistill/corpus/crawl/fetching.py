@@ -153,9 +153,7 @@ def sample(paths: Iterable[str], num_files: int | None, seed: int = 0) -> list[s
 def _parse(lines: BinaryIO, source: str) -> list[str]:
     """The paths of a list, line by line: what is no list is told at its first line, whatever its size."""
     numbers: dict[str, int] = {}
-    number = 0
-    while line := lines.readline(_LONGEST_LINE):
-        number += 1
+    for number, line in enumerate(iter(lambda: lines.readline(_LONGEST_LINE), b""), 1):
         path = line.decode("utf-8-sig", errors="replace").strip()
         if not path:
             continue

@@ -53,8 +53,7 @@ def matching(patterns: Iterable[str], endings: Sequence[str] = ()) -> list[str]:
     for pattern in patterns:
         found = [path for path in _named(pattern, endings) if not os.path.isdir(path)]
         if not found:
-            inside = files.join(pattern, "*.warc.wet.gz")
-            is_directory = os.path.isdir(pattern)
+            inside, is_directory = files.join(pattern, "*.warc.wet.gz"), os.path.isdir(pattern)
             told = (
                 f"is a directory; name the files in it, as by {inside!r}"
                 if is_directory

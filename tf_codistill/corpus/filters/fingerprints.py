@@ -62,47 +62,38 @@ def code_of(step: Any) -> str:
     return fingerprint(sorted(sources))
 
 
-@functools.singledispatch
 def _parts(step: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """The functions or classes of a filter, the one that names it first, and its parameters."""
+    match step:
+        case type():
+            roots = ((base, base.__module__.partition(".")[0]) for base in step.__mro__[1:])
+            return [step, *(base for base, root in roots if root not in sys.stdlib_module_names)], {}
+        case types.FunctionType():
+            function: Any = inspect.unwrap(step)
+            found = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+            defaults = {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
+            return [function], {**defaults, **inspect.getclosurevars(function).nonlocals}
+        case types.BuiltinFunctionType():
+            return [step], {}
+        case types.MethodType():
+            return [step.__func__, *_parts(step.__self__)[0]], {"self": step.__self__}
+        case functools.partial():
+            things, parameters = _parts(step.func)
+            positional = {str(position): value for position, value in enumerate(step.args)}
+            return things, {**parameters, **positional, **step.keywords}
+    return _parts(type(step))[0], _state(step)
+
+
+def _state(step: Any) -> dict[str, Any]:
+    """What an object has in it."""
     if dataclasses.is_dataclass(step):
-        names = [field.name for field in dataclasses.fields(step)]
-        return _parts(type(step))[0], {name: getattr(step, name) for name in names}
+        return {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
     # What would be sent to another process; of a class with __slots__ it comes in two parts.
     state = step.__getstate__()
     parameters: dict[str, Any] = {}
     for part in filter(None, state if isinstance(state, tuple) else (state,)):
         parameters.update(part if isinstance(part, dict) else {"state": part})
-    return _parts(type(step))[0], parameters
-
-
-@_parts.register(type)
-def _(step: type) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    roots = ((base, base.__module__.partition(".")[0]) for base in step.__mro__[1:])
-    return [step, *(base for base, root in roots if root not in sys.stdlib_module_names)], {}
-
-
-@_parts.register(types.FunctionType)
-def _(step: types.FunctionType) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    function: Any = inspect.unwrap(step)
-    found = {name: one.default for name, one in inspect.signature(function).parameters.items()}
-    defaults = {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
-    return [function], {**defaults, **inspect.getclosurevars(function).nonlocals}
-
-
-_parts.register(types.BuiltinFunctionType, lambda step: ([step], {}))
-
-
-@_parts.register(types.MethodType)
-def _(step: types.MethodType) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    return [step.__func__, *_parts(step.__self__)[0]], {"self": step.__self__}
-
-
-@_parts.register(functools.partial)
-def _(step: functools.partial[Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    things, parameters = _parts(step.func)
-    positional = {str(position): value for position, value in enumerate(step.args)}
-    return things, {**parameters, **positional, **step.keywords}
+    return parameters
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:
@@ -121,33 +112,21 @@ def _shown(value: Any) -> str:
     return f"{text[: _MAX_CHARACTERS // 2]}... (SHA-256 {checksum[:16]})"
 
 
-@functools.singledispatch
 def _text(value: Any) -> str:
     """A parameter as text that is the same in every process."""
+    match value:
+        case list() | tuple():
+            return f"{type(value).__name__}({', '.join(map(_text, value))})"
+        case set() | frozenset():
+            return f"{type(value).__name__}({', '.join(sorted(map(_text, value)))})"
+        case dict():
+            return f"{{{', '.join(f'{_text(key)}: {_text(one)}' for key, one in value.items())}}}"
+        case re.Pattern():
+            return f"re.compile({value.pattern!r}, {value.flags})"  # its own text is cut off
     own_text: Any = type(value).__repr__
     if callable(value) or dataclasses.is_dataclass(value) or own_text is object.__repr__:
         return str(describe(value))
     return _ADDRESS.sub("", repr(value))
-
-
-@_text.register(list)
-@_text.register(tuple)
-@_text.register(set)
-@_text.register(frozenset)
-def _(value: Iterable[Any]) -> str:
-    texts = map(_text, value)
-    ordered = sorted(texts) if isinstance(value, set | frozenset) else texts
-    return f"{type(value).__name__}({', '.join(ordered)})"
-
-
-@_text.register(dict)
-def _(value: Mapping[Any, Any]) -> str:
-    return f"{{{', '.join(f'{_text(key)}: {_text(one)}' for key, one in value.items())}}}"
-
-
-@_text.register(re.Pattern)
-def _(value: re.Pattern[Any]) -> str:
-    return f"re.compile({value.pattern!r}, {value.flags})"  # its own text is cut off
 
 
 def _sources(thing: Any) -> Iterator[Source]:

@@ -260,6 +260,6 @@ def decoded(content: bytes) -> tuple[str, Sequence[str]]:
         return content.decode("utf-8", "replace"), ("bad_utf8",)
 
 
-def latest(one: float | None, other: float | None) -> float | None:
-    """The later of two times, None where none is known."""
-    return max((time for time in (one, other) if time is not None), default=None)
+def latest(*times: float | None) -> float | None:
+    """The latest of the times that are known, None where none is."""
+    return max((time for time in times if time is not None), default=None)

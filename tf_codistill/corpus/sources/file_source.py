@@ -85,7 +85,7 @@ class Files(Source):
         paths = self._paths[part]
         if any(map(is_http, paths)):
             return facts
-        time = functools.reduce(latest, map(modified_at, paths), None)
+        time = latest(*map(modified_at, paths))
         if sum(map(_size, paths)) != facts["bytes"] or time is None:
             return None
         # Whoever fetched a damaged file anew may have given it its old time.

@@ -209,15 +209,13 @@ def _module(package: str, path: str) -> str:
     return ".".join(parts) or package
 
 
-def _definitions(tree: ast.Module) -> Iterator[Definition]:
+def _definitions(node: ast.AST) -> Iterator[Definition]:
     """Yields modules, classes and functions in order; the bodies of functions are not entered."""
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, Definition):
-            yield node
-        if isinstance(node, ast.Module | ast.ClassDef | ast.If | ast.Try):
-            waiting.extend(reversed(node.body))
+    if isinstance(node, Definition):
+        yield node
+    if isinstance(node, ast.Module | ast.ClassDef | ast.If | ast.Try):
+        for inner in node.body:
+            yield from _definitions(inner)
 
 
 def _prose_blocks(docstring: str) -> Iterator[Block]:

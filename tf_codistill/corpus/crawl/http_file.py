@@ -196,15 +196,15 @@ class HttpFile(io.RawIOBase):
                     self._received, self._num_failures = content, 0
                     self._position += len(content)
                 elif self.version and self.version.num_bytes is not None:
-                    told = f"the connection ended at byte {self._position} of {self.version.num_bytes}"
-                    raise _Interrupted(told, None)
+                    size = self.version.num_bytes
+                    raise _Interrupted(f"the connection ended at byte {self._position} of {size}")
                 else:
                     return
             except _Interrupted as interruption:
                 self._hang_up()
                 self._wait(*interruption.args)
 
-    def _wait(self, reason: str, retry_after: str | None) -> None:
+    def _wait(self, reason: str, retry_after: str | None = None) -> None:
         self._num_failures += 1
         asked_secs = self._retry_policy.asked_secs(retry_after)
         if asked_secs > self._retry_policy.longest_retry_after_secs:
@@ -242,7 +242,7 @@ class HttpFile(io.RawIOBase):
         except requests.RequestException as error:
             if isinstance(error, ValueError):  # requests tells so of addresses that are none
                 raise ValueError(f"address {self._url!r} is not understood: {error}") from error
-            raise _Interrupted(_innermost(error), None) from error
+            raise _Interrupted(_innermost(error)) from error
         self._response = response
         start, num_bytes = self._answer(response)
         body = _chunks(response)
@@ -267,7 +267,7 @@ class HttpFile(io.RawIOBase):
             found = _RANGE.match(headers.get("Content-Range", ""))
             if found is None or int(found[1]) != self._position:
                 self.takes_ranges = False
-                raise _Interrupted(f"{told} with {headers.get('Content-Range')!r}, which was not asked", None)
+                raise _Interrupted(f"{told} with {headers.get('Content-Range')!r}, which was not asked")
             return self._position, None if found[2] == "*" else int(found[2])
         if status == 416:
             whole = _NO_RANGE.match(headers.get("Content-Range", ""))
@@ -287,7 +287,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
         while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
             yield chunk
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise _Interrupted(_innermost(error), None) from error
+        raise _Interrupted(_innermost(error)) from error
 
 
 def _without_transport_packing(body: Iterator[bytes], url: str) -> tuple[Iterator[bytes], bool]:
@@ -312,9 +312,9 @@ def _unpack(chunks: Iterator[bytes]) -> Iterator[bytes]:
             if content := unpacker.decompress(chunk):
                 yield content
     except zlib.error as error:
-        raise _Interrupted(f"what the server packed is damaged ({error})", None) from error
+        raise _Interrupted(f"what the server packed is damaged ({error})") from error
     if not unpacker.eof:
-        raise _Interrupted("the connection ended inside what the server packed", None)
+        raise _Interrupted("the connection ended inside what the server packed")
 
 
 def _skip(chunks: Iterator[bytes], num_bytes: int) -> Iterator[bytes]:

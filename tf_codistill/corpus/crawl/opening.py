@@ -52,14 +52,11 @@ def matching(patterns: Iterable[str], endings: Sequence[str] = ()) -> list[str]:
     paths: list[str] = []
     for pattern in patterns:
         found = [path for path in _named(pattern, endings) if not os.path.isdir(path)]
+        if not found and os.path.isdir(pattern):
+            inside = files.join(pattern, "*.warc.wet.gz")
+            raise ValueError(f"{pattern!r} is a directory; name the files in it, as by {inside!r}")
         if not found:
-            inside, is_directory = files.join(pattern, "*.warc.wet.gz"), os.path.isdir(pattern)
-            told = (
-                f"is a directory; name the files in it, as by {inside!r}"
-                if is_directory
-                else ("matches no file; check the path, and quote the pattern")
-            )
-            raise ValueError(f"{pattern!r} {told}")
+            raise ValueError(f"{pattern!r} matches no file; check the path, and quote the pattern")
         paths += found
     return list(dict.fromkeys(paths))
 

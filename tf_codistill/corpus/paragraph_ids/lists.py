@@ -67,11 +67,9 @@ def check(path: str) -> str:
     It is checked against a known one, or that in a file beside the list, if there is one: another checksum,
     or a file that has none, is a `ValueError`.
     """
-    digest = hashlib.sha256()
     with open_source(path) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    found, promised = digest.hexdigest(), _promised(path)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    promised = _promised(path)
     if promised not in (None, found):
         raise ValueError(
             f"list {path!r} is damaged or another one: its SHA-256 is {found}, expected {promised}; "

@@ -27,8 +27,6 @@ from tf_codistill.corpus.document import Record
 from tf_codistill.corpus.sources.base import Reading, Source, latest, with_documents
 from tf_codistill.jobs.quarantine import Damage
 
-_CHUNK_BYTES = 1 << 20
-
 
 @dataclasses.dataclass(frozen=True)
 class Files(Source):
@@ -137,9 +135,10 @@ def _size(path: str) -> int:
 
 def _checksum(paths: Sequence[str]) -> str:
     """That of what the files hold, one behind the other."""
+    if len(paths) == 1:
+        return files.checksum(paths[0])
     digest = hashlib.sha256()
     for path in paths:
         with open_source(path) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()

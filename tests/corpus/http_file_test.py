@@ -185,6 +185,15 @@ def test_a_file_that_became_shorter_has_changed(server: http_server.Server, wait
         read(server, waits.retry_policy())
 
 
+def test_what_a_server_says_where_nothing_is_missing_is_no_part_of_the_file(
+    server: http_server.Server, waits: Waits
+) -> None:
+    told = {"Content-Range": f"bytes */{len(CONTENT)}"}
+    server.misbehave(PATH, Fault(status=416, body=b"no such range", headers=told))
+    with HttpFile(server.url + PATH, waits.retry_policy(), len(CONTENT), Version()) as file:
+        assert file.read(100) == b""
+
+
 def test_a_size_that_is_not_told_may_end_anywhere(server: http_server.Server, waits: Waits) -> None:
     server.misbehave(PATH, Fault(headers=NO_SIZE))
     assert read(server, waits.retry_policy()) == CONTENT

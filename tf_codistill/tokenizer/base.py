@@ -32,14 +32,7 @@ class GraphTokenizer(Protocol):
     """A tokenizer as TensorFlow ops: in `tf.data`, in a `tf.function`, in an exported model."""
 
     def encode_document(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """The ids of documents.
-
-        Args:
-            texts: string ``[N]``, UTF-8, one paragraph per line.
-
-        Returns:
-            int32 ``[N, None]``; in each row what `Tokenizer.encode_documents` returns for that text.
-        """
+        """What `Tokenizer.encode_documents` returns: of UTF-8, string ``[N]``, to int32 ``[N, None]``."""
 
 
 class Tokenizer(Protocol):
@@ -58,14 +51,7 @@ class Tokenizer(Protocol):
         """Whether sentences have marks of their own, SENTENCE_START and SENTENCE_END, beside paragraphs."""
 
     def encode_documents(self, texts: Iterable[str]) -> list[Ids]:
-        """The ids of documents as a model sees them.
-
-        Args:
-            texts: Documents, one paragraph per line.
-
-        Returns:
-            A row for each, of ids below `vocabulary_size`, with END_OF_DOCUMENT last.
-        """
+        """For each text, a paragraph per line, a row of ids below `vocabulary_size`, END_OF_DOCUMENT last."""
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids, special tokens left out and paragraphs on lines of their own.
@@ -81,24 +67,10 @@ class Tokenizer(Protocol):
         """
 
     def piece(self, index: int) -> str:
-        """An id as a table shows it.
-
-        Args:
-            index: One that is no special token.
-
-        Returns:
-            What it stands for, with the space that a word begins with.
-        """
+        """An id, no special token, as a table shows it, with the space that a word begins with."""
 
     def in_graph(self) -> GraphTokenizer:
-        """The same ids as TensorFlow ops.
-
-        Returns:
-            A tokenizer for graphs.
-
-        Raises:
-            ValueError: There are no ops for it; the sentence says what to do instead.
-        """
+        """The same ids as TensorFlow ops; a `ValueError` that says what to do instead if there are none."""
 
 
 def by_paragraph(ids: Iterable[int]) -> list[list[int]]:

@@ -77,21 +77,11 @@ class GraphWordPieces(tf.Module):
             texts = tf.strings.regex_replace(texts, pattern, sign)
         parts_by_text = tf.strings.split(texts, "\x00")
         parts = parts_by_text.flat_values
-        lead = self._lead(parts)
-        ids = tf.concat([lead, self._plain(parts)], axis=1)
-        splits = tf.gather(ids.row_splits, parts_by_text.row_splits)
-        rows = tf.RaggedTensor.from_row_splits(ids.flat_values, splits, validate=False)
-        return _append(rows, tokens.PARAGRAPH_END)
+        ids = tf.concat([self._lead(parts), self._plain(parts)], axis=1)
+        return _append(_joined(ids, parts_by_text), tokens.PARAGRAPH_END)
 
     def encode_document(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """The ids of documents as a model sees them.
-
-        Args:
-            texts: string ``[N]``, one paragraph per line.
-
-        Returns:
-            int32 ``[N, None]``; in each row what `WordPieces.encode_document` returns.
-        """
+        """In each row what `WordPieces.encode_document` returns, see `GraphTokenizer.encode_document`."""
         ids = self.encode(texts)
         flat = ids.flat_values
         is_byte = flat >= self.vocabulary_size
@@ -103,14 +93,10 @@ class GraphWordPieces(tf.Module):
         )
 
     def decode(self, ids: tf.RaggedTensor | tf.Tensor) -> tf.Tensor:
-        """The texts of ids, special tokens left out and paragraphs on lines of their own.
+        """What `WordPieces.decode` returns for each row of ids, int32 ``[N, None]``; string ``[N]``.
 
-        Args:
-            ids: int32 ``[N, None]``, also ones that begin or end in the middle of a text.
-
-        Returns:
-            string ``[N]``: what `WordPieces.decode` returns; but bytes that form no character stay as they
-            are, and an id outside the vocabulary is an `InvalidArgumentError`.
+        But bytes that form no character stay as they are, and an id outside the vocabulary is an
+        `InvalidArgumentError`.
         """
         if not isinstance(ids, tf.RaggedTensor):
             ids = tf.RaggedTensor.from_tensor(ids)
@@ -163,22 +149,19 @@ class GraphParagraphs(tf.Module):
         self._table = table
 
     def encode_document(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        """The ids of documents as a model sees them.
-
-        Args:
-            texts: string ``[N]``, one paragraph per line; what is no UTF-8 becomes U+FFFD.
-
-        Returns:
-            int32 ``[N, None]``; in each row what `SentencePieceModel.encode_documents` returns.
-        """
+        """In each row what `SentencePieceModel.encode_documents` returns; what is no UTF-8 becomes U+FFFD."""
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
         lines = tf.strings.split(texts, "\n")
         own = self._tokenizer.tokenize(lines.flat_values)
         ids = _append(own.with_flat_values(tf.gather(self._table, own.flat_values)), tokens.PARAGRAPH_END)
         ids = tf.concat([tf.fill(tf.stack([ids.nrows(), 1]), tokens.PARAGRAPH_START), ids], axis=1)
-        splits = tf.gather(ids.row_splits, lines.row_splits)
-        rows = tf.RaggedTensor.from_row_splits(ids.flat_values, splits, validate=False)
-        return _append(rows, tokens.END_OF_DOCUMENT)
+        return _append(_joined(ids, lines), tokens.END_OF_DOCUMENT)
+
+
+def _joined(ids: tf.RaggedTensor, parts: tf.RaggedTensor) -> tf.RaggedTensor:
+    """The ids of all parts of a text in one row, as many parts as its row has."""
+    splits = tf.gather(ids.row_splits, parts.row_splits)
+    return tf.RaggedTensor.from_row_splits(ids.flat_values, splits, validate=False)
 
 
 def _append(rows: tf.RaggedTensor, token: int) -> tf.RaggedTensor:

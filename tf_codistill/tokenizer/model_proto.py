@@ -48,17 +48,9 @@ _Model, Trainer, Normalizer = (
 
 
 def parse(content: bytes) -> Any:
-    """Reads a model.
+    """The message in the content of a model's file, with at least one piece; otherwise a `ValueError`.
 
-    Args:
-        content: The content of its file.
-
-    Returns:
-        The message, with at least one piece; in it, `Trainer` and `Normalizer` are bytes, which keep the
-        order of the fields that have no name here.
-
-    Raises:
-        ValueError: The bytes are no SentencePiece model.
+    In it, `Trainer` and `Normalizer` are bytes, which keep the order of the fields that have no name here.
     """
     try:
         model: Any = _Model.FromString(content)

@@ -54,34 +54,15 @@ class TokenizerFile(NamedTuple):
 
 
 def open_tokenizer(path: str) -> Tokenizer:
-    """Opens a tokenizer.
-
-    Args:
-        path: Path or URL of its file.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is no tokenizer, or one that cannot be used here.
-    """
+    """Opens the tokenizer of a file; a `ValueError` if it is none, or one that cannot be used here."""
     content = files.read(path)
     return _kind(content).open(path, content)
 
 
 def as_file(tokenizer: str | Tokenizer) -> TokenizerFile:
-    """A tokenizer as a file to be kept, of which it is certain that it can be opened.
+    """A tokenizer, by path, URL or a dataclass of one's own, as a file that can surely be opened.
 
-    Args:
-        tokenizer: Path or URL of a file, or a dataclass, see `own_class`.
-
-    Returns:
-        The file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no tokenizer, or one that no file can describe.
+    What is no tokenizer, or one that no file can describe, is a `ValueError`.
     """
     if isinstance(tokenizer, str):
         path, content = tokenizer, files.read(tokenizer)

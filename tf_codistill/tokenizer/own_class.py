@@ -31,16 +31,9 @@ _PROBE_TEXT = (
 
 
 def content_of(tokenizer: Tokenizer) -> bytes:
-    """The file that describes a tokenizer.
+    """The content of the file that describes a tokenizer; the same tokenizer gives the same.
 
-    Args:
-        tokenizer: A dataclass.
-
-    Returns:
-        The file's content; the same tokenizer gives the same.
-
-    Raises:
-        ValueError: It is no dataclass, cannot be imported by its name, or a field is nothing that JSON holds.
+    A `ValueError` if it is no dataclass, cannot be imported by its name, or has a field that is no JSON.
     """
     kind: Any = type(tokenizer)
     name = f"{kind.__module__}:{kind.__qualname__}"
@@ -69,17 +62,10 @@ def recognizes(content: bytes) -> bool:
 
 
 def make(path: str, content: bytes) -> Tokenizer:
-    """Makes the tokenizer that a file describes.
+    """Makes the tokenizer that the content of a file describes.
 
-    Args:
-        path: Where the file is, for what is told of it.
-        content: Its content.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        ValueError: The class cannot be imported, does not take the fields, or gives other ids now.
+    A `ValueError`, with the path, if the class cannot be imported, does not take the fields, or gives other
+    ids now.
     """
     described = json.loads(content)
     module, _, name = described[_CLASS].partition(":")

@@ -14,6 +14,7 @@ such a class, and a dataclass, see `own_class`.
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -50,25 +51,11 @@ class ParagraphTokenizer(abc.ABC):
 
     @abc.abstractmethod
     def encode_paragraphs(self, paragraphs: Sequence[str]) -> Iterable[Sequence[int]]:
-        """The tokenizer's own ids.
-
-        Args:
-            paragraphs: Texts without line ends; can be written as UTF-8.
-
-        Returns:
-            Ids for each; `UNKNOWN` for what it has none for.
-        """
+        """The tokenizer's own ids of texts without line ends, fit for UTF-8; `UNKNOWN` where it has none."""
 
     @abc.abstractmethod
     def decode_paragraph(self, ids: Sequence[int]) -> str:
-        """The text of some of a paragraph's ids.
-
-        Args:
-            ids: The tokenizer's own, or `UNKNOWN`.
-
-        Returns:
-            The text; U+FFFD for `UNKNOWN`.
-        """
+        """The text of some of a paragraph's own ids; U+FFFD for `UNKNOWN`."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -80,7 +67,7 @@ class ParagraphTokenizer(abc.ABC):
         """SHA-256 of the tokenizer's file, 64 hexadecimal digits."""
         return hashlib.sha256(self.content).hexdigest()
 
-    @property
+    @functools.cached_property
     def content(self) -> bytes:
         """What is in the tokenizer's file."""
         return own_class.content_of(self)
@@ -92,18 +79,16 @@ class ParagraphTokenizer(abc.ABC):
         table, start, end = self.table(), [tokens.PARAGRAPH_START], [tokens.PARAGRAPH_END]
         rows = []
         for document in lines:
-            parts = [(start, table[np.asarray(next(own), np.int64)], end) for _ in document]
-            flat = [part for paragraph in parts for part in paragraph]
+            ids = [table[np.asarray(next(own), np.int64)] for _ in document]
+            flat = [part for paragraph in ids for part in (start, paragraph, end)]
             rows.append(np.concatenate([*flat, [tokens.END_OF_DOCUMENT]]).astype(np.int32))
         return rows
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids, see `Tokenizer.decode`; a `ValueError` if one is not of the vocabulary."""
-        for index in ids:
-            if not 0 <= index < self.vocabulary_size:
-                raise ValueError(
-                    f"id {index} is not of this vocabulary; expected 0 to {self.vocabulary_size - 1}"
-                )
+        last = self.vocabulary_size - 1
+        if wrong := [index for index in ids if not 0 <= index <= last]:
+            raise ValueError(f"id {wrong[0]} is not of this vocabulary; expected 0 to {last}")
         own = ([max(index - tokens.NUM_SPECIAL, UNKNOWN) for index in row] for row in by_paragraph(ids))
         return "\n".join(map(self.decode_paragraph, own))
 

@@ -28,16 +28,9 @@ _UNKNOWN_PENALTY = 10  # SentencePiece's, for a character without a piece, below
 
 
 def quantize(content: bytes) -> bytes:
-    """Rounds the scores of a model to multiples of a power of two.
+    """Rounds the scores of a SentencePiece model, as it was learned, to multiples of a power of two.
 
-    Args:
-        content: A SentencePiece model, as it was learned.
-
-    Returns:
-        The same model, each score moved by less than a thousandth for vocabularies of usual sizes.
-
-    Raises:
-        ValueError: The bytes are no SentencePiece model.
+    With vocabularies of usual sizes each score moves by less than a thousandth.
     """
     model = model_proto.parse(content)
     worst = _UNKNOWN_PENALTY + max(abs(piece.score) for piece in model.pieces)

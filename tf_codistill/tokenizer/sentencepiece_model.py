@@ -41,9 +41,9 @@ class SentencePieceModel(ParagraphTokenizer):
 
     def __init__(self, path: str, content: bytes | None = None) -> None:
         self._path = path
-        self._content = files.read(path) if content is None else content
+        self.content = files.read(path) if content is None else content
         try:
-            model = model_proto.parse(self._content)
+            model = model_proto.parse(self.content)
             self._model = _as_read(model)
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except (ValueError, RuntimeError) as error:
@@ -53,15 +53,9 @@ class SentencePieceModel(ParagraphTokenizer):
         self.special_pieces = [index for index, kind in enumerate(types) if kind in _NO_TEXT]
         self._has_ties = _is_unigram(model) and model_proto.USER_DEFINED in types
 
-    @property
-    def content(self) -> bytes:
-        """What is in the model's file."""
-        return self._content
-
     def encode_paragraphs(self, paragraphs: Sequence[str]) -> list[list[int]]:
         """The model's own ids."""
-        ids: list[list[int]] = self._processor.EncodeAsIds(list(paragraphs), num_threads=1)
-        return ids
+        return self._processor.EncodeAsIds(list(paragraphs), num_threads=1)
 
     def decode_paragraph(self, ids: Sequence[int]) -> str:
         """The text of some of them."""
@@ -73,14 +67,10 @@ class SentencePieceModel(ParagraphTokenizer):
         return str(self._processor.IdToPiece(index - tokens.NUM_SPECIAL)).replace(SPACE_SIGN, " ")
 
     def in_graph(self) -> GraphParagraphs:
-        """The same ids by TensorFlow ops.
+        """The same ids by TensorFlow ops, with a copy of the model.
 
-        Returns:
-            A `tf.Module` with a copy of the model.
-
-        Raises:
-            ValueError: It is a unigram model with pieces that its trainer was told to keep in one, of which
-                releases of SentencePiece make different ids.
+        There are none, but a `ValueError`, for a unigram model with pieces that its trainer was told to keep
+        in one, of which releases of SentencePiece make different ids.
         """
         if self._has_ties:
             raise ValueError(

@@ -144,10 +144,7 @@ def before_sentence(word: str) -> str:
 
 
 def _has(words: pyarrow.Array, pattern: str) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = compute.match_substring_regex(words, pattern).to_numpy(
-        zero_copy_only=False
-    )
-    return found
+    return compute.match_substring_regex(words, pattern).to_numpy(zero_copy_only=False)
 
 
 def _is_utf8(text: str) -> bool:

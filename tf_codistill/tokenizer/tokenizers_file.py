@@ -33,7 +33,7 @@ class TokenizersFile(ParagraphTokenizer):
 
     def __init__(self, path: str, content: bytes | None = None) -> None:
         self._path = path
-        self._content = files.read(path) if content is None else content
+        self.content = files.read(path) if content is None else content
         try:
             import tokenizers
         except ImportError as error:
@@ -42,7 +42,7 @@ class TokenizersFile(ParagraphTokenizer):
                 "install 'tf_codistill[tokenizers]'"
             ) from error
         try:
-            described = json.loads(self._content)
+            described = json.loads(self.content)
             for token in described["added_tokens"]:
                 token["special"] |= looks_special(token["content"])
             described["model"]["dropout"] = None
@@ -59,13 +59,8 @@ class TokenizersFile(ParagraphTokenizer):
         self.special_pieces = sorted((special | unknown) - {None})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """The package forgets when it is copied that special tokens are text."""
-        return TokenizersFile, (self._path, self._content)
-
-    @property
-    def content(self) -> bytes:
-        """What is in the JSON file."""
-        return self._content
+        # The package forgets when it is copied that special tokens are text.
+        return TokenizersFile, (self._path, self.content)
 
     def encode_paragraphs(self, paragraphs: Sequence[str]) -> list[list[int]]:
         """The file's own ids."""

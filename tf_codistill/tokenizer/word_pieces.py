@@ -87,12 +87,8 @@ class WordPieces:
         self.fingerprint = hashlib.sha256(self.model).hexdigest()
         self.surfaces = [piece.replace(sentences.SPACE_SIGN, " ").encode("utf-8") for piece in learned]
         self.surfaces += [bytes([byte]) for byte in range(_NUM_BYTES)]
-        self.ids = np.concatenate(
-            [
-                np.arange(self.vocabulary_size - 1, self.vocabulary_size + _NUM_BYTES),
-                np.arange(tokens.NUM_SPECIAL, self.vocabulary_size),
-            ]
-        ).astype(np.int32)
+        first, end = tokens.NUM_SPECIAL, self.vocabulary_size
+        self.ids = np.r_[end - 1 : end + _NUM_BYTES, first:end].astype(np.int32)
         self._ids = self.ids.tolist()
         begins_word = [piece.startswith(sentences.SPACE_SIGN) for piece in learned]
         self._begins_word = np.array([False] * _FIRST_PIECE + begins_word)
@@ -124,24 +120,15 @@ class WordPieces:
         # All at once, since SentencePiece would take Ctrl-C between two of them for an error of its own.
         training = list(_training_sentences(texts))
         model = _learn(training, num_pieces, _COVERAGE)
-        if sentences.SPACE_SIGN not in (
-            piece.piece for piece in model_proto.parse(model).pieces
-        ):  # it is among the rare characters that SentencePiece leaves to the bytes
+        learned = {piece.piece for piece in model_proto.parse(model).pieces}
+        if sentences.SPACE_SIGN not in learned:  # but one of the rare characters that are left to the bytes
             model = _learn(training, num_pieces, 1.0)
         files.write(path, score_quantization.quantize(model))
         return cls(path)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text.
-
-        Args:
-            text: Any string.
-
-        Returns:
-            Ids below ``vocabulary_size + 256``, from which `decode` restores the text.
-        """
-        ids: list[int] = self._cache.encode([sentences.to_words(text)])[0].tolist()
-        return ids
+        """The ids of any string, below ``vocabulary_size + 256``, from which `decode` restores it."""
+        return self._cache.encode([sentences.to_words(text)])[0].tolist()
 
     def encode_document(self, text: str) -> Ids:
         """The ids of a document as a model sees it, one row: each run of bytes is one OUT_OF_VOCABULARY."""
@@ -189,7 +176,8 @@ class WordPieces:
         parts = np.cumsum(num_bytes[is_plain]) // MAX_WORD
         ends = np.unique([0, *(1 + np.flatnonzero(np.diff(parts))), len(parts)])
         plain = _lists(ends, words.filter(pyarrow.array(is_plain)))
-        found = _flat(self._find(compute.binary_join(plain, _NOTHING).to_pylist()))
+        own = self._find(compute.binary_join(plain, _NOTHING).to_pylist())
+        found = np.fromiter(itertools.chain.from_iterable(own), np.int32)
         # A piece has a space only as its first character, so each of them begins another word.
         ids, bounds = self.ids[found], np.append(np.flatnonzero(self._begins_word[found]), len(found))
         end, num_plain = sentences.SPECIAL_TOKENS["/"], len(bounds) - 1
@@ -211,14 +199,14 @@ class WordPieces:
         """The two rows of each word that may have signs or other white space in it, or be long."""
         has_space = [word[-1].isspace() for word in words]  # a sentence ends before it
         amid = self._encode_forms(map(sentences.amid_sentence, words))
-        before = iter(
-            self._encode_forms(map(sentences.before_sentence, itertools.compress(words, has_space)))
-        )
-        rows: list[Ids] = []
+        spaced = itertools.compress(words, has_space)
+        before = iter(self._encode_forms(map(sentences.before_sentence, spaced)))
         end = np.array(sentences.SPECIAL_TOKENS["/"], np.int32)
-        for row, ends_with_space in zip(amid, has_space, strict=True):
-            rows += [row, next(before) if ends_with_space else np.append(row, end)]
-        return rows
+        pairs = (
+            (row, next(before) if ends_with_space else np.append(row, end))
+            for row, ends_with_space in zip(amid, has_space, strict=True)
+        )
+        return list(itertools.chain.from_iterable(pairs))
 
     def _encode_forms(self, forms: Iterable[str]) -> list[Ids]:
         """The ids of words with signs in them."""
@@ -240,8 +228,7 @@ class WordPieces:
 
     def _find(self, texts: list[str]) -> list[list[int]]:
         """SentencePiece's own ids of texts that are short enough for exact sums of scores."""
-        found: list[list[int]] = self._processor.EncodeAsIds(texts, num_threads=1)
-        return found
+        return self._processor.EncodeAsIds(texts, num_threads=1)
 
     def _without_bytes(self, ids: Ids) -> Ids:
         """Makes each run of bytes one OUT_OF_VOCABULARY."""
@@ -258,10 +245,6 @@ def _cut(text: str) -> list[str]:
     if len(text) > MAX_WORD:
         return _LONG_WORD.sub("\\g<0>\0", text).split("\0")
     return [text] if text else []
-
-
-def _flat(ids: Iterable[Iterable[int]]) -> Ids:
-    return np.fromiter(itertools.chain.from_iterable(ids), np.int32)
 
 
 def _lists(bounds: npt.NDArray[np.integer], values: pyarrow.Array | Ids) -> pyarrow.ListArray:

@@ -43,18 +43,12 @@ class BlockCache:
     def __init__(self, max_bytes: int = 256 << 20) -> None:
         self._max_blocks = max(2 * _NUM_THREADS, max_bytes // BLOCK_BYTES)
         self._lock = threading.Lock()
-        self._blocks: collections.OrderedDict[tuple[str, int], concurrent.futures.Future[bytes]]
-        self._blocks = collections.OrderedDict()
+        self._blocks = collections.OrderedDict[tuple[str, int], concurrent.futures.Future[bytes]]()
         self._ahead: set[tuple[str, int]] = set()  # requested by `prefetch` and by nobody since
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._pool = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "token-blocks")  # starts none yet
 
     def prefetch(self, path: str, block: int) -> None:
-        """Begins to read a block, unless too many wait already.
-
-        Args:
-            path: The file.
-            block: Number of the block in the file.
-        """
+        """Begins to read a block of a file, by its number, unless too many wait already."""
         with self._lock:
             if (path, block) not in self._blocks and len(self._ahead) < self._max_blocks // 2:
                 self._ahead.add((path, block))
@@ -63,15 +57,7 @@ class BlockCache:
     def read(self, path: str, block: int) -> bytes:
         """The bytes of a block, as soon as they are there.
 
-        Args:
-            path: The file.
-            block: Number of the block in the file.
-
-        Returns:
-            Its bytes.
-
-        Raises:
-            OSError: It could not be read, now or by `prefetch`; the next call tries again.
+        An `OSError` tells that it could not be read, now or by `prefetch`; the next call tries again.
         """
         with self._lock:
             coming = self._begin(path, block)
@@ -86,8 +72,6 @@ class BlockCache:
     def _begin(self, path: str, block: int) -> concurrent.futures.Future[bytes]:
         key = (path, block)
         if key not in self._blocks:
-            if self._pool is None:
-                self._pool = concurrent.futures.ThreadPoolExecutor(_NUM_THREADS, "token-blocks")
             self._blocks[key] = self._pool.submit(files.read, path, block * BLOCK_BYTES, BLOCK_BYTES)
         self._blocks.move_to_end(key)
         while len(self._blocks) > self._max_blocks:
@@ -103,7 +87,7 @@ class ShardIds(Protocol):
         """Number of ids."""
 
     def take(self, positions: Positions) -> Ids:
-        """The ids at positions of any shape, each at least 0 and below the length."""
+        """The ids at positions of any shape, int64 and each at least 0 and below the length; int32."""
 
     def prefetch(self, positions: Positions) -> None:
         """Begins to read what `take` will need, where that takes time."""
@@ -123,7 +107,7 @@ class ArrayIds:
         return len(self._ids)
 
     def take(self, positions: Positions) -> Ids:
-        """The ids at positions of any shape, each at least 0 and below the length."""
+        """The ids at positions, see `ShardIds`."""
         return self._ids[positions].astype(np.int32)
 
     def prefetch(self, positions: Positions) -> None:
@@ -150,17 +134,10 @@ class BlockIds:
         return self._length
 
     def take(self, positions: Positions) -> Ids:
-        """The ids at positions of any shape.
+        """The ids at positions, see `ShardIds`.
 
-        Args:
-            positions: int64, each at least 0 and below the length.
-
-        Returns:
-            int32 ids of the same shape.
-
-        Raises:
-            OSError: A block could not be read.
-            files.CorruptError: The file is shorter than it was.
+        An `OSError` tells that a block could not be read, a `files.CorruptError` that the file has become
+        shorter.
         """
         blocks, indices = np.divmod(positions, self._ids_per_block)
         needed = np.unique(blocks)
@@ -182,16 +159,7 @@ class BlockIds:
 
 
 def open_ids(path: str, dtype: np.dtype[Any], cache: BlockCache) -> ShardIds:
-    """The ids of a shard, mapped where it is local, by blocks otherwise.
-
-    Args:
-        path: Path or URL of the file.
-        dtype: How it stores an id.
-        cache: Where the blocks of a shard that is not local are kept.
-
-    Returns:
-        The ids.
-    """
+    """The ids of a shard, stored as `dtype`: mapped where it is local, otherwise by blocks of `cache`."""
     if files.is_remote(path):
         return BlockIds(path, dtype, cache)
     is_empty = files.size_bytes(path) == 0  # which cannot be mapped

@@ -52,17 +52,7 @@ class Split:
         return int(self.starts[-1])
 
     def gather(self, positions: Int64Array) -> Int32Array:
-        """The ids at any positions.
-
-        Args:
-            positions: int64 of any shape, each at least 0 and below `num_tokens`.
-
-        Returns:
-            int32 ids of the same shape.
-
-        Raises:
-            ValueError: A position is outside the split.
-        """
+        """The ids, int32, at positions, int64 of any shape; one outside of the split is a `ValueError`."""
         positions = np.asarray(positions)
         if positions.size and not (positions.min() >= 0 and positions.max() < self.num_tokens):
             raise ValueError(
@@ -82,11 +72,7 @@ class Split:
         return any(isinstance(shard, blocks.BlockIds) for shard in self.shards)
 
     def prefetch(self, positions: Int64Array) -> None:
-        """Begins to read what `gather` will take; what fails is raised by `gather`.
-
-        Args:
-            positions: As for `gather`.
-        """
+        """Begins to read what `gather` will take; what fails is raised by `gather`."""
         for shard, _, indices in self._by_shard(positions):
             shard.prefetch(indices)
 
@@ -103,15 +89,9 @@ class Split:
 def split_in_memory(
     name: str, documents: Iterable[npt.NDArray[np.integer[Any]]], vocabulary_size: int
 ) -> Split:
-    """A split of documents that no corpus directory holds.
+    """A split of documents that no corpus directory holds: ids of each, END_OF_DOCUMENT last.
 
-    Args:
-        name: Name of the split.
-        documents: Ids of each, END_OF_DOCUMENT last.
-        vocabulary_size: Every id is below this.
-
-    Returns:
-        The split; it takes two bytes per token, four for more than 65,536 ids.
+    It takes two bytes per token, four if the vocabulary has more than 65,536 ids.
     """
     dtype = token_dtype(vocabulary_size)
     rows = [np.asarray(document).astype(dtype) for document in documents]
@@ -150,17 +130,7 @@ class Corpus:
         return files.join(self.directory, self.manifest["tokenizer"])
 
     def split(self, name: str) -> Split:
-        """The split of that name.
-
-        Args:
-            name: ``train``, ``validation``, or what else the corpus was written with.
-
-        Returns:
-            The split.
-
-        Raises:
-            ValueError: The corpus has no such split.
-        """
+        """The split ``train``, ``validation``, or what else was written; a `ValueError` if there is none."""
         if name not in self.splits:
             raise ValueError(
                 f"split {name!r} is not in corpus {self.directory!r}; it has {', '.join(sorted(self.splits))}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -106,12 +105,8 @@ class ShardWriter:
     def close(self) -> dict[str, Any]:
         """Puts the shard under its own names; a second call only returns the metadata again.
 
-        Returns:
-            ``name`` (without suffix), ``num_documents`` and ``num_tokens``, as `commit_corpus` takes them.
-
-        Raises:
-            OSError: The shard cannot be written; it is discarded.
-            ValueError: It has been discarded.
+        That is ``name``, without suffix, ``num_documents`` and ``num_tokens``, as `commit_corpus` takes it.
+        A shard that cannot be written is an `OSError` and discarded, one that was discarded a `ValueError`.
         """
         if self._is_open:
             self._is_open = False
@@ -131,7 +126,7 @@ class ShardWriter:
         try:
             self._file.write(bytes(self._waiting))
         except BaseException as error:  # a part of it may be in the file
-            self._discard(type(error), error, error.__traceback__)
+            self._discard(error)
             raise
         self._waiting.clear()
 
@@ -139,24 +134,18 @@ class ShardWriter:
         if not self._is_open and self._metadata is None:
             raise ValueError(f"token shard {self.name!r} was discarded after an error; write it anew")
 
-    def _discard(
-        self, kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _discard(self, error: BaseException) -> None:
         self._is_open = False
-        self._aside.__exit__(kind, error, trace)
+        self._aside.__exit__(type(error), error, error.__traceback__)
 
     def __enter__(self) -> Self:
-        """Returns the writer itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes the shard, or discards it after an exception unless it has been closed before."""
-        if kind is None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        if error is None:
             self.close()
         else:
-            self._discard(kind, error, trace)
+            self._discard(error)
 
 
 def commit_corpus(

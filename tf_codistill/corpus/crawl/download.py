@@ -61,13 +61,10 @@ class Fetched:
     damaged: tuple[str, ...] = ()
 
     def of_all(self) -> list[str]:
-        """Sources of all files, for whoever counts what is damaged, but wants no file to be missing.
+        """Paths, and behind them the addresses of files that arrive damaged, for whoever counts what is.
 
-        Returns:
-            Paths, and behind them the addresses of files that arrive damaged.
-
-        Raises:
-            OSError: A file is out of reach: the server does not have it, refuses, or cannot be reached.
+        A file that is out of reach, since the server does not have it, refuses, or cannot be reached, is an
+        `OSError`.
         """
         lost = [reason for url, reason in self.failures.items() if url not in self.damaged]
         if lost:
@@ -79,11 +76,7 @@ class Fetched:
         return [*self.sources, *self.damaged]
 
     def summary(self) -> str:
-        """What could not be fetched, for people to read.
-
-        Returns:
-            A headline and a line per failure, each with its newline; empty if there is none.
-        """
+        """What could not be fetched, a headline and a line for each; empty if there is none."""
         if not self.failures:
             return ""
         number = len(self.failures)
@@ -120,9 +113,9 @@ def fetch(
         return Fetched(tuple(urls), {})
     files.make_directory(directory)
     with Progress(f"fetching {len(paths)} files", 1, "bytes") as progress:
-        fetching = _Fetching(paths, retry_policy or RetryPolicy(), _Display(progress, len(paths)))
-        fetching.run(min(num_connections, len(paths)))
-    errors = {url: fetching.failures[url] for url in paths if url in fetching.failures}
+        shared = (retry_policy or RetryPolicy(), _Display(progress, len(paths)), stop := threading.Event())
+        transfers = {url: _Transfer(url, path, *shared) for url, path in paths.items()}
+        errors = _fetch_all(transfers, stop, min(num_connections, len(paths)))
     return Fetched(
         tuple(paths.get(url, url) for url in urls if url not in errors),
         {url: str(error) for url, error in errors.items()},
@@ -131,19 +124,10 @@ def fetch(
 
 
 def fetch_file(url: str, path: str, retry_policy: RetryPolicy | None = None) -> None:
-    """Fetches one file, unless it is there.
-
-    Args:
-        url: Its address.
-        path: Local path that it gets.
-        retry_policy: How often and how soon the server is asked again.
-
-    Raises:
-        FileNotFoundError: The server has no such file.
-        OSError: It cannot be fetched, or is damaged on the server too.
-    """
+    """Fetches one file to a local path, unless it is there; an `OSError` if it is out of reach or damaged."""
     with Progress(f"fetching {os.path.basename(path)}", 1, "bytes") as progress:
-        _Transfer(url, path, retry_policy or RetryPolicy(), _Display(progress, 1)).run()
+        display = _Display(progress, 1)
+        _Transfer(url, path, retry_policy or RetryPolicy(), display, threading.Event()).run()
 
 
 class _Display:
@@ -171,87 +155,70 @@ class _Display:
             self._progress.advance(num_bytes)
 
 
-class _Fetching:
-    """Several transfers at a time."""
+def _fetch_all(
+    transfers: Mapping[str, _Transfer], stop: threading.Event, num_connections: int
+) -> dict[str, BaseException]:
+    """Works until all files are there or have failed; returns why, by address.
 
-    def __init__(self, paths: Mapping[str, str], retry_policy: RetryPolicy, display: _Display) -> None:
-        self.failures: dict[str, OSError | ValueError] = {}
-        self._paths = paths
-        self._retry_policy = retry_policy
-        self._display = display
-        self._waiting = collections.deque(paths)
-        self._stop = threading.Event()
-        self._trouble: list[BaseException] = []
+    Trouble of this machine, such as a full disk, concerns every file: it stops all transfers, and is raised.
+    """
+    failures: dict[str, BaseException] = {}
+    trouble: list[BaseException] = []
+    waiting = iter(transfers.items())  # shared by all threads
 
-    def run(self, num_connections: int) -> None:
-        """Works until all files are there or have failed, or this machine is in trouble."""
-        # Daemons: one that waits for a server must not keep a program from ending.
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_connections)]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                while thread.is_alive() and not self._stop.is_set():
-                    thread.join(0.1)
-        finally:
-            self._stop.set()
-            deadline = time.monotonic() + _LEAVE_SECS
-            for thread in threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-        if self._trouble:
-            raise self._trouble[0]
-
-    def _work(self) -> None:
-        while not self._stop.is_set():
+    def work() -> None:
+        for url, transfer in waiting:
             try:
-                url = self._waiting.popleft()
-            except IndexError:
-                return
-            try:
-                _Transfer(url, self._paths[url], self._retry_policy, self._display, self._stop).run()
+                transfer.run()
             except _Stopped:
                 return
-            except (OSError, ValueError) as error:
-                # Only what the operating system says has a number: a full disk concerns every file.
-                if isinstance(error, OSError) and error.errno is not None:
-                    self._give_up(error)
-                self.failures[url] = error
-                self._display.expect(url, 0)
             except BaseException as error:
-                self._give_up(error)
+                # Only what the operating system says has a number.
+                if isinstance(error, ValueError | OSError) and getattr(error, "errno", None) is None:
+                    failures[url] = error
+                else:
+                    trouble.append(error)
+                    stop.set()
+            if stop.is_set():
+                return
 
-    def _give_up(self, error: BaseException) -> None:
-        self._trouble.append(error)
-        self._stop.set()
+    # Daemons: one that waits for a server must not keep a program from ending.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(num_connections)]
+    for thread in threads:
+        thread.start()
+    try:
+        while any(thread.is_alive() for thread in threads) and not stop.wait(0.1):
+            pass
+    finally:
+        stop.set()
+        deadline = time.monotonic() + _LEAVE_SECS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+    if trouble:
+        raise trouble[0]
+    return {url: failures[url] for url in transfers if url in failures}
 
 
 class _Transfer:
     """One file on its way."""
 
     def __init__(
-        self,
-        url: str,
-        path: str,
-        retry_policy: RetryPolicy,
-        display: _Display,
-        stop: threading.Event | None = None,
+        self, url: str, path: str, retry_policy: RetryPolicy, display: _Display, stop: threading.Event
     ) -> None:
-        self._url = url
-        self._path = path
-        self._partial = f"{path}.partial"
-        self._facts = f"{path}.partial.json"
-        self._retry_policy = retry_policy
-        self._display = display
-        self._stop = stop or threading.Event()
+        self._url, self._path = url, path
+        self._partial, self._facts = f"{path}.partial", f"{path}.partial.json"
+        self._retry_policy, self._display, self._stop = retry_policy, display, stop
 
     def run(self) -> None:
-        if not os.path.exists(self._path):
-            with self._open() as file:
-                if os.path.exists(self._path):  # another program was faster
-                    self._forget()
-                else:
-                    self._fetch(file)
-        self._display.expect(self._url, 0)
+        try:
+            if not os.path.exists(self._path):
+                with self._open() as file:
+                    if os.path.exists(self._path):  # another program was faster
+                        self._forget()
+                    else:
+                        self._fetch(file)
+        finally:
+            self._display.expect(self._url, 0)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[BinaryIO]:
@@ -314,32 +281,22 @@ class _Transfer:
         """The version of which the partial file is a part, or None if nobody knows."""
         try:
             facts = files.read_json(self._facts)
-            return (
-                Version(**{key: facts[key] for key in vars(Version())}) if facts["url"] == self._url else None
-            )
+            version = Version(**{key: facts[key] for key in vars(Version())})
+            return version if facts["url"] == self._url else None
         except (FileNotFoundError, files.CorruptError, KeyError, TypeError):
             return None
 
     def _start_over(self, file: BinaryIO) -> None:
         file.truncate(0)
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self._facts)
+        files.remove(self._facts)
 
     def _forget(self) -> None:
-        for path in (self._partial, self._facts):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
+        files.remove(self._partial)
+        files.remove(self._facts)
 
 
 def check_local(directory: str) -> None:
-    """Checks that files can be fetched into a directory.
-
-    Args:
-        directory: The directory; it need not be there.
-
-    Raises:
-        ValueError: It is on remote storage.
-    """
+    """Checks that files can be fetched into a directory; a `ValueError` if it is on remote storage."""
     if files.is_remote(directory):
         raise ValueError(
             f"directory {directory!r} is not local, files cannot be fetched into it; name a local one, or "
@@ -348,14 +305,7 @@ def check_local(directory: str) -> None:
 
 
 def gzip_damage(path: str) -> str | None:
-    """Checks a local gzip file: that each member is whole and has the size and CRC that it promises.
-
-    Args:
-        path: The file.
-
-    Returns:
-        What is wrong with it, or None.
-    """
+    """What is wrong with a local gzip file; None if each member is whole, with its size and its CRC."""
     if not os.path.getsize(path):
         return "the file is empty"
     try:
@@ -369,12 +319,10 @@ def gzip_damage(path: str) -> str | None:
 
 def _paths(urls: Sequence[str], directory: str) -> dict[str, str]:
     """The local path of each file, by address."""
-    if urls:
-        check_local(directory)
     owners: dict[str, str] = {}
     for url in urls:
-        name = file_name(url)
-        other = owners.setdefault(name, url)
-        if other != url:
+        check_local(directory)
+        if (other := owners.setdefault(file_name(url), url)) != url:
+            name = file_name(url)
             raise ValueError(f"{other} and {url} would both be fetched as {name!r}; fetch them separately")
     return {url: os.path.join(directory, name) for name, url in owners.items()}

@@ -91,23 +91,7 @@ def draw(
     base_url: str = BASE_URL,
     retry_policy: RetryPolicy | None = None,
 ) -> list[str]:
-    """Draws WET files of a crawl; reads no more than its list.
-
-    Args:
-        crawl: As for `fetch_crawl`.
-        num_files: How many files; None for all of them.
-        directory: Local directory that keeps the list of a crawl named by its identifier; None keeps none.
-        seed: Another seed draws other files.
-        base_url: What precedes the paths.
-        retry_policy: How often and how soon the server is asked again.
-
-    Returns:
-        Paths or URLs, sorted.
-
-    Raises:
-        ValueError: The crawl, its list, or `num_files` is wrong, or `directory` cannot be written to.
-        OSError: The list cannot be read.
-    """
+    """The paths or URLs, sorted, of what `fetch_crawl` would fetch; fetches no more than the list."""
     if num_files is not None and num_files < 1:
         raise ValueError(f"num_files is {num_files}; expected at least 1")
     source = list_source(crawl, base_url)
@@ -121,18 +105,7 @@ def draw(
 
 
 def list_source(crawl: str, base_url: str = BASE_URL) -> str:
-    """Where the list of a crawl is.
-
-    Args:
-        crawl: Identifier, path or URL, as for `fetch_crawl`.
-        base_url: What precedes the paths.
-
-    Returns:
-        Its path or URL.
-
-    Raises:
-        ValueError: `crawl` is none of them.
-    """
+    """Path or URL of the list of a crawl, named as for `fetch_crawl`; a `ValueError` if that is none."""
     if _CRAWL_ID.fullmatch(crawl):
         return _join(base_url, f"crawl-data/{crawl}/{_LIST_NAME}")
     if is_http(crawl) or "/" in crawl or files.exists(crawl):
@@ -146,20 +119,10 @@ def list_source(crawl: str, base_url: str = BASE_URL) -> str:
 def read_paths(
     crawl: str = PAPER_CRAWL, base_url: str = BASE_URL, retry_policy: RetryPolicy | None = None
 ) -> list[str]:
-    """Reads the list of a crawl's WET files.
+    """Path or URL of each WET file of a crawl, named as for `fetch_crawl`, in the order of its list.
 
-    Args:
-        crawl: Identifier, path or URL, as for `fetch_crawl`. The list has one path per line, may be packed,
-            and a path may be a whole URL.
-        base_url: What precedes the paths.
-        retry_policy: How often and how soon the server is asked again.
-
-    Returns:
-        Path or URL of each WET file, in the order of the list.
-
-    Raises:
-        ValueError: It is no such list, is damaged, or names a file twice.
-        OSError: It cannot be read.
+    The list has one path per line, may be packed, and a path may be a whole URL. One that is no such list, is
+    damaged, or names a file twice is a `ValueError`, one that cannot be read an `OSError`.
     """
     source = list_source(crawl, base_url)
     with open_source(source, retry_policy) as file:
@@ -176,19 +139,7 @@ def read_paths(
 
 
 def sample(paths: Iterable[str], num_files: int | None, seed: int = 0) -> list[str]:
-    """Draws some of the paths.
-
-    Args:
-        paths: Paths or URLs in any order.
-        num_files: How many; None for all.
-        seed: Another seed draws others.
-
-    Returns:
-        Those drawn, sorted.
-
-    Raises:
-        ValueError: There are fewer than `num_files`.
-    """
+    """Draws so many of the paths, None for all, and sorts them; a `ValueError` if there are fewer."""
     everything = list(paths)
     if num_files is None:
         return sorted(everything)
@@ -202,9 +153,7 @@ def sample(paths: Iterable[str], num_files: int | None, seed: int = 0) -> list[s
 def _parse(lines: BinaryIO, source: str) -> list[str]:
     """The paths of a list, line by line: what is no list is told at its first line, whatever its size."""
     numbers: dict[str, int] = {}
-    number = 0
-    while line := lines.readline(_LONGEST_LINE):
-        number += 1
+    for number, line in enumerate(iter(lambda: lines.readline(_LONGEST_LINE), b""), 1):
         path = line.decode("utf-8-sig", errors="replace").strip()
         if not path:
             continue

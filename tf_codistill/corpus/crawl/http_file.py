@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import random
 import re
 import time
@@ -36,6 +37,10 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)$")
 _NO_RANGE = re.compile(r"bytes \*/(\d+)$")
 # Common Crawl says 403 to those who ask too often.
 _TEMPORARY = frozenset({403, 408, 425, 429, 500, 502, 503, 504})
+_FORBIDDEN = (
+    "Common Crawl answers so to too many connections, and for some files that do not exist: check the crawl "
+    "and the path, use fewer connections, or try again later"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,31 +77,14 @@ class RetryPolicy:
             )
 
     def wait_secs(self, num_failures: int, retry_after: str | None = None) -> float:
-        """How long to wait before the next try.
-
-        Args:
-            num_failures: Number of tries in a row that have failed, at least 1.
-            retry_after: The server's header of that name: seconds, or a date.
-
-        Returns:
-            Seconds, never fewer than the server asks for.
-        """
+        """Seconds to wait after so many failures in a row, never fewer than Retry-After asks for."""
         backoff = min(self.first_wait_secs * 2.0 ** (num_failures - 1), self.longest_wait_secs)
         return self.asked_secs(retry_after) + backoff * (0.5 + 0.5 * self.draw())
 
     def asked_secs(self, retry_after: str | None) -> float:
-        """How long a server asks to wait.
-
-        Args:
-            retry_after: Its header of that name, or None.
-
-        Returns:
-            Seconds; 0 if there is no header, or one that nobody understands.
-        """
-        if retry_after is None:
-            return 0.0
+        """Seconds for which the header Retry-After asks; 0 without one, or with one nobody understands."""
         try:
-            return urllib3.Retry().parse_retry_after(retry_after)
+            return urllib3.Retry().parse_retry_after(retry_after or "0")
         except (urllib3.exceptions.InvalidHeader, ValueError, OverflowError):
             return 0.0
 
@@ -124,14 +112,7 @@ class Version:
     num_bytes: int | None = None
 
     def differs(self, other: Version) -> bool:
-        """Whether the two cannot be the same file, by what is known of both.
-
-        Args:
-            other: Another version.
-
-        Returns:
-            False also where nothing is known of both.
-        """
+        """Whether the two cannot be the same file, by what is known of both."""
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
@@ -189,17 +170,7 @@ class HttpFile(io.RawIOBase):
         return self._position - len(self._received)
 
     def readinto(self, buffer: Any) -> int:
-        """Reads the next bytes.
-
-        Args:
-            buffer: Takes them; has room for at least one.
-
-        Returns:
-            How many were read; 0 at the end of the file.
-
-        Raises:
-            OSError: As for `connect`.
-        """
+        """Reads the next bytes into a buffer; returns how many, 0 at the end; raises what `connect` does."""
         self._fill()
         size = min(len(buffer), len(self._received))
         buffer[:size] = self._received[:size]
@@ -219,24 +190,21 @@ class HttpFile(io.RawIOBase):
             try:
                 if self._response is None:
                     self._request()
-                if only_connect:
+                elif only_connect:
                     return
-                self._received = next(self._body, b"")
-                if not self._received:
-                    self._end()
+                elif content := next(self._body, b""):
+                    self._received, self._num_failures = content, 0
+                    self._position += len(content)
+                elif self.version and self.version.num_bytes is not None:
+                    size = self.version.num_bytes
+                    raise _Interrupted(f"the connection ended at byte {self._position} of {size}")
+                else:
                     return
-                self._position += len(self._received)
-                self._num_failures = 0
             except _Interrupted as interruption:
                 self._hang_up()
                 self._wait(*interruption.args)
 
-    def _end(self) -> None:
-        size = self.version.num_bytes if self.version else None
-        if size is not None and self._position != size:
-            raise _Interrupted(f"the connection ended at byte {self._position} of {size}", None)
-
-    def _wait(self, reason: str, retry_after: str | None) -> None:
+    def _wait(self, reason: str, retry_after: str | None = None) -> None:
         self._num_failures += 1
         asked_secs = self._retry_policy.asked_secs(retry_after)
         if asked_secs > self._retry_policy.longest_retry_after_secs:
@@ -247,7 +215,7 @@ class HttpFile(io.RawIOBase):
         if self._num_failures >= self._retry_policy.num_tries:
             raise OSError(
                 f"{self._url} cannot be read: it failed {self._num_failures} times in a row, at last because "
-                f"{reason}; {_remedy(reason)}"
+                f"{reason}; {_FORBIDDEN if ' 403' in reason else 'check the network, or try again later'}"
             )
         secs = self._retry_policy.wait_secs(self._num_failures, retry_after)
         logging.info("%s: %s; next try in %.0f s", self._url, reason, secs)
@@ -274,7 +242,7 @@ class HttpFile(io.RawIOBase):
         except requests.RequestException as error:
             if isinstance(error, ValueError):  # requests tells so of addresses that are none
                 raise ValueError(f"address {self._url!r} is not understood: {error}") from error
-            raise _Interrupted(_innermost(error), None) from error
+            raise _Interrupted(_innermost(error)) from error
         self._response = response
         start, num_bytes = self._answer(response)
         body = _chunks(response)
@@ -299,7 +267,7 @@ class HttpFile(io.RawIOBase):
             found = _RANGE.match(headers.get("Content-Range", ""))
             if found is None or int(found[1]) != self._position:
                 self.takes_ranges = False
-                raise _Interrupted(f"{told} with {headers.get('Content-Range')!r}, which was not asked", None)
+                raise _Interrupted(f"{told} with {headers.get('Content-Range')!r}, which was not asked")
             return self._position, None if found[2] == "*" else int(found[2])
         if status == 416:
             whole = _NO_RANGE.match(headers.get("Content-Range", ""))
@@ -319,7 +287,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
         while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
             yield chunk
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise _Interrupted(_innermost(error), None) from error
+        raise _Interrupted(_innermost(error)) from error
 
 
 def _without_transport_packing(body: Iterator[bytes], url: str) -> tuple[Iterator[bytes], bool]:
@@ -328,20 +296,13 @@ def _without_transport_packing(body: Iterator[bytes], url: str) -> tuple[Iterato
     Some servers say so of a file that is stored packed, others pack it on the way although asked not to.
     """
     first = next(body, b"")
+    body = itertools.chain([first], body)
     is_stored_so = urllib.parse.urlsplit(url).path.endswith(".gz")
     try:
         inner = zlib.decompressobj(wbits=_GZIP).decompress(first, len(_GZIP_MAGIC))
     except zlib.error:
-        return _chain(first, body), False
-    if is_stored_so and inner != _GZIP_MAGIC:
-        return _chain(first, body), False
-    return _unpack(_chain(first, body)), True
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    if first:
-        yield first
-        yield from rest
+        return body, False
+    return (body, False) if is_stored_so and inner != _GZIP_MAGIC else (_unpack(body), True)
 
 
 def _unpack(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -351,9 +312,9 @@ def _unpack(chunks: Iterator[bytes]) -> Iterator[bytes]:
             if content := unpacker.decompress(chunk):
                 yield content
     except zlib.error as error:
-        raise _Interrupted(f"what the server packed is damaged ({error})", None) from error
+        raise _Interrupted(f"what the server packed is damaged ({error})") from error
     if not unpacker.eof:
-        raise _Interrupted("the connection ended inside what the server packed", None)
+        raise _Interrupted("the connection ended inside what the server packed")
 
 
 def _skip(chunks: Iterator[bytes], num_bytes: int) -> Iterator[bytes]:
@@ -368,12 +329,3 @@ def _innermost(error: BaseException) -> str:
     while error.__context__ is not None:
         error = error.__context__
     return str(error) or type(error).__name__
-
-
-def _remedy(reason: str) -> str:
-    if " 403" in reason:
-        return (
-            "Common Crawl answers so to too many connections, and for some files that do not exist: check "
-            "the crawl and the path, use fewer connections, or try again later"
-        )
-    return "check the network, or try again later"

@@ -29,17 +29,7 @@ def is_http(source: str) -> bool:
 
 
 def file_name(source: str) -> str:
-    """The name by which a file is known, fetched or read where it is.
-
-    Args:
-        source: Path, URL or address.
-
-    Returns:
-        The last part of its path; of an address without query and fragment, and unquoted.
-
-    Raises:
-        ValueError: The source names no file.
-    """
+    """The last part of a path, URL or address, of this one unquoted; a `ValueError` if it names no file."""
     path = urllib.parse.unquote(urllib.parse.urlsplit(source).path) if is_http(source) else source
     name = os.path.basename(path)
     if name not in ("", ".", ".."):
@@ -49,34 +39,15 @@ def file_name(source: str) -> str:
 
 
 def modified_at(source: str) -> float | None:
-    """When a file was last written, in seconds since the epoch; None of one on a server, which is not asked.
-
-    Args:
-        source: Path, URL or address.
-
-    Returns:
-        By the clock of its storage.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        OSError: The storage does not tell.
-    """
+    """When a file was last written, see `files.modified_at`; None of one on a server, which is not asked."""
     return None if is_http(source) else files.modified_at(source)
 
 
 def matching(patterns: Iterable[str], endings: Sequence[str] = ()) -> list[str]:
-    """The files that are meant.
+    """The files that paths, URLs or shell patterns mean, each once, those of each pattern sorted.
 
-    Args:
-        patterns: Paths, URLs or shell patterns; what is no pattern is taken as it is.
-        endings: How those files of a folder end that are meant, at any depth; with none no folder is looked
-            into.
-
-    Returns:
-        Paths and URLs, each once, those of each pattern sorted. Local directories are left out.
-
-    Raises:
-        ValueError: A pattern matches no file, or nothing in a folder is meant.
+    Of a folder these are the files, at any depth, that have one of the endings. Without endings no folder is
+    looked into. A pattern or a folder of which no file is meant is a `ValueError`.
     """
     paths: list[str] = []
     for pattern in patterns:
@@ -91,14 +62,12 @@ def matching(patterns: Iterable[str], endings: Sequence[str] = ()) -> list[str]:
 
 
 def _named(pattern: str, endings: Sequence[str]) -> list[str]:
-    if endings and not is_http(pattern) and files.is_directory(pattern):
+    if is_http(pattern):
+        return [pattern]
+    if endings and files.is_directory(pattern):
         return [path for path in _below(pattern) if path.endswith(tuple(endings))]
-    is_pattern = not _is_name(pattern) and not os.path.isfile(pattern)  # whose name may look like one
-    return files.glob(pattern) if is_pattern else [pattern]
-
-
-def _is_name(pattern: str) -> bool:
-    return is_http(pattern) or not set("*?[").intersection(pattern)
+    is_file = not set("*?[").intersection(pattern) or os.path.isfile(pattern)  # whose name may look like one
+    return [pattern] if is_file else files.glob(pattern)
 
 
 def _below(directory: str) -> list[str]:
@@ -141,18 +110,7 @@ def open_source(source: str, retry_policy: RetryPolicy | None = None) -> io.Buff
 
 
 def stream(url: str, retry_policy: RetryPolicy | None = None) -> io.BufferedReader:
-    """Opens a file on a server for reading without keeping it.
-
-    Args:
-        url: Its address, ``https://`` or ``http://``.
-        retry_policy: How often and how soon the server is asked again.
-
-    Returns:
-        A binary file, as `open_source` returns it; it goes on by itself after a dropped connection.
-
-    Raises:
-        OSError: As for `HttpFile.connect`.
-    """
+    """What `open_source` returns for an address; it goes on by itself after a dropped connection."""
     from tf_codistill.corpus.crawl.http_file import HttpFile
 
     source = HttpFile(url, retry_policy)

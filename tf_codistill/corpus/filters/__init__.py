@@ -73,15 +73,7 @@ Filter = Callable[[Document], Document | str]
 
 
 def judge(document: Document, filters: Iterable[Filter]) -> Document | str:
-    """Sends a document through filters, in order, until one drops it.
-
-    Args:
-        document: The document.
-        filters: The steps.
-
-    Returns:
-        What is left of the document, or the reason of the first filter that drops it.
-    """
+    """What filters, in order, leave of a document, or the reason of the first one that drops it."""
     for step in filters:
         verdict = step(document)
         if isinstance(verdict, str):
@@ -113,7 +105,6 @@ class English:
     is_html: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the numbers."""
         if not 0 <= self.min_percent <= 100:
             raise ValueError(f"English.min_percent is {self.min_percent}; expected 0 to 100")
         if self.max_bytes < 1:
@@ -161,7 +152,6 @@ class LinkList:
     max_share: float = 0.5
 
     def __post_init__(self) -> None:
-        """Checks the thresholds."""
         if not 0.0 <= self.max_share <= 1.0:
             raise ValueError(f"LinkList.max_share is {self.max_share}; expected 0 to 1")
         if self.max_line_characters < 0:
@@ -196,7 +186,6 @@ class Boilerplate:
     max_line_characters: int = 200
 
     def __post_init__(self) -> None:
-        """Checks the threshold."""
         if self.max_line_characters < 0:
             raise ValueError(
                 f"Boilerplate.max_line_characters is {self.max_line_characters}; expected 0 or more"
@@ -254,7 +243,6 @@ class LongParagraphs:
     min_line_characters: int = 30
 
     def __post_init__(self) -> None:
-        """Checks the thresholds."""
         if (
             min(self.min_paragraphs, self.min_words) < 1
             or not 0 <= self.min_line_characters <= self.min_characters
@@ -303,7 +291,6 @@ class Length:
     max_words: int | None = 200_000
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
         for least, most in ((self.min_characters, self.max_characters), (self.min_words, self.max_words)):
             if least < 0 or (most is not None and most < least):
                 raise ValueError(f"{self} makes no sense; expected 0 <= least <= most, or None for most")

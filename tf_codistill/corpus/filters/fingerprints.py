@@ -15,6 +15,7 @@ where there is no version either, the bytecode does. Our own code is named witho
 from __future__ import annotations
 
 import ast
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -30,6 +31,7 @@ from tf_codistill.jobs.stages import fingerprint
 
 _PACKAGE = __name__.partition(".")[0]
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_NAMED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _MAX_CHARACTERS = 200  # of a parameter; of longer ones the beginning and a checksum are shown
 
 Source = tuple[str, str]
@@ -38,14 +40,7 @@ Source = tuple[str, str]
 
 @reprlib.recursive_repr("...")
 def describe(step: Any) -> str:
-    """A filter in a line, the same in every process.
-
-    Args:
-        step: A function, or an object that can be called.
-
-    Returns:
-        Its qualified name and its parameters.
-    """
+    """A filter, a function or what can be called as one, in a line: its qualified name and its parameters."""
     (thing, *_), parameters = _parts(step)
     given = ", ".join(f"{name.lstrip('_')}={_shown(value)}" for name, value in parameters.items())
     is_ours = str(thing.__module__).partition(".")[0] == _PACKAGE
@@ -54,14 +49,7 @@ def describe(step: Any) -> str:
 
 
 def code_of(step: Any) -> str:
-    """A fingerprint of the code of a filter, and of filters that are parameters of it.
-
-    Args:
-        step: A function, or an object that can be called.
-
-    Returns:
-        16 hexadecimal digits.
-    """
+    """A fingerprint of the code of a filter and of filters that are its parameters: 16 hexadecimal digits."""
     sources: set[Source] = set()
     waiting, seen = [step], dict[int, Any]()
     while waiting:
@@ -74,49 +62,38 @@ def code_of(step: Any) -> str:
     return fingerprint(sorted(sources))
 
 
-@functools.singledispatch
 def _parts(step: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """The functions or classes of a filter, the one that names it first, and its parameters."""
+    match step:
+        case type():
+            roots = ((base, base.__module__.partition(".")[0]) for base in step.__mro__[1:])
+            return [step, *(base for base, root in roots if root not in sys.stdlib_module_names)], {}
+        case types.FunctionType():
+            function: Any = inspect.unwrap(step)
+            found = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+            defaults = {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
+            return [function], {**defaults, **inspect.getclosurevars(function).nonlocals}
+        case types.BuiltinFunctionType():
+            return [step], {}
+        case types.MethodType():
+            return [step.__func__, *_parts(step.__self__)[0]], {"self": step.__self__}
+        case functools.partial():
+            things, parameters = _parts(step.func)
+            positional = {str(position): value for position, value in enumerate(step.args)}
+            return things, {**parameters, **positional, **step.keywords}
+    return _parts(type(step))[0], _state(step)
+
+
+def _state(step: Any) -> dict[str, Any]:
+    """What an object has in it."""
     if dataclasses.is_dataclass(step):
-        names = [field.name for field in dataclasses.fields(step)]
-        return _parts(type(step))[0], {name: getattr(step, name) for name in names}
+        return {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
     # What would be sent to another process; of a class with __slots__ it comes in two parts.
     state = step.__getstate__()
     parameters: dict[str, Any] = {}
-    for part in state if isinstance(state, tuple) else (state,):
-        parameters.update(part if isinstance(part, dict) else {"state": part} if part else {})
-    return _parts(type(step))[0], parameters
-
-
-@_parts.register(type)
-def _(step: type) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    roots = ((base, base.__module__.partition(".")[0]) for base in step.__mro__[1:])
-    return [step, *(base for base, root in roots if root not in sys.stdlib_module_names)], {}
-
-
-@_parts.register(types.FunctionType)
-def _(step: types.FunctionType) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    function: Any = inspect.unwrap(step)
-    found = {name: one.default for name, one in inspect.signature(function).parameters.items()}
-    defaults = {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
-    return [function], {**defaults, **inspect.getclosurevars(function).nonlocals}
-
-
-@_parts.register(types.BuiltinFunctionType)
-def _(step: types.BuiltinFunctionType) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    return [step], {}
-
-
-@_parts.register(types.MethodType)
-def _(step: types.MethodType) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    return [step.__func__, *_parts(step.__self__)[0]], {"self": step.__self__}
-
-
-@_parts.register(functools.partial)
-def _(step: functools.partial[Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    things, parameters = _parts(step.func)
-    positional = {str(position): value for position, value in enumerate(step.args)}
-    return things, {**parameters, **positional, **step.keywords}
+    for part in filter(None, state if isinstance(state, tuple) else (state,)):
+        parameters.update(part if isinstance(part, dict) else {"state": part})
+    return parameters
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:
@@ -135,35 +112,21 @@ def _shown(value: Any) -> str:
     return f"{text[: _MAX_CHARACTERS // 2]}... (SHA-256 {checksum[:16]})"
 
 
-@functools.singledispatch
 def _text(value: Any) -> str:
     """A parameter as text that is the same in every process."""
+    match value:
+        case list() | tuple():
+            return f"{type(value).__name__}({', '.join(map(_text, value))})"
+        case set() | frozenset():
+            return f"{type(value).__name__}({', '.join(sorted(map(_text, value)))})"
+        case dict():
+            return f"{{{', '.join(f'{_text(key)}: {_text(one)}' for key, one in value.items())}}}"
+        case re.Pattern():
+            return f"re.compile({value.pattern!r}, {value.flags})"  # its own text is cut off
     own_text: Any = type(value).__repr__
     if callable(value) or dataclasses.is_dataclass(value) or own_text is object.__repr__:
         return str(describe(value))
     return _ADDRESS.sub("", repr(value))
-
-
-@_text.register(list)
-@_text.register(tuple)
-def _(value: Iterable[Any]) -> str:
-    return f"{type(value).__name__}({', '.join(map(_text, value))})"
-
-
-@_text.register(set)
-@_text.register(frozenset)
-def _(value: Iterable[Any]) -> str:
-    return f"{type(value).__name__}({', '.join(sorted(map(_text, value)))})"
-
-
-@_text.register(dict)
-def _(value: Mapping[Any, Any]) -> str:
-    return f"{{{', '.join(f'{_text(key)}: {_text(one)}' for key, one in value.items())}}}"
-
-
-@_text.register(re.Pattern)
-def _(value: re.Pattern[Any]) -> str:
-    return f"re.compile({value.pattern!r}, {value.flags})"  # its own text is cut off
 
 
 def _sources(thing: Any) -> Iterator[Source]:
@@ -193,10 +156,10 @@ def _source_of(module: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _definitions(source: str) -> Mapping[str, tuple[str, frozenset[str]]]:
+def _definitions(source: str) -> Mapping[str, tuple[str, set[str]]]:
     """For each name that a module defines the statements that do, and the names in these."""
-    texts: dict[str, str] = {}
-    named: dict[str, frozenset[str]] = {}
+    texts: dict[str, str] = collections.defaultdict(str)
+    named: dict[str, set[str]] = collections.defaultdict(set)
     try:
         statements = ast.parse(source).body
     except SyntaxError:  # somebody is writing it
@@ -206,15 +169,14 @@ def _definitions(source: str) -> Mapping[str, tuple[str, frozenset[str]]]:
         for node in nodes:
             _strip(node)
         for name in _bound(statement):
-            texts[name] = texts.get(name, "") + ast.unparse(statement) + "\n"
-            names = {node.id for node in nodes if isinstance(node, ast.Name)}
-            named[name] = named.get(name, frozenset()) | names
+            texts[name] += ast.unparse(statement) + "\n"
+            named[name].update(node.id for node in nodes if isinstance(node, ast.Name))
     return {name: (texts[name], named[name]) for name in texts}
 
 
 def _bound(statement: ast.stmt) -> set[str]:
     """The names that a statement of a module defines; that we import from ourselves is no matter."""
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    if isinstance(statement, _NAMED):
         return {statement.name}
     if isinstance(statement, ast.ImportFrom) and (statement.module or "").partition(".")[0] == _PACKAGE:
         return set()
@@ -222,7 +184,7 @@ def _bound(statement: ast.stmt) -> set[str]:
     for node in ast.walk(statement):
         if isinstance(node, ast.alias):
             found.add((node.asname or node.name).partition(".")[0])
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        elif isinstance(node, _NAMED):
             found.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.add(node.id)
@@ -233,11 +195,11 @@ def _strip(node: Any) -> None:
     """Takes docstrings away."""
     body = getattr(node, "body", None)
     if isinstance(body, list):
-        node.body = [
-            one
-            for one in body
-            if not (isinstance(one, ast.Expr) and isinstance(getattr(one.value, "value", None), str))
-        ] or [ast.Pass()]
+        node.body = [one for one in body if not _is_docstring(one)] or [ast.Pass()]
+
+
+def _is_docstring(node: Any) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
 def _codes(thing: Any) -> list[types.CodeType]:

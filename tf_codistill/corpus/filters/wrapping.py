@@ -36,13 +36,9 @@ Line = tuple[int, str]
 
 
 def unwrapped(document: Document) -> Document:
-    """Joins the lines of a hard-wrapped document to paragraphs.
+    """Joins the lines of a document, all that are not blank, to paragraphs numbered by their first lines.
 
-    Args:
-        document: A page with all its lines that are not blank.
-
-    Returns:
-        A document of its paragraphs, each numbered by its first line; the same document if it is not wrapped.
+    One that is not hard-wrapped is returned as it is.
     """
     width = _width(document)
     if width is None:

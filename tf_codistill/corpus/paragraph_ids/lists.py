@@ -29,7 +29,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -52,6 +52,7 @@ _NAME = re.compile(r"(\.tar|\.csv)(\.gz|\.bz2)?$")
 # The separator of the published list is nowhere told.
 _SEPARATORS = str.maketrans(",;[]()", " " * 6)
 _NO_NUMBER = re.compile(r"[^\d\s-]|-(?!\d)|(?<=\d)-", re.ASCII)
+_OPEN: Mapping[str | None, Callable] = {".bz2": bz2.open, ".gz": gzip.open, None: lambda source: source}
 _LONGEST_LINE = 1 << 26  # of a WET file of 20 million lines
 _MAX_NUMBER = (1 << 32) - 1
 _CHUNK_BYTES = 1 << 20
@@ -61,23 +62,14 @@ Numbers = npt.NDArray[np.uint32]
 
 
 def check(path: str) -> str:
-    """Checks a list against its checksum: a known one, or that in a file beside it, if there is one.
+    """The SHA-256 of a list, in hexadecimal digits.
 
-    Args:
-        path: Path or URL of the list.
-
-    Returns:
-        Its SHA-256 in hexadecimal digits.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is another one than the checksum is of, or the file with the checksum is none.
+    It is checked against a known one, or that in a file beside the list, if there is one: another checksum,
+    or a file that has none, is a `ValueError`.
     """
-    digest = hashlib.sha256()
     with open_source(path) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    found, promised = digest.hexdigest(), _promised(path)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    promised = _promised(path)
     if promised not in (None, found):
         raise ValueError(
             f"list {path!r} is damaged or another one: its SHA-256 is {found}, expected {promised}; "
@@ -87,17 +79,9 @@ def check(path: str) -> str:
 
 
 def read(path: str) -> Iterator[tuple[str, Numbers]]:
-    """Reads a list, one WET file at a time.
+    """Reads a list: for each WET file its name, without directory, and the numbers of its paragraphs.
 
-    Args:
-        path: Path or URL of the list.
-
-    Yields:
-        Name of a WET file, without directory, and the numbers of its paragraphs.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such list, is damaged, or has numbers that do not ascend from 0 or more.
+    What is no such list, is damaged, or has numbers that do not ascend from 0 or more is a `ValueError`.
     """
     before = None
     for column, wet_file, text, where in _read(path):
@@ -119,7 +103,7 @@ def _read(path: str) -> Iterator[tuple[str, str, str, str]]:
     num_rows = 0
     with open_source(path) as source:
         try:
-            file = _unpacked(source, ending[2])
+            file = cast(BinaryIO, _OPEN[ending[2]](source))
             for name, member in _members(file) if ending[1] == ".tar" else [("", file)]:
                 for row in _rows(member, f"{path!r}, {name!r}" if name else repr(path)):
                     num_rows += 1
@@ -135,24 +119,15 @@ def _read(path: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def encode(rows: Iterable[tuple[str, Numbers]]) -> bytes:
-    """Rows as they stand in a list.
-
-    Args:
-        rows: Names of WET files and the numbers of their paragraphs, ascending.
-
-    Returns:
-        The lines.
-    """
-    return _lines_of(map(_encoded, rows))
+    """Lines of a list, from names of WET files and the numbers of their paragraphs, ascending."""
+    deltas = ((name, np.diff(numbers.astype(np.int64), prepend=0).tolist()) for name, numbers in rows)
+    return _lines_of((name, " ".join(map(str, row))) for name, row in deltas)
 
 
 def write(path: str, parts: Iterable[bytes], is_unwrapped: bool = False) -> None:
-    """Writes a list, and beside it the file with its checksum.
+    """Writes a list, ending in ``.csv``, of what `encode` returned, and beside it the file with its checksum.
 
-    Args:
-        path: Path or URL of the list, ending in ``.csv``.
-        parts: What `encode` returned, in order.
-        is_unwrapped: Whether wrapped documents are among those listed, joined to paragraphs.
+    `is_unwrapped` says whether wrapped documents are among those listed, joined to paragraphs.
     """
     header = (_NAMES, _UNWRAPPED if is_unwrapped else _NUMBERS)
     digest = hashlib.sha256()
@@ -167,11 +142,6 @@ def _lines_of(rows: Iterable[tuple[str, str]]) -> bytes:
     lines = io.StringIO()
     csv.writer(lines, lineterminator="\n").writerows(rows)
     return lines.getvalue().encode("utf-8", "surrogateescape")
-
-
-def _encoded(row: tuple[str, Numbers]) -> tuple[str, str]:
-    deltas = np.diff(row[1].astype(np.int64), prepend=0)
-    return row[0], " ".join(map(str, deltas.tolist()))
 
 
 def _promised(path: str) -> str | None:
@@ -191,12 +161,6 @@ def _promised(path: str) -> str | None:
     raise ValueError(
         f"file {path + CHECKSUM!r} holds no SHA-256 of {name!r}; write it by sha256sum, or delete it"
     )
-
-
-def _unpacked(source: BinaryIO, ending: str | None) -> BinaryIO:
-    if ending == ".bz2":
-        return cast(BinaryIO, bz2.open(source))
-    return cast(BinaryIO, gzip.open(source)) if ending == ".gz" else source
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[str, BinaryIO]]:

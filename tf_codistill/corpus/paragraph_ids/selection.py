@@ -61,21 +61,8 @@ class Selection:
 
     @classmethod
     def open(cls, path: str, crawl: str | None = None) -> Selection:
-        """A list whose checksum is right.
-
-        Args:
-            path: Path or URL of the list.
-            crawl: The crawl that all listed files must belong to, see `fetching.read_paths`; None for any.
-
-        Returns:
-            The selection; of the list no more than the beginning has been looked into yet.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The checksum is wrong, or the file is no list.
-        """
-        sha256 = lists.check(path)
-        return cls(path, sha256, crawl, lists.is_unwrapped(path))
+        """A list whose checksum is right, otherwise a `ValueError`; only its beginning is looked into yet."""
+        return cls(path, lists.check(path), crawl, lists.is_unwrapped(path))
 
     def applied_to(self, settings: CorpusSettings) -> CorpusSettings:
         """Settings without all that drops documents, which the list does; it also decides on unwrapping."""
@@ -89,16 +76,10 @@ class Selection:
         )
 
     def unpack(self, directory: str, wet_files: Iterable[str]) -> None:
-        """Writes what is listed of each WET file to a file of its own, unless that is done already.
+        """Writes what is listed of each WET file to one file each for `Selected.load`, unless that is done.
 
-        Args:
-            directory: Gets the files, for `Selected.load`.
-            wet_files: Names of the WET files, without directory.
-
-        Raises:
-            ValueError: A WET file is not listed, or a listed one does not belong to the crawl or is listed
-                twice, or the list cannot be understood.
-            OSError: The list, or that of the crawl, cannot be read.
+        A `ValueError` if a WET file, named without directory, is not listed, a listed one does not belong to
+        the crawl or is listed twice, or the list cannot be understood; an `OSError` if a list cannot be read.
         """
         facts = files.join(directory, _FACTS)
         if not files.exists(facts):
@@ -141,14 +122,7 @@ class Selection:
 
 
 def num_others(directory: str) -> int:
-    """Counts the listed WET files that were not given.
-
-    Args:
-        directory: That of `Selection.unpack`.
-
-    Returns:
-        Their number.
-    """
+    """The number of listed WET files that were not given to `Selection.unpack`, by its directory."""
     return int(files.read_json(files.join(directory, _FACTS))["num_others"])
 
 
@@ -167,29 +141,14 @@ class Selected:
 
     @classmethod
     def load(cls, directory: str, wet_file: str) -> Selected:
-        """What a selection unpacked.
-
-        Args:
-            directory: That of `Selection.unpack`.
-            wet_file: Name of the WET file.
-
-        Returns:
-            The filter.
-        """
+        """The filter of a WET file, by what `Selection.unpack` left in a directory."""
         content = files.read(files.join(directory, wet_file + _NUMBERS))
         return cls(wet_file, np.frombuffer(content, _NUMBER))
 
     def __call__(self, document: Document) -> Document | str:
-        """Takes away what is not listed.
+        """What is listed of the next document of the WET file, or ``not_selected``.
 
-        Args:
-            document: The next document of the WET file, with all its paragraphs.
-
-        Returns:
-            What is listed of it, or ``not_selected``.
-
-        Raises:
-            ValueError: A listed paragraph is a blank line.
+        That a listed paragraph is a blank line is a `ValueError`.
         """
         if not document.numbers:
             return REASON
@@ -202,14 +161,7 @@ class Selected:
         return document.only(number in listed for number in document.numbers) if listed else REASON
 
     def check_end(self, num_lines: int) -> None:
-        """Checks that nothing more is listed.
-
-        Args:
-            num_lines: Number of lines of all pages of the WET file.
-
-        Raises:
-            ValueError: A listed paragraph does not exist.
-        """
+        """Checks that nothing more is listed than the lines of all pages, otherwise a `ValueError`."""
         if self._next < len(self._numbers):
             number = int(self._numbers[self._next])
             what = f"does not exist: it has {num_lines}" if number >= num_lines else "is a blank line"

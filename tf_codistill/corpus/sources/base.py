@@ -32,7 +32,6 @@ from __future__ import annotations
 import abc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Self, cast
 
 from tf_codistill.corpus.crawl.opening import modified_at, open_source
@@ -63,11 +62,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def parts(self) -> Mapping[str, int]:
-        """Name of each part, fit for a file's name, with its size in bytes, 0 where nobody knows it.
-
-        Returns:
-            Sorted by name.
-        """
+        """Names of the parts, sorted and fit for files, with sizes in bytes, 0 where nobody knows it."""
 
     @abc.abstractmethod
     def read(self, part: str, reading: Reading) -> Iterator[Record | Damage]:
@@ -105,20 +100,15 @@ class Source(abc.ABC):
     def describe(self) -> str | None:
         """What results depend on, beside what the parts hold; None for WET files, which need nothing.
 
-        Returns:
-            Its name and its fields, but for those that say where it is; of one of yours also a fingerprint of
-            its code.
+        That is its name and its fields, but for those that say where it is; of one of yours also a
+        fingerprint of its code.
         """
         described = fingerprints.describe(self)
         is_ours = type(self).__module__.partition(".")[0] == __name__.partition(".")[0]
         return described if is_ours else f"{described} {fingerprints.code_of(type(self))}"
 
     def identity(self) -> Mapping[str, Any] | None:
-        """What tells all of it from other sources without a look at its parts.
-
-        Returns:
-            What JSON takes; None if nothing does.
-        """
+        """What tells it from other sources without a look at its parts, as JSON; None if nothing does."""
         return None
 
     def list_source(self) -> str | None:
@@ -156,31 +146,15 @@ class Reading:
         self._files: list[_Summed] = []
 
     def open(self, path: str) -> BinaryIO:
-        """A file that is summed up while it is read; errors of its place are `OutOfReachError`.
+        """A binary file that is summed up while it is read to its end, and closed with the reading.
 
-        Args:
-            path: Path, URL or address.
-
-        Returns:
-            A binary file that can be read from its beginning to its end; it is closed with the reading.
+        Errors of its place, a path, URL or address, are `OutOfReachError`.
         """
         self._files.append(_Summed(path, self))
         return cast(BinaryIO, self._files[-1])
 
     def of(self, source: Source, part: str) -> Iterator[Record | Damage]:
-        """Reads a part.
-
-        Args:
-            source: Has the part.
-            part: Its name.
-
-        Yields:
-            What is read.
-
-        Raises:
-            UnreadableError: There is no document in it.
-            OutOfReachError: It cannot be had.
-        """
+        """Reads a part of a source; an `UnreadableError` or an `OutOfReachError` if that fails."""
         try:
             for item in source.read(part, self):
                 if not self._files and isinstance(item, Record):
@@ -204,20 +178,13 @@ class Reading:
 
     def facts(self) -> dict[str, Any]:
         """Size and checksum of what has been read, and from when it is."""
-        return {
-            "bytes": self._num_bytes,
-            "sha256": self._digest.hexdigest(),
-            "modified_at": self._modified_at,
-        }
+        sha256 = self._digest.hexdigest()
+        return {"bytes": self._num_bytes, "sha256": sha256, "modified_at": self._modified_at}
 
     def __enter__(self) -> Self:
-        """Returns the reading itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes what is open."""
+    def __exit__(self, *_: object) -> None:
         for file in self._files:
             file.close()
 
@@ -240,10 +207,8 @@ class _Summed:
                 self._file = open_source(self.name)
             content = self._file.read(size)
         except (OSError, ValueError) as error:  # an address that is none is no damage either
-            said = str(error)
-            raise OutOfReachError(
-                said if self.name in said else f"{self.name!r} cannot be read: {said}"
-            ) from error
+            place = "" if self.name in str(error) else f"{self.name!r} cannot be read: "
+            raise OutOfReachError(f"{place}{error}") from error
         self._reading.add(content)
         if not content:  # a part may have more files than a process may hold open
             self.close()
@@ -256,18 +221,7 @@ class _Summed:
 
 
 def with_documents(items: Iterable[Record | Damage], name: str) -> Iterator[Record | Damage]:
-    """Passes on what is read of something, in which there should be a document if there is damage.
-
-    Args:
-        items: What is read.
-        name: Of what, for the message.
-
-    Yields:
-        The same.
-
-    Raises:
-        ValueError: There is damage alone.
-    """
+    """Passes on what is read of something; raises a `ValueError` with its name if that is damage alone."""
     num_found, first = 0, None
     for item in items:
         num_found += isinstance(item, Record)
@@ -281,20 +235,13 @@ def with_documents(items: Iterable[Record | Damage], name: str) -> Iterator[Reco
 
 
 def record(text: str, url: str, language: Any = None, dirt: Sequence[str] = ()) -> Record:
-    """A document as sources of any form have it.
+    """A document as sources of any form have it, with what is odd about it beside `dirt`.
 
-    Args:
-        text: Its text, one paragraph per line.
-        url: Its address, or whatever tells it from others.
-        language: ISO 639-3 or 639-1 code; None where nobody told.
-        dirt: What is odd about it so far.
-
-    Returns:
-        The document, with what else is odd about it; half surrogate pairs, which no file can have, are
-        U+FFFD.
+    Half surrogate pairs of its text, which no file can have, become U+FFFD. Its address is whatever tells it
+    from others, its language an ISO 639-3 or 639-1 code, None where nobody told.
     """
     odd = list(dirt)
-    clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _is_odd(text) else text
+    clean = text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if clean != text and "bad_utf8" not in odd:
         odd.append("bad_utf8")
     if clean.translate(_CONTROLS) != clean:
@@ -305,14 +252,6 @@ def record(text: str, url: str, language: Any = None, dirt: Sequence[str] = ()) 
     return Record(url, clean, _LANGUAGES.get(told, told) or None, "", tuple(odd))
 
 
-def _is_odd(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
 def decoded(content: bytes) -> tuple[str, Sequence[str]]:
     """Text from bytes, and what is odd about it: bytes that are not UTF-8 are U+FFFD, as in WET files."""
     try:
@@ -321,6 +260,6 @@ def decoded(content: bytes) -> tuple[str, Sequence[str]]:
         return content.decode("utf-8", "replace"), ("bad_utf8",)
 
 
-def latest(one: float | None, other: float | None) -> float | None:
-    """The later of two times, None where none is known."""
-    return max((time for time in (one, other) if time is not None), default=None)
+def latest(*times: float | None) -> float | None:
+    """The latest of the times that are known, None where none is."""
+    return max((time for time in times if time is not None), default=None)

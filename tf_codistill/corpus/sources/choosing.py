@@ -32,29 +32,15 @@ _KNOWN = ", ".join(one.__name__ for one in OURS)
 
 @gin.configurable("prepare_corpus")
 def chosen(source: type[Source] | None = None) -> type[Source] | None:
-    """The class of a source that a gin file names.
-
-    Args:
-        source: The class; None where no gin file names one.
-
-    Returns:
-        The same.
-    """
+    """The class of a source that a gin file names; None where none does."""
     return source
 
 
 def make(name: str | None, **fields: Any) -> Source:
-    """Makes a source.
+    """Makes a source by the name of its class, as gin knows it; None is for the one that a gin file names.
 
-    Args:
-        name: Name of its class, as gin knows it; None for the one that a gin file names.
-        **fields: Values of some of its fields, which go before what gin binds.
-
-    Returns:
-        The source.
-
-    Raises:
-        ValueError: There is no such class, it is no source, or has not got one of the fields.
+    Fields that are given go before what gin binds. A `ValueError` if there is no such class, it is no source,
+    or has not got one of the fields.
     """
     made = chosen()
     if name:

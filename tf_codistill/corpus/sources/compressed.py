@@ -41,18 +41,10 @@ class Line(NamedTuple):
 
 
 def unpacked(file: BinaryIO, name: str, advance: Callable[[int], None]) -> Iterator[Content | Damage]:
-    """What a file holds, in bounded memory.
+    """Content and damage of a file, in order and in bounded memory, unpacked as its name says.
 
-    Args:
-        file: Is read once, from start to end.
-        name: Its name, which says how it is packed.
-        advance: Called with the number of bytes read since the last call.
-
-    Returns:
-        Content and damage, in the order of the file; an iterator.
-
-    Raises:
-        ValueError: The package zstandard would be needed.
+    `advance` is called with the number of bytes read since the last call. That the package zstandard would be
+    needed is a `ValueError`.
     """
     if name.endswith(".gz"):
         return unpack(file, advance)
@@ -60,14 +52,7 @@ def unpacked(file: BinaryIO, name: str, advance: Callable[[int], None]) -> Itera
 
 
 def lines(parts: Iterable[Content | Damage]) -> Iterator[Line | Damage]:
-    """Cuts content into lines; a damaged stretch ends one and begins another.
-
-    Args:
-        parts: What `unpacked` returns.
-
-    Yields:
-        Lines that are not empty, and damage, in the order of the file.
-    """
+    """Cuts what `unpacked` returns into lines that are not empty; damage ends one and begins another."""
     line = _OpenLine()
     for part in parts:
         if isinstance(part, Damage):

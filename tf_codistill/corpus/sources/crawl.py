@@ -12,8 +12,8 @@ What a sample is does not depend on where its files lie: the same one from a mir
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import gin
 from absl import logging
@@ -21,15 +21,12 @@ from absl import logging
 from tf_codistill import files
 from tf_codistill.corpus.crawl import fetching
 from tf_codistill.corpus.crawl.fetching import BASE_URL, PAPER_CRAWL
-from tf_codistill.corpus.document import Record
-from tf_codistill.corpus.sources.base import Reading, Source
-from tf_codistill.corpus.sources.wet_files import WetFiles
-from tf_codistill.jobs.quarantine import Damage
+from tf_codistill.corpus.sources.wet_files import LeadsToWetFiles, WetFiles
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Crawl(Source):
+class Crawl(LeadsToWetFiles):
     """Some WET files of a crawl, or all of them.
 
     Attributes:
@@ -48,10 +45,7 @@ class Crawl(Source):
     download_dir: str | None = None
     base_url: str = BASE_URL
 
-    noun: ClassVar[str] = WetFiles.noun
-
     def __post_init__(self) -> None:
-        """Checks that not all of a crawl is meant by chance."""
         if self.crawl is None and self.num_files is None:
             raise ValueError("Crawl has neither crawl nor num_files; give one, by --crawl or --num_files")
 
@@ -80,31 +74,12 @@ class Crawl(Source):
             logging.warning("%s", fetched.summary().rstrip())
         return WetFiles(fetched.of_all())
 
-    def parts(self) -> Mapping[str, int]:
-        """Those of its WET files; reads its list."""
-        return self.resolved(fetch=False).parts()
-
-    def read(self, part: str, reading: Reading) -> Iterator[Record | Damage]:
-        """Reads a WET file of it, from where it is."""
-        return self.resolved(fetch=False).read(part, reading)
-
-    def describe(self) -> None:
-        """Nothing: it is a source of WET files."""
-        return
-
     def list_source(self) -> str:
         """Path or URL of the crawl's list; a `ValueError` if `crawl` is none."""
         return fetching.list_source(self._crawl, self.base_url)
 
     def identity(self) -> Mapping[str, Any]:
-        """What tells the sample from others; no server is asked for it.
-
-        Returns:
-            The crawl, or the checksum of a local list, and the number of files.
-
-        Raises:
-            FileNotFoundError: There is no such list.
-        """
+        """The crawl, or the checksum of a local list, and the number of files; no server is asked for it."""
         source = self.list_source()
         is_local = source == self._crawl and not files.is_remote(source)
         name = f"sha256:{files.checksum(source)}" if is_local else self._crawl

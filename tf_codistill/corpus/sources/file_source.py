@@ -27,8 +27,6 @@ from tf_codistill.corpus.document import Record
 from tf_codistill.corpus.sources.base import Reading, Source, latest, with_documents
 from tf_codistill.jobs.quarantine import Damage
 
-_CHUNK_BYTES = 1 << 20
-
 
 @dataclasses.dataclass(frozen=True)
 class Files(Source):
@@ -47,15 +45,7 @@ class Files(Source):
 
     @abc.abstractmethod
     def read_file(self, path: str, reading: Reading) -> Iterator[Record | Damage]:
-        """Reads a file: the one thing in which sources of files differ.
-
-        Args:
-            path: Path, URL or address.
-            reading: Opens it.
-
-        Returns:
-            An iterator of what is in it, as for `Source.read`.
-        """
+        """Reads a file, which `reading` opens, as for `Source.read`: all in which sources of files differ."""
 
     def parts(self) -> Mapping[str, int]:
         """The parts with their sizes, 0 for those on a server, which is not asked for it."""
@@ -78,7 +68,7 @@ class Files(Source):
 
     def resolved(self, fetch: bool = True) -> Source:
         """With the paths that its patterns match."""
-        resolved = dataclasses.replace(self, files=tuple(self._matching()))
+        resolved = dataclasses.replace(self, files=tuple(matching(self.files, self.endings)))
         if not resolved.files:
             raise ValueError(
                 f"no {self.noun} was given; name at least one, by --files or {type(self).__name__}.files"
@@ -93,7 +83,7 @@ class Files(Source):
         paths = self._paths[part]
         if any(map(is_http, paths)):
             return facts
-        time = functools.reduce(latest, map(modified_at, paths), None)
+        time = latest(*map(modified_at, paths))
         if sum(map(_size, paths)) != facts["bytes"] or time is None:
             return None
         # Whoever fetched a damaged file anew may have given it its old time.
@@ -106,9 +96,6 @@ class Files(Source):
         """As for any source; where the files are does not count."""
         here = dataclasses.replace(self, files=())
         return super(Files, here).describe()
-
-    def _matching(self) -> Sequence[str]:
-        return matching(self.files, self.endings)
 
     @functools.cached_property
     def _paths(self) -> Mapping[str, Sequence[str]]:
@@ -127,6 +114,21 @@ class Files(Source):
         return dict(sorted(named.items()))
 
 
+@dataclasses.dataclass(frozen=True)
+class FilesOfRows(Files):
+    """Files of rows with named fields, a document in each.
+
+    Attributes:
+        text: Field, or column, of a document's text; with points between the names where it is inside others.
+        url: That of its address or id; documents without one are named by file and row.
+        language: That of its language; None where the detector shall say it.
+    """
+
+    text: str = "text"
+    url: str = "url"
+    language: str | None = None
+
+
 def _size(path: str) -> int:
     return 0 if is_http(path) else files.size_bytes(path)
 
@@ -138,6 +140,5 @@ def _checksum(paths: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         with open_source(path) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()

@@ -38,7 +38,6 @@ from tf_codistill.corpus.sources.json_lines import address, value
 from tf_codistill.jobs.quarantine import MAX_STRETCH_BYTES, Damage
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 _SAVED = ("state.json", "dataset_dict.json")  # what save_to_disk leaves
 _MAX_SAVED_SHARDS = 64
@@ -98,15 +97,12 @@ class HuggingFace(Source):
         return with_documents(self._stream(part, reading), self.told(part))
 
     def _stream(self, part: str, reading: Reading) -> Iterator[Record | Damage]:
-        found = _SHARD.search(part)
-        if found is None:
-            raise ValueError(f"{part!r} names no shard; expected a name that `parts` gives")
-        index, num_shards = map(int, found.groups())
+        index, num_shards = map(int, part.rsplit("-", 3)[1::2])
         number = 0
         try:
             for number, row in enumerate(self._load().shard(num_shards, index), 1):
                 yield self._document(row, f"{part}:{number}", number, reading)
-        except (pyarrow.ArrowException, ValueError, UnicodeError) as error:
+        except (pyarrow.ArrowException, ValueError) as error:
             yield Damage(
                 "bad_shard", number, 1, str(error).encode("utf-8", "replace")[:MAX_STRETCH_BYTES], part
             )
@@ -124,7 +120,7 @@ class HuggingFace(Source):
         if len(text) > MAX_DOCUMENT_BYTES:
             return Damage("giant_document", number, len(text), b"", url)
         reading.advance(len(text))
-        return record(text, url, value(row, self.language) if self.language else None)
+        return record(text, url, value(row, self.language))
 
     def _load(self) -> Any:
         """The split, as a data set that can be streamed in shards."""

@@ -23,24 +23,14 @@ from tf_codistill.corpus.crawl.opening import file_name
 from tf_codistill.corpus.document import Record
 from tf_codistill.corpus.sources.base import Reading, decoded, record
 from tf_codistill.corpus.sources.compressed import PACKED, Line, lines, unpacked
-from tf_codistill.corpus.sources.file_source import Files
+from tf_codistill.corpus.sources.file_source import FilesOfRows
 from tf_codistill.jobs.quarantine import MAX_STRETCH_BYTES, Damage
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class JsonLines(Files):
-    """Files with a JSON object in each line, packed by gzip or Zstandard or not; a folder of them.
-
-    Attributes:
-        text: Field of a document's text; with points between the names where it is inside others.
-        url: Field of its address or id; documents without one are named by file and line.
-        language: Field of its language; None where the detector shall say it.
-    """
-
-    text: str = "text"
-    url: str = "url"
-    language: str | None = None
+class JsonLines(FilesOfRows):
+    """Files with a JSON object in each line, packed by gzip or Zstandard or not; a folder of them."""
 
     noun: ClassVar[str] = "JSON lines file"
     endings = tuple(map("".join, itertools.product((".jsonl", ".json", ".ndjson"), PACKED)))
@@ -63,21 +53,12 @@ class JsonLines(Files):
         found = value(row, self.text)
         if not isinstance(found, str):
             return _damage(f"no_{self.text}", line, url)
-        told = value(row, self.language) if self.language else None
-        return record(found, address(value(row, self.url), url), told, odd)
+        return record(found, address(value(row, self.url), url), value(row, self.language), odd)
 
 
-def value(row: Any, field: str) -> Any:
-    """What a row has in a field.
-
-    Args:
-        row: A dictionary, or anything else, which has no fields.
-        field: Its name; with points between the names where it is inside others.
-
-    Returns:
-        The value, None if there is none.
-    """
-    if not isinstance(row, dict):
+def value(row: Any, field: str | None) -> Any:
+    """What a row has in a field, or inside of others, with points between the names; None if nothing."""
+    if not isinstance(row, dict) or field is None:
         return None
     if field in row:
         return row[field]
@@ -86,15 +67,7 @@ def value(row: Any, field: str) -> Any:
 
 
 def address(found: Any, otherwise: str) -> str:
-    """The address of a document.
-
-    Args:
-        found: What its field holds.
-        otherwise: In place of what is no text and no number.
-
-    Returns:
-        Text that is not empty.
-    """
+    """The address of a document: what its field holds, unless that is empty or neither text nor a number."""
     is_id = isinstance(found, str | int) and not isinstance(found, bool)
     return (record(str(found), "").text if is_id else "") or otherwise
 

@@ -21,18 +21,15 @@ import os
 import re
 import sysconfig
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gin
 
 from tf_codistill import files
-from tf_codistill.corpus.document import Record
-from tf_codistill.corpus.sources.base import Reading, Source
-from tf_codistill.corpus.sources.wet_files import WetFiles
+from tf_codistill.corpus.sources.wet_files import LeadsToWetFiles, WetFiles
 from tf_codistill.corpus.wet import WetWriter
 from tf_codistill.jobs.progress import Progress
-from tf_codistill.jobs.quarantine import Damage
 from tf_codistill.jobs.written import Written
 
 PYTHON = "python"
@@ -60,7 +57,7 @@ Block = list[tuple[int, str]]
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class LocalDocs(Source):
+class LocalDocs(LeadsToWetFiles):
     """The documentation of installed packages, collected as WET files.
 
     Attributes:
@@ -74,10 +71,7 @@ class LocalDocs(Source):
     download_dir: str | None = None
     packages: Sequence[str] = PACKAGES
 
-    noun: ClassVar[str] = WetFiles.noun
-
     def __post_init__(self) -> None:
-        """Checks that there is a place for the files."""
         if not self.download_dir:
             raise ValueError(
                 "LocalDocs has no download_dir; name a directory for WET files, as runs/docs/wet"
@@ -87,18 +81,6 @@ class LocalDocs(Source):
         """Its WET files, collected unless that is done; raises the errors of `collect`."""
         directory = str(self.download_dir)
         return WetFiles([files.join(directory, name) for name in collect(directory, self.packages)["files"]])
-
-    def parts(self) -> Mapping[str, int]:
-        """Those of its WET files."""
-        return self.resolved().parts()
-
-    def read(self, part: str, reading: Reading) -> Iterator[Record | Damage]:
-        """Reads one of them."""
-        return self.resolved().read(part, reading)
-
-    def describe(self) -> None:
-        """Nothing: it is a source of WET files."""
-        return
 
 
 def collect(
@@ -142,20 +124,12 @@ def collect(
 
 
 def source_files(package: str) -> list[str]:
-    """The Python files of an installed package, without tests, generated code and vendored copies.
+    """The Python files of a package, sorted, without tests, generated code and vendored copies.
 
-    Args:
-        package: Its name as it is imported, or ``python``.
-
-    Returns:
-        Paths, sorted by module.
-
-    Raises:
-        ValueError: The package is not installed as Python files in a directory.
+    A `ValueError` tells that it is not installed as Python files in a directory.
     """
-    root = _root(package)
     found = []
-    for directory, subdirectories, names in os.walk(root):
+    for directory, subdirectories, names in os.walk(_root(package)):
         subdirectories[:] = [name for name in subdirectories if name not in _SKIPPED_DIRS]
         found += [
             os.path.join(directory, name)
@@ -166,13 +140,9 @@ def source_files(package: str) -> list[str]:
 
 
 def docstrings(source: bytes) -> list[str]:
-    """The docstrings of a module, its classes and its functions, in the order of the source.
+    """The docstrings of a module, its classes and functions, in order, without their common indentation.
 
-    Args:
-        source: Python source; anything that does not parse has no docstrings.
-
-    Returns:
-        Docstrings without their common indentation.
+    What does not parse as Python has none.
     """
     if b'"""' not in source and b"'''" not in source:
         return []
@@ -186,14 +156,7 @@ def docstrings(source: bytes) -> list[str]:
 
 
 def paragraphs(docstring: str) -> list[str]:
-    """The prose of a docstring.
-
-    Args:
-        docstring: Its text without common indentation.
-
-    Returns:
-        Paragraphs and list items in order, each on one line.
-    """
+    """The prose of a docstring: paragraphs and list items in order, each on one line."""
     found: list[str] = []
     for block in _prose_blocks(docstring):
         start = 0
@@ -209,15 +172,11 @@ def _pages(
 ) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     for package, path in sources:
-        kept = []
         with open(path, "rb") as file:
-            texts = docstrings(file.read())
-        for paragraph in (paragraph for text in texts for paragraph in paragraphs(text)):
-            if paragraph in seen:
-                counts["duplicates"] += 1
-            else:
-                seen.add(paragraph)
-                kept.append(paragraph)
+            found = [paragraph for text in docstrings(file.read()) for paragraph in paragraphs(text)]
+        kept = [paragraph for paragraph in dict.fromkeys(found) if paragraph not in seen]
+        seen.update(kept)
+        counts["duplicates"] += len(found) - len(kept)
         if kept:
             counts["modules"] += 1
             counts["paragraphs"] += len(kept)
@@ -250,15 +209,13 @@ def _module(package: str, path: str) -> str:
     return ".".join(parts) or package
 
 
-def _definitions(tree: ast.Module) -> Iterator[Definition]:
+def _definitions(node: ast.AST) -> Iterator[Definition]:
     """Yields modules, classes and functions in order; the bodies of functions are not entered."""
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, Definition):
-            yield node
-        if isinstance(node, ast.Module | ast.ClassDef | ast.If | ast.Try):
-            waiting.extend(reversed(node.body))
+    if isinstance(node, Definition):
+        yield node
+    if isinstance(node, ast.Module | ast.ClassDef | ast.If | ast.Try):
+        for inner in node.body:
+            yield from _definitions(inner)
 
 
 def _prose_blocks(docstring: str) -> Iterator[Block]:

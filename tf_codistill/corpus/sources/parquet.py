@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, ClassVar, cast
 
 import gin
@@ -22,7 +22,7 @@ import gin
 from tf_codistill.corpus.crawl.opening import file_name
 from tf_codistill.corpus.document import Record
 from tf_codistill.corpus.sources.base import MAX_DOCUMENT_BYTES, Reading, decoded, record
-from tf_codistill.corpus.sources.file_source import Files
+from tf_codistill.corpus.sources.file_source import FilesOfRows
 from tf_codistill.corpus.sources.json_lines import address
 from tf_codistill.jobs.quarantine import MAX_STRETCH_BYTES, Damage
 
@@ -32,18 +32,8 @@ _ROWS = 256  # in a batch
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
-class Parquet(Files):
-    """Parquet files; a folder of them.
-
-    Attributes:
-        text: Column of a document's text; with points between the names where it is inside others.
-        url: Column of its address or id; documents without one are named by file and row.
-        language: Column of its language; None where the detector shall say it.
-    """
-
-    text: str = "text"
-    url: str = "url"
-    language: str | None = None
+class Parquet(FilesOfRows):
+    """Parquet files; a folder of them."""
 
     noun: ClassVar[str] = "Parquet file"
     endings = (".parquet",)
@@ -58,7 +48,8 @@ class Parquet(Files):
             place = stack.enter_context(_local(path, reading))
             try:
                 file = stack.enter_context(parquet.ParquetFile(place, page_checksum_verification=True))
-                columns = [one for one in (self.text, self.url, self.language) if one and _has(file, one)]
+                fields = (self.text, self.url, self.language)
+                columns = [one for one in fields if one and _has(file, one)]
                 sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             except errors as error:
                 raise ValueError(
@@ -76,8 +67,9 @@ class Parquet(Files):
                 number = first
                 try:
                     for batch in file.iter_batches(_ROWS, row_groups=[group], columns=columns):
-                        rows = [_values(batch, one) if one in columns else [] for one in self._fields]
-                        yield from self._documents(rows, batch.num_rows, name, number)
+                        nothing = [None] * batch.num_rows
+                        rows = (_values(batch, one) if one in columns else nothing for one in fields)
+                        yield from self._documents(zip(*rows, strict=True), name, number)
                         number += batch.num_rows
                 except errors:
                     yield _damage("bad_row_group", number, first + num_rows - number, b"", f"{name}:{number}")
@@ -86,25 +78,17 @@ class Parquet(Files):
                 reading.advance(share - done)
                 done = share
 
-    @property
-    def _fields(self) -> tuple[str, str, str | None]:
-        return self.text, self.url, self.language
-
-    def _documents(
-        self, rows: Sequence[Sequence[Any]], num_rows: int, name: str, first: int
-    ) -> Iterator[Record | Damage]:
-        for index in range(num_rows):
-            text, url, language = (column[index] if column else None for column in rows)
-            otherwise = f"{name}:{first + index}"
-            told = decoded(url)[0] if isinstance(url, bytes) else url
+    def _documents(self, rows: Iterable[Sequence[Any]], name: str, first: int) -> Iterator[Record | Damage]:
+        for number, (text, url, language) in enumerate(rows, first):
+            told = address(decoded(url)[0] if isinstance(url, bytes) else url, f"{name}:{number}")
             if not isinstance(text, bytes):
-                yield _damage(f"no_{self.text}", first + index, 1, b"", address(told, otherwise))
+                yield _damage(f"no_{self.text}", number, 1, b"", told)
             elif len(text) > MAX_DOCUMENT_BYTES:
-                yield _damage("giant_document", first + index, len(text), text, address(told, otherwise))
+                yield _damage("giant_document", number, len(text), text, told)
             else:
                 clean, odd = decoded(text)
                 spoken = decoded(language)[0] if isinstance(language, bytes) else None
-                yield record(clean, address(told, otherwise), spoken, odd)
+                yield record(clean, told, spoken, odd)
 
 
 def _has(file: Any, field: str) -> bool:
@@ -123,12 +107,8 @@ def _values(batch: Any, field: str | None) -> list[Any]:
         column = compute.struct_field(column, one)
     if pyarrow.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    for is_text, as_bytes in (
-        (pyarrow.types.is_string, pyarrow.binary()),
-        (pyarrow.types.is_large_string, pyarrow.large_binary()),
-    ):
-        column = column.cast(as_bytes) if is_text(column.type) else column
-    return list(column.to_pylist())
+    as_bytes = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
+    return list(column.cast(as_bytes.get(column.type, column.type)).to_pylist())
 
 
 @contextlib.contextmanager

@@ -52,7 +52,6 @@ class TextFiles(Files):
     endings = tuple(map("".join, itertools.product((".txt",), PACKED)))
 
     def __post_init__(self) -> None:
-        """Checks the number."""
         if self.num_parts < 1:
             raise ValueError(f"TextFiles.num_parts is {self.num_parts}; expected at least 1")
 

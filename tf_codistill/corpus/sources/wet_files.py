@@ -5,14 +5,15 @@ WetFiles(["crawl/*.warc.wet.gz"])                   paths, URLs, addresses or pa
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import gin
 
 from tf_codistill.corpus.document import Record
-from tf_codistill.corpus.sources.base import Reading
+from tf_codistill.corpus.sources.base import Reading, Source
 from tf_codistill.corpus.sources.file_source import Files
 from tf_codistill.corpus.wet import read_wet
 from tf_codistill.jobs.quarantine import Damage
@@ -35,4 +36,26 @@ class WetFiles(Files):
 
     def describe(self) -> None:
         """Nothing: a corpus that does not say its source is one of WET files."""
+        return
+
+
+class LeadsToWetFiles(Source):
+    """A source of WET files that has to be asked where these are, or to fetch them."""
+
+    noun: ClassVar[str] = WetFiles.noun
+
+    @abc.abstractmethod
+    def resolved(self, fetch: bool = True) -> WetFiles:
+        """Its WET files, see `Source.resolved`."""
+
+    def parts(self) -> Mapping[str, int]:
+        """Those of its WET files, which are not fetched."""
+        return self.resolved(fetch=False).parts()
+
+    def read(self, part: str, reading: Reading) -> Iterator[Record | Damage]:
+        """Reads one of its WET files, from where it is."""
+        return self.resolved(fetch=False).read(part, reading)
+
+    def describe(self) -> None:
+        """Nothing: it is a source of WET files."""
         return

@@ -35,7 +35,6 @@ import io
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from tf_codistill import files
@@ -134,15 +133,9 @@ class WetWriter:
         )
 
     def write(self, url: str, text: str, language: str) -> None:
-        """Appends a page.
+        """Appends a page: its text has a paragraph per line, its language is an ISO 639-3 code.
 
-        Args:
-            url: Address of the page.
-            text: Its text, one paragraph per line.
-            language: ISO 639-3 code, such as ``eng``.
-
-        Raises:
-            ValueError: The address or the language would break the header's line.
+        White space in address or language, which would break the header's line, is a `ValueError`.
         """
         if any(character.isspace() for character in url + language):
             raise ValueError(f"url {url!r} or language {language!r} has white space; a header takes none")
@@ -166,14 +159,10 @@ class WetWriter:
         files.write(self._path, self._packed.getvalue())
 
     def __enter__(self) -> Self:
-        """Returns the writer itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Closes the file, or forgets it after an exception."""
-        if kind is None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:  # after an exception the file is forgotten
             self.close()
 
     def _append(self, headers: dict[str, str], block: bytes) -> None:

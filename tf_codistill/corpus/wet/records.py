@@ -20,6 +20,7 @@ import bisect
 import dataclasses
 import hashlib
 import itertools
+import operator
 import re
 from collections.abc import Iterable, Iterator
 
@@ -46,9 +47,8 @@ _CONTROLS = bytes({*range(0x20), 0x7F} - set(b"\t\n\r"))
 _BASE32 = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHIJKLMNOPQRSTUV")
 _URL = b"warc-target-uri"
 _TEXT = b"text/plain"
-_OTHER_TYPES = frozenset(
-    (b"warcinfo", b"response", b"resource", b"request", b"metadata", b"revisit", b"continuation")
-)
+_OTHER_TYPES = frozenset(b"warcinfo response resource request metadata revisit continuation".split())
+_begin = operator.itemgetter(0)  # of what stands in the buffer
 
 
 class Splitter:
@@ -167,8 +167,7 @@ class Splitter:
             match.start() for match in itertools.islice(_LIKELY_HEAD.finditer(self._buffer, start), _MAX_ENDS)
         ]
         for end in [*heads, self._size] if self._is_closed else heads:
-            body = head.fitting(self._buffer[start:end])
-            if body is not None:
+            if (body := head.fitting(self._buffer[start:end])) is not None:
                 self._is_sure = True
                 return head.record(body, "wrong_length"), end
         is_seen = self._is_final or (self._is_closed and told_end is not None)
@@ -285,7 +284,3 @@ def _digest_number(value: bytes) -> int | None:
         return int(digits.upper().translate(_BASE32), 32) if len(digits) == 32 else -1
     except ValueError:
         return -1
-
-
-def _begin(entry: tuple[int, Content]) -> int:
-    return entry[0]

@@ -60,6 +60,8 @@ class Experiment:
         weight_decay: L2 penalty that follows a schedule; none if not given.
         measure_every_steps: Steps between two comparisons of teachers and students, see `training.measures`;
             more often costs time.
+        teaching_share: Which share of the rows is taught in each step, or of a recurrent model which share of
+            the steps, above 0 and at most 1: less costs less, and psi is the same in expectation.
         log_every_steps: Steps of which a line of the metrics file is the average.
         validate_every_steps: Steps between two validations, a multiple of `log_every_steps`.
         checkpoint_every_steps: Steps between two checkpoints, a multiple of `log_every_steps`.
@@ -76,6 +78,7 @@ class Experiment:
     distillation_weight: schedules.Schedule | float = 1.0
     weight_decay: schedules.WeightDecay | None = None
     measure_every_steps: int = 10
+    teaching_share: float = 1.0
     log_every_steps: int = 50
     validate_every_steps: int = 100
     checkpoint_every_steps: int = 500
@@ -225,6 +228,8 @@ class Experiment:
             self.distillation_weight,
             self.weight_decay,
             self.measure_every_steps,
+            self.teaching_share,
+            seed=1000 * self.seed + group,
         )
         model.compile(
             optimizer,

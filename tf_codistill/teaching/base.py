@@ -26,6 +26,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_codistill import recurrent_state
 from tf_codistill.batches import Batch
 from tf_codistill.redealing import Redealing
 
@@ -125,6 +126,13 @@ class Teaching:
 
     def prepare(self) -> None:
         """Called in the scope of the strategy when all models have been built, maybe more than once."""
+
+    def teaches_rows(self) -> bool:
+        """Whether what is taught of a row depends on it alone, so that `teach` may be asked about some.
+
+        Called when all models have been built. It is not so where models carry a recurrent state.
+        """
+        return not any(recurrent_state.variables(model) for model in self.models().values())
 
     def deal(self, batch: Batch) -> list[Batch]:
         """Deals one replica's batch out: what each student learns from."""

@@ -130,6 +130,10 @@ class FrozenTeachers(Teaching):
         """Memory that the weights of all teachers take up on each replica, in bytes."""
         return sum(quantized_model.num_bytes(model) for model in self.frozen)
 
+    def teaches_rows(self) -> bool:
+        """Neither where lanes are read, nor where teachers normalise by what they are asked about."""
+        return super().teaches_rows() and self._statistics == "moving"
+
     def any_present(self, step: tf.Tensor) -> tf.Tensor:
         """Whether any teacher holds a snapshot that is not out of date."""
         return tf.reduce_max(self.present(step), axis=0) > 0 if self.frozen else tf.constant(False)

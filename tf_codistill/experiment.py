@@ -65,7 +65,7 @@ class Experiment:
         log_every_steps: Steps of which a line of the metrics file is the average.
         validate_every_steps: Steps between two validations, a multiple of `log_every_steps`.
         checkpoint_every_steps: Steps between two checkpoints, a multiple of `log_every_steps`.
-        seed: With the group it fixes the initialisation and the order of what is read.
+        seed: With the group it fixes the initialisation, the order of what is read, and what is drawn.
         steps_per_execution: Steps that are made at a time, a divisor of `log_every_steps`.
         jit_compile: Whether the training step is compiled by XLA.
     """

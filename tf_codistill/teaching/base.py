@@ -48,6 +48,7 @@ class Place:
         model_fn_of: Gives what makes the model of a group, so that groups may train different ones.
         run_id: Names the run, if it has a name.
         start_from: What it starts from if it has no checkpoint, one of `STARTS`.
+        augments: Whether an example has other features at each visit.
     """
 
     exchange_dir: str
@@ -56,6 +57,7 @@ class Place:
     model_fn_of: Callable[[int], ModelFn]
     run_id: str | None = None
     start_from: str = SCRATCH
+    augments: bool = False
 
 
 class Taught(NamedTuple):

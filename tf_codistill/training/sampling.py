@@ -52,12 +52,15 @@ class Sampling:
         return {name: weight * factor for name, weight in weights.items()}
 
     def times(self, step: tf.Tensor) -> tf.Tensor:
-        """How often a step is drawn, an integer scalar: 0 or 1, of shares above a half also 2.
+        """How often a step is drawn.
 
         One moment is drawn in each stretch of 1 / share steps; a step counts those that fall into it.
 
         Args:
             step: Number of steps done.
+
+        Returns:
+            An integer scalar: 0 or 1, and 2 where two stretches meet within the step.
         """
         start, end = (tf.cast(step + more, tf.float64) * self.share for more in (0, 1))
         stretch = tf.floor(start)

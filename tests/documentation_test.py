@@ -35,6 +35,7 @@ def test_blocks_of_the_how_to_run(tmp_path: pathlib.Path) -> None:
         "two_outputs_fn": two_outputs_fn,
         "features": np.zeros((32, 4), "float32"),
         "targets": np.zeros(32, "int32"),
+        "keys": np.stack([np.arange(32), np.zeros(32, int)], axis=1),
         "exchange": str(tmp_path / "exchange"),
         "checkpoints": str(tmp_path / "checkpoints"),
         "student_path": str(tmp_path / "student.keras"),

@@ -48,7 +48,8 @@ def compiled(
     **options: Any,
 ) -> CodistillationModel:
     """Gradient descent; options that `CodistillationModel` does not take are for `compile`."""
-    own = {name: options.pop(name) for name in ("measure_every_steps",) if name in options}
+    names = ("measure_every_steps", "teaching_share")
+    own = {name: options.pop(name) for name in names if name in options}
     model = CodistillationModel(model_fn, teachers, distillation_weight=weight, **own)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(rate), loss, **{"jit_compile": False, **options})

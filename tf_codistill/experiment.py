@@ -60,10 +60,12 @@ class Experiment:
         weight_decay: L2 penalty that follows a schedule; none if not given.
         measure_every_steps: Steps between two comparisons of teachers and students, see `training.measures`;
             more often costs time.
+        teaching_share: Which share of the rows is taught in each step, or of a recurrent model which share of
+            the steps, above 0 and at most 1: less costs less, and psi is the same in expectation.
         log_every_steps: Steps of which a line of the metrics file is the average.
         validate_every_steps: Steps between two validations, a multiple of `log_every_steps`.
         checkpoint_every_steps: Steps between two checkpoints, a multiple of `log_every_steps`.
-        seed: With the group it fixes the initialisation and the order of what is read.
+        seed: With the group it fixes the initialisation, the order of what is read, and what is drawn.
         steps_per_execution: Steps that are made at a time, a divisor of `log_every_steps`.
         jit_compile: Whether the training step is compiled by XLA.
     """
@@ -76,6 +78,7 @@ class Experiment:
     distillation_weight: schedules.Schedule | float = 1.0
     weight_decay: schedules.WeightDecay | None = None
     measure_every_steps: int = 10
+    teaching_share: float = 1.0
     log_every_steps: int = 50
     validate_every_steps: int = 100
     checkpoint_every_steps: int = 500
@@ -204,7 +207,8 @@ class Experiment:
         """Where the teaching of a group comes from, with no models yet; refuses groups that do not fit it."""
         teaching = self.teaching()
         model_fn_of = functools.partial(self.task.maker, rows)
-        teaching.join(Place(exchange_dir, group, num_groups, model_fn_of, run_id, start_from))
+        place = (exchange_dir, group, num_groups, model_fn_of, run_id, start_from)
+        teaching.join(Place(*place, augments=self.task.augments))
         number = max(teaching.num_students, num_groups, group + 1)
         if unknown := sorted(self.task.groups_of_their_own() - set(range(number))):
             raise ValueError(f"the task has models for groups {unknown}; expected some of 0 to {number - 1}")
@@ -225,6 +229,8 @@ class Experiment:
             self.distillation_weight,
             self.weight_decay,
             self.measure_every_steps,
+            self.teaching_share,
+            seed=self.seed,  # not the group: who exchanges predictions draws the same steps
         )
         model.compile(
             optimizer,

@@ -102,6 +102,11 @@ class Task(abc.ABC):
     def batch_size(self) -> int:
         """Examples in a step of a group, over all its workers and replicas."""
 
+    @property
+    def augments(self) -> bool:
+        """Whether an example of training has other features at each visit; not unless a task says so."""
+        return False
+
     @abc.abstractmethod
     def training(self, part: Part) -> Stream:
         """What is trained on.

@@ -106,6 +106,11 @@ class ImageTask(Task):
         """Share of the short side that is evaluated and served."""
         return decoding.CENTRE_SHARE if self.augmentation == "inception" else 1.0
 
+    @property
+    def augments(self) -> bool:
+        """Whether there is an `augmentation`."""
+        return self.augmentation != "none"
+
     def training(self, part: Part) -> Stream:
         """The images of a group or student."""
         images = self.images.part("train")

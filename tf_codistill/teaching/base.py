@@ -27,6 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_codistill import recurrent_state
 from tf_codistill.batches import Batch
 from tf_codistill.exchange.predictions.answers import Answers
 from tf_codistill.exchange.predictions.forms import LOGITS
@@ -51,6 +52,7 @@ class Place:
         model_fn_of: Gives what makes the model of a group, so that groups may train different ones.
         run_id: Names the run, if it has a name.
         start_from: What it starts from if it has no checkpoint, one of `STARTS`.
+        augments: Whether an example has other features at each visit.
     """
 
     exchange_dir: str
@@ -59,6 +61,7 @@ class Place:
     model_fn_of: Callable[[int], ModelFn]
     run_id: str | None = None
     start_from: str = SCRATCH
+    augments: bool = False
 
 
 class Taught(NamedTuple):
@@ -140,6 +143,13 @@ class Teaching:
 
     def prepare(self) -> None:
         """Called in the scope of the strategy when all models have been built, maybe more than once."""
+
+    def teaches_rows(self) -> bool:
+        """Whether what is taught of a row depends on it alone, so that `teach` may be asked about some.
+
+        Called when all models have been built. It is not so where models carry a recurrent state.
+        """
+        return not any(recurrent_state.variables(model) for model in self.models().values())
 
     def deal(self, batch: Batch) -> list[Batch]:
         """Deals one replica's batch out: what each student learns from."""

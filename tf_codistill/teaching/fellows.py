@@ -130,6 +130,10 @@ class FellowStudents(Teaching):
         if not self._states and not self._serve_twice():
             self._states = {one: recurrent_state.SecondState(self._model(one[0])) for one in self._passes()}
 
+    def teaches_rows(self) -> bool:
+        """Where predictions serve twice, of recurrent students, too; else where no state is carried along."""
+        return self._serve_twice() or not any(recurrent_state.variables(one) for one in self._students)
+
     def deal(self, batch: Batch) -> list[Batch]:
         """Each student's part of a batch."""
         number = self.num_students

@@ -130,6 +130,10 @@ class FrozenTeachers(Teaching):
         """Memory that the weights of all teachers take up on each replica, in bytes."""
         return sum(quantized_model.num_bytes(model) for model in self.frozen)
 
+    def teaches_rows(self) -> bool:
+        """Neither where lanes are read, nor where teachers normalise by what they are asked about."""
+        return super().teaches_rows() and self._statistics == "moving"
+
     def any_present(self, step: tf.Tensor) -> tf.Tensor:
         """Whether any teacher holds a snapshot that is not out of date."""
         return tf.reduce_max(self.present(step), axis=0) > 0 if self.frozen else tf.constant(False)
@@ -138,14 +142,27 @@ class FrozenTeachers(Teaching):
         self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
     ) -> list[Taught]:
         """Asks every teacher; recurrent states move on."""
-        of_teachers = [
-            keras.tree.map_structure(tf.stop_gradient, model(features[0], training=False))
-            for model in self.frozen
-        ]
+        of_teachers = self.ask(features[0], keys[0], predictions[0])
         if self.frozen:
             self._metadata[1].assign(tf.ones([len(self.frozen)], tf.int64))
         rows = rows_of(features[0])
         return [Taught(of_teachers, tf.repeat(self.present(step)[:, tf.newaxis], rows, axis=1))]
+
+    def ask(self, features: Any, keys: Any, prediction: Any) -> list[Any]:
+        """What each teacher predicts.
+
+        Args:
+            features: Those of the student's rows.
+            keys: Their keys, or None.
+            prediction: What the student predicts.
+
+        Returns:
+            A prediction of each, structured like the student's.
+        """
+        return [
+            keras.tree.map_structure(tf.stop_gradient, model(features, training=False))
+            for model in self.frozen
+        ]
 
     def present(self, step: tf.Tensor) -> tf.Tensor:
         """The share of every teacher that holds a snapshot which is not out of date, else 0.0; float32 [P].

@@ -164,6 +164,10 @@ class PredictionExchange(Teaching):
         """Whether there is anybody else; who is there shows when a batch's predictions are exchanged."""
         return tf.constant(bool(self._peers))
 
+    def teaches_rows(self) -> bool:
+        """No: all groups have to draw the same, which whole steps are, however many replicas they have."""
+        return False
+
     def teach(
         self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
     ) -> list[Taught]:

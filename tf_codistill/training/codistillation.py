@@ -32,6 +32,7 @@ from tf_codistill.training.keras_fit import MultiWorkerModel, on_one_replica
 from tf_codistill.training.meters import Meters
 from tf_codistill.training.outputs import Outputs, mean_of
 from tf_codistill.training.progress_line import ProgressLine
+from tf_codistill.training.sampling import Sampling
 from tf_codistill.training.task_losses import StudentStep, TaskLosses
 from tf_codistill.training.watch import Watch
 from tf_codistill.training.whole_batch import of_whole_batch, total
@@ -73,6 +74,8 @@ class CodistillationModel(MultiWorkerModel):
         distillation_weight: Weights = 1.0,
         weight_decay: schedules.WeightDecay | None = None,
         measure_every_steps: int = 10,
+        teaching_share: float = 1.0,
+        seed: int = 0,
         name: str = "codistillation",
     ) -> None:
         """Creates the students and their teachers; call it in the scope of the strategy that will train them.
@@ -90,6 +93,10 @@ class CodistillationModel(MultiWorkerModel):
             weight_decay: L2 penalty on the students' matrices that follows a schedule: codistillation
                 regularises, so that less of it is needed as training goes on (Sodhani et al. 2020).
             measure_every_steps: Steps between two comparisons of teachers and students, at least 1.
+            teaching_share: Which share of the rows is taught in each step, above 0 and at most 1: less costs
+                less, and psi is the same in expectation. Of recurrent models a share of the steps; see
+                `training.sampling`.
+            seed: With the step it fixes which rows, or which steps, are taught.
             name: Name of the model.
 
         Raises:
@@ -110,6 +117,7 @@ class CodistillationModel(MultiWorkerModel):
         self.students = [make() for make in model_fns]
         self.teachers.make(self.students, model_fns)
         self.weight_decay = weight_decay
+        self.sampling = Sampling(teaching_share, seed)
         self.meters = Meters(self.distillation, self.teachers, measure_every_steps)
         self._statistics: ReplicaStatistics | None = None
         self._is_compared = False
@@ -137,12 +145,12 @@ class CodistillationModel(MultiWorkerModel):
         with tf.GradientTape() as tape:
             predictions = [student(batch.features, training=True) for student, batch in pairs]
             students = self._phi(batches, predictions)
-            targets = self._soft_targets(batches, predictions, step)
-            psis, distilled = self._psi(students, targets)
+            asked, targets = self._taught(students, step)
+            psis, distilled = self._psi(asked, targets)
             loss = total([*(one.task_loss for one in students), *self._penalties(step), *distilled])
             scaled_loss = self.optimizer.scale_loss(loss)
         self._note_for_keras(students)
-        self.meters.note(step, self.teachers.staleness_steps(step), loss, students, targets, psis)
+        self.meters.note(step, self.teachers.staleness_steps(step), loss, asked, targets, psis)
         return tape.gradient(scaled_loss, self.trainable_variables)
 
     def _phi(self, batches: Sequence[Batch], predictions: Sequence[Any]) -> list[StudentStep]:
@@ -163,12 +171,24 @@ class CodistillationModel(MultiWorkerModel):
             students.append(StudentStep(batch, prediction, own, task, total(values)))
         return students
 
+    def _taught(
+        self, students: Sequence[StudentStep], step: tf.Tensor
+    ) -> tuple[Sequence[StudentStep], list[SoftTargets]]:
+        """Students on the rows of which they are taught, and what they learn from."""
+        weights = self.distillation.weights_at(step, students[0].prediction)
+        if self.sampling.share < 1:
+            if self.teachers.teaches_rows():
+                students = self.sampling.of_rows(students, step)
+            else:
+                weights = self.sampling.weights(weights, step)
+        return students, self._soft_targets(students, weights, step)
+
     def _soft_targets(
-        self, batches: Sequence[Batch], predictions: Sequence[Any], step: tf.Tensor
+        self, students: Sequence[StudentStep], weights: Outputs, step: tf.Tensor
     ) -> list[SoftTargets]:
         """What teachers predict for each batch, only in steps in which that has weight."""
-        features, keys = [batch.features for batch in batches], [batch.keys for batch in batches]
-        weights = self.distillation.weights_at(step, predictions[0])
+        features, keys = zip(*((one.batch.features, one.batch.keys) for one in students), strict=True)
+        predictions = [one.prediction for one in students]
         is_due = (tf.add_n(list(weights.values())) > 0) & self.teachers.any_present(step)
         weigh = self.distillation.teacher_weights
         taught = tf.cond(
@@ -314,8 +334,8 @@ class CodistillationModel(MultiWorkerModel):
             return
         if self.teachers.on_host and self._uses_xla():
             raise ValueError(
-                "teachers leave the graph in each step, as PredictionExchange does, and XLA cannot compile "
-                "that; compile with jit_compile=False"
+                "PredictionExchange, or SavedTeachers with cache_bytes, leaves the graph in each step, which "
+                "XLA cannot compile; compile with jit_compile=False"
             )
         several = len(self.students) > 1
         names = [f"student {number}" if several else "the student" for number in range(len(self.students))]

@@ -196,6 +196,8 @@ class Distillation:
                 taught_B = targets.taught_B()
                 weight = taught_B if weight is None else aligned(taught_B, len(weight.shape)) * weight
             loss = psi(target, outputs[name], weight)
+            if psi.reduction == "sum" and student.share is not None:
+                return loss / student.share
             return loss if fraction is None or not is_mean(psi) else loss * fraction
 
         return tf.cond(

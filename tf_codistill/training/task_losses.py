@@ -35,10 +35,19 @@ class TaskLosses:
     sample_weight: Any
 
     @classmethod
-    def of_batch(cls, losses: Any, batch: Batch, prediction: Any, fractions: ReplicaFractions) -> TaskLosses:
-        """Those of a prediction for one replica's batch, as this replica's part of the whole batch's."""
+    def of_batch(
+        cls,
+        losses: Any,
+        batch: Batch,
+        prediction: Any,
+        fractions: ReplicaFractions,
+        share: tf.Tensor | None = None,
+    ) -> TaskLosses:
+        """Those of a replica's batch, or of a share of its rows, as its part of the whole batch's."""
         sums = {name for name, loss in keras_private.losses(losses).items() if not is_mean(loss)}
         factors = {name: factor for name, factor in fractions.items() if name not in sums}
+        if share is not None:
+            factors |= dict.fromkeys(sums, 1 / share)
         return cls(losses, batch.targets, weighed(batch.sample_weight, prediction, factors))
 
     def loss(self, prediction: Any, taught_B: tf.Tensor | None = None) -> tf.Tensor:
@@ -83,6 +92,7 @@ class StudentStep(NamedTuple):
         fractions: This replica's fractions of the positions of the whole batch, by output.
         task: The task's losses of the batch.
         task_loss: phi, with what `add_loss` and regularisers add; the sum over replicas is that of the batch.
+        share: Which share of the replica's rows all this is of, but for `task_loss`; None for all of them.
     """
 
     batch: Batch
@@ -90,6 +100,7 @@ class StudentStep(NamedTuple):
     fractions: ReplicaFractions
     task: TaskLosses
     task_loss: tf.Tensor
+    share: tf.Tensor | None = None
 
 
 def _takes_logits(loss: keras.losses.Loss) -> bool | None:

@@ -129,8 +129,8 @@ def load_model(path: str) -> CausalModel:
         raise ValueError(f"model {path!r} cannot be loaded: {reason}") from error
     if not isinstance(served, CausalModel):
         raise ValueError(
-            f"model {path!r} is a {type(served).__name__}; expected a CausalModel: a LanguageModel or a "
-            "Transformer"
+            f"model {path!r} is a {type(served).__name__}; expected one of the language task, a "
+            "LanguageModel or a Transformer"
         )
     return served
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import pathlib
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import toy_texts
 from tests.integration.programs import Programs, metrics
@@ -55,8 +57,7 @@ def test_two_groups_are_launched_evaluated_reported_and_read_and_write_text(
     assert "reads each document for itself" in other
     assert "leave --context_file out" in other
     generate = ["generate", run, "--prompt=Anna went", "--num_tokens=40", "--continue_after_end"]
-    first, second = (programs.succeed(*generate).output for _ in range(2))
-    assert first == second
-    assert first.startswith("Anna went")
+    assert programs.succeed(*generate).output.startswith("Anna went")
     programs.succeed("export", run, f"--output_dir={tmp_path / 'served'}")
-    assert (tmp_path / "served" / "saved_model.pb").exists()
+    served = tf.saved_model.load(str(tmp_path / "served")).serve([[0, 7, 8], [0, 9, 10]])["probabilities"]
+    np.testing.assert_allclose(served.numpy().sum(axis=-1), np.ones((2, 3)), atol=1e-5)

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tests import toy_texts
+from tests.replicas import two_replicas
 from tests.toy_experiments import toy_experiment, toy_peers, toy_task, write_language_corpus
 from tf_codistill import generation, runs, tokens, weights
 from tf_codistill.models.causal import TextReader
@@ -197,6 +198,19 @@ def test_an_interrupted_run_resumes_exactly(tmp_path: pathlib.Path) -> None:
     toy_experiment(task, num_steps=10).train(str(tmp_path / "resumed"))
     resumed = toy_experiment(task).train(str(tmp_path / "resumed"))
     assert weights.checksum(resumed) == weights.checksum(undisturbed)
+
+
+def test_two_replicas_equal_one(tmp_path: pathlib.Path) -> None:
+    task = toy_task(
+        write_language_corpus(str(tmp_path / "corpus")), model_fn=functools.partial(transformer, LLAMA)
+    )
+    weights_of = []
+    for strategy in (tf.distribute.get_strategy(), two_replicas()):
+        workdir = str(tmp_path / f"replicas_{strategy.num_replicas_in_sync}")
+        experiment = toy_experiment(task, num_steps=5, optimizer=lambda: keras.optimizers.SGD(0.1))
+        weights_of.append(weights.values(experiment.train(workdir, 0, 1, strategy).student.weights))
+    for one, two in zip(*weights_of, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
 
 
 def test_groups_of_two_networks_codistil(tmp_path: pathlib.Path) -> None:

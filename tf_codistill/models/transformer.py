@@ -212,7 +212,7 @@ def _over_documents(backbone: keras.Model) -> keras.Model:
     first_BT = ops.cast(ops.argmax(ops.cast(same_BTT, "int32"), axis=2), "int32")
     positions_BT = ops.cumsum(ops.ones_like(ids), axis=1) - 1 - first_BT
     extra = {"decoder_attention_mask": same_BTT, "positions": positions_BT}
-    given = set()
+    given: set[str] = set()
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         own = {name: extra[name] for name in extra.keys() & inspect.signature(layer.call).parameters}

@@ -52,12 +52,13 @@ class TextReader(abc.ABC):
         """
 
 
-class CausalModel(keras.Model):
+class CausalModel(keras.Model, abc.ABC):
     """A model from ids of word pieces, integers [B, T], to logits of what follows each, [B, T, V].
 
     Its configuration has a ``vocabulary_size``.
     """
 
+    @abc.abstractmethod
     def with_lanes(self, num_lanes: int) -> CausalModel:
         """A model of the same weights for batches of as many rows.
 
@@ -67,8 +68,7 @@ class CausalModel(keras.Model):
         Returns:
             The model; a recurrent state, if it has one, is zero.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def reader(self) -> TextReader:
         """What reads a text with these weights, at its beginning."""
-        raise NotImplementedError

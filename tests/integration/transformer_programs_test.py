@@ -59,5 +59,6 @@ def test_two_groups_are_launched_evaluated_reported_and_read_and_write_text(
     generate = ["generate", run, "--prompt=Anna went", "--num_tokens=40", "--continue_after_end"]
     assert programs.succeed(*generate).output.startswith("Anna went")
     programs.succeed("export", run, f"--output_dir={tmp_path / 'served'}")
-    served = tf.saved_model.load(str(tmp_path / "served")).serve([[0, 7, 8], [0, 9, 10]])["probabilities"]
-    np.testing.assert_allclose(served.numpy().sum(axis=-1), np.ones((2, 3)), atol=1e-5)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    probabilities = served.serve([[0, 7, 8], [0, 9, 10]])["probabilities"].numpy()
+    np.testing.assert_allclose(probabilities.sum(axis=-1), np.ones((2, 3)), atol=1e-5)

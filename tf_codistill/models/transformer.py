@@ -74,7 +74,7 @@ class Transformer(CausalModel):
             raise ValueError(
                 f"context_tokens of a Transformer is {context_tokens!r}; expected an integer >= 1"
             )
-        self.context_tokens = context_tokens
+        self.context_tokens = int(context_tokens)
         self._settings = {"network": network, "arguments": dict(arguments), "batch_size": batch_size}
         causal_lm = _causal_lm(network)
         given = {"vocabulary_size": vocabulary_size, **arguments, "dtype": policy}
@@ -129,7 +129,7 @@ class Transformer(CausalModel):
 
 
 class CachedReader(TextReader):
-    """Reads a text with a cache of keys and values, which END_OF_DOCUMENT and only it empties.
+    """Reads a text with a cache of keys and values, in which there is never more than one document.
 
     A document that fills the cache is read on from the newer half of what is in it, at positions from 0, so
     that predictions do not depend on how many ids are read at once.

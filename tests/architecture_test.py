@@ -9,9 +9,8 @@
     6  training/         Algorithm 1
     5  teaching/         WHERE teaching comes from
     4  exchange/ checkpoints
-    3  models/ corpus/ inputs/ example_tables/ image_preparation/ recurrent_state groups.decisions health/
-       learning_curves
-    2  tokenizer/ tables/ reproducibility/ distribution calibration
+    3  models/ corpus/ inputs/ example_tables/ image_preparation/ groups.decisions health/ learning_curves
+    2  tokenizer/ tables/ reproducibility/ distribution calibration recurrent_state
     1  losses schedules metrics click_metrics tokens weights optimizers/ runs leases pictures batches
        bindings jobs/ image_files/ redealing
     0  shapes files/ gpus settings quiet_start keras_private children
@@ -38,8 +37,8 @@ FLOORS = (
     ("shapes", "files", "gpus", "settings", "terminal", "quiet_start", "keras_private", "children"),
     ("losses", "schedules", "metrics", "click_metrics", "optimizers", "tokens", "weights")
     + ("runs", "leases", "pictures", "batches", "bindings", "jobs", "image_files", "redealing"),
-    ("tokenizer", "tables", "distribution", "reproducibility", "calibration"),
-    ("models", "corpus", "inputs", "example_tables", "image_preparation", "recurrent_state")
+    ("tokenizer", "tables", "distribution", "reproducibility", "calibration", "recurrent_state"),
+    ("models", "corpus", "inputs", "example_tables", "image_preparation")
     + ("groups.decisions", "health", "learning_curves"),
     ("exchange", "checkpoints", "trained"),
     ("teaching",),

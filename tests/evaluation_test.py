@@ -294,7 +294,7 @@ def test_a_saved_model_that_cannot_be_used_is_named(tmp_path: pathlib.Path, task
         evaluation.from_saved_model(task, str(path))
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(path)
     with pytest.raises(
-        ValueError, match=r"model '.*student\.keras' is a Sequential; expected a LanguageModel"
+        ValueError, match=r"model '.*student\.keras' is a Sequential; expected one of the language"
     ):
         evaluation.from_saved_model(task, str(path))
     language_model(batch_size=None).save(path)

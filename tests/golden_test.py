@@ -23,10 +23,10 @@ from tf_codistill import experiment, program, retraining
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.sources import choosing
 from tf_codistill.example_tables.synthetic_clicks import SyntheticClicks
-from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.sweeps.sweep import Sweep
 from tf_codistill.tables import pipeline
 from tf_codistill.tables.schema import TableSettings, criteo_schema
+from tf_codistill.tasks.language import LanguageTask
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 
@@ -72,7 +72,7 @@ def expansion(name: str, *bindings: str) -> str:
     elif name.startswith("tables/"):
         TableSettings()
     elif name.startswith("models/"):
-        LanguageModel(vocabulary_size=40)
+        LanguageTask(corpus_dir="runs/quickstart/corpus/tokens").make_model()
     else:
         built = experiment.configured()
         teaching = built.teachers("exchange", group=0, num_groups=1, rows=2)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tf_codistill.exchange.topology import teachers_of
     from tf_codistill.experiment import Experiment
     from tf_codistill.models.language_model import LanguageModel
+    from tf_codistill.models.transformer import Transformer
     from tf_codistill.tasks.language import LanguageTask
     from tf_codistill.teaching.fellows import FellowStudents
     from tf_codistill.teaching.predictions import PredictionExchange
@@ -48,6 +49,7 @@ __all__ = [
     "PeerExchange",
     "PredictionExchange",
     "SavedTeachers",
+    "Transformer",
     "checkpoints",
     "losses",
     "metrics",
@@ -66,6 +68,7 @@ _HOMES = {
     "PeerExchange": "teaching.snapshots",
     "PredictionExchange": "teaching.predictions",
     "SavedTeachers": "teaching.saved",
+    "Transformer": "models.transformer",
     "teachers_of": "exchange.topology",
 }
 

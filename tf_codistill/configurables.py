@@ -16,7 +16,13 @@ import keras
 from tf_codistill import losses, schedules
 from tf_codistill.exchange import topology
 from tf_codistill.inputs import frequencies
-from tf_codistill.models import classifiers, click_network, resnet  # noqa: F401 - configurable where they are
+from tf_codistill.models import (  # noqa: F401 - configurable where they are
+    classifiers,
+    click_network,
+    language_model,
+    resnet,
+    transformer,
+)
 from tf_codistill.optimizers import large_batch, sparse_adagrad  # noqa: F401 - so are these
 from tf_codistill.tasks import clicks, images, language  # noqa: F401 - so are these
 from tf_codistill.teaching import base, fellows, predictions, saved, snapshots  # noqa: F401 - so are these

@@ -35,6 +35,7 @@ def main() -> None:
     model = trained.open_trained(program.WORKDIR.value, _GROUP.value, _MODEL.value, _TOKENIZER.value)
     model.reset()
     if _CONTEXT_FILE.value:
+        model.check_crosses_documents()
         scoring.score_file(model, _CONTEXT_FILE.value)
     stream = generation.generate(
         model,

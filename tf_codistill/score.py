@@ -46,6 +46,7 @@ def main(*names: str) -> None:
     model = trained.open_trained(program.WORKDIR.value, _GROUP.value, _MODEL.value, _TOKENIZER.value)
     model.reset()
     if _CONTEXT_FILE.value:
+        model.check_crosses_documents()
         scoring.score_file(model, _CONTEXT_FILE.value, _WRAPPED.value)
     state = model.state()
     scores = {}

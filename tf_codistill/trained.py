@@ -25,12 +25,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_codistill import files, recurrent_state, runs, tokens
-from tf_codistill.models.language_model import LanguageModel
+from tf_codistill import files, runs, tokens
+from tf_codistill.models import language_model, transformer  # noqa: F401 - a saved one is found by its name
+from tf_codistill.models.causal import CausalModel
 from tf_codistill.tokenizer.base import Tokenizer
 from tf_codistill.tokenizer.opening import open_tokenizer
-
-_IDS = tf.TensorSpec([None], tf.int32)
 
 
 def tokenizer_dir(group_dir: str) -> str:
@@ -111,38 +110,36 @@ def check_tokenizer(directory: str, corpus: tokens.Corpus) -> bool:
     return True
 
 
-def load_model(path: str, num_lanes: int) -> keras.Model:
-    """Loads a saved language model so that it carries a state over lanes.
+def load_model(path: str) -> CausalModel:
+    """Loads a saved model of the language task.
 
     Args:
         path: A ``.keras`` file.
-        num_lanes: Number of lanes.
 
     Returns:
-        The model; its state is zero.
+        The model as it is served.
 
     Raises:
-        ValueError: There is no such file, or the model in it cannot carry a state over lanes.
+        ValueError: There is no such file, or another model is in it.
     """
     try:
         served = keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras has a type of its own for each way in which a file can be bad
         reason = str(error).split("\n")[0]
         raise ValueError(f"model {path!r} cannot be loaded: {reason}") from error
-    if not isinstance(served, LanguageModel):
+    if not isinstance(served, CausalModel):
         raise ValueError(
-            f"model {path!r} is a {type(served).__name__}; expected a LanguageModel, which has lanes"
+            f"model {path!r} is a {type(served).__name__}; expected one of the language task, a "
+            "LanguageModel or a Transformer"
         )
-    model = type(served).from_config({**served.get_config(), "batch_size": num_lanes})
-    model.set_weights(served.get_weights())
-    return model
+    return served
 
 
 class Trained:
     """A language model that reads one text, from its beginning on.
 
     Args:
-        model: A stateful language model with one lane.
+        model: The model.
         tokenizer: The one that it was trained with.
 
     Attributes:
@@ -152,7 +149,7 @@ class Trained:
         ValueError: Model and tokenizer have vocabularies of different sizes.
     """
 
-    def __init__(self, model: keras.Model, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: CausalModel, tokenizer: Tokenizer) -> None:
         predicted = model.get_config()["vocabulary_size"]
         if predicted != tokenizer.vocabulary_size:
             raise ValueError(
@@ -160,21 +157,31 @@ class Trained:
                 "the tokenizer that the model was trained with"
             )
         self.tokenizer = tokenizer
-        self._model = model
-        self._states = recurrent_state.variables(model)
+        self._reader = model.reader()
+
+    def check_crosses_documents(self) -> None:
+        """Checks that a document bears on the next, so that one may be the context of another.
+
+        Raises:
+            ValueError: The model reads each document for itself.
+        """
+        if not self._reader.crosses_documents:
+            raise ValueError(
+                "the model reads each document for itself, so that no other document can be its context; "
+                "leave --context_file out"
+            )
 
     def reset(self, state: Sequence[npt.NDArray[Any]] | None = None) -> None:
         """Makes what is read next the beginning of a text.
 
         Args:
-            state: What `state` returned after another text; zero if not given.
+            state: What `state` returned after another text, which then goes on.
         """
-        zeros = [np.zeros(variable.shape, np.float32) for variable in self._states]
-        recurrent_state.assign(self._states, zeros if state is None else list(state))
+        self._reader.reset(state)
 
     def state(self) -> list[npt.NDArray[Any]]:
-        """The recurrent state after what has been read."""
-        return recurrent_state.values(self._states)
+        """What has been read, as far as it bears on what comes."""
+        return self._reader.state()
 
     def log_likelihoods(
         self, inputs: npt.NDArray[np.int32], targets: npt.NDArray[np.int32]
@@ -188,7 +195,8 @@ class Trained:
         Returns:
             Natural logarithm of the probability of each target, float64 [T].
         """
-        return self._log_likelihoods(inputs, targets).numpy()
+        logits_TV = tf.cast(self._reader.read(inputs), tf.float64)
+        return -tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits_TV).numpy()
 
     def next_logits(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """Reads ids and predicts the one that follows the last.
@@ -199,16 +207,7 @@ class Trained:
         Returns:
             Logits, [V].
         """
-        return self._next_logits(ids).numpy()
-
-    @tf.function(input_signature=[_IDS, _IDS])
-    def _log_likelihoods(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        logits_TV = tf.cast(self._model(inputs[None], training=False)[0], tf.float64)
-        return -tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits_TV)
-
-    @tf.function(input_signature=[_IDS])
-    def _next_logits(self, ids: tf.Tensor) -> tf.Tensor:
-        return self._model(ids[None], training=False)[0, -1]
+        return self._reader.read(ids)[-1].numpy()
 
 
 def open_trained(
@@ -242,7 +241,7 @@ def open_trained(
     opened = open_tokenizer(tokenizer or _tokenizer_beside(model))
     if tokenizer:
         _check_given_tokenizer(tokenizer, opened.fingerprint, model)
-    return Trained(load_model(model, num_lanes=1), opened)
+    return Trained(load_model(model), opened)
 
 
 def _check_given_tokenizer(tokenizer: str, fingerprint: str, model: str) -> None:

@@ -12,7 +12,7 @@ L lanes reads a segment of M of them, T tokens at a time, the recurrent state ca
 The targets of step 1 are the tokens above s1, its inputs the tokens one before each of them (END_OF_DOCUMENT
 before the first token of all). So in an epoch no token is a target twice and fewer than L * T are left out;
 then the next epoch begins in another order. Nothing is remembered from step to step: to resume at a step is
-to request it.
+to request it. To a model without a state each row is a window of its own.
 
 Where shards are not local, the blocks that the lanes will come to are read in the background meanwhile.
 

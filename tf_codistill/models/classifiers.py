@@ -16,8 +16,6 @@ and its dropout are its own; Goyal's details are in `resnet` alone.
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +24,7 @@ from typing import Any
 import gin
 import keras
 
-from tf_codistill.models import resnet
+from tf_codistill.models import by_name, resnet
 
 _SHAPE_ARGUMENTS = ("input_shape", "image_shape")
 _APPLICATION = {"include_top": False, "weights": None}
@@ -70,7 +68,7 @@ def classifier_on(
             given.
     """
     resnet.check_images(num_classes, input_shape, batch_size)
-    make = _imported("backbone", backbone)
+    make = by_name.imported("backbone", backbone)
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     with _global_policy(policy):
         network = _network(make, tuple(input_shape), dict(arguments or {}))
@@ -104,7 +102,7 @@ def _preprocessed(images: Any, preprocessing: Any, make: Callable[..., Any], pol
         preprocessing = getattr(sys.modules.get(make.__module__), "preprocess_input", None)
     if preprocessing is None:
         return resnet.normalized_pixels(images, exact)
-    function = _imported("preprocessing", preprocessing)
+    function = by_name.imported("preprocessing", preprocessing)
     return function(keras.ops.cast(images, exact))
 
 
@@ -113,34 +111,6 @@ def _mean_over_places(features: Any) -> Any:
         raise ValueError(f"the backbone returns {type(features).__name__}; expected one tensor of features")
     axes = tuple(range(1, len(features.shape) - 1))
     return keras.ops.mean(features, axis=axes) if axes else features
-
-
-def _imported(name: str, what: Any) -> Callable[..., Any]:
-    """A function, or what a dotted name stands for."""
-    if callable(what):
-        return what
-    parts = str(what).split(".")
-    for length in range(len(parts) - 1, 0, -1):
-        module = _module(name, what, parts[:length])
-        with contextlib.suppress(AttributeError):
-            found: Any = functools.reduce(getattr, parts[length:], module) if module else None
-            if callable(found):
-                return found
-    raise ValueError(
-        f"{name} is {what!r}, which cannot be imported; expected a name such as "
-        "'keras.applications.MobileNetV2' or 'keras_hub.models.ResNetBackbone'"
-    )
-
-
-def _module(name: str, what: Any, parts: Sequence[str]) -> Any:
-    """A module, or None where there is none of this name in one that exists."""
-    try:
-        return importlib.import_module(".".join(parts))
-    except ModuleNotFoundError as error:
-        if len(parts) > 1 or error.name != parts[0]:
-            return None
-        extra = "; the extra `hub` has it: pip install 'tf_codistill[hub]'" * (parts[0] == "keras_hub")
-        raise ValueError(f"{name} is {what!r}, but {parts[0]} is not installed{extra}") from error
 
 
 @contextlib.contextmanager

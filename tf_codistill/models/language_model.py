@@ -10,18 +10,23 @@ serving. Both kinds have the same weights in the same order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gin
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
+from tf_codistill import recurrent_state
+from tf_codistill.models.causal import CausalModel, TextReader
 from tf_codistill.models.layer_norm_lstm import LayerNormLSTM
 
 
 @gin.configurable
 @keras.saving.register_keras_serializable(package="tf_codistill")
-class LanguageModel(keras.Model):
+class LanguageModel(CausalModel):
     """A recurrent language model over word pieces. Its variables exist from construction on."""
 
     def __init__(
@@ -111,8 +116,43 @@ class LanguageModel(keras.Model):
             activations = self.dropout(layer(activations, training=training), training=training)
         return self.head(activations)
 
+    def with_lanes(self, num_lanes: int) -> LanguageModel:
+        """A model of the same weights whose state is carried, over as many lanes; it is zero."""
+        model = type(self).from_config({**self.get_config(), "batch_size": num_lanes})
+        model.set_weights(self.get_weights())
+        return model
+
+    def reader(self) -> TextReader:
+        """Reads a text with a recurrent state."""
+        return LaneReader(self.with_lanes(1))
+
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, for Keras's serialization."""
         policy = keras.dtype_policies.serialize(self.dtype_policy)
         own = {"batch_size": self.batch_size, "dropout": self._dropout_rate}
         return {**self._sizes, **own, "name": self.name, "dtype": policy}
+
+
+class LaneReader(TextReader):
+    """Reads a text on the one lane of a recurrent model, whose state also goes from document to document."""
+
+    crosses_documents = True
+
+    def __init__(self, model: keras.Model) -> None:
+        """Begins with the state that the model is in."""
+        self._model = model
+        self._states = recurrent_state.variables(model)
+
+    def reset(self, state: Sequence[npt.NDArray[Any]] | None = None) -> None:
+        """Begins a text with a zero state, or with another one."""
+        zeros = [np.zeros(variable.shape, np.float32) for variable in self._states]
+        recurrent_state.assign(self._states, zeros if state is None else list(state))
+
+    def state(self) -> list[npt.NDArray[Any]]:
+        """The recurrent state."""
+        return recurrent_state.values(self._states)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
+    def read(self, ids: tf.Tensor) -> tf.Tensor:
+        """Reads ids, see `TextReader.read`."""
+        return self._model(ids[None], training=False)[0]

@@ -145,7 +145,7 @@ class LanguageTask(Task):
 
     def load_model(self, path: str) -> keras.Model:
         """Loads a saved language model with as many lanes as validation has."""
-        return trained.load_model(path, self.num_lanes)
+        return trained.load_model(path).with_lanes(self.num_lanes)
 
     def keep_beside_model(self, directory: str, is_writer: bool = True) -> None:
         """Keeps the tokenizer of the corpora, see `trained`."""

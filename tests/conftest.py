@@ -22,6 +22,19 @@ tf.config.set_logical_device_configuration(
 )
 
 
+_apply_debug_options = tf.data.Dataset._apply_debug_options
+
+
+def _untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return _apply_debug_options(dataset.with_options(options))
+
+
+# An iterator that goes waits for its tuning thread, up to half a minute, and tests have thousands of them.
+tf.data.Dataset._apply_debug_options = _untuned
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores, as many a test waits for processes that it has started."""

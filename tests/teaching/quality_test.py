@@ -50,7 +50,9 @@ def test_a_bad_teacher_has_the_share_that_numpy_says_and_its_term_shrinks_by_it(
     np.testing.assert_allclose(logs["teacher_task_loss"], logs["teacher_task_loss"][0], rtol=1e-5)
     psi = logs["distillation_loss"]
     np.testing.assert_allclose(psi[1:], psi[0] * quality[0] / 0.5, rtol=1e-5)
-    assert model.teachers.present(tf.constant(20, tf.int64)).numpy() == pytest.approx(quality[0] / 0.5, rel=1e-5)
+    assert model.teachers.present(tf.constant(20, tf.int64)).numpy() == pytest.approx(
+        quality[0] / 0.5, rel=1e-5
+    )
 
 
 def test_among_several_the_good_ones_count(tmp_path: pathlib.Path) -> None:

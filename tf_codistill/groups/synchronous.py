@@ -60,12 +60,15 @@ class SynchronousGroup:
             )
         return batch_size // replicas
 
-    def feed(self, streams: Sequence[Stream], first_step: int = 0) -> Any:
+    def feed(
+        self, streams: Sequence[Stream], first_step: int = 0, num_steps: int | None = None
+    ) -> Any:
         """Streams side by side as what `fit` reads.
 
         Args:
             streams: One, or one for each student that reads apart.
             first_step: Step of the first batch.
+            num_steps: Steps after which it ends; without end by default.
 
         Returns:
             A distributed dataset of this worker's parts.
@@ -75,6 +78,7 @@ class SynchronousGroup:
             datasets = [
                 stream.dataset(
                     first_step=first_step,
+                    num_steps=num_steps,
                     worker=context.input_pipeline_id,
                     num_workers=context.num_input_pipelines,
                     num_replicas=distribution.num_local_replicas(self.strategy),
@@ -116,7 +120,7 @@ class SynchronousGroup:
             initial_epoch=first_epoch,
             epochs=num_steps // log_every_steps,
             steps_per_epoch=log_every_steps,
-            validation_data=self.feed([validation]),
+            validation_data=self.feed([validation], num_steps=validation.steps_per_epoch),
             validation_steps=validation.steps_per_epoch,
             validation_freq=validate_every_steps // log_every_steps,
             callbacks=list(callbacks),

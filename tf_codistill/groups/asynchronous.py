@@ -7,22 +7,22 @@
     group = AsynchronousGroup(strategy)     the rest as `SynchronousGroup`
 
 Keras has no such loop. Here a round takes the place of an execution of `fit`: the coordinator gives out its
-steps, whoever is free takes the next one, and when all are done the callbacks are called, at rest. So whatever
-happens between steps (exchange, checkpoints, meters, validation) is that of a synchronous group. Within a round
-nobody waits for anybody: a gradient may be applied to weights that others have changed since they were read,
-which is measured, see `Rounds`.
+steps, whoever is free takes the next one, and when all are done the callbacks are called, at rest. So what
+happens between steps (exchange, checkpoints, meters, validation) is that of a synchronous group. Within a
+round nobody waits: a gradient may be applied to weights that others have changed since they were read, which
+is measured, see `Rounds`.
 
 Workers hold nothing of their own. The batch comes with the step, so that which one it is follows from the
-step alone, and a step whose worker dies is taken by another one. Teachers are cached: TensorFlow sends a tensor
-once to each worker that uses it. Models must not carry a state from batch to batch; language models are made
-without one.
+step alone, and a step whose worker dies is taken by another one. Teachers are cached: TensorFlow sends a
+tensor once to each worker that uses it. Models must not carry a state from batch to batch; language models
+are made without one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gin
@@ -202,7 +202,11 @@ class Rounds(keras.callbacks.Callback):
         """Within it the coordinator's variables have the values that workers are told."""
         counts = [(one, tf.cast(number, one.dtype)) for one in self._counts]
         return keras.StatelessScope(
-            [*counts, *zip(self._cached, teachers, strict=True), *zip(self._metrics, self._start(), strict=True)]
+            [
+                *counts,
+                *zip(self._cached, teachers, strict=True),
+                *zip(self._metrics, self._start(), strict=True),
+            ]
         )
 
     def _start(self) -> list[tf.Tensor]:

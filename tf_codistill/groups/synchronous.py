@@ -60,9 +60,7 @@ class SynchronousGroup:
             )
         return batch_size // replicas
 
-    def feed(
-        self, streams: Sequence[Stream], first_step: int = 0, num_steps: int | None = None
-    ) -> Any:
+    def feed(self, streams: Sequence[Stream], first_step: int = 0, num_steps: int | None = None) -> Any:
         """Streams side by side as what `fit` reads.
 
         Args:

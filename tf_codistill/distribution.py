@@ -12,10 +12,13 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import tensorflow as tf
+from absl import logging
 
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "parameter_server", "tpu")
 
@@ -99,6 +102,20 @@ def serve() -> bool:
     while _answers(cluster["chief"][0]):
         time.sleep(_POLL_SECS)
     return True
+
+
+def leave(strategy: tf.distribute.Strategy, status: int = 0) -> NoReturn:
+    """Ends this process; a coordinator at once, since TensorFlow would wait for workers that are gone.
+
+    Args:
+        strategy: That of its group.
+        status: The exit status.
+    """
+    if not isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        sys.exit(status)
+    logging.flush()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:

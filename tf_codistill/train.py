@@ -11,8 +11,6 @@ has come to its end, 75 when a signal has stopped it and the same command goes o
 
 from __future__ import annotations
 
-import sys
-
 from absl import flags, logging
 
 from tf_codistill import children, files, program, runs
@@ -67,10 +65,12 @@ def main() -> None:
     worker = distribution.worker_index(strategy)
     callbacks = [injection.Injection(faults, group, worker, *place)] if faults else []
     how = (exchange_dir, _RUN_ID.value, _TAKE_OVER.value, _START_FROM.value, callbacks)
+    status = 0
     try:
         settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, *how)
     except KeyboardInterrupt:  # by a signal, behind a checkpoint
-        sys.exit(children.TRY_AGAIN)
+        status = children.TRY_AGAIN
+    distribution.leave(strategy, status)
 
 
 if __name__ == "__main__":

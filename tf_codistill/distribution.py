@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import tensorflow as tf
 from absl import logging
@@ -70,19 +70,8 @@ def num_workers_in_tf_config() -> int:
     Raises:
         ValueError: TF_CONFIG is not what TensorFlow expects.
     """
-    text = os.environ.get("TF_CONFIG", "")
-    if not text:
-        return 0
-    try:
-        config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        if not 0 <= int(task["index"]) < len(cluster[task["type"]]):
-            raise ValueError(f"task index {task['index']} is not below {len(cluster[task['type']])}")
-        return _num_chiefs(cluster) + len(cluster.get("worker", []))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"TF_CONFIG is {text!r}: {error!r}; expected a JSON object with cluster and task"
-        ) from error
+    cluster = _tf_config().get("cluster", {})
+    return _num_chiefs(cluster) + len(cluster.get("worker", []))
 
 
 def serve() -> bool:
@@ -91,10 +80,10 @@ def serve() -> bool:
     Returns:
         Whether this process is a worker or a parameter server of such a group, and its coordinator has ended.
     """
-    config = json.loads(os.environ.get("TF_CONFIG") or "{}")
-    cluster, task = config.get("cluster", {}), config.get("task", {})
-    if "ps" not in cluster or task["type"] == "chief":
+    config = _tf_config()
+    if "ps" not in config.get("cluster", {}) or config["task"]["type"] == "chief":
         return False
+    cluster, task = config["cluster"], config["task"]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator needs its servers to save what they have
     tf.distribute.Server(cluster, job_name=task["type"], task_index=int(task["index"]), protocol=_PROTOCOL)
     while not _answers(cluster["chief"][0]):
@@ -147,7 +136,12 @@ def num_local_replicas(strategy: tf.distribute.Strategy) -> int:
 
 
 def _parameter_server_strategy() -> tf.distribute.Strategy:
-    cluster = json.loads(os.environ["TF_CONFIG"])["cluster"]
+    cluster = _tf_config().get("cluster", {})
+    if "ps" not in cluster or "chief" not in cluster:
+        raise ValueError(
+            "strategy 'parameter_server' needs TF_CONFIG with chief, worker and ps; `launch` sets it with "
+            "--group_kind=asynchronous"
+        )
     servers = [*cluster.get("worker", []), *cluster.get("ps", [])]
     # TensorFlow, once refused, would ask again after ever longer times.
     while not all(map(_answers, servers)):
@@ -181,13 +175,30 @@ def _multi_worker_strategy() -> tf.distribute.Strategy:
         ) from error
 
 
+def _tf_config() -> dict[str, Any]:
+    """The environment variable TF_CONFIG; empty if it is not set."""
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
+        return {}
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        if not 0 <= int(task["index"]) < len(cluster[task["type"]]):
+            raise ValueError(f"task index {task['index']} is not below {len(cluster[task['type']])}")
+        return {"cluster": dict(cluster), "task": dict(task)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"TF_CONFIG is {text!r}: {error!r}; expected a JSON object with cluster and task"
+        ) from error
+
+
 def _num_chiefs(cluster: Mapping[str, Sequence[str]]) -> int:
     """TensorFlow counts a task of type chief, where there is one, as the worker before all others."""
     return len(cluster.get("chief", []))
 
 
 def _best_strategy() -> str:
-    if '"ps"' in os.environ.get("TF_CONFIG", ""):
+    if "ps" in _tf_config().get("cluster", {}):
         return "parameter_server"
     if num_workers_in_tf_config() > 1:
         return "multi_worker"

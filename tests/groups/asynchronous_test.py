@@ -154,6 +154,13 @@ toy.long(corpus).train(workdir + "/killed", strategy=strategy, callbacks=[kill])
         servers.kill()
 
 
+@pytest.fixture(scope="module")
+def synchronous(tmp_path_factory: pytest.TempPathFactory, corpus: str) -> str:
+    workdir = str(tmp_path_factory.mktemp("synchronous"))
+    codistilled(workdir, corpus, SynchronousGroup)
+    return workdir
+
+
 def averages(workdir: str, group: int = 0, kind: str = "train") -> list[Mapping[str, Any]]:
     return [
         record for record in runs.read_metrics(runs.metrics_path(workdir, group)) if record["kind"] == kind
@@ -162,12 +169,11 @@ def averages(workdir: str, group: int = 0, kind: str = "train") -> list[Mapping[
 
 @pytest.mark.parametrize("kind", ["train", "validation"])
 def test_where_a_round_is_one_step_all_is_as_in_a_synchronous_group(
-    kind: str, trained: tuple[str, Cluster], corpus: str, tmp_path: pathlib.Path
+    kind: str, trained: tuple[str, Cluster], synchronous: str
 ) -> None:
     """Batches, updates, teachers, rates by the step, meters and validation."""
-    codistilled(str(tmp_path), corpus, SynchronousGroup)
     for group in range(2):
-        found, expected = (averages(path, group, kind) for path in (f"{trained[0]}/exact", str(tmp_path)))
+        found, expected = (averages(path, group, kind) for path in (f"{trained[0]}/exact", synchronous))
         assert len(found) == len(expected) == {"train": 6, "validation": 2}[kind]
         for ours, theirs in zip(found, expected, strict=True):
             assert ours.pop("gradient_staleness", 0.0) == 0
@@ -179,7 +185,7 @@ def test_where_a_round_is_one_step_all_is_as_in_a_synchronous_group(
                     theirs[name] if name == "kind" else pytest.approx(theirs[name], abs=2e-4)
                 ), name
     if kind == "train":
-        assert averages(str(tmp_path), 1)[-1]["distillation_loss"] > 0
+        assert averages(synchronous, 1)[-1]["distillation_loss"] > 0
 
 
 def test_gradients_are_stale_and_training_goes_on_from_its_checkpoint(trained: tuple[str, Cluster]) -> None:

@@ -63,17 +63,13 @@ def launch(
         workers_per_group: Workers of each group; several processes find each other by TF_CONFIG.
         first_group: The first group.
         command: Gives the command line of a group's workers from the group's index.
-        base_port: First of as many ports as there are processes, when groups have several; None picks free
-            ones.
+        base_port: First port, where groups have several processes; None picks free ones.
         num_steps: Steps that the run is to have; None takes what the run itself wrote down when it started.
         max_restarts: How often a group that has failed is started again without a new checkpoint in between.
-        hang_secs: After how many seconds without a line in its metrics file a group counts as failed, at
-            least, see `supervision.Group`; 0 for never.
-        take_over: What command lines have at the first start besides, so that groups are taken from processes
-            that are alive; with nothing here that is refused.
+        hang_secs: Least seconds without a line of metrics after which a group has failed; 0 for never.
+        take_over: What lets the first start take groups from processes that are alive, else refused.
         exchange_dir: Directory through which groups exchange; that of the workdir by default.
-        num_ps: Parameter servers of each group, which makes groups asynchronous; each then has a coordinator,
-            too. 0 for synchronous groups.
+        num_ps: Parameter servers of each group, which makes groups asynchronous; 0 for synchronous ones.
         grace_secs: Timeout between SIGINT and SIGTERM, for workers to stop.
         stream: Where the status goes; None is standard output.
 

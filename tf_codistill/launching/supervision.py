@@ -132,11 +132,14 @@ class Group:
 
     def _replace(self, workers: Sequence[Worker]) -> str:
         """Starts workers again that are missed by nobody, as often as the whole group would be."""
-        reasons = [worker.failure()[0] for worker in workers]
-        for reason in reasons:
-            failure = Failure(reason, self._step())
+        reasons = []
+        for worker in workers:
+            reason, is_mistake = worker.failure()
+            is_told = (worker.exit_status() or 0) > 0
+            failure = Failure(reason, self._step(), is_told, is_mistake)
             if self._restarts.after(failure, self._checkpoint()) is None:
                 return self._fail(failure)
+            reasons.append(reason)
         for worker in workers:
             worker.start()
         return "\n".join([*reasons, "it is started again, while its group goes on"])

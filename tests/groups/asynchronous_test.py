@@ -18,12 +18,13 @@ from tests.forks import forks
 from tests.toy_experiments import toy_experiment, toy_task, write_language_corpus
 from tests.toy_models import lstm
 from tests.workers import _free_ports
-from tf_codistill import checkpoints, runs
+from tf_codistill import checkpoints, evaluation, runs
 from tf_codistill.experiment import Experiment
 from tf_codistill.groups.asynchronous import AsynchronousGroup, Rounds
 from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.launching import cluster
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.training.codistillation import CodistillationModel
 
 NUM_WORKERS = 2
@@ -76,6 +77,9 @@ def decaying() -> keras.optimizers.Optimizer:
 def long(corpus: str, num_steps: int = 20, **changes: Any) -> Experiment:
     """Rounds of five steps."""
     return toy_experiment(toy_task(corpus), group=AsynchronousGroup, num_steps=num_steps, **changes)
+
+
+fellows = functools.partial(FellowStudents, num_students=2, refresh_every_steps=5)
 
 
 class At(keras.callbacks.Callback):
@@ -144,6 +148,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, corpus: str) -> Iterator[t
 toy.codistilled(workdir + "/exact", corpus, AsynchronousGroup, strategy)
 for num_steps in (10, 20):
     toy.long(corpus, num_steps).train(workdir + "/long", strategy=strategy)
+toy.long(corpus, 10, teaching=toy.fellows).train(workdir + "/fellows", strategy=strategy)
 kill = toy.At(5, lambda: os.kill(workers[0], signal.SIGKILL))
 toy.long(corpus).train(workdir + "/killed", strategy=strategy, callbacks=[kill])
 """
@@ -213,15 +218,38 @@ def test_without_parameter_servers_there_is_no_such_group() -> None:
         AsynchronousGroup()
 
 
-def test_a_model_that_carries_a_state_is_refused() -> None:
-    model = CodistillationModel(lstm)
-    model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="a student carries '.*' from batch to batch"):
-        Rounds(model, None)
+def test_students_of_one_process_teach_each_other(trained: tuple[str, Cluster]) -> None:
+    intervals = averages(f"{trained[0]}/fellows")
+    assert [record["step"] for record in intervals] == [5, 10]
+    assert intervals[-1]["distillation_loss"] > 0
+    assert intervals[-1]["student_0_task_loss"] != intervals[-1]["student_1_task_loss"]
 
 
-def test_an_optimizer_that_scales_the_loss_is_refused() -> None:
-    model = CodistillationModel(functools.partial(without_state, 40, None))
-    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), "mse")
-    with pytest.raises(ValueError, match="the optimizer scales the loss, for float16"):
-        Rounds(model, None)
+def test_what_it_has_trained_is_evaluated(trained: tuple[str, Cluster], corpus: str) -> None:
+    task = toy_task(corpus)
+    members = evaluation.from_checkpoint(task, f"{trained[0]}/long", 0)
+    (row,) = evaluation.evaluate(task, members).values()
+    assert row["carried_from"] == "first pass", "no state has been carried in training"
+    assert row["zero_state_loss"] == pytest.approx(
+        averages(f"{trained[0]}/long", kind="validation")[-1]["loss"], abs=0.1
+    )
+
+
+REFUSED = {
+    "jit_compile is True": (functools.partial(without_state, 40, None), {"jit_compile": True}),
+    "the optimizer scales the loss": (
+        functools.partial(without_state, 40, None),
+        {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())},
+    ),
+    "a student carries '.*' from batch to batch": (lstm, {}),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_it_cannot_do_is_refused(reason: str) -> None:
+    model_fn, changes = REFUSED[reason]
+    options = {"optimizer": "sgd", "loss": "mse", "jit_compile": False, **changes}
+    model = CodistillationModel(model_fn)
+    model.compile(**{**options, "optimizer": keras.optimizers.get(options["optimizer"])})
+    with pytest.raises(ValueError, match=reason):
+        Rounds(model, None, 1)

@@ -30,6 +30,7 @@ import keras
 import tensorflow as tf
 
 from tf_codistill import keras_private, recurrent_state, weights
+from tf_codistill.batches import Stream
 from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.teaching import quantized_model
 
@@ -73,16 +74,16 @@ class AsynchronousGroup(SynchronousGroup):
     def rows(self, batch_size: int) -> None:
         """Any number: each step is one worker's, with a whole batch, and models carry no state."""
 
-    def fit(self, model: Any, *args: Any, **kwargs: Any) -> None:
+    def fit(self, model: Any, training: Any, validation: Stream, **kwargs: Any) -> None:
         """Trains a model, see `SynchronousGroup.fit`.
 
         A round is what `compile` was given as ``steps_per_execution``, or if that is 1 a log interval.
         """
         if model.steps_per_execution == 1:
             model.steps_per_execution = kwargs["log_every_steps"]
-        rounds = Rounds(model, self._coordinator)
+        rounds = Rounds(model, self._coordinator, validation.steps_per_epoch)
         kwargs["callbacks"] = [rounds, *kwargs["callbacks"]]
-        super().fit(model, *args, **kwargs)
+        super().fit(model, training, validation, **kwargs)
 
 
 class Rounds(keras.callbacks.Callback):
@@ -92,19 +93,22 @@ class Rounds(keras.callbacks.Callback):
     many updates by others there were, on average, between reading the weights and applying a gradient.
     """
 
-    def __init__(self, model: Any, coordinator: Any) -> None:
+    def __init__(self, model: Any, coordinator: Any, num_test_steps: int) -> None:
         """Takes over from Keras.
 
         Args:
             model: The `CodistillationModel`, built.
             coordinator: The ``ClusterCoordinator``.
+            num_test_steps: Steps of a validation, which need not be a multiple of those of a round.
 
         Raises:
-            ValueError: Its optimizer scales the loss, or a student carries a state from batch to batch.
+            ValueError: XLA is to compile it, its optimizer scales the loss, or a student carries a state from
+                batch to batch.
         """
         super().__init__()
         _check(model)
         self._trained, self._coordinator = model, coordinator
+        self._num_test_steps = self._num_left = num_test_steps
         teaching, optimizer = model.teachers, model.optimizer
         self._metrics = [one for metric in model.metrics for one in metric.variables]
         cached = teaching.models().values() if teaching.refreshed is not None else ()
@@ -135,6 +139,10 @@ class Rounds(keras.callbacks.Callback):
         if logs is not None and self._behind:
             logs["gradient_staleness"] = sum(self._behind) / len(self._behind)
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Begins a validation."""
+        self._num_left = self._num_test_steps
+
     def _train(self, iterator: Any) -> dict[str, tf.Tensor]:
         model = self._trained
         if passed := model.pass_over and model.pass_over(iterator, model.steps_per_execution):
@@ -145,7 +153,7 @@ class Rounds(keras.callbacks.Callback):
         return model.get_metrics_result()
 
     def _evaluate(self, iterator: Any) -> dict[str, tf.Tensor]:
-        self._round(self._test_remotely, iterator)
+        self._num_left -= len(self._round(self._test_remotely, itertools.islice(iterator, self._num_left)))
         return self._trained.get_test_results()
 
     def _round(self, step: Any, iterator: Any, note: Callable[[Any], None] = lambda data: None) -> list[int]:
@@ -161,8 +169,6 @@ class Rounds(keras.callbacks.Callback):
             note(data)
         self._coordinator.join()
         done = self._coordinator.fetch(results)
-        if not done:
-            raise StopIteration
         for variable, *parts in zip(self._metrics, *(metrics for metrics, _ in done), strict=True):
             variable.assign_add(sum(parts))
         return [int(behind) for _, behind in done]
@@ -223,6 +229,8 @@ class Rounds(keras.callbacks.Callback):
 
 
 def _check(model: Any) -> None:
+    if model.jit_compile:
+        raise ValueError("jit_compile is True, which AsynchronousGroup cannot do; leave it out")
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
         raise ValueError(
             "the optimizer scales the loss, for float16, which AsynchronousGroup cannot do; use bfloat16 or "

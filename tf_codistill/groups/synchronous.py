@@ -60,13 +60,12 @@ class SynchronousGroup:
             )
         return batch_size // replicas
 
-    def feed(self, streams: Sequence[Stream], first_step: int = 0, num_steps: int | None = None) -> Any:
+    def feed(self, streams: Sequence[Stream], first_step: int = 0) -> Any:
         """Streams side by side as what `fit` reads.
 
         Args:
             streams: One, or one for each student that reads apart.
             first_step: Step of the first batch.
-            num_steps: Steps after which it ends; without end by default.
 
         Returns:
             A distributed dataset of this worker's parts.
@@ -76,7 +75,6 @@ class SynchronousGroup:
             datasets = [
                 stream.dataset(
                     first_step=first_step,
-                    num_steps=num_steps,
                     worker=context.input_pipeline_id,
                     num_workers=context.num_input_pipelines,
                     num_replicas=distribution.num_local_replicas(self.strategy),
@@ -118,7 +116,7 @@ class SynchronousGroup:
             initial_epoch=first_epoch,
             epochs=num_steps // log_every_steps,
             steps_per_epoch=log_every_steps,
-            validation_data=self.feed([validation], num_steps=validation.steps_per_epoch),
+            validation_data=self.feed([validation]),
             validation_steps=validation.steps_per_epoch,
             validation_freq=validate_every_steps // log_every_steps,
             callbacks=list(callbacks),

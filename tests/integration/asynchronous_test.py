@@ -57,11 +57,12 @@ def test_groups_lose_a_worker_and_a_parameter_server_and_are_stopped(
     assert stopped.status == 75, stopped
     assert "it is started again, while its group goes on" in stopped.output
     assert len(starts(workdir, 0)) == 1, "nobody has missed the worker"
-    assert programs.run("launch", *flags, *kind).status == 0
+    with programs.started("launch", *flags, *kind, timeout_secs=TIMEOUT_SECS) as running:
+        assert running.wait().status == 0, running.wait()
     for group in range(2):
         train = metrics(workdir, group, "train")
         assert list(train) == list(range(5, NUM_STEPS + 1, 5)), "each step once"
-        assert max(record["gradient_staleness"] for record in train.values()) > 0
+        assert max(record.get("gradient_staleness", 0.0) for record in train.values()) > 0
         assert "swap at step" in log_of(workdir, group)
     assert max(record["distillation_loss"] for record in train.values()) > 0
 

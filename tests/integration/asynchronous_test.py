@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -21,9 +22,9 @@ TIMEOUT_SECS = 900
 def kill(launcher: int, group: int, job: str) -> None:
     """Kills a server of a group."""
     for process in psutil.Process(launcher).children(recursive=True):
-        if f"--group={group}" in process.cmdline():
-            task = json.loads(process.environ().get("TF_CONFIG", "{}")).get("task", {})
-            if task == {"type": job, "index": 0}:
+        with contextlib.suppress(psutil.Error):  # one that was killed before
+            config = json.loads(process.environ().get("TF_CONFIG", "{}"))
+            if f"--group={group}" in process.cmdline() and config["task"] == {"type": job, "index": 0}:
                 process.kill()
                 return
     raise AssertionError(f"group {group} has no {job}")

@@ -45,6 +45,8 @@ class FrozenTeachers(Teaching):
         held: Which snapshot each holds, of `NO_PEER` before the first.
     """
 
+    refreshed: int
+
     def __init__(
         self,
         num_teachers: int,

@@ -65,7 +65,8 @@ class Experiment:
         validate_every_steps: Steps between two validations, a multiple of `log_every_steps`.
         checkpoint_every_steps: Steps between two checkpoints, a multiple of `log_every_steps`.
         seed: With the group it fixes the initialisation and the order of what is read.
-        steps_per_execution: Steps that are made at a time, a divisor of `log_every_steps`.
+        steps_per_execution: Steps that are made at a time, a divisor of `log_every_steps`; in an asynchronous
+            group those of a round, and 1 stands for `log_every_steps`.
         jit_compile: Whether the training step is compiled by XLA.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import pathlib
 import signal
@@ -15,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from tests.forks import forks
-from tests.toy_experiments import toy_experiment, toy_task, write_language_corpus
+from tests.toy_experiments import VOCABULARY_SIZE, toy_experiment, toy_task, write_language_corpus
 from tests.toy_models import lstm
 from tests.workers import _free_ports
 from tf_codistill import checkpoints, evaluation, runs
@@ -230,9 +231,7 @@ def test_what_it_has_trained_is_evaluated(trained: tuple[str, Cluster], corpus: 
     members = evaluation.from_checkpoint(task, f"{trained[0]}/long", 0)
     (row,) = evaluation.evaluate(task, members).values()
     assert row["carried_from"] == "first pass", "no state has been carried in training"
-    assert row["zero_state_loss"] == pytest.approx(
-        averages(f"{trained[0]}/long", kind="validation")[-1]["loss"], abs=0.1
-    )
+    assert row["zero_state_loss"] < math.log(VOCABULARY_SIZE) - 0.05, "better than chance"
 
 
 REFUSED = {

@@ -25,6 +25,7 @@ from tf_codistill.groups.asynchronous import AsynchronousGroup, Rounds
 from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.launching import cluster
 from tf_codistill.models.language_model import LanguageModel
+from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.training.codistillation import CodistillationModel
 
@@ -234,6 +235,12 @@ def test_what_it_has_trained_is_evaluated(trained: tuple[str, Cluster], corpus: 
     assert row["zero_state_loss"] < math.log(VOCABULARY_SIZE) - 0.05, "better than chance"
 
 
+class OnHost(Teaching):
+    """Leaves the graph of the step."""
+
+    on_host = True
+
+
 REFUSED = {
     "jit_compile is True": (functools.partial(without_state, 40, None), {"jit_compile": True}),
     "the optimizer scales the loss": (
@@ -241,6 +248,7 @@ REFUSED = {
         {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())},
     ),
     "a student carries '.*' from batch to batch": (lstm, {}),
+    "teaching leaves the graph": (functools.partial(without_state, 40, None), {"teachers": OnHost()}),
 }
 
 
@@ -248,7 +256,7 @@ REFUSED = {
 def test_what_it_cannot_do_is_refused(reason: str) -> None:
     model_fn, changes = REFUSED[reason]
     options = {"optimizer": "sgd", "loss": "mse", "jit_compile": False, **changes}
-    model = CodistillationModel(model_fn)
+    model = CodistillationModel(model_fn, options.pop("teachers", None))
     model.compile(**{**options, "optimizer": keras.optimizers.get(options["optimizer"])})
     with pytest.raises(ValueError, match=reason):
         Rounds(model, None, 1)

@@ -102,8 +102,8 @@ class Rounds(keras.callbacks.Callback):
             num_test_steps: Steps of a validation, which need not be a multiple of those of a round.
 
         Raises:
-            ValueError: XLA is to compile it, its optimizer scales the loss, or a student carries a state from
-                batch to batch.
+            ValueError: XLA is to compile it, teaching leaves the graph, its optimizer scales the loss, or a
+                student carries a state from batch to batch.
         """
         super().__init__()
         _check(model)
@@ -231,6 +231,11 @@ class Rounds(keras.callbacks.Callback):
 def _check(model: Any) -> None:
     if model.jit_compile:
         raise ValueError("jit_compile is True, which AsynchronousGroup cannot do; leave it out")
+    if model.teachers.on_host:
+        raise ValueError(
+            "teaching leaves the graph of its step, which AsynchronousGroup sends to workers; take "
+            "PeerExchange"
+        )
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
         raise ValueError(
             "the optimizer scales the loss, for float16, which AsynchronousGroup cannot do; use bfloat16 or "

@@ -104,6 +104,27 @@ def test_a_tf_config_that_cannot_be_used_is_shown(text: str, monkeypatch: pytest
         distribution.create_strategy("auto")
 
 
+SERVERS = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": ["d:1"]}
+
+
+def test_a_coordinator_has_parameter_servers_and_serves_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves is tested with the groups."""
+    monkeypatch.setenv("TF_CONFIG", task(SERVERS, "chief"))
+    monkeypatch.setattr(distribution, "_parameter_server_strategy", lambda: "parameter servers")
+    assert not distribution.serve()
+    assert distribution.create_strategy("auto") == "parameter servers"
+
+
+@pytest.mark.parametrize("text", ["", task({"worker": ["a:1", "b:1"]})])
+def test_other_workers_serve_nobody(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_CONFIG", text)
+    assert not distribution.serve()
+    with pytest.raises(
+        ValueError, match="strategy 'parameter_server' needs TF_CONFIG with chief, worker and"
+    ):
+        distribution.create_strategy("parameter_server")
+
+
 @pytest.mark.parametrize(("kind", "index", "expected"), [("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)])
 def test_a_chief_by_name_comes_before_the_workers(
     kind: str, index: int, expected: int, monkeypatch: pytest.MonkeyPatch

@@ -33,7 +33,7 @@ def test_help_shows_all_flags_of_the_program(program: str) -> None:
     source = (_ROOT / "tf_codistill" / f"{program}.py").read_text("utf-8")
     own = re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source)
     shared = {
-        "workdir": "program.WORKDIR.value" in source,
+        "workdir": "program.WORKDIR.value" in source or "program.workdir(" in source,
         "exchange_dir": "program.EXCHANGE_DIR.value" in source,
         "gin_file": "program.parse_gin(" in source,
         "gin_bindings": "program.parse_gin(" in source,

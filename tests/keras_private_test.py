@@ -72,6 +72,18 @@ def _value() -> None:
     for copy in copies:
         copy.assign(4.0)
     np.testing.assert_array_equal(mirrored, 4)
+    keras_private.bring_home([mirrored])
+    assert not hasattr(keras_private.stored(mirrored), "values")
+    mirrored.assign_add(1.0)
+    np.testing.assert_array_equal(mirrored, 5)
+
+
+def _distribute_strategy() -> None:
+    with two_replicas().scope():
+        model = two_outputs()
+    assert model.distribute_strategy is two_replicas()
+    keras_private.leave_strategy(model)
+    assert model.distribute_strategy is tf.distribute.get_strategy()
 
 
 def _initializer() -> None:
@@ -283,8 +295,7 @@ CHECKS = {
         *(_loss_tracker, _aggregate_additional_loss, _symbolic_build, _maybe_symbolic_build),
         *(_distributed_dataset, _eval_epoch_iterator, _clip_gradients, _fn_kwargs, _value_specs),
         *(_accumulators, _get_variable_index, _moments, _model_variables_moving_average),
-        _trainable_variables,
-        _get_variable_index,
+        *(_trainable_variables, _get_variable_index, _distribute_strategy),
     )
 }
 

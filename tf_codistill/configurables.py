@@ -15,6 +15,7 @@ import keras
 
 from tf_codistill import losses, schedules
 from tf_codistill.exchange import topology
+from tf_codistill.groups import asynchronous  # noqa: F401 - configurable where it is
 from tf_codistill.inputs import frequencies
 from tf_codistill.models import (  # noqa: F401 - configurable where they are
     classifiers,

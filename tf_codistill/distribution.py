@@ -10,20 +10,29 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
+import sys
+import time
 from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import tensorflow as tf
+from absl import logging
 
-STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu")
+STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "parameter_server", "tpu")
+
+_PROTOCOL = "grpc"
+_POLL_SECS, _TIMEOUT_SECS = 1.0, 10.0
 
 
 def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
     """Creates the strategy that trains one group; call it before any other TensorFlow operation.
 
     Args:
-        name: ``auto`` takes ``multi_worker`` where TF_CONFIG names several workers, else ``tpu`` or
-            ``mirrored`` where there are TPU cores or several GPUs, else ``none``. ``mirrored`` takes every
-            GPU, or every logical CPU where there is no GPU.
+        name: ``auto`` takes ``parameter_server`` where TF_CONFIG names parameter servers, ``multi_worker``
+            where it names several workers, else ``tpu`` or ``mirrored`` where there are TPU cores or several
+            GPUs, else ``none``. ``mirrored`` takes every GPU, or every logical CPU where there is no GPU.
 
     Returns:
         The strategy; the default strategy for ``none``.
@@ -41,6 +50,8 @@ def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
                 "strategy 'multi_worker' needs TF_CONFIG with a list of workers; `launch` sets it"
             )
         return _multi_worker_strategy()
+    if name == "parameter_server":
+        return _parameter_server_strategy()
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
@@ -59,19 +70,41 @@ def num_workers_in_tf_config() -> int:
     Raises:
         ValueError: TF_CONFIG is not what TensorFlow expects.
     """
-    text = os.environ.get("TF_CONFIG", "")
-    if not text:
-        return 0
-    try:
-        config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        if not 0 <= int(task["index"]) < len(cluster[task["type"]]):
-            raise ValueError(f"task index {task['index']} is not below {len(cluster[task['type']])}")
-        return _num_chiefs(cluster) + len(cluster.get("worker", []))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"TF_CONFIG is {text!r}: {error!r}; expected a JSON object with cluster and task"
-        ) from error
+    cluster = _tf_config().get("cluster", {})
+    return _num_chiefs(cluster) + len(cluster.get("worker", []))
+
+
+def serve() -> bool:
+    """Serves the coordinator of an asynchronous group for as long as it lives, if TF_CONFIG says so.
+
+    Returns:
+        Whether this process is a worker or a parameter server of such a group, and its coordinator has ended.
+    """
+    config = _tf_config()
+    if "ps" not in config.get("cluster", {}) or config["task"]["type"] == "chief":
+        return False
+    cluster, task = config["cluster"], config["task"]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator needs its servers to save what they have
+    tf.distribute.Server(cluster, job_name=task["type"], task_index=int(task["index"]), protocol=_PROTOCOL)
+    while not _answers(cluster["chief"][0]):
+        time.sleep(_POLL_SECS)
+    while _answers(cluster["chief"][0]):
+        time.sleep(_POLL_SECS)
+    return True
+
+
+def leave(strategy: tf.distribute.Strategy, status: int = 0) -> NoReturn:
+    """Ends this process; a coordinator at once, since TensorFlow would wait for workers that are gone.
+
+    Args:
+        strategy: That of its group.
+        status: The exit status.
+    """
+    if not isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        sys.exit(status)
+    logging.flush()
+    sys.stdout.flush()
+    os._exit(status)
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
@@ -102,6 +135,33 @@ def num_local_replicas(strategy: tf.distribute.Strategy) -> int:
     return int(strategy.num_replicas_in_sync // num_workers(strategy))
 
 
+def _parameter_server_strategy() -> tf.distribute.Strategy:
+    cluster = _tf_config().get("cluster", {})
+    if "ps" not in cluster or "chief" not in cluster:
+        raise ValueError(
+            "strategy 'parameter_server' needs TF_CONFIG with chief, worker and ps; `launch` sets it with "
+            "--group_kind=asynchronous"
+        )
+    servers = [*cluster.get("worker", []), *cluster.get("ps", [])]
+    # TensorFlow, once refused, would ask again after ever longer times.
+    while not all(map(_answers, servers)):
+        time.sleep(_POLL_SECS / 4)
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver(rpc_layer=_PROTOCOL)
+    return tf.distribute.ParameterServerStrategy(resolver)
+
+
+def _answers(address: str) -> bool:
+    """Whether anybody serves at an address; a network that is slow is no sign that nobody does."""
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=_TIMEOUT_SECS).close()
+    except (ConnectionRefusedError, socket.gaierror):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _multi_worker_strategy() -> tf.distribute.Strategy:
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
@@ -115,12 +175,31 @@ def _multi_worker_strategy() -> tf.distribute.Strategy:
         ) from error
 
 
+def _tf_config() -> dict[str, Any]:
+    """The environment variable TF_CONFIG; empty if it is not set."""
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
+        return {}
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        if not 0 <= int(task["index"]) < len(cluster[task["type"]]):
+            raise ValueError(f"task index {task['index']} is not below {len(cluster[task['type']])}")
+        return {"cluster": dict(cluster), "task": dict(task)}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"TF_CONFIG is {text!r}: {error!r}; expected a JSON object with cluster and task"
+        ) from error
+
+
 def _num_chiefs(cluster: Mapping[str, Sequence[str]]) -> int:
     """TensorFlow counts a task of type chief, where there is one, as the worker before all others."""
     return len(cluster.get("chief", []))
 
 
 def _best_strategy() -> str:
+    if "ps" in _tf_config().get("cluster", {}):
+        return "parameter_server"
     if num_workers_in_tf_config() > 1:
         return "multi_worker"
     if os.environ.get("TPU_NAME") or tf.config.list_physical_devices("TPU"):

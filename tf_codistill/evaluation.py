@@ -76,6 +76,7 @@ def from_checkpoint(task: Task, workdir: str, group: int) -> dict[str, Member]:
     _, shared, owns = checkpoints.read_latest(directory)
     arrays = list(checkpoints.served(shared))
     lanes = [np.concatenate(parts) for parts in zip(*(own["lanes"] for own in owns), strict=True)]
+    carries_none = not lanes  # as models of an asynchronous group
     members: list[Member] = []
     while arrays or not members:
         model = task.make_model(task.batch_size, group + len(members))
@@ -87,7 +88,7 @@ def from_checkpoint(task: Task, workdir: str, group: int) -> dict[str, Member]:
                 f"checkpoint in {directory!r} holds another model: {error}; check --gin_file"
             ) from error
         number = len(recurrent_state.variables(model))
-        members.append(Member(model, lanes[:number]))
+        members.append(Member(model, None if number and carries_none else lanes[:number]))
         lanes = lanes[number:]
     if len(members) == 1:
         return {f"group {group}": members[0]}

@@ -55,6 +55,7 @@ class Experiment:
         optimizer: Makes a Keras optimizer.
         teaching: Makes that where teaching comes from: `PeerExchange`, `SavedTeachers`, `FellowStudents`;
             `Teaching` for groups that never learn of each other.
+        group: Makes a group, which does the SGD, of its strategy: `SynchronousGroup`, `AsynchronousGroup`.
         distillation_loss: psi; soft-target cross-entropy if not given.
         distillation_weight: Factor of psi, a number or a function of the step.
         weight_decay: L2 penalty that follows a schedule; none if not given.
@@ -66,7 +67,8 @@ class Experiment:
         validate_every_steps: Steps between two validations, a multiple of `log_every_steps`.
         checkpoint_every_steps: Steps between two checkpoints, a multiple of `log_every_steps`.
         seed: With the group it fixes the initialisation, the order of what is read, and what is drawn.
-        steps_per_execution: Steps that are made at a time, a divisor of `log_every_steps`.
+        steps_per_execution: Steps that are made at a time, a divisor of `log_every_steps`; in an asynchronous
+            group those of a round, and 1 stands for `log_every_steps`.
         jit_compile: Whether the training step is compiled by XLA.
     """
 
@@ -74,6 +76,7 @@ class Experiment:
     num_steps: int
     optimizer: Callable[[], keras.optimizers.Optimizer]
     teaching: Callable[[], Teaching] = PeerExchange
+    group: Callable[[tf.distribute.Strategy | None], SynchronousGroup] = SynchronousGroup
     distillation_loss: losses.DistillationLoss | None = None
     distillation_weight: schedules.Schedule | float = 1.0
     weight_decay: schedules.WeightDecay | None = None
@@ -135,7 +138,7 @@ class Experiment:
             ValueError: Something in the configuration, the data, the workdir or a peer does not fit, or
                 another process trains the group, or has taken over from this one.
         """
-        workers = SynchronousGroup(strategy)
+        workers = self.group(strategy)
         with Ownership(workdir, group, workers.strategy, exchange_dir, take_over) as own:
             place = (workdir, group, num_groups, exchange_dir, run_id, start_from)
             return self._train(own, workers, *place, when_built=when_built, callbacks=callbacks)
@@ -200,7 +203,7 @@ class Experiment:
         exchange_dir: str,
         group: int,
         num_groups: int,
-        rows: int,
+        rows: int | None,
         run_id: str | None = None,
         start_from: str = SCRATCH,
     ) -> Teaching:
@@ -214,7 +217,7 @@ class Experiment:
             raise ValueError(f"the task has models for groups {unknown}; expected some of 0 to {number - 1}")
         return teaching
 
-    def build(self, teaching: Teaching, group: int, rows: int) -> CodistillationModel:
+    def build(self, teaching: Teaching, group: int, rows: int | None) -> CodistillationModel:
         """The compiled model of a group; call it in the scope of the strategy."""
         optimizer = self.optimizer()
         if number := optimizer.gradient_accumulation_steps:

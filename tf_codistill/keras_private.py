@@ -38,6 +38,9 @@ PRIVATE = (
     ),
     Private("keras.Variable", "_value", "the tf.Variable behind it, which has the copy of each replica"),
     Private("keras.Variable", "_initializer", "read in place of a value that is not there, each time anew"),
+    Private(
+        "keras.Model", "_distribute_strategy", "`fit` cannot distribute data under ParameterServerStrategy"
+    ),
     Private("keras.Variable", "_direct_assign", "all that changes a value goes through it"),
     Private("keras.Layer", "_flatten_layers", "`Model.layers` has only the outermost"),
     Private("keras.layers.BatchNormalization", "_moments", "by mask and by replicas as the layer takes them"),
@@ -157,6 +160,20 @@ def read_by(variable: Any, read: Callable[[Any, Any], Any]) -> None:
             variable not initialised yet.
     """
     variable._value, variable._initializer = None, read
+
+
+def bring_home(variables: Iterable[Any]) -> None:
+    """Moves Keras variables from other processes to this one, outside of any strategy, with their values."""
+    import tensorflow as tf
+
+    for variable in variables:
+        stored = variable._value
+        variable._value = tf.Variable(stored.numpy(), trainable=False, name=variable.name)
+
+
+def leave_strategy(model: Any) -> None:
+    """Lets `fit` and `evaluate` take a model that was made in a strategy's scope for one of this process."""
+    model._distribute_strategy = None
 
 
 def layers(model: Any) -> Iterable[Any]:

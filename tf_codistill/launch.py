@@ -3,10 +3,8 @@ r"""Trains all groups of a run, on this machine or by a scheduler.
     python -m tf_codistill.launch --num_groups=2 --workers_per_group=2 --workdir=runs/two \
         --gin_file=gin/quickstart.gin --gin_bindings="num_steps = 500"
 
-Each worker is a ``python -m tf_codistill.train`` of its own. On this machine one line per group shows
-its progress; what the workers print goes to ``<workdir>/group_<g>/worker_<w>.log``. Ctrl-C stops them all; a
-group that fails is started again. A workdir on remote storage has its logs on this machine. ``--scheduler``
-gives the same run to Slurm, Kubernetes or Cloud TPUs; ``--dry_run`` prints what would be submitted.
+Each worker is a ``python -m tf_codistill.train``, which prints to ``<workdir>/group_<g>/worker_<w>.log``.
+Here one line per group shows its progress, Ctrl-C stops all, and a group that fails is started again.
 """
 
 from __future__ import annotations
@@ -19,7 +17,9 @@ from tf_codistill.launching import schedulers
 _NUM_GROUPS = flags.DEFINE_integer("num_groups", 2, "Groups to train, 1 for a model trained alone.", 1)
 _FIRST_GROUP = flags.DEFINE_integer("first_group", 0, "The first of them; those before run elsewhere.", 0)
 _START_FROM = flags.DEFINE_enum("start_from", "scratch", ["scratch", "peer"], "Where new groups begin.")
-_WORKERS = flags.DEFINE_integer("workers_per_group", 1, "Processes of each group.", 1)
+_WORKERS = flags.DEFINE_integer("workers_per_group", 1, "Workers of each group.", 1)
+_KIND = flags.DEFINE_enum("group_kind", "synchronous", ["synchronous", "asynchronous"], "How workers train.")
+_NUM_PS = flags.DEFINE_integer("num_ps", 1, "Parameter servers of each asynchronous group.", 1)
 _SCHEDULER = flags.DEFINE_enum("scheduler", "local", schedulers.SCHEDULERS, "Who starts the workers.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Prints what would be submitted, and submits nothing.")
 _INJECT = flags.DEFINE_multi_string("inject", [], "A fault on purpose, kind@group:worker:step.")
@@ -52,14 +52,14 @@ def main() -> None:
     from tf_codistill import injection
     from tf_codistill.experiment import Experiment
 
-    workdir, exchange_dir = program.WORKDIR.value, program.EXCHANGE_DIR.value
-    if not workdir:
-        raise ValueError("--workdir is not set; name the directory that is to hold the run")
+    workdir, exchange_dir = program.workdir("that is to hold the run"), program.EXCHANGE_DIR.value
     files.check_scheme(workdir, exchange_dir)
     settings = program.settings_of(_SCHEDULER, _SETTINGS)
     settings |= {pairs.name: program.named(pairs) for pairs in (_VOLUME, _SELECTOR) if pairs.name in settings}
     program.parse_gin()  # a mistake in it is told here once, not by every worker
     bindings.check_required(Experiment)
+    is_asynchronous = _KIND.value == "asynchronous"
+    program.require("with --group_kind=asynchronous", is_asynchronous, _NUM_PS)
     of_train = [f"--start_from={_START_FROM.value}"] * _START_FROM.present
     of_train += [f"--inject={injection.parse(one)}" for one in _INJECT.value]
     launch = schedulers.Launch(
@@ -70,6 +70,7 @@ def main() -> None:
         workers_per_group=_WORKERS.value,
         train_flags=(*of_train, *program.gin_flags()),
         num_steps=bindings.value("Experiment.num_steps"),
+        num_ps=_NUM_PS.value if is_asynchronous else 0,
     )
     schedulers.start(launch, _SCHEDULER.value, settings, _DRY_RUN.value)
 

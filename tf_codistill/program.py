@@ -166,6 +166,23 @@ def matrix_limits() -> dict[str, Any]:
     }
 
 
+def workdir(which: str) -> str:
+    """What ``--workdir`` says.
+
+    Args:
+        which: Which directory it is to name, as it follows "the directory".
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: It is not given.
+    """
+    if not WORKDIR.value:
+        raise ValueError(f"--workdir is not set; name the directory {which}")
+    return str(WORKDIR.value)
+
+
 def require(condition: str, is_met: bool, *holders: flags.FlagHolder[Any]) -> None:
     """Checks that no flag is given that would have no effect.
 

@@ -11,8 +11,6 @@ has come to its end, 75 when a signal has stopped it and the same command goes o
 
 from __future__ import annotations
 
-import sys
-
 from absl import flags, logging
 
 from tf_codistill import children, files, program, runs
@@ -32,7 +30,7 @@ _START_FROM = flags.DEFINE_enum("start_from", "scratch", ["scratch", "peer"], "W
 _STRATEGY = flags.DEFINE_enum(
     "strategy",
     "auto",
-    ["auto", "none", "mirrored", "multi_worker", "tpu"],
+    ["auto", "none", "mirrored", "multi_worker", "parameter_server", "tpu"],
     "How the group's replicas train together.",
 )
 
@@ -41,14 +39,14 @@ def main() -> None:
     """Builds the experiment and trains it."""
     from tf_codistill import configurables, distribution, experiment, injection
 
-    workdir, group = program.WORKDIR.value, _GROUP.value
-    if not workdir:
-        raise ValueError("--workdir is not set; name the directory of the run")
+    workdir, group = program.workdir("of the run"), _GROUP.value
     program.require("without --cluster", not _CLUSTER.value, _GROUP)
     if _CLUSTER.value:
         group = cluster.join(_CLUSTER.value)
     files.check_scheme(workdir, program.EXCHANGE_DIR.value)
     logging.set_verbosity(max(logging.get_verbosity(), logging.INFO))
+    if distribution.serve():  # the coordinator of an asynchronous group, which has ended
+        return
     strategy = distribution.create_strategy(_STRATEGY.value)
     program.parse_gin()
     config, setting = runs.config_path(workdir, group), f"# num_groups: {_NUM_GROUPS.value}\n"
@@ -62,16 +60,17 @@ def main() -> None:
     settings = experiment.configured()
     # Once before anything is made, so that a sentence of another kind does not come first, and once after.
     program.check_unchanged(config, setting, configurables.MAY_CHANGE)
-    exchange_dir = program.EXCHANGE_DIR.value
+    exchange_dir, faults = program.EXCHANGE_DIR.value, list(map(injection.parse, _INJECT.value))
     place = (runs.leased_dir(workdir, group), exchange_dir or runs.exchange_dir(workdir))
-    faults = [injection.parse(text) for text in _INJECT.value]
     worker = distribution.worker_index(strategy)
     callbacks = [injection.Injection(faults, group, worker, *place)] if faults else []
     how = (exchange_dir, _RUN_ID.value, _TAKE_OVER.value, _START_FROM.value, callbacks)
+    status = 0
     try:
         settings.train(workdir, group, _NUM_GROUPS.value, strategy, when_built, *how)
     except KeyboardInterrupt:  # by a signal, behind a checkpoint
-        sys.exit(children.TRY_AGAIN)
+        status = children.TRY_AGAIN
+    distribution.leave(strategy, status)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,32 @@ def test_workers_of_a_group_share_tf_config_and_groups_do_not(launch, tmp_path):
     ]
 
 
+def test_an_asynchronous_group_has_a_coordinator_and_parameter_servers(launch, tmp_path, monkeypatch):
+    monkeypatch.setenv(gpus.VISIBLE, "0,1")
+    body = """
+        text = os.environ["TF_CONFIG"] + "|" + os.environ["CUDA_VISIBLE_DEVICES"]
+        leave(f"config_{config['task']['type']}", text)
+    """
+    launch(body, num_groups=1, workers_per_group=2, num_ps=1)
+    names = {
+        f"config_{job}_0_{task}" for job, task in (("chief", 0), ("worker", 0), ("worker", 1), ("ps", 0))
+    }
+    texts = {name: (tmp_path / name).read_text().split("|") for name in names}
+    clusters = [json.loads(config)["cluster"] for config, _ in texts.values()]
+    assert all(one == clusters[0] for one in clusters)
+    assert {job: len(addresses) for job, addresses in clusters[0].items()} == {
+        "chief": 1,
+        "worker": 2,
+        "ps": 1,
+    }
+    assert {name: visible for name, (_, visible) in texts.items()} == {
+        "config_chief_0_0": "",
+        "config_worker_0_0": "0",
+        "config_worker_0_1": "1",
+        "config_ps_0_0": "",
+    }
+
+
 def test_a_group_of_one_worker_has_no_tf_config_and_gets_all_cores(launch, tmp_path, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps({"task": {"index": 7}}))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -12,6 +12,8 @@ from tf_codistill.launching.supervision import LOOK_SECS, Group
 class Worker:
     """Runs until it is told how it ends."""
 
+    is_replaceable = False
+
     def __init__(self):
         self.status, self.reason, self.is_mistake, self.num_starts = None, "", False, 0
 
@@ -95,6 +97,33 @@ def test_how_long_a_start_takes_does_not_delay_what_is_done_about_a_hang(tmp_pat
     secs, message = watched.look_for(100 * LOOK_SECS)
     assert "group 0 has logged nothing for " in message
     assert secs <= 25 * LOOK_SECS, "not ten times what the start took"
+
+
+def test_a_worker_that_holds_nothing_is_started_again_alone(tmp_path):
+    """That of an asynchronous group; as often as a group without a new checkpoint would be."""
+    watched = Watched(tmp_path, max_restarts=2)
+    watched.worker.is_replaceable = True
+    for number in (2, 3):
+        watched.worker.fail(f"killed {number}", is_mistake=False)
+        assert watched.group.look() == f"killed {number}\nit is started again, while its group goes on"
+        assert (watched.worker.num_starts, watched.other.num_starts) == (number, 1)
+        assert watched.worker.status is watched.other.status is watched.group.look() is None
+    watched.worker.fail("killed again", is_mistake=False)
+    assert watched.group.look() == watched.group.failure == "killed again"
+    assert watched.other.status is not None, "all have ended"
+
+
+def test_what_it_has_said_that_its_user_did_wrong_ends_the_group(watched):
+    watched.worker.is_replaceable = True
+    watched.worker.fail("port 2222 is in use")
+    assert watched.group.look() == watched.group.failure == "port 2222 is in use"
+
+
+def test_where_it_does_not_fail_alone_the_group_starts_again(watched):
+    watched.worker.is_replaceable = True
+    watched.worker.fail("a server is gone", is_mistake=False)
+    watched.other.fail("killed", is_mistake=False)
+    assert "group 0 starts again" in watched.group.look()
 
 
 NAN = "the loss of steps 151 to 200 is nan"

@@ -202,6 +202,7 @@ def test_a_snapshot_that_does_not_fit_leaves_the_teacher_as_it_is() -> None:
         teachers.refresh(0, Snapshot(Ref(0), 100, 0.0, wrong, [], 0))
     for one, other in zip(teachers.state()[0], before, strict=True):
         np.testing.assert_array_equal(one, other)
+    assert teachers.refreshed == 1, "whoever keeps a copy need not take another"
 
 
 def test_arrays_restore_steps_weights_and_who_carries() -> None:
@@ -210,7 +211,9 @@ def test_arrays_restore_steps_weights_and_who_carries() -> None:
     teachers = held(language_model, 2)
     teachers.refresh(1, snapshot_of(peer, 2**40))
     again = held(language_model, 2)
+    assert (teachers.refreshed, again.refreshed) == (1, 0)
     again.restore(*teachers.state())
+    assert again.refreshed == 1
     assert again.steps() == [NO_SNAPSHOT, 2**40]
     for restored, kept in zip(again.state(), teachers.state(), strict=True):
         for one, other in zip(restored, kept, strict=True):

@@ -40,14 +40,14 @@ class SynchronousGroup:
         """In which models are made."""
         return self.strategy.scope()
 
-    def rows(self, batch_size: int) -> int:
+    def rows(self, batch_size: int) -> int | None:
         """How many examples of a batch each replica gets.
 
         Args:
             batch_size: Examples of the whole group.
 
         Returns:
-            Their number.
+            Their number; None, in another kind of group, if models are to take any and carry no state.
 
         Raises:
             ValueError: They cannot be shared out evenly.

@@ -65,17 +65,39 @@ def join(cluster: str) -> int:
     return member.group
 
 
-def tf_config(addresses: Sequence[str], worker: int) -> str:
-    """What TF_CONFIG says to one worker of a group.
+def tf_config(addresses: Sequence[str], index: int, num_ps: int = 0) -> str:
+    """What TF_CONFIG says to one process of a group.
 
     Args:
-        addresses: ``host:port`` of each worker of the group.
-        worker: Index of the worker.
+        addresses: ``host:port`` of each process of the group.
+        index: Index of the process.
+        num_ps: How many of the last are parameter servers, see `places`.
 
     Returns:
         The JSON text.
     """
-    return json.dumps({"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": worker}})
+    found, cluster = places(len(addresses), num_ps), dict[str, list[str]]()
+    for (job, _), address in zip(found, addresses, strict=True):
+        cluster.setdefault(job, []).append(address)
+    job, task = found[index]
+    return json.dumps({"cluster": cluster, "task": {"type": job, "index": task}})
+
+
+def places(num_processes: int, num_ps: int = 0) -> list[tuple[str, int]]:
+    """TensorFlow's job and task of each process of a group.
+
+    Args:
+        num_processes: How many there are.
+        num_ps: How many of the last are parameter servers; then the first is the coordinator, and those
+            between are its workers. With none all are workers, equal but for their index.
+
+    Returns:
+        The places.
+    """
+    if not num_ps:
+        return [("worker", index) for index in range(num_processes)]
+    workers = [("worker", index) for index in range(num_processes - 1 - num_ps)]
+    return [("chief", 0), *workers, *(("ps", index) for index in range(num_ps))]
 
 
 def of_slurm(

@@ -51,6 +51,7 @@ def launch(
     hang_secs: float = 0.0,
     take_over: Sequence[str] = (),
     exchange_dir: str | None = None,
+    num_ps: int = 0,
     grace_secs: float = GRACE_SECS,
     stream: TextIO | None = None,
 ) -> None:
@@ -59,18 +60,16 @@ def launch(
     Args:
         workdir: Directory of the run.
         num_groups: Groups to start.
-        workers_per_group: Processes of each group; more than one find each other by TF_CONFIG.
+        workers_per_group: Workers of each group; several processes find each other by TF_CONFIG.
         first_group: The first group.
         command: Gives the command line of a group's workers from the group's index.
-        base_port: First of ``num_groups * workers_per_group`` ports, when groups have several workers; None
-            picks free ones.
+        base_port: First port, where groups have several processes; None picks free ones.
         num_steps: Steps that the run is to have; None takes what the run itself wrote down when it started.
         max_restarts: How often a group that has failed is started again without a new checkpoint in between.
-        hang_secs: After how many seconds without a line in its metrics file a group counts as failed, at
-            least, see `supervision.Group`; 0 for never.
-        take_over: What command lines have at the first start besides, so that groups are taken from processes
-            that are alive; with nothing here that is refused.
+        hang_secs: Least seconds without a line of metrics after which a group has failed; 0 for never.
+        take_over: What lets the first start take groups from processes that are alive, else refused.
         exchange_dir: Directory through which groups exchange; that of the workdir by default.
+        num_ps: Parameter servers of each group, which makes groups asynchronous; 0 for synchronous ones.
         grace_secs: Timeout between SIGINT and SIGTERM, for workers to stop.
         stream: Where the status goes; None is standard output.
 
@@ -90,7 +89,8 @@ def launch(
         _refuse(workdir, indices)
     logs_dir = tempfile.mkdtemp(prefix="tf_codistill_") if files.is_remote(workdir) else workdir
     allocated = gpus.allocate(gpus.visible(), num_groups, workers_per_group)
-    planned = plan(workdir, indices, workers_per_group, command, base_port, allocated, logs_dir, take_over)
+    processes = (command, base_port, allocated, logs_dir, take_over, num_ps)
+    planned = plan(workdir, indices, workers_per_group, *processes)
     groups = [Group(one[0].group, one, workdir, max_restarts, hang_secs) for one in planned]
     _tell_size(workdir, _size(num_groups, workers_per_group, allocated), logs_dir, console)
     started = time.monotonic()

@@ -37,6 +37,7 @@ class Launch:
         exchange_dir: Directory through which groups exchange; that of the workdir if not given.
         train_flags: Further flags of `train`.
         num_steps: Steps that the run is to have; None if only the run itself can tell.
+        num_ps: Parameter servers of each group, which makes groups asynchronous; on this machine alone.
     """
 
     workdir: str
@@ -46,6 +47,7 @@ class Launch:
     exchange_dir: str | None = None
     train_flags: tuple[str, ...] = ()
     num_steps: int | None = None
+    num_ps: int = 0
 
     def command(self, *of_scheduler: str, python: str = sys.executable) -> list[str]:
         """The command line of a worker.
@@ -59,7 +61,8 @@ class Launch:
         """
         size = (f"--workdir={self.workdir}", *of_scheduler, f"--num_groups={self.num_groups}")
         exchange = [f"--exchange_dir={self.exchange_dir}"] if self.exchange_dir else []
-        return [python, "-m", "tf_codistill.train", *size, *exchange, *self.train_flags]
+        kind = ["--gin_bindings=Experiment.group = @AsynchronousGroup"] if self.num_ps else []
+        return [python, "-m", "tf_codistill.train", *size, *exchange, *self.train_flags, *kind]
 
     def size(self) -> dict[str, Any]:
         """Where it is, and of how many workers."""
@@ -78,10 +81,15 @@ def start(launch: Launch, scheduler: str, settings: Mapping[str, Any], dry_run: 
         dry_run: Whether nothing is submitted; there is nothing to print of runs on this machine.
 
     Raises:
-        ValueError: A setting cannot be used, or the scheduler's program is not there.
+        ValueError: A setting cannot be used, or the scheduler's program is not there, or groups are
+            asynchronous where it cannot start them.
         ChildProcessError: The scheduler refuses the run; or it is watched from here, and a worker failed.
         KeyboardInterrupt: A run that is watched from here was stopped by Ctrl-C.
     """
+    if launch.num_ps and scheduler != "local":
+        raise ValueError(
+            f"--scheduler={scheduler} starts synchronous groups alone; for asynchronous ones use local"
+        )
     if scheduler == "slurm":
         script = slurm.batch_script(launch.command("--cluster=slurm"), **launch.size(), **settings)
         print(script.rstrip() if dry_run else slurm.submit(script))
@@ -101,7 +109,7 @@ def start(launch: Launch, scheduler: str, settings: Mapping[str, Any], dry_run: 
     else:
         take_over = ["--take_over"] if settings.get("take_over") else []
         on_this_machine = functools.partial(_on_this_machine, launch)
-        _watch(launch, on_this_machine, **{**settings, "take_over": take_over})
+        _watch(launch, on_this_machine, num_ps=launch.num_ps, **{**settings, "take_over": take_over})
 
 
 def _on_this_machine(launch: Launch, group: int) -> list[str]:

@@ -9,7 +9,8 @@ r"""Groups that are watched: one that fails or hangs is started again, and the o
     running --- a worker fails, or nothing is logged for too long: others killed --+--> failed for good
        \--> done
 
-Workers of a group fail together, because a collective takes in nobody who comes later.
+Workers of a group fail together, because a collective takes in nobody who comes later. Those of an
+asynchronous group hold nothing, and are started again one by one.
 """
 
 from __future__ import annotations
@@ -109,6 +110,8 @@ class Group:
             return None
         codes = [worker.exit_status() for worker in self.workers]
         failed = [(code, worker) for worker, code in zip(self.workers, codes, strict=True) if code]
+        if failed and all(worker.is_replaceable for _, worker in failed):
+            return self._replace([worker for _, worker in failed])
         if failed:
             # One that a signal has ended comes first: others may have ended because it had.
             code, worker = min(failed, key=lambda one: one[0])
@@ -126,6 +129,20 @@ class Group:
             reason = f"group {self.index} has logged nothing for {progress.duration(pause)}"
             return self._fail(Failure(reason, self._step()))
         return None
+
+    def _replace(self, workers: Sequence[Worker]) -> str:
+        """Starts workers again that are missed by nobody, as often as the whole group would be."""
+        reasons = []
+        for worker in workers:
+            reason, is_mistake = worker.failure()
+            is_told = (worker.exit_status() or 0) > 0
+            failure = Failure(reason, self._step(), is_told, is_mistake)
+            if self._restarts.after(failure, self._checkpoint()) is None:
+                return self._fail(failure)
+            reasons.append(reason)
+        for worker in workers:
+            worker.start()
+        return "\n".join([*reasons, "it is started again, while its group goes on"])
 
     def _fail(self, failure: Failure) -> str:
         """Ends what is left of it, and decides whether it is started again."""

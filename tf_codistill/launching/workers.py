@@ -20,6 +20,9 @@ from tf_codistill.launching import cluster
 
 TAIL_LINES = 15
 
+ROLES = {"chief": "coordinator", "worker": "worker", "ps": "parameter server"}
+"""What TensorFlow's jobs are called here."""
+
 _HOST = "127.0.0.1"
 
 
@@ -34,6 +37,8 @@ class Worker:
         environment: Its environment.
         log_path: The file for what it prints.
         once: What its command line has besides when it is started for the first time.
+        role: What it is in its group, one of `ROLES`.
+        is_replaceable: Whether it is started again by itself, as it holds nothing that is lost with it.
     """
 
     group: int
@@ -42,6 +47,8 @@ class Worker:
     environment: dict[str, str]
     log_path: str
     once: Sequence[str] = ()
+    role: str = "worker"
+    is_replaceable: bool = False
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -72,7 +79,7 @@ class Worker:
         code = self.exit_status() or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
         tail = logs.last_lines(self.log_path, TAIL_LINES)
-        name = f"worker {self.index} of group {self.group}"
+        name = f"{self.role} {self.index} of group {self.group}"
         if code > 0 and tail[-1].startswith(logs.SENTENCE):
             return f"{name}: {tail[-1].removeprefix(logs.SENTENCE)}", True
         quoted = (f"    {line}" for line in tail)
@@ -88,39 +95,50 @@ def plan(
     gpus_by_worker: Sequence[Sequence[str]],
     logs_dir: str,
     once: Sequence[str] = (),
+    num_ps: int = 0,
 ) -> list[list[Worker]]:
     """The workers of each group; makes the directories that they write to.
 
     Args:
         workdir: Directory of the run.
         indices: The groups.
-        workers_per_group: Processes of each; more than one find each other by TF_CONFIG.
+        workers_per_group: Workers of each.
         command: Gives the command line of a group's workers from the group's index.
         base_port: First of as many ports as there are workers; None picks free ones.
         gpus_by_worker: The GPUs of each, as `gpus.allocate` returns them.
         logs_dir: Where logs are, like a workdir.
         once: What command lines have besides when they are started for the first time.
+        num_ps: Parameter servers of each group, which then has a coordinator, too.
 
     Returns:
-        The workers by group, not started.
+        The processes by group, not started; several of a group find each other by TF_CONFIG.
 
     Raises:
         ValueError: A port is in use or out of range, or the workdir cannot be written to.
     """
-    num_processes = len(indices) * workers_per_group
-    ports = _ports(num_processes, base_port) if workers_per_group > 1 else []
+    places = cluster.places(workers_per_group + num_ps + (1 if num_ps else 0), num_ps)
+    num_processes = len(indices) * len(places)
+    ports = _ports(num_processes, base_port) if len(places) > 1 else []
     groups: list[list[Worker]] = []
     for position, group in enumerate(indices):
         files.make_directory(runs.leased_dir(workdir, group))
         os.makedirs(runs.leased_dir(logs_dir, group), exist_ok=True)
-        group_ports = ports[position * workers_per_group :][:workers_per_group]
+        addresses = [f"{_HOST}:{port}" for port in ports[position * len(places) :][: len(places)]]
         workers = []
-        for index in range(workers_per_group):
-            environment = _environment(group_ports, index, num_processes)
-            environment |= gpus.environment(gpus_by_worker, position * workers_per_group + index)
+        for index, (job, task) in enumerate(places):
+            environment = _environment(num_processes)
+            if addresses:
+                environment["TF_CONFIG"] = cluster.tf_config(addresses, index, num_ps)
+            computes = job == "worker"
+            environment |= (
+                gpus.environment(gpus_by_worker, position * workers_per_group + task)
+                if computes
+                else {gpus.VISIBLE: ""}
+            )
             log_path = runs.log_path(logs_dir, group, index)
-            workers.append(Worker(group, index, list(command(group)), environment, log_path, once))
-        _close_logs(logs_dir, group, workers_per_group)
+            of_group = (group, index, list(command(group)), environment, log_path, once)
+            workers.append(Worker(*of_group, ROLES[job], is_replaceable=computes and num_ps > 0))
+        _close_logs(logs_dir, group, len(places))
         groups.append(workers)
     return groups
 
@@ -134,15 +152,12 @@ def _close_logs(logs_dir: str, group: int, num_workers: int) -> None:
         index += 1
 
 
-def _environment(ports: Sequence[int], index: int, num_processes: int) -> dict[str, str]:
+def _environment(num_processes: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, cores // num_processes))
     defaults = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
     environment = {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
     environment.pop("TF_CONFIG", None)
-    if ports:
-        addresses = [f"{_HOST}:{port}" for port in ports]
-        environment["TF_CONFIG"] = cluster.tf_config(addresses, index)
     return environment
 
 

@@ -46,7 +46,7 @@ class Part:
 @dataclasses.dataclass(frozen=True)
 class _Make:
     task: Task
-    rows: int
+    rows: int | None
     group: int | None
 
     def __call__(self) -> keras.Model:
@@ -134,11 +134,11 @@ class Task(abc.ABC):
             The model, the same weights in the same order however many rows it takes.
         """
 
-    def maker(self, rows: int, group: int) -> Callable[[], keras.Model]:
+    def maker(self, rows: int | None, group: int) -> Callable[[], keras.Model]:
         """What makes the model of a group; equal for groups that train the same.
 
         Args:
-            rows: Examples in a batch of one replica.
+            rows: Examples in a batch of one replica; None for a model that takes any number.
             group: The group.
 
         Returns:

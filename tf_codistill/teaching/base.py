@@ -86,11 +86,14 @@ class Teaching:
         taught_by: For each student those who may teach it, as positions in `names`.
         fidelity: What arrives of a teacher's prediction, one of `forms.FIDELITIES`.
         on_host: Whether `teach` leaves the graph, so that XLA cannot compile it.
+        refreshed: How often the weights of `models` have been replaced, for whoever keeps copies of them;
+            None if they change in any step.
     """
 
     taught_by: Sequence[Sequence[int]] = ((),)
     fidelity: str = LOGITS
     on_host: bool = False
+    refreshed: int | None = None
 
     @property
     def num_students(self) -> int:

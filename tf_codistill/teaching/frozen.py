@@ -45,6 +45,8 @@ class FrozenTeachers(Teaching):
         held: Which snapshot each holds, of `NO_PEER` before the first.
     """
 
+    refreshed: int
+
     def __init__(
         self,
         num_teachers: int,
@@ -84,6 +86,7 @@ class FrozenTeachers(Teaching):
         self._published_at = [0.0] * num_teachers
         self._metadata: list[keras.Variable] = []  # steps of snapshots; whether lanes have been read since
         self._shares: list[keras.Variable] = []
+        self.refreshed = 0
 
     def names(self) -> list[str]:
         """The teachers by number."""
@@ -261,6 +264,7 @@ class FrozenTeachers(Teaching):
         """
         model = self.frozen[index]
         weights.give(quantized_model.stored(model), self.stage(index, snapshot).weights)
+        self.refreshed += 1
         states = recurrent_state.variables(model)
         steps_P, has_read_P = weights.values(self._metadata)
         keeps = (
@@ -298,6 +302,7 @@ class FrozenTeachers(Teaching):
     def restore(self, shared: Arrays, own: Arrays) -> None:
         """Takes back what `state` returned."""
         weights.assign([*self._metadata, *self._shares, *self._weights()], shared[2:])
+        self.refreshed += 1
         recurrent_state.restore(self._recurrent_states(), own)
         if self.frozen:
             self.held = [Ref(*(int(number) for number in ref)) for ref in shared[0]]

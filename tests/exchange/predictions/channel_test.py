@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests import faults
+from tf_codistill import files
 from tf_codistill.exchange.predictions.channel import Channel, FileChannel
 from tf_codistill.exchange.predictions.client import ServerChannel
 from tf_codistill.exchange.predictions.message import MessageFormat, Predicted
@@ -100,6 +101,20 @@ def test_old_files_go(tmp_path: pathlib.Path) -> None:
     again.begin("group_0", {}, 299)
     names = sorted(path.name for path in (tmp_path / "steps/group_0/predictions").iterdir())
     assert not [name for name in names if "partial" in name or "_299_" in name]
+
+
+def test_whoever_begins_again_never_looks_further_on_than_it_is(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, newest, remove = FileChannel(str(tmp_path)), list[int | None](), files.remove
+    channel.begin("group_0", {}, 0)
+    for step in (2, 9, 10, 11):
+        channel.put("group_0", step, 0, b"")
+    monkeypatch.setattr(
+        files, "remove", lambda path: (remove(path), newest.append(channel.newest("group_0")))
+    )
+    FileChannel(str(tmp_path)).begin("group_0", {}, 5)
+    assert newest == [10, 9, 2]
 
 
 def test_the_server_keeps_to_its_bounds() -> None:

@@ -72,12 +72,18 @@ class FileChannel:
         """See `Channel`."""
         directory = files.ensure_directory(self._place(source))
         kept, is_known = self._kept.setdefault(source, {}), self.description(source) == description
-        for name in files.names(directory):
-            path, match = files.join(directory, name), _NAME.fullmatch(name)
-            if match and int(match[1]) < step and is_known:
-                kept[int(match[1]), int(match[2])] = files.size_bytes(path)
-            elif match or name.endswith(".partial"):
+        names = files.names(directory)
+        found = [(int(match[1]), int(match[2])) for match in map(_NAME.fullmatch, names) if match]
+        # The newest goes first: what is left must not look as if this source were further on than it is.
+        for number, part in sorted(found, reverse=True):
+            path = self._path(source, number, part)
+            if number < step and is_known:
+                kept[number, part] = files.size_bytes(path)
+            else:
                 files.remove(path)
+        for name in names:
+            if name.endswith(".partial"):
+                files.remove(files.join(directory, name))
         files.write_json(files.join(directory, _DESCRIPTION), description)
 
     def description(self, source: str) -> dict[str, Any] | None:

@@ -77,6 +77,15 @@ def gradient(
     return tape.gradient(loss, student).numpy() * len(student)
 
 
+def test_the_largest_are_sent_with_their_probabilities() -> None:
+    logits = normal(3, 7, 40).numpy()
+    logits[0, 0, 20:] = -np.inf
+    values, ids = TopK(3, "float32").compress(tf.constant(logits), SEED)
+    expected = tf.math.top_k(tf.nn.softmax(logits), 3)
+    np.testing.assert_array_equal(np.sort(ids), np.sort(expected.indices))
+    np.testing.assert_allclose(np.sort(values)[..., ::-1], expected.values, rtol=1e-5)
+
+
 def test_the_tail_is_one_bucket() -> None:
     teacher, student, k = normal(1, 9), normal(1, 9, seed=3), 4
     p, q = softmax(teacher)[0], softmax(student)[0]

@@ -154,7 +154,7 @@ class Probabilities(Form):
 
     def expand(self, parts: Sequence[tf.Tensor], like: tf.Tensor) -> tf.Tensor:
         """Their logarithms."""
-        return _as_logits(_number(parts), like)
+        return _as_logits(_log(_number(parts)), like)
 
 
 @gin.configurable(module="tf_codistill.forms")
@@ -185,22 +185,22 @@ class TopK(Form):
 
     def compress(self, logits: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         """Finds the largest."""
-        probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))
-        values, ids = tf.math.top_k(probabilities, self.k, sorted=False)
-        # Among numbers that are none it finds no largest, but whatever is in memory.
-        values = tf.where(_is_finite(probabilities), values, math.nan)
-        return [*_round(values, self.precision), tf.cast(ids, _id_type(logits.shape[-1]))]
+        logits = tf.cast(logits, tf.float32)
+        values, ids = tf.math.top_k(logits, self.k, sorted=False)
+        top = tf.exp(values - tf.reduce_logsumexp(logits, axis=-1, keepdims=True))
+        return [*_round(top, self.precision), tf.cast(ids, _id_type(logits.shape[-1]))]
 
     def expand(self, parts: Sequence[tf.Tensor], like: tf.Tensor) -> tf.Tensor:
         """Logarithms of theirs, and of the student's own tail scaled to what they leave."""
         *values, ids = parts
-        top = _number(values)
-        tail = tf.maximum(1.0 - tf.reduce_sum(top, axis=-1, keepdims=True), 0.0)
-        own = tf.nn.softmax(tf.cast(like, tf.float32))
-        is_top = _scattered(tf.ones_like(top), ids, own)
-        others = tf.where(is_top > 0, 0.0, own)
-        share = tf.math.divide_no_nan(tail, tf.reduce_sum(others, axis=-1, keepdims=True))
-        return _as_logits(_scattered(top, ids, own) + share * others, like)
+        top, own, ids = _number(values), tf.cast(like, tf.float32), tf.cast(ids, tf.int32)
+        tail = 1.0 - tf.reduce_sum(top, axis=-1, keepdims=True)
+        largest = tf.reduce_max(own, axis=-1, keepdims=True)
+        mass = tf.exp(own - largest)
+        own_top = tf.reduce_sum(tf.gather(mass, ids, batch_dims=len(ids.shape) - 1), axis=-1, keepdims=True)
+        own_tail = tf.reduce_sum(mass, axis=-1, keepdims=True) - own_top
+        others = own - largest + _log(tail) - _log(own_tail)
+        return _as_logits(_replaced(others, ids, _log(top)), like)
 
 
 @gin.configurable(module="tf_codistill.forms")
@@ -238,11 +238,13 @@ class SampledClasses(Form):
     def expand(self, parts: Sequence[tf.Tensor], like: tf.Tensor) -> tf.Tensor:
         """Logarithms of the shares; not a number where there is a class that does not exist."""
         (ids,) = parts
-        exists = tf.reduce_max(tf.cast(ids, tf.int32), axis=-1, keepdims=True) < like.shape[-1]
-        share = tf.where(exists, 1.0 / self.k, math.nan)
-        known = tf.where(exists, tf.cast(ids, tf.int32), 0)
-        shares = tf.broadcast_to(share, tf.shape(known))
-        return _as_logits(_scattered(shares, known, tf.cast(like, tf.float32)), like)
+        ids = tf.cast(ids, tf.int32)
+        exists = tf.reduce_max(ids, axis=-1, keepdims=True) < like.shape[-1]
+        ids = tf.where(exists, ids, 0)
+        counts = tf.reduce_sum(tf.cast(ids[..., tf.newaxis] == ids[..., tf.newaxis, :], tf.float32), axis=-1)
+        drawn = tf.where(exists, tf.math.log(counts / self.k), math.nan)
+        never = tf.fill(tf.shape(like), _NEVER)
+        return _as_logits(_replaced(never, ids, drawn), like)
 
 
 def _is_finite(numbers: tf.Tensor) -> tf.Tensor:
@@ -279,8 +281,6 @@ def _rounded(shape: Sequence[int], precision: str) -> list[Spec]:
 
 def _round(numbers: tf.Tensor, precision: str, seed: tf.Tensor | None = None) -> list[tf.Tensor]:
     """Numbers of a precision, for int8 with the scale of each position; with a seed up or down at random."""
-    if precision == "float16":
-        numbers = tf.where(tf.math.is_finite(numbers), tf.clip_by_value(numbers, -65504.0, 65504.0), numbers)
     if precision != "int8":
         return [tf.cast(numbers, precision)]
     scale = tf.reduce_max(tf.abs(numbers), axis=-1, keepdims=True) / _HIGHEST
@@ -295,21 +295,23 @@ def _number(parts: Sequence[tf.Tensor]) -> tf.Tensor:
     return values * scale[0] if scale else values
 
 
-def _as_logits(probabilities: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    is_none = tf.equal(probabilities, 0.0)
-    logits = tf.where(is_none, _NEVER, tf.math.log(tf.where(is_none, 1.0, probabilities)))
+def _log(probabilities: tf.Tensor) -> tf.Tensor:
+    """Logarithms; `_NEVER` of 0, or of less than that by rounding."""
+    is_none = probabilities <= 0.0
+    return tf.where(is_none, _NEVER, tf.math.log(tf.where(is_none, 1.0, probabilities)))
+
+
+def _as_logits(logits: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     return tf.stop_gradient(tf.cast(logits, like.dtype))
 
 
-def _scattered(values: tf.Tensor, ids: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Zeros like [..., C], to which values [..., k] have been added at ids."""
-    rows = tf.reshape(tf.cast(ids, tf.int32), [-1, ids.shape[-1]])
-    number, num_classes = tf.shape(rows)[0], like.shape[-1]
-    places = rows + num_classes * tf.range(number)[:, tf.newaxis]
-    flat = tf.math.unsorted_segment_sum(
-        tf.reshape(values, [-1]), tf.reshape(places, [-1]), number * num_classes
-    )
-    return tf.reshape(flat, tf.shape(like))
+def _replaced(logits: tf.Tensor, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Logits [..., C] with values [..., k] at ids, of which equal ones have equal values."""
+    rows = tf.reshape(ids, [-1, ids.shape[-1]])
+    places = tf.stack([tf.broadcast_to(tf.range(tf.shape(rows)[0])[:, tf.newaxis], tf.shape(rows)), rows], -1)
+    flat = tf.reshape(logits, [-1, logits.shape[-1]])
+    found = tf.tensor_scatter_nd_update(flat, places, tf.reshape(values, [-1, values.shape[-1]]))
+    return tf.reshape(found, tf.shape(logits))
 
 
 def _leading(logits: tf.Tensor) -> list[tf.Tensor | int]:

@@ -8,14 +8,15 @@ would have to be believed: it is as long as its rows make it, or it is refused.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import struct
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from isal import isal_zlib
 
 from tf_codistill.exchange.predictions.forms import Spec
 from tf_codistill.files import CorruptError
@@ -59,11 +60,11 @@ class MessageFormat:
 
     def encode(self, predicted: Predicted) -> bytes:
         """The bytes of a message."""
-        keys = np.ascontiguousarray(predicted.keys, np.int64)
-        head = _HEAD.pack(_VERSION, self._run, predicted.step, predicted.weights_step, len(keys))
-        pieces = [head, keys.tobytes(), *(np.ascontiguousarray(part).tobytes() for part in predicted.parts)]
-        content = b"".join(pieces)
-        return _CHECKSUM.pack(zlib.crc32(content)) + content
+        arrays = [np.ascontiguousarray(predicted.keys, np.int64), *map(np.ascontiguousarray, predicted.parts)]
+        head = _HEAD.pack(_VERSION, self._run, predicted.step, predicted.weights_step, len(arrays[0]))
+        pieces = [memoryview(head), *(array.reshape(-1).view(np.uint8).data for array in arrays)]
+        checksum = functools.reduce(lambda before, piece: isal_zlib.crc32(piece, before), pieces, 0)
+        return b"".join([_CHECKSUM.pack(checksum), *pieces])
 
     def decode(self, where: str, content: bytes) -> Predicted:
         """What a message says.
@@ -81,7 +82,7 @@ class MessageFormat:
         if len(content) < _CHECKSUM.size + _HEAD.size:
             raise CorruptError(f"{where} is cut off: it has {len(content)} bytes")
         body = memoryview(content)[_CHECKSUM.size :]
-        if (zlib.crc32(body),) != _CHECKSUM.unpack_from(content):
+        if (isal_zlib.crc32(body),) != _CHECKSUM.unpack_from(content):
             raise CorruptError(f"{where} is damaged: its checksum does not fit")
         version, run, step, weights_step, rows = _HEAD.unpack_from(body)
         if version != _VERSION or run != self._run:

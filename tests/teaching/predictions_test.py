@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import threading
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import Any
 
 import keras
@@ -37,23 +37,8 @@ def keyed(num_steps: int, seed: int = 0, first_id: int = 0) -> tf.data.Dataset:
 
 def side_by_side(*runs: Callable[[], Any]) -> list[Any]:
     """What each returns; the first error of any."""
-    found: list[Any] = [None] * len(runs)
-
-    def of(index: int) -> None:
-        try:
-            found[index] = runs[index]()
-        except Exception as error:
-            found[index] = error
-
-    threads = [threading.Thread(target=of, args=[index]) for index in range(len(runs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for one in found:
-        if isinstance(one, Exception):
-            raise one
-    return found
+    with futures.ThreadPoolExecutor(len(runs)) as threads:
+        return [one.result() for one in [threads.submit(run) for run in runs]]
 
 
 def group(

@@ -12,8 +12,8 @@ along the group's lanes; it begins with that of its peer's lanes, as a teacher o
 
 from __future__ import annotations
 
-import itertools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -70,7 +70,7 @@ def answer(
     faults, batches = Faults(), _Batches(task.training(part))
     members = Members(task, workdir, exchange_dir, faults, only=[peer])
     members.check()
-    one = _first(members, workdir, group, show, sleep)
+    one = _first(members, lambda: _is_over(workdir, group, faults), show, sleep)
     if one is None:
         return 0
     answering = _Answering(one, teaching, batches, ahead_steps, faults)
@@ -80,7 +80,7 @@ def answer(
     looked_at = time.monotonic()
     while True:
         if time.monotonic() - looked_at >= _LOOK_SECS:
-            if group not in (waiting.unfinished(workdir, [group]) or ()):
+            if _is_over(workdir, group, faults):
                 break
             members.look()
             looked_at = time.monotonic()
@@ -90,20 +90,25 @@ def answer(
     return answering.number
 
 
+def _is_over(workdir: str, group: int, faults: Faults) -> bool:
+    """Whether a group has come to its end, as far as can be seen now."""
+    awaited = waiting.unfinished_yet(workdir, [group], faults)
+    return awaited is not None and group not in awaited
+
+
 def _first(
-    members: Members, workdir: str, group: int, show: waiting.Show, sleep: waiting.Sleep
+    members: Members, is_over: Callable[[], bool], show: waiting.Show, sleep: waiting.Sleep
 ) -> Followed | None:
     """The peer with its first snapshot; None if the group comes to its end before."""
-    for number in itertools.count():
-        members.look()
-        if found := members.held():
-            return found[0]
-        if waiting.unfinished(workdir, [group]) == []:
+    members.look()
+    if not members.held():
+        show("waiting for the first snapshot")
+    while not members.held():
+        if is_over():
             return None
-        if number == 1:
-            show("waiting for the first snapshot")
         sleep(_LOOK_SECS)
-    raise AssertionError
+        members.look()
+    return members.held()[0]
 
 
 class _Batches:
@@ -129,7 +134,7 @@ class _Answering:
         self, one: Followed, teaching: Teaching, batches: _Batches, ahead_steps: int, faults: Faults
     ) -> None:
         self._one, self._batches, self._faults = one, batches, faults
-        self._ahead_steps, self._step, self.number = ahead_steps, 0, 0
+        self._ahead_steps, self._step, self._group_at, self.number = ahead_steps, 0, -1, 0
         model: Any = one.model
         self._answers, compress = teaching.answers(one.group, model(batches.at(0).features, training=False))
         if one.lanes:
@@ -157,12 +162,12 @@ class _Answering:
         batch = self._batches.at(self._step)
         parts = self._predict(batch.features, tf.constant(self._step, tf.int64))
         numpy = [part.numpy() for part in parts]
+        self._step += 1
         try:
-            self._answers.put(Predicted(self._step, self._one.step, batch.keys.numpy(), numpy))
-        except OSError as error:
+            self._answers.put(Predicted(self._step - 1, self._one.step, batch.keys.numpy(), numpy))
+        except OSError as error:  # this one is lost, so that lanes are read on in order
             self._faults.note("the exchange", error)
             return False
-        self._step += 1
         self.number += 1
         return True
 
@@ -170,7 +175,7 @@ class _Answering:
         """The step at which the group is, or was when it could last be seen."""
         try:
             found = self._answers.position()
+            self._group_at = -1 if found is None else found
         except OSError as error:
             self._faults.note("the exchange", error)
-            found = self._step - _MARGIN
-        return -1 if found is None else found
+        return self._group_at

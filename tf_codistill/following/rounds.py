@@ -68,7 +68,7 @@ def follow(
     quiet = _Quiet(exchange_dir, members, show, clock)
     while True:
         # In this order: whoever has finished by now has published its last, which is then seen.
-        awaited = _unfinished(workdir, members, faults)
+        awaited = waiting.unfinished_yet(workdir, [one.group for one in members.held()], faults)
         is_all = members.look()
         if scoring.is_due():
             if scoring.score():
@@ -84,14 +84,6 @@ def follow(
             f"the groups of {workdir!r} have finished, but there was no snapshot to score: {why}"
         )
     show(f"all groups have finished, faults: {faults.number}, figures: {findings.path}")
-
-
-def _unfinished(workdir: str, members: Members, faults: Faults) -> list[int] | None:
-    try:
-        return waiting.unfinished(workdir, [one.group for one in members.held()])
-    except (OSError, ValueError) as error:
-        faults.note("the groups' metrics", error)
-        return None
 
 
 class _Scoring:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection
 
 from tf_codistill import files, runs
+from tf_codistill.following.faults import Faults
 from tf_codistill.health import progress
 
 Show = Callable[[str], None]
@@ -74,6 +75,15 @@ def unfinished(workdir: str, publishing: Collection[int] = ()) -> list[int] | No
     if not begun or found:
         return found or None
     return _without_an_end(workdir, range(num_groups(workdir)))  # with those that are yet to begin
+
+
+def unfinished_yet(workdir: str, publishing: Collection[int], faults: Faults) -> list[int] | None:
+    """As `unfinished`; None also if that cannot be read now, which is counted."""
+    try:
+        return unfinished(workdir, publishing)
+    except (OSError, ValueError) as error:
+        faults.note("the groups' metrics", error)
+        return None
 
 
 def num_groups(workdir: str) -> int:

@@ -269,8 +269,8 @@ class PredictionExchange(Teaching):
             own,
             peers,
             self._wait_secs,
+            self.costs,
         )
-        self._rendezvous.costs = self.costs
         self._rendezvous.begin(step, is_chief)
         decisions.total(strategy, [1])  # nobody leaves anything before the chief has cleared up
 

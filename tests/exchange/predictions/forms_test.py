@@ -103,6 +103,15 @@ def test_the_tail_is_one_bucket() -> None:
     )
 
 
+def test_the_tail_has_its_mass_however_sure_the_student_is() -> None:
+    teacher = normal(64, 40, scale=1.0)
+    for student in (normal(64, 40, seed=1, scale=60.0), teacher * 60.0):
+        found = softmax(TopK(4, "float32").expand(TopK(4, "float32").compress(teacher, SEED), student))
+        p = softmax(teacher)
+        is_top = p >= np.sort(p)[:, -4:-3]
+        np.testing.assert_allclose(found[is_top], p[is_top], rtol=1e-4)
+
+
 def test_the_gradient_is_right_on_average_and_plain_truncation_is_not() -> None:
     teacher, student, k, number = normal(1, 40, scale=1.0), normal(1, 40, seed=3, scale=1.0), 4, 4000
     full = gradient(teacher, teacher, student)

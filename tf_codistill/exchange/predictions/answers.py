@@ -35,13 +35,12 @@ class Answers:
         Args:
             channel: What carries them.
             message_format: How messages are laid out.
-            description: Of what is predicted, that of the learner.
+            description: Of what is predicted, with one part.
             source: Under which name they are left.
             learner: Whose batches they are for.
         """
         self._channel, self._format = channel, message_format
-        self._description = {**description, "num_parts": 1}
-        self._source, self._learner = source, learner
+        self._description, self._source, self._learner = description, source, learner
 
     def begin(self, step: int) -> None:
         """Forgets what had been left for this step or later ones; an `OSError` if that fails."""

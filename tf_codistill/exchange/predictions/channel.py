@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 import time
 from typing import Any, Protocol
 
@@ -22,7 +23,6 @@ from tf_codistill.exchange import manifests
 _NAME = re.compile(r"step_(\d{1,15})_part_(\d{1,6})")
 _DESCRIPTION = "predictions.json"
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.05
-_SWEEP_EVERY = 64  # contents that are put before old ones are looked for
 
 
 class Channel(Protocol):
@@ -67,6 +67,7 @@ class FileChannel:
             )
         self._directory, self._keep_steps, self._max_bytes = directory, keep_steps, max_bytes
         self._kept: dict[str, dict[tuple[int, int], int]] = {}
+        self._lock = threading.Lock()  # replicas leave their parts at the same time
 
     def begin(self, source: str, description: dict[str, Any], step: int) -> None:
         """See `Channel`."""
@@ -94,11 +95,13 @@ class FileChannel:
 
     def put(self, source: str, step: int, part: int, content: bytes) -> None:
         """See `Channel`."""
-        kept = self._kept.setdefault(source, {})
         files.write(self._path(source, step, part), content)
-        kept[step, part] = len(content)
-        if len(kept) % _SWEEP_EVERY == 0 or sum(kept.values()) > self._max_bytes:
-            self._sweep(source, step)
+        with self._lock:
+            kept = self._kept.setdefault(source, {})
+            kept[step, part] = len(content)
+            superseded = self._superseded(kept, step)
+        for old in superseded:
+            files.remove(self._path(source, *old))
 
     def get(self, source: str, step: int, part: int, wait_secs: float, max_bytes: int) -> bytes | None:
         """See `Channel`."""
@@ -119,14 +122,15 @@ class FileChannel:
     def close(self) -> None:
         """Nothing is left to be done."""
 
-    def _sweep(self, source: str, step: int) -> None:
-        """Removes what is too old or too much, but nothing of the newest step."""
-        kept, size = self._kept[source], sum(self._kept[source].values())
-        for old, part in sorted(kept):
-            if old > step - self._keep_steps and (size <= self._max_bytes or old >= step):
+    def _superseded(self, kept: dict[tuple[int, int], int], step: int) -> list[tuple[int, int]]:
+        """Takes out of what is kept what is too old or too much, but nothing of the newest step."""
+        size, found = sum(kept.values()), list[tuple[int, int]]()
+        for old in sorted(kept):
+            if old[0] > step - self._keep_steps and (size <= self._max_bytes or old[0] >= step):
                 break
-            files.remove(self._path(source, old, part))
-            size -= kept.pop((old, part))
+            size -= kept.pop(old)
+            found.append(old)
+        return found
 
     def _place(self, source: str) -> str:
         return manifests.check_directory(self._directory, source, "predictions")

@@ -34,6 +34,7 @@ LOGITS, PROBABILITIES, DRAWS = FIDELITIES = ("logits", "probabilities", "draws")
 
 _HIGHEST = 127.0
 _NEVER = -1e4  # the logit of a class without any probability: finite, and none in any float type
+_NOWHERE = -1e30  # a logit that no sum sees, but one of nothing else
 
 Spec = tuple[tuple[int, ...], str]
 
@@ -195,11 +196,9 @@ class TopK(Form):
         *values, ids = parts
         top, own, ids = _number(values), tf.cast(like, tf.float32), tf.cast(ids, tf.int32)
         tail = 1.0 - tf.reduce_sum(top, axis=-1, keepdims=True)
-        largest = tf.reduce_max(own, axis=-1, keepdims=True)
-        mass = tf.exp(own - largest)
-        own_top = tf.reduce_sum(tf.gather(mass, ids, batch_dims=len(ids.shape) - 1), axis=-1, keepdims=True)
-        own_tail = tf.reduce_sum(mass, axis=-1, keepdims=True) - own_top
-        others = own - largest + _log(tail) - _log(own_tail)
+        # Summed by itself: as what the k leave of all it would be lost to rounding where the student is sure.
+        own_tail = _replaced(own, ids, tf.fill(tf.shape(ids), _NOWHERE))
+        others = own_tail - tf.reduce_logsumexp(own_tail, axis=-1, keepdims=True) + _log(tail)
         return _as_logits(_replaced(others, ids, _log(top)), like)
 
 

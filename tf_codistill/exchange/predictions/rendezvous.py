@@ -97,6 +97,7 @@ class Rendezvous:
         own: str,
         peers: Sequence[str],
         wait_secs: float,
+        costs: PredictionCosts | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Takes note of who meets.
@@ -109,6 +110,7 @@ class Rendezvous:
             own: Name of this group.
             peers: Names of those that it learns from.
             wait_secs: How long to wait for a peer, at most.
+            costs: What it has cost so far.
             clock: Returns seconds.
         """
         self._channel, self._format, self._description = channel, message_format, description
@@ -116,8 +118,9 @@ class Rendezvous:
         self._peers = [_Peer(name, clock()) for name in peers]
         self._lock = threading.Lock()
         self._begins_at: int | None = None
+        self._beginning = threading.Lock()
         self._warned: set[str] = set()
-        self.costs = PredictionCosts()
+        self.costs = costs or PredictionCosts()
 
     def begin(self, step: int, is_chief: bool = True) -> None:
         """Says that this group goes on from a step, and looks whether its peers fit.
@@ -166,9 +169,10 @@ class Rendezvous:
         return found
 
     def _begin(self) -> None:
-        if self._begins_at is not None:
-            self._channel.begin(self._own, self._description, self._begins_at)
-            self._begins_at = None
+        with self._beginning:
+            if self._begins_at is not None:
+                self._channel.begin(self._own, self._description, self._begins_at)
+                self._begins_at = None
 
     def close(self) -> None:
         """Leaves the channel."""

@@ -52,6 +52,7 @@ for line in sys.stdin:
             ended |= {pid: os.waitstatus_to_exitcode(status)} if found else {}
         print(json.dumps(ended.get(pid)), flush=True)
     elif pid := os.fork():
+        ended.pop(pid, None)  # numbers come again, how a process ended that had this one does not
         print(pid, flush=True)
     else:
         child(work)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import pathlib
 import subprocess
 import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from tf_codistill import files, leases, runs
@@ -78,6 +80,20 @@ def test_who_lets_go_and_who_is_killed_are_followed_at_once_in_the_same_generati
     holder = last.acquire()
     assert (holder.token, holder.generation) == (4, 1)
     last.release()
+
+
+def test_who_is_killed_is_gone_before_the_system_has_taken_back_its_memory():
+    large = "block = bytearray(1 << 29); block[::4096] = b'x' * (1 << 17); print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", large], **pipes) as killed:
+        killed.stdout.readline()
+        began = psutil.Process(killed.pid).create_time()
+        holder = leases.Holder(1, 1, "owner", "host", killed.pid, "machine", began, began)
+        assert holder.runs()
+        killed.kill()
+        while pathlib.Path(f"/proc/{killed.pid}/cmdline").read_bytes():
+            pass
+        assert not holder.runs()
 
 
 def test_taken_over_a_living_one_finds_out_and_is_fenced(tmp_path):

@@ -72,11 +72,13 @@ class Holder:
         return self.machine == _machine()
 
     def runs(self) -> bool:
-        """Whether its process, which can be seen from here, is still there, be it stopped."""
+        """Whether its process, which can be seen from here, is still there, be it stopped.
+
+        One without any memory has ended, but for what the system has to tidy up, which takes a while.
+        """
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
-            is_same = abs(process.create_time() - self.process_began) < 1
-            return is_same and process.status() != psutil.STATUS_ZOMBIE
+            return abs(process.create_time() - self.process_began) < 1 and process.memory_info().vms > 0
         return False
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_codistill.batches import Batch, Keyed, batch_of, every_nth, interleave, num_rows
+from tf_codistill.batches import Batch, Keyed, batch_of, every_nth, interleave, num_rows, with_next
 
 X, Y, WEIGHTS = np.arange(12.0).reshape(6, 2), np.arange(6), np.linspace(0, 1, 6)
 KEYS = np.stack([np.arange(6) + 100, np.zeros(6, int)], axis=1)
@@ -56,9 +56,41 @@ def test_interleaving_puts_dealt_out_parts_together() -> None:
 def test_what_a_batch_lacks_no_part_of_it_has() -> None:
     part = every_nth(Batch(X), 1, 2)
     np.testing.assert_array_equal(part.features, X[1::2])
-    assert part[1:] == (None, None, None)
+    assert part[1:] == (None, None, None, None)
 
 
 def test_the_number_of_rows_may_be_unknown() -> None:
     (spec,) = [tf.TensorSpec([None, 3])]
     assert num_rows(Batch({"a": spec, "b": spec})) is None
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_each_batch_tells_what_the_same_replica_gets_next(turns: int) -> None:
+    batches = [stream(one) for one in range(1, 5)]
+    dataset = tf.data.Dataset.from_generator(
+        lambda: batches,
+        output_signature=keras.tree.map_structure(tf.TensorSpec.from_tensor, batches[0]),
+    ).apply(tf.data.experimental.assert_cardinality(4))
+    told = with_next(dataset, turns)
+    assert int(told.cardinality()) == 4
+    assert int(with_next(dataset.repeat(), turns).cardinality()) == tf.data.INFINITE_CARDINALITY
+    found = [batch_of(one) for one in told]
+    assert len(found) == 4
+    for number, (batch, expected) in enumerate(zip(found, map(batch_of, batches), strict=True)):
+        for ours, theirs in zip(keras.tree.flatten(batch[:4]), keras.tree.flatten(expected[:4]), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        is_there = number + turns < 4
+        assert batch.following.is_there_B.numpy().tolist() == [is_there] * 3
+        if is_there:
+            following = batch_of(batches[number + turns]).features
+            for name, values in batch.following.features.items():
+                np.testing.assert_array_equal(values, following[name])
+
+
+@pytest.mark.parametrize("kind", ["unknown rows", "ragged"])
+def test_of_data_without_fixed_shapes_nothing_can_be_told(kind: str) -> None:
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
+    if kind == "ragged":
+        data = tf.data.Dataset.from_tensors(tf.ragged.constant([[1], [2, 3]]))
+    with pytest.raises(ValueError, match="expected dense ones of fixed shapes.*drop_remainder=True"):
+        with_next(data)

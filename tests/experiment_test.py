@@ -70,14 +70,18 @@ def everything(model: CodistillationModel) -> list[np.ndarray]:
     return [*weights.values(variables), *shared, *recurrent_state.values(states), *own]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(corpus, peer, tmp_path_factory) -> None:
-    straight = toy_experiment(corpus).train(peer, 0, 2)
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
+    corpus, peer, tmp_path_factory, overlap: bool
+) -> None:
+    taught = functools.partial(toy_experiment, corpus, teaching=toy_peers(overlap=overlap))
+    straight = taught().train(peer, 0, 2)
     assert straight.teachers.steps() == [3]
 
     workdir = tmp_path_factory.mktemp("resumed")
     copy_peer(peer, str(workdir))
-    toy_experiment(corpus, num_steps=10).train(str(workdir), 0, 2)
-    resumed = toy_experiment(corpus).train(str(workdir), 0, 2)
+    taught(num_steps=10).train(str(workdir), 0, 2)
+    resumed = taught().train(str(workdir), 0, 2)
     assert resumed.step() == straight.step() == 20
     for one, other in zip(everything(straight), everything(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -103,7 +107,8 @@ def test_a_checkpoint_that_was_cut_off_is_not_resumed_from(corpus, tmp_path) -> 
     assert logged == [5, 10, 15, 20]
 
 
-def test_two_replicas_equal_one(corpus, peer) -> None:
+@pytest.mark.parametrize("overlap", [False, True])
+def test_two_replicas_equal_one(corpus, peer, overlap: bool) -> None:
     weights_of = []
     for strategy in (tf.distribute.get_strategy(), two_replicas()):
         workdir = os.path.join(peer, f"replicas_{strategy.num_replicas_in_sync}")
@@ -111,6 +116,7 @@ def test_two_replicas_equal_one(corpus, peer) -> None:
         # Within 160 tokens the state of an untrained model would make of rounding a difference.
         task = toy_task(corpus, window_tokens=4)
         experiment = toy_experiment(task, num_steps=10, optimizer=lambda: keras.optimizers.SGD(0.1))
+        experiment.teaching = toy_peers(overlap=overlap)
         model = experiment.train(workdir, 0, 2, strategy)
         assert model.teachers.steps() == [3]
         weights_of.append(weights.values(model.student.weights))

@@ -3,6 +3,7 @@
     (features, targets), (features, targets, sample_weight)     from Keras's data sets
     Keyed((features, targets), keys)                            from our streams
     batch_of(either)  ->  Batch(features, targets, sample_weight, keys)
+    with_next(dataset)                                          each with the features of the one after it
 
 A key names an example for ever: int64 [B, 2], an id and how often it has been visited before. Whoever
 exchanges what was predicted for an example finds it by its key; plain Keras data has none.
@@ -29,6 +30,30 @@ class Keyed(NamedTuple):
     keys: Any
 
 
+class Following(NamedTuple):
+    """What is known of the batch after another one.
+
+    Attributes:
+        features: What the model takes of it; zeros where there is none.
+        is_there_B: Whether there is one, the same for each row, bool [B]: so it is shared out as rows are.
+    """
+
+    features: Any
+    is_there_B: Any
+
+
+class WithNext(NamedTuple):
+    """What `with_next` makes a data set yield.
+
+    Attributes:
+        data: What it yielded before.
+        following: What comes after that, on the same replica.
+    """
+
+    data: Any
+    following: Following
+
+
 class Batch(NamedTuple):
     """Examples on one replica.
 
@@ -37,12 +62,14 @@ class Batch(NamedTuple):
         targets: What it shall predict.
         sample_weight: Weights of the examples, for all outputs or by output, or None.
         keys: Id and visit of each example, int64 [B, 2], or None.
+        following: What comes after them, or None where data do not say it.
     """
 
     features: Any
     targets: Any = None
     sample_weight: Any = None
     keys: Any = None
+    following: Following | None = None
 
 
 class Stream(Protocol):
@@ -87,16 +114,51 @@ def batch_of(data: Any) -> Batch:
     """What a data set yielded, as a batch.
 
     Args:
-        data: `Keyed`, or anything that `keras.utils.unpack_x_y_sample_weight` takes.
+        data: Anything that `keras.utils.unpack_x_y_sample_weight` takes, `Keyed` or not, `WithNext` or not.
 
     Returns:
         The batch.
     """
-    keys = None
+    keys = following = None
+    if isinstance(data, WithNext):
+        data, following = data
     if isinstance(data, Keyed):
         data, keys = data
     features, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return Batch(features, targets, sample_weight, keys)
+    return Batch(features, targets, sample_weight, keys, following)
+
+
+def with_next(dataset: tf.data.Dataset, turns: int = 1) -> tf.data.Dataset:
+    """Tells of each batch what comes after it; nothing is read twice, only earlier.
+
+    Args:
+        dataset: Batches of static shapes, with what `batch_of` takes.
+        turns: How many replicas take its elements in turn: what comes after one is so many further on.
+
+    Returns:
+        As many elements, `WithNext`.
+
+    Raises:
+        ValueError: A shape is not static.
+    """
+    spec = dataset.element_spec
+    for one in tf.nest.flatten(spec):
+        if not (isinstance(one, tf.TensorSpec) and one.shape.is_fully_defined()):
+            raise ValueError(
+                f"the data set has elements of {one}; expected dense ones of fixed shapes, so that there is "
+                "room for what is predicted of them: batch with drop_remainder=True"
+            )
+    nothing = tf.nest.map_structure(lambda one: tf.zeros(one.shape, one.dtype), spec)
+    rows = num_rows(batch_of(spec))
+
+    def next_one(waiting: tuple[Any, ...], read: tuple[Any, tf.Tensor]) -> tuple[Any, WithNext]:
+        element, is_there = read
+        following = Following(batch_of(element).features, tf.fill([rows], is_there))
+        return (*waiting[1:], element), WithNext(waiting[0], following)
+
+    there = tf.data.Dataset.zip((dataset, tf.data.Dataset.from_tensors(True).repeat()))
+    end = tf.data.Dataset.from_tensors((nothing, False)).repeat(turns)
+    return there.concatenate(end).scan((nothing,) * turns, next_one).skip(turns)
 
 
 def every_nth(batch: Batch, first: int, number: int) -> Batch:

@@ -167,7 +167,7 @@ class Experiment:
         keras.utils.set_random_seed(1000 * self.seed + group)
         with workers.scope():
             model = self.build(teaching, group, rows)
-        model.build_for_data(workers.feed(training).element_spec)
+        model.build_for_data(workers.feed(training, teachers=teaching).element_spec)
         saved = runs.checkpoints_dir(workdir, group, own.generation)
         checkpointing = Checkpointing(saved, self.checkpoint_every_steps)
         per_step = sum(stream.units_per_step for stream in training)

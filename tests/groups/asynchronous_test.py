@@ -27,6 +27,7 @@ from tf_codistill.launching import cluster
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.teaching.base import Teaching
 from tf_codistill.teaching.fellows import FellowStudents
+from tf_codistill.teaching.overlap import OverlappingTeachers
 from tf_codistill.training.codistillation import CodistillationModel
 
 NUM_WORKERS = 2
@@ -248,6 +249,10 @@ REFUSED = {
         {"optimizer": keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())},
     ),
     "a student carries '.*' from batch to batch": (lstm, {}),
+    "teachers predict the next batch ahead": (
+        functools.partial(without_state, 40, None),
+        {"teachers": OverlappingTeachers(1, overlap=True)},
+    ),
     "teaching leaves the graph": (functools.partial(without_state, 40, None), {"teachers": OnHost()}),
 }
 

@@ -236,6 +236,11 @@ def _check(model: Any) -> None:
             "teaching leaves the graph of its step, which AsynchronousGroup sends to workers; take "
             "PeerExchange"
         )
+    if model.teachers.overlap:
+        raise ValueError(
+            "teachers predict the next batch ahead, but in an AsynchronousGroup any worker takes any batch; "
+            "leave overlap of PeerExchange out"
+        )
     if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
         raise ValueError(
             "the optimizer scales the loss, for float16, which AsynchronousGroup cannot do; use bfloat16 or "

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tf_codistill import distribution
 from tf_codistill.batches import Stream, interleave
+from tf_codistill.teaching.base import Teaching
 
 
 class SynchronousGroup:
@@ -60,16 +61,18 @@ class SynchronousGroup:
             )
         return batch_size // replicas
 
-    def feed(self, streams: Sequence[Stream], first_step: int = 0) -> Any:
+    def feed(self, streams: Sequence[Stream], first_step: int = 0, teachers: Teaching | None = None) -> Any:
         """Streams side by side as what `fit` reads.
 
         Args:
             streams: One, or one for each student that reads apart.
             first_step: Step of the first batch.
+            teachers: Who may want to know more of each batch; nobody in validation.
 
         Returns:
             A distributed dataset of this worker's parts.
         """
+        turns = distribution.num_local_replicas(self.strategy)
 
         def part(context: tf.distribute.InputContext) -> tf.data.Dataset:
             datasets = [
@@ -77,19 +80,20 @@ class SynchronousGroup:
                     first_step=first_step,
                     worker=context.input_pipeline_id,
                     num_workers=context.num_input_pipelines,
-                    num_replicas=distribution.num_local_replicas(self.strategy),
+                    num_replicas=turns,
                 )
                 for stream in streams
             ]
-            if len(datasets) == 1:
-                return datasets[0]
-            return tf.data.Dataset.zip(tuple(datasets)).map(lambda *batches: interleave(batches))
+            dataset = datasets[0]
+            if len(datasets) > 1:
+                dataset = tf.data.Dataset.zip(tuple(datasets)).map(lambda *batches: interleave(batches))
+            return dataset if teachers is None else teachers.feed(dataset, turns)
 
         return self.strategy.distribute_datasets_from_function(part)
 
     def fit(
         self,
-        model: keras.Model,
+        model: Any,
         training: Sequence[Stream],
         validation: Stream,
         *,
@@ -112,7 +116,7 @@ class SynchronousGroup:
             callbacks: Called around steps and intervals.
         """
         model.fit(
-            self.feed(training, first_epoch * log_every_steps),
+            self.feed(training, first_epoch * log_every_steps, model.teachers),
             initial_epoch=first_epoch,
             epochs=num_steps // log_every_steps,
             steps_per_epoch=log_every_steps,

@@ -11,6 +11,7 @@
         taught = teachers.teach(features, keys, step, predictions)       one `Taught` for each student
     otherwise:
         taught = teachers.wait(features, predictions)            nobody is asked
+    teachers.teach_next(features, step + 1, is_due)              beside the update, where it is known
 
 `Teaching` is the protocol and its simplest kind: whoever asks it asks any other kind by the same names. In
 names P is the teachers of one student, B the rows that it learns from.
@@ -86,6 +87,7 @@ class Teaching:
         taught_by: For each student those who may teach it, as positions in `names`.
         fidelity: What arrives of a teacher's prediction, one of `forms.FIDELITIES`.
         on_host: Whether `teach` leaves the graph, so that XLA cannot compile it.
+        overlap: Whether batches are predicted a step ahead, for which data have to say what follows.
         refreshed: How often the weights of `models` have been replaced, for whoever keeps copies of them;
             None if they change in any step.
     """
@@ -93,6 +95,7 @@ class Teaching:
     taught_by: Sequence[Sequence[int]] = ((),)
     fidelity: str = LOGITS
     on_host: bool = False
+    overlap: bool = False
     refreshed: int | None = None
 
     @property
@@ -147,6 +150,29 @@ class Teaching:
     def prepare(self) -> None:
         """Called in the scope of the strategy when all models have been built, maybe more than once."""
 
+    def feed(self, data: Any, turns: int = 1, parts: int = 1) -> Any:
+        """What `fit` is to read in place of training data.
+
+        Args:
+            data: A ``tf.data.Dataset``, or whatever else `fit` was given.
+            turns: How many replicas take its elements in turn.
+            parts: How many replicas share each of its elements.
+
+        Returns:
+            The data, maybe with more in each element.
+
+        Raises:
+            ValueError: These data do not suit this kind of teaching.
+        """
+        return data
+
+    def hold(self, features: Any) -> None:
+        """Makes room for `teach_next`; called in the strategy's scope, before each `fit` that needs it.
+
+        Args:
+            features: Specification of a batch's features on one replica.
+        """
+
     def teaches_rows(self) -> bool:
         """Whether what is taught of a row depends on it alone, so that `teach` may be asked about some.
 
@@ -200,6 +226,17 @@ class Teaching:
             zeros = keras.tree.map_structure(functools.partial(equal_logits, rows=rows_of(read)), own)
             taught.append(Taught([zeros for _ in teachers], tf.zeros([len(teachers), rows_of(read)])))
         return taught
+
+    def teach_next(self, features: Any, step: tf.Tensor, is_due: tf.Tensor) -> None:
+        """May predict already what is to be taught in the next step; called on a replica, behind `teach`.
+
+        Nothing in it depends on a gradient, so that it is computed while those are.
+
+        Args:
+            features: Those of the next batch.
+            step: Number of steps done by then.
+            is_due: Whether anything will be taught then, as far as that can be known, a boolean scalar.
+        """
 
     def staleness_steps(self, step: tf.Tensor) -> tf.Tensor:
         """How many steps old the teachers are on average, a float32 scalar; called on a replica."""

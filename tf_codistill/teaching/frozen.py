@@ -145,11 +145,15 @@ class FrozenTeachers(Teaching):
         self, features: Sequence[Any], keys: Sequence[Any], step: tf.Tensor, predictions: Sequence[Any]
     ) -> list[Taught]:
         """Asks every teacher; recurrent states move on."""
-        of_teachers = self.ask(features[0], keys[0], predictions[0])
+        of_teachers, rows = self._predict(step, features[0], keys[0], predictions[0]), rows_of(features[0])
+        return [Taught(of_teachers, tf.repeat(self.present(step)[:, tf.newaxis], rows, axis=1))]
+
+    def _predict(self, step: tf.Tensor, features: Any, keys: Any = None, prediction: Any = None) -> list[Any]:
+        """What each teacher predicts for the batch of a step, which it has read then."""
+        of_teachers = self.ask(features, keys, prediction)
         if self.frozen:
             self._metadata[1].assign(tf.ones([len(self.frozen)], tf.int64))
-        rows = rows_of(features[0])
-        return [Taught(of_teachers, tf.repeat(self.present(step)[:, tf.newaxis], rows, axis=1))]
+        return of_teachers
 
     def ask(self, features: Any, keys: Any, prediction: Any) -> list[Any]:
         """What each teacher predicts.
@@ -172,7 +176,7 @@ class FrozenTeachers(Teaching):
 
         It is 1.0, unless `weigh` has found it worse.
         """
-        present_P = self._steps_P() > NO_SNAPSHOT
+        present_P = self._steps_P(step) > NO_SNAPSHOT
         if self._max_staleness_steps is not None:
             present_P &= self._behind_P(step) <= self._max_staleness_steps
         share = tf.convert_to_tensor(self._shares[0].value) if self._shares else 1.0
@@ -314,8 +318,9 @@ class FrozenTeachers(Teaching):
     def _weights(self) -> list[keras.Variable]:
         return [weight for model in self.frozen for weight in quantized_model.stored(model)]
 
-    def _steps_P(self) -> tf.Tensor:  # noqa: N802 - P is a shape letter
+    def _steps_P(self, step: tf.Tensor) -> tf.Tensor:  # noqa: N802 - P is a shape letter
+        """Of which step is the snapshot by which each teacher predicts the batch of a step."""
         return tf.convert_to_tensor(self._metadata[0].value) if self._metadata else tf.zeros([0], tf.int64)
 
     def _behind_P(self, step: tf.Tensor) -> tf.Tensor:  # noqa: N802 - P is a shape letter
-        return tf.cast(step + 1, tf.int64) - self._steps_P()
+        return tf.cast(step + 1, tf.int64) - self._steps_P(step)

@@ -23,14 +23,14 @@ from tf_codistill.exchange.store import Store
 from tf_codistill.exchange.topology import Topology
 from tf_codistill.teaching.base import SCRATCH, ModelFn, Place
 from tf_codistill.teaching.exchanging import Exchanging
-from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.teaching.joining import start_from_peer
+from tf_codistill.teaching.overlap import OverlappingTeachers
 
 PUBLISH = ("when_read", "always")
 
 
 @gin.configurable(module="tf_codistill")
-class PeerExchange(FrozenTeachers):
+class PeerExchange(OverlappingTeachers):
     """Publishes this group's snapshots, and holds teachers that are kept fresh with those of its peers.
 
     `fit` adds to the logs of each epoch what the exchange has cost, see `exchange.courier.Costs`, and
@@ -66,6 +66,7 @@ class PeerExchange(FrozenTeachers):
         run_id: str | None = None,
         wait: bool = False,
         replay: Sequence[Swap] | None = None,
+        overlap: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Takes note of the arguments; touches no file.
@@ -90,21 +91,20 @@ class PeerExchange(FrozenTeachers):
             run_id: Names the run: others' snapshots are never taken. If not given, `launch` or a group does.
             wait: Whether training stands still at an exchange until all is written and read.
             replay: Takes these snapshots at these steps, and no others; all have to be there still.
+            overlap: Whether teachers predict each batch a step ahead, see `teaching.overlap`.
             clock: Returns seconds since the epoch.
 
         Raises:
             ValueError: An argument is out of range, or the topology does not fit.
         """
         _check(directory, every_steps, publish, max_staleness_secs)
-        super().__init__(0, precision, statistics, max_staleness_steps, min_teacher_quality)
+        super().__init__(0, precision, statistics, max_staleness_steps, min_teacher_quality, overlap)
         self.every_steps, self.max_staleness_secs, self.replay = every_steps, max_staleness_secs, replay
-        self._topology, self._max_teachers = topology, max_teachers
-        self.waits, self.min_age_secs = wait or replay is not None, min_age_secs
+        self._topology, self._max_teachers, self.min_age_secs = topology, max_teachers, min_age_secs
+        self.waits, self._peer_model_fns = wait or replay is not None, dict(peer_model_fns or {})
         self._directory, self._publish, self._run_id, self.clock = directory or "", publish, run_id, clock
-        self._peer_model_fns = dict(peer_model_fns or {})
         self._settings: dict[str, Any] = {"keep": keep, "max_bytes": max_bytes, "precision": precision}
         self._take_seats(group, num_groups)
-        self.store()
 
     def _take_seats(self, group: int, num_groups: int) -> None:
         self.group, self._start_from = group, SCRATCH
@@ -112,6 +112,7 @@ class PeerExchange(FrozenTeachers):
         self._seat(len(self.seating.candidates()))
         self.costs, self.swaps = Costs(), list[Swap]()
         self.own_memory, self.peers_memory = weights.Pool(), weights.Pool()  # of copies on the host
+        self.store()  # which checks its arguments
 
     def join(self, place: Place) -> None:
         """Takes directory and name of the run, unless it has been given others, and this group's number."""
@@ -157,6 +158,7 @@ class PeerExchange(FrozenTeachers):
 
     def end(self) -> None:
         """Stops the courier, and leaves where groups may, if training has not come to its end."""
+        super().end()
         if self._exchanging is not None:
             self._exchanging.stop()
 

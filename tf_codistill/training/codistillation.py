@@ -198,6 +198,16 @@ class CodistillationModel(MultiWorkerModel):
         )
         return [self.distillation.soft_targets(one, given, weights) for one, given in taught]
 
+    def beside_update(self, data: Any) -> None:
+        """Lets teachers predict the next batch, if it is going to be taught; not yet in a burn-in."""
+        following, then = batch_of(data).following, self._steps_done(more_batches=1)
+        if following is not None:
+            has_weight = self.distillation.has_weight(self._steps_done()) & self.distillation.has_weight(then)
+            is_due = has_weight & self.teachers.any_present(then) & tf.reduce_any(following.is_there_B)
+            if self.sampling.share < 1:  # of steps, as rows are not drawn ahead
+                is_due &= self.sampling.times(then) > 0
+            self.teachers.teach_next(following.features, then, is_due)
+
     def _psi(
         self, students: Sequence[StudentStep], targets: Sequence[SoftTargets]
     ) -> tuple[list[Outputs], list[tf.Tensor]]:
@@ -240,6 +250,12 @@ class CodistillationModel(MultiWorkerModel):
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's `fit`, with the callbacks of `teachers`, and warnings of teachers that are of no use."""
         call = inspect.signature(super().fit).bind(*args, **kwargs)
+        if self.teachers.overlap and call.arguments.get("class_weight"):
+            raise ValueError(
+                "class_weight does not go with overlap=True; yield sample weights from the data set"
+            )
+        parts = self.distribute_strategy.num_replicas_in_sync
+        call.arguments["x"] = self.teachers.feed(call.arguments.get("x"), parts=parts)
         given: Any = call.arguments.get("callbacks") or []
         is_list = isinstance(given, keras.callbacks.CallbackList)
         users = given.callbacks if is_list else keras.tree.flatten(given)
@@ -326,7 +342,11 @@ class CodistillationModel(MultiWorkerModel):
             rows = [lanes[0].shape[0]] if lanes and spec is not None else None
             return spec if rows is None else tf.TensorSpec([*rows, *spec.shape[1:]], spec.dtype)
 
-        super().build_for_data(keras.tree.map_structure(of_one_student, element_spec))
+        spec = keras.tree.map_structure(of_one_student, element_spec)
+        super().build_for_data(spec)
+        if (following := batch_of(spec).following) is not None:
+            with self.distribute_strategy.scope():
+                self.teachers.hold(following.features)
 
     def build_for(self, features: Any) -> None:
         """Builds what teaches and compares outputs, once: those that are distilled must have equal shapes."""

@@ -173,6 +173,12 @@ class Distillation:
         """The weight of each distilled output of a prediction after so many steps, float32 scalars."""
         return {name: _of(self._schedules, name)(step) for name in self.outputs(prediction)}
 
+    def has_weight(self, step: tf.Tensor) -> tf.Tensor:
+        """Whether any output has weight after so many steps, a boolean scalar."""
+        given = self._schedules
+        each = given.values() if isinstance(given, Mapping) else [given]
+        return tf.reduce_max([schedule(step) for schedule in each]) > 0
+
     def psi(self, name: str) -> losses.DistillationLoss:
         """The loss of an output."""
         return _of(self._psi, name)

@@ -13,11 +13,13 @@ summed over all replicas when read.
 
     train_step(data):
         gradients(data)                                  of one replica; measures on the way
+        beside_update(data)                              what need not wait until these are added up
         optimizer.apply_gradients                        adds up those of all replicas
 
 With ``compile(jit_compile=True)`` XLA compiles the whole step where there is one replica. Where there are
-several it compiles `gradients` and what `evaluate` and `predict` do: XLA reaches no other device, so that the
-optimizer stays outside (https://github.com/keras-team/keras/issues/17187: a stock Keras model fails).
+several it compiles `gradients`, `beside_update` and what `evaluate` and `predict` do: XLA reaches no other
+device, so that the optimizer stays outside
+(https://github.com/keras-team/keras/issues/17187: a stock Keras model fails).
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class MultiWorkerModel(keras.Model):
     test_function: Any
     predict_function: Any
     read_metrics: Results
-    _compiled_gradients: StepFunction | None = None
+    _compiled_parts: tuple[StepFunction, StepFunction] | None = None
 
     def __init__(self, **kwargs: Any) -> None:
         """Makes the count of steps, and takes what Keras takes; call it in the scope of the strategy."""
@@ -84,14 +86,21 @@ class MultiWorkerModel(keras.Model):
 
     def train_step(self, data: Any) -> None:
         """One update with one replica's batch."""
-        gradients = whole_batch.clipped((self._compiled_gradients or self.gradients)(data), self.optimizer)
+        compute, beside = self._compiled_parts or (self.gradients, self.beside_update)
+        own = compute(data)
+        beside(data)
+        gradients = whole_batch.clipped(own, self.optimizer)
         self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+
+    def beside_update(self, data: Any) -> None:
+        """Computes what no update waits for; a subclass does it, on one replica."""
 
     def make_train_function(self, force: bool = False) -> None:
         """Creates what `fit` calls with an iterator; Keras calls it."""
         if self.train_function is None or force:
             shared = self.distribute_strategy.num_replicas_in_sync > 1
-            self._compiled_gradients = self._by_xla(self.gradients) if shared else None
+            parts = self._by_xla(self.gradients), self._by_xla(self.beside_update)
+            self._compiled_parts = parts if shared else None
             step = self.train_step if shared else self._by_xla(self.train_step)
             results = self._at_once(self.get_metrics_result)
             train = self._steps(step, results, self.before_train_step, self.batches_seen.note)
@@ -174,9 +183,9 @@ class MultiWorkerModel(keras.Model):
         keras_private.restart_validation(self)
         return super().evaluate(*args, **kwargs)
 
-    def _steps_done(self) -> tf.Tensor:
-        """`step` as a tensor."""
-        return tf.convert_to_tensor(self.batches_seen.number) // self._batches_per_step()
+    def _steps_done(self, more_batches: int = 0) -> tf.Tensor:
+        """`step` as a tensor, or what it will be after some more batches."""
+        return (tf.convert_to_tensor(self.batches_seen.number) + more_batches) // self._batches_per_step()
 
     def _batches_per_step(self) -> int:
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)

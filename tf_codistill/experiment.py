@@ -211,7 +211,7 @@ class Experiment:
         teaching = self.teaching()
         model_fn_of = functools.partial(self.task.maker, rows)
         place = (exchange_dir, group, num_groups, model_fn_of, run_id, start_from)
-        teaching.join(Place(*place, augments=self.task.augments))
+        teaching.join(Place(*place, augments=self.task.augments, classes=self.task.classes))
         number = max(teaching.num_students, num_groups, group + 1)
         if unknown := sorted(self.task.groups_of_their_own() - set(range(number))):
             raise ValueError(f"the task has models for groups {unknown}; expected some of 0 to {number - 1}")

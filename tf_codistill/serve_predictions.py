@@ -9,7 +9,6 @@ where others listen in. It may be killed and started again while groups train.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 
 from absl import flags
@@ -43,18 +42,12 @@ def main() -> None:
     if _TLS_KEY.value:
         tls = files.read(_TLS_KEY.value), files.read(_TLS_CERTIFICATE.value)
     predictions = server.PredictionServer(_MAX_BYTES.value, token)
-
-    async def serve() -> None:
-        address = f"{_HOST.value}:{_PORT.value}"
-        running, port = await server.serve(predictions, address, _MAX_MESSAGE_BYTES.value, tls)
-        print(f"{_HOST.value}:{port} carries predictions until Ctrl-C", flush=True)
-        try:
-            await running.wait_for_termination()
-        finally:
-            await running.stop(grace=0)
-
+    address = f"{_HOST.value}:{_PORT.value}"
+    running, port = server.serve(predictions, address, _MAX_MESSAGE_BYTES.value, tls)
+    print(f"{_HOST.value}:{port} carries predictions until Ctrl-C", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+        running.wait_for_termination()
+    running.stop(grace=0).wait()
 
 
 if __name__ == "__main__":

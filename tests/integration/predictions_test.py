@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import re
+import shlex
+import shutil
 import signal
+import subprocess
 import time
+from typing import Any
 
 import pytest
 
+from tests.forks import REPOSITORY
 from tests.integration.programs import SGD, Programs, experiment, final_weights, log_of, metrics, pids_of
+from tests.teaching import predictions_test as exchanging
 
 NUM_STEPS = 40
 PREDICTIONS = (
@@ -112,6 +119,57 @@ def test_evaluation_only_workers_teach_groups_that_wait_for_nobody(
     assert max(shares[0]) > 0.9
     assert max(shares[1]) == 0.0
     assert metrics(workdir, 0, "train")[1500]["waited_secs"] < 1.0
+
+
+def certificate_of(directory: pathlib.Path, name: str) -> tuple[str, str]:
+    """A key and a certificate that vouches for itself, by the command of docs/predictions.md."""
+    documented = (REPOSITORY / "docs" / "predictions.md").read_text()
+    command = shlex.split(re.search(r"openssl req .*?\n(?! )", documented, re.DOTALL)[0].replace("\\\n", ""))
+    at = {"server.key": str(directory / f"{name}.key"), "server.pem": str(directory / f"{name}.pem")}
+    command = [at.get(word, word.replace("host-of-server", "localhost")) for word in command]
+    subprocess.run(command, check=True, capture_output=True)
+    return at["server.key"], at["server.pem"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates by openssl")
+def test_over_tls_those_meet_who_know_certificate_and_token(
+    programs: Programs, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (key, certificate), (_, other) = (certificate_of(tmp_path, name) for name in ("server", "other"))
+    for name in ("token", "wrong"):
+        (tmp_path / name).write_text(name)
+    flags = [f"--tls_key={key}", f"--tls_certificate={certificate}", f"--token_file={tmp_path / 'token'}"]
+    told = programs.run("serve_predictions", "--port=0", f"--tls_key={key}", f"--tls_certificate={other}")
+    assert told.sentence().endswith("it is taken or not of this machine, or key and certificate do not fit")
+    with programs.started("serve_predictions", "--port=0", *flags) as server:
+        server.wait_until(lambda: "carries predictions" in server.output_so_far())
+        at = re.search(r"localhost:\d+", server.output_so_far())[0]
+
+        def fitted(name: str, numbers: range, wait_secs: float, token: str, **tls: str) -> list[Any]:
+            arguments = {"server": at, "token_file": str(tmp_path / token), "wait_secs": wait_secs, **tls}
+            made = [exchanging.group(tmp_path / name, number, **arguments) for number in numbers]
+            fits = [functools.partial(exchanging.fit, one) for one in exchanging.models(made)]
+            return exchanging.side_by_side(*(functools.partial(one, exchanging.keyed(3)) for one in fits))
+
+        for history in fitted("met", range(2), 20.0, "token", tls_certificate=certificate):
+            assert (history["taught_share"], history["failed_exchanges"]) == ([1.0], [0.0])
+        for name, tls, complaint in [
+            ("plain", {}, "it is out of reach, or speaks TLS where this end does not, or the reverse"),
+            ("other", {"tls_certificate": other}, "tls_certificate does not vouch for it"),
+        ]:
+            caplog.clear()
+            (history,) = fitted(name, range(1), 0.0, "token", **tls)
+            assert (history["taught_share"], history["absent_peers"]) == ([0.0], [3.0]), "training goes on"
+            assert history["failed_exchanges"][0] >= 3.0
+            told = [record.message for record in caplog.records if "group_0 cannot" in record.message]
+            assert told
+            assert all(one.endswith(f"server {at!r} does not answer: {complaint}") for one in told), told
+        for token, pem, complaint in [
+            ("wrong", certificate, "cannot be exchanged: .* it wants another token"),
+            ("token", key, "tls_certificate holds no certificate .* expected that of the server, in PEM"),
+        ]:
+            with pytest.raises(ValueError, match=complaint):
+                fitted("refused", range(1), 0.0, token, tls_certificate=pem)
 
 
 def test_wrong_tokens_and_other_examples_end_a_run_in_a_sentence(

@@ -28,6 +28,7 @@ def test_what_every_task_has(tmp_path: pathlib.Path) -> None:
     assert task.metrics() == []
     assert task.derived({"loss": 2.0}) == {}
     assert task.groups_of_their_own() == set()
+    assert task.classes() == ""
     task.keep_beside_model(str(tmp_path))
     assert not list(tmp_path.iterdir())
 

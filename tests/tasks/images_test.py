@@ -215,10 +215,12 @@ def test_what_is_kept_beside_the_model_is_checked(images: str, tmp_path: pathlib
         with pytest.raises(ValueError, match=told):
             toy(images, **changes).check_beside_model(directory)
     more = write_folders(tmp_path / "more", contents(parts={"train": 5, "validation": 2}))
+    assert toy(more).classes() == toy(images).classes()
     toy(more).check_beside_model(directory)  # other images of the same classes may be evaluated
     with pytest.raises(ValueError, match="are others than those that the run beside"):
         toy(more).keep_beside_model(directory)
     other = write_folders(tmp_path / "other", {f"train/{name}/1.jpg": jpeg(1) for name in ("ant", "dog")})
+    assert toy(other).classes() != toy(images).classes()
     with pytest.raises(ValueError, match=r"have 2 classes, .* knows 3, different are \['bee'"):
         toy(other).check_beside_model(directory)
 

@@ -113,6 +113,7 @@ def test_the_tokenizer_stays_beside_the_model_and_is_compared(tmp_path: pathlib.
         == task.corpora.corpora[corpus_dir].fingerprint
     )
     other = LanguageTask(corpus_dir=toy_texts.write_text_corpus(str(tmp_path / "other"), num_pieces=100))
+    assert task.classes() == f"tokenizer {task.corpora.fingerprint[:12]}" != other.classes()
     for is_writer in (True, False):
         with pytest.raises(ValueError, match=r"another vocabulary \(fingerprint \w{64}\) than .* \w{64}\)"):
             other.keep_beside_model(group, is_writer)

@@ -17,8 +17,10 @@ from tests.toy_models import BATCH, NUM_CLASSES, compiled, examples, regression,
 from tf_codistill import losses
 from tf_codistill.batches import Keyed
 from tf_codistill.exchange.predictions.forms import Logits, Probabilities, SampledClasses, TopK
-from tf_codistill.exchange.predictions.message import Predicted
+from tf_codistill.exchange.predictions.message import MessageFormat, Predicted
 from tf_codistill.exchange.topology import RandomPeers
+from tf_codistill.groups import decisions
+from tf_codistill.teaching.base import Place
 from tf_codistill.teaching.fellows import FellowStudents
 from tf_codistill.teaching.frozen import FrozenTeachers
 from tf_codistill.teaching.predictions import PredictionExchange
@@ -45,6 +47,13 @@ def group(
     directory: pathlib.Path, number: int, of: int = 2, form: Any = EXACT, **settings: Any
 ) -> PredictionExchange:
     return PredictionExchange(str(directory), number, of, form, **{"wait_secs": 20.0, **settings})
+
+
+def meaning(directory: pathlib.Path, number: int, classes: str) -> PredictionExchange:
+    """Of a run whose task says what its classes are."""
+    made = PredictionExchange(form=EXACT, wait_secs=20.0)
+    made.join(Place(str(directory), number, 2, lambda group: regression, "run", classes=lambda: classes))
+    return made
 
 
 def models(teachings: Sequence[Any], **options: Any) -> list[CodistillationModel]:
@@ -154,7 +163,11 @@ def test_what_does_not_fit_is_told_before_training(tmp_path: pathlib.Path) -> No
         CodistillationModel(regression, group(tmp_path, 0, form=SampledClasses(2)), squared)
     CodistillationModel(regression, group(tmp_path, 0), squared)
     pair = models([group(tmp_path / "forms", 0), group(tmp_path / "forms", 1, form=TopK(2))])
-    with pytest.raises(ValueError, match=r"predicts with form .*Logits.*start all groups with the"):
+    with pytest.raises(ValueError, match=r"predicts with form .*Logits.*start all groups on data of"):
+        side_by_side(*(functools.partial(fit, one, keyed(2)) for one in pair))
+    pair = models([meaning(tmp_path / "classes", one, f"tokenizer {one}") for one in range(2)])
+    told = "predicts with classes 'tokenizer [01]', group_. with 'tokenizer [01]'; start all groups on data"
+    with pytest.raises(ValueError, match=told):
         side_by_side(*(functools.partial(fit, one, keyed(2)) for one in pair))
     for arguments, complaint in [
         ({"wait_secs": -1.0}, "wait_secs is -1.0; expected at least 0"),
@@ -206,3 +219,16 @@ def test_what_is_predicted_ahead_of_time_is_the_teaching_of_the_copy_that_predic
         group(tmp_path, 0).answers(1, outputs)
     with pytest.raises(ValueError, match=r"peer is 0; expected one that teaches group 0: \[1\]"):
         group(tmp_path, 0, ahead=True).answers(0, outputs)
+
+
+def test_what_is_logged_is_of_all_workers(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if another worker of the group had the same figures."""
+    monkeypatch.setattr(decisions, "total", lambda strategy, integers: [2 * one for one in integers])
+    (one,) = models([group(tmp_path, 0, wait_secs=0.0)])
+    history = fit(one, keyed(3), epochs=2)
+    assert history["absent_peers"] == [6.0, 6.0]
+    assert history["taught_share"] == history["failed_exchanges"] == [0.0, 0.0]
+    assert (
+        history["sent_bytes"] == [6.0 * MessageFormat("", [((NUM_CLASSES,), "float32")]).num_bytes(BATCH)] * 2
+    )
+    assert one.teachers.costs.absent_peers == 6, "those of this worker"

@@ -124,6 +124,11 @@ class Corpora:
         """Number of ids, special tokens included; the same in all corpora."""
         return next(iter(self.corpora.values())).vocabulary_size
 
+    @property
+    def fingerprint(self) -> str:
+        """That of the tokenizer with which all of them were encoded."""
+        return next(iter(self.corpora.values())).fingerprint
+
     def stream(self, split: str, *, num_lanes: int, **arguments: Any) -> language.LaneBatches:
         """The batches of a split of all corpora.
 

@@ -191,6 +191,14 @@ class Task(abc.ABC):
             Structured like one of them.
         """
 
+    def classes(self) -> str:
+        """What the classes of a prediction are: equal where they mean the same; may read the data.
+
+        Returns:
+            A few words with a fingerprint; none where the shape of a prediction says it all.
+        """
+        return ""
+
     def probabilities(self, predictions: Any) -> Any:
         """What a prediction says of each class; the prediction itself, unless a task knows better.
 

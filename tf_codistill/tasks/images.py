@@ -27,6 +27,7 @@ from tf_codistill.inputs.images.sources import ImageData, open_images
 from tf_codistill.inputs.images.stream import HeldOutImages, ImageStream
 from tf_codistill.inputs.order import Order
 from tf_codistill.inputs.partition import SWITCHES
+from tf_codistill.jobs.stages import fingerprint
 from tf_codistill.tasks.base import HELD_OUT, Part, Task, mean_of_logits
 
 _TOP = 5
@@ -172,6 +173,10 @@ class ImageTask(Task):
     def mean_prediction(self, predictions: Sequence[Any]) -> tf.Tensor:
         """Logits of the mean of probabilities."""
         return mean_of_logits(predictions)
+
+    def classes(self) -> str:
+        """The names of the classes in their order, as a fingerprint."""
+        return f"class names {fingerprint(list(self.images.class_names))}"
 
     def probabilities(self, predictions: tf.Tensor) -> tf.Tensor:
         """Of each class, ``[B, C]``."""

@@ -134,6 +134,10 @@ class LanguageTask(Task):
         """Logits of the mean of probabilities."""
         return mean_of_logits(predictions)
 
+    def classes(self) -> str:
+        """The tokenizer, by its fingerprint."""
+        return f"tokenizer {self.corpora.fingerprint[:12]}"
+
     def probabilities(self, predictions: tf.Tensor) -> tf.Tensor:
         """Of each piece of the vocabulary to come next, ``[B, T, V]``."""
         return tf.nn.softmax(predictions)

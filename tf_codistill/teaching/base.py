@@ -54,6 +54,7 @@ class Place:
         run_id: Names the run, if it has a name.
         start_from: What it starts from if it has no checkpoint, one of `STARTS`.
         augments: Whether an example has other features at each visit.
+        classes: Says what the classes of a prediction are, see `tasks.base.Task.classes`.
     """
 
     exchange_dir: str
@@ -63,6 +64,7 @@ class Place:
     run_id: str | None = None
     start_from: str = SCRATCH
     augments: bool = False
+    classes: Callable[[], str] = str
 
 
 class Taught(NamedTuple):

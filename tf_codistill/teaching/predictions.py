@@ -16,8 +16,9 @@ them. Then groups may read what they like, and teachers are as stale as the snap
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
@@ -43,8 +44,9 @@ from tf_codistill.teaching.snapshots import PeerExchange
 class PredictionExchange(Teaching):
     """What this group and its peers predict for a batch that they all read, exchanged inside the step.
 
-    `fit` adds to the logs of each epoch what it has cost, see `rendezvous.PredictionCosts`, and
-    ``taught_share``, the share of rows and peers for which there was a prediction.
+    `fit` adds to the logs of each epoch what it has cost all workers of the group together, see
+    `rendezvous.PredictionCosts`, and ``taught_share``, the share of rows and peers for which there was a
+    prediction.
 
     Attributes:
         costs: What exchanging has cost this worker.
@@ -103,6 +105,7 @@ class PredictionExchange(Teaching):
             raise ValueError("token_file and tls_certificate are for a server; give PredictionExchange one")
         self._keeping = keep_steps, max_bytes
         self._server, self._token_file, self._tls_certificate = server, token_file, tls_certificate
+        self._classes: Callable[[], str] = str
         self._take_seats(group, num_groups)
 
     def _take_seats(self, group: int, num_groups: int) -> None:
@@ -132,6 +135,7 @@ class PredictionExchange(Teaching):
         super().join(place)
         self._run_id = self._run_id or place.run_id
         self._directory = self._directory or place.exchange_dir
+        self._classes = place.classes
         self._take_seats(place.group, place.num_groups)
 
     def learners(self) -> list[str]:
@@ -223,8 +227,8 @@ class PredictionExchange(Teaching):
         self.learn_outputs(outputs)
         self._run_id = manifests.agree_run_id(self._directory, self._run_id)
         source, learner = source_of(peer, self._group), f"group_{self._group}"
-        channel, description = self._channel(self._run_id), self._description(num_parts=1)
-        answers = Answers(channel, self._message_format(), description, source, learner)
+        channel, predicted = self._channel(self._run_id), self._predicted()
+        answers = Answers(channel, self._format(predicted), {**predicted, "num_parts": 1}, source, learner)
         return answers, lambda prediction, step: self._compress(prediction, step, peer)
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
@@ -262,10 +266,11 @@ class PredictionExchange(Teaching):
         own, peers = f"group_{self._group}", [f"group_{peer}" for peer in self._peers]
         if self._ahead:
             peers = [source_of(peer, self._group) for peer in self._peers]
+        predicted = self._predicted()
         self._rendezvous = Rendezvous(
             self._channel(self._run_id),
-            self._message_format(),
-            self._description(strategy.num_replicas_in_sync),
+            self._format(predicted),
+            {**predicted, "num_parts": strategy.num_replicas_in_sync},
             own,
             peers,
             self._wait_secs,
@@ -274,16 +279,18 @@ class PredictionExchange(Teaching):
         self._rendezvous.begin(step, is_chief)
         decisions.total(strategy, [1])  # nobody leaves anything before the chief has cleared up
 
-    def _description(self, num_parts: int) -> dict[str, Any]:
+    def _predicted(self) -> dict[str, Any]:
+        """What has to be equal in all groups, as JSON takes it."""
         return {
             "run_id": self._run_id,
+            "classes": self._classes(),
             "form": str(self._form),
             "outputs": self._outputs,
-            "num_parts": num_parts,
         }
 
-    def _message_format(self) -> MessageFormat:
-        return MessageFormat(self._run_id or "", [spec for specs in self._specs for spec in specs])
+    def _format(self, predicted: dict[str, Any]) -> MessageFormat:
+        origin = json.dumps(predicted, sort_keys=True)
+        return MessageFormat(origin, [spec for specs in self._specs for spec in specs])
 
     def _channel(self, run_id: str) -> Channel:
         if self._server is None:
@@ -305,13 +312,18 @@ class PredictionExchange(Teaching):
 
 
 class _Exchanging(keras.callbacks.Callback):
-    """Begins with the first step, when everything has been restored, and tells what it costs."""
+    """Begins with the first step, when everything has been restored, and tells what it costs the group."""
 
     def __init__(self, teachers: PredictionExchange) -> None:
         super().__init__()
         self._teachers = teachers
-        self._logged = dataclasses.asdict(teachers.costs)
+        self._before = dataclasses.astuple(teachers.costs)
+        self._spent = self._logged = dict.fromkeys(dataclasses.asdict(teachers.costs), 0.0)
         self._has_begun = self._has_met = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Takes part in the meetings of the group's workers."""
+        self.model.meeting.join(len(self._before), self._propose, self._decide)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Meets the peers before the first one."""
@@ -319,12 +331,17 @@ class _Exchanging(keras.callbacks.Callback):
             self._teachers.begin(self.model.distribute_strategy, self.model.step())
             self._has_begun = True
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def _propose(self) -> list[int]:
+        """What this `fit` has cost this worker, in thousandths."""
+        costs = dataclasses.astuple(self._teachers.costs)
+        return [round(1000 * (cost - before)) for cost, before in zip(costs, self._before, strict=True)]
+
+    def _decide(self, sums: list[int]) -> None:
         """Looks at what came first."""
-        costs = self._teachers.costs
-        if costs.received_bytes and not self._has_met:
+        self._spent = {name: number / 1000 for name, number in zip(self._spent, sums, strict=True)}
+        if self._spent["received_bytes"] and not self._has_met:
             self._has_met = True
-            if not costs.present_rows:
+            if not self._spent["present_rows"]:
                 raise ValueError(
                     "peers predict other examples than this group; give all groups the same data and seed, "
                     "and their task data = 'same_batches'"
@@ -333,11 +350,10 @@ class _Exchanging(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Adds to the logs what exchanging has cost in this epoch."""
         if logs is not None:
-            costs = dataclasses.asdict(self._teachers.costs)
-            more = {name: float(cost - self._logged[name]) for name, cost in costs.items()}
+            more = {name: spent - self._logged[name] for name, spent in self._spent.items()}
             asked, present = more.pop("asked_rows"), more.pop("present_rows")
             logs.update(more, taught_share=present / asked if asked else 0.0)
-            self._logged = costs
+            self._logged = self._spent
 
 
 def _check_threads(num_replicas: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import pathlib
@@ -29,21 +28,14 @@ Make = Callable[[], Channel]
 
 
 @contextlib.contextmanager
-def serving(
-    token: str | None = None, max_bytes: float = 1e6, port: int = 0, tls: Any = None
-) -> Iterator[Any]:
-    """A server in a thread of this process, and its port."""
-    server, loop = PredictionServer(max_bytes, token), asyncio.new_event_loop()
-    running, port = loop.run_until_complete(serve(server, f"localhost:{port}", 1 << 20))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
+def serving(token: str | None = None, max_bytes: float = 1e6, port: int = 0) -> Iterator[Any]:
+    """A server in threads of this process, and its port."""
+    server = PredictionServer(max_bytes, token)
+    running, port = serve(server, f"localhost:{port}", 1 << 20)
     try:
         yield server, port
     finally:
-        asyncio.run_coroutine_threadsafe(running.stop(grace=0), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+        running.stop(grace=0).wait()
 
 
 @pytest.fixture(params=["files", "server"])
@@ -133,18 +125,24 @@ def test_whoever_begins_again_never_looks_further_on_than_it_is(
 
 
 def test_the_server_keeps_to_its_bounds() -> None:
-    with serving(max_bytes=1000) as (server, port):
-        channel = ServerChannel(f"localhost:{port}", "run")
+    with serving(max_bytes=10_000) as (server, port):
+        channel, other = (ServerChannel(f"localhost:{port}", run) for run in ("run", "another"))
         for step in range(100):
-            channel.put("group_0", step, 0, bytes(100))
-            channel.put("group_1", step, 0, bytes(50))
-            assert server.num_bytes <= 1000
-        assert channel.get("group_0", 99, 0, 0.0, 1000) == bytes(100)
-        assert channel.get("group_0", 90, 0, 0.0, 1000) is None, "the oldest went first, read or not"
-        with pytest.raises(OSError, match="1001 bytes at once; expected at most 1000"):
-            channel.put("group_0", 100, 0, bytes(1001))
-        other = ServerChannel(f"localhost:{port}", "another")
+            channel.put("group_0", step, 0, bytes(1000))
+            channel.put("group_1", step, 0, b"")  # a sign of life takes room, too
+            assert server.num_bytes <= 10_000
+        assert channel.get("group_0", 99, 0, 0.0, 1000) == bytes(1000)
+        assert channel.get("group_0", 94, 0, 0.0, 1000) is None, "the oldest went first, read or not"
+        assert len([step for step in range(100) if channel.get("group_1", step, 0, 0.0, 1) == b""]) == 5
+        with pytest.raises(OSError, match="9500 bytes at once; the server takes 10000 in all"):
+            channel.put("group_0", 100, 0, bytes(9500))
+        with pytest.raises(OSError, match="bytes describe it; expected at most 65536"):
+            channel.begin("group_0", {"form": "x" * 100_000}, 0)
         assert other.newest("group_0") is None, "runs do not see each other"
+        for step in range(6):
+            other.put("group_0", step, 0, bytes(1000))
+        kept = [other.get("group_0", step, 0, 0.0, 1000) for step in range(6)]
+        assert kept == [bytes(1000)] * 6, "what an earlier run has left gives way to a new one"
         for one in (channel, other):
             one.close()
 
@@ -162,6 +160,22 @@ def test_strangers_are_told_so(tmp_path: pathlib.Path) -> None:
                 assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     with pytest.raises(OSError, match="it is out of reach"):
         ServerChannel(f"localhost:{port}", "run").newest("group_0")
+
+
+def test_who_hangs_up_holds_no_thread_of_the_server() -> None:
+    said = [("source", "a"), ("step", "1"), ("part", "0"), ("wait-ms", "60000")]
+    with serving() as (server, port), grpc.insecure_channel(f"localhost:{port}") as raw:
+        call = raw.unary_unary("/tf_codistill.Predictions/Get").future(b"", metadata=said)
+        until(lambda: server._waiting)
+        call.cancel()
+        until(lambda: not server._waiting)
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 SPECS = [((2,), "float32")]
@@ -254,6 +268,22 @@ def test_garbage_and_strangers_are_counted_and_leave_nobody_present(
     assert found.parts[0].tolist() == [[0, 0], [6, 1]]
     warnings = [record.message for record in caplog.records if "cannot" in record.message]
     assert len(warnings) == 3, "each kind is told once"
+
+
+def test_classes_that_mean_something_else_are_told_and_not_believed(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The peer comes after the first step, when nothing can be refused any more."""
+    one = meeting(make(), 0, wait_secs=0.1, classes="tokenizer 1234")
+    peer = make()
+    peer.begin("group_1", {"run_id": "run", "num_parts": 1, "classes": "tokenizer 5678"}, 0)
+    content = MessageFormat("run", SPECS).encode(Predicted(0, 0, *rows(range(2), 2.0)))
+    for step in range(3):
+        peer.put("group_1", step, 0, content)
+        assert not exchanged(one, step, range(2), 1.0).present_B.any()
+    assert one.costs.failed_exchanges == one.costs.absent_peers == 3
+    (told,) = (record.message for record in caplog.records if "cannot" in record.message)
+    assert "group_0 predicts with classes 'tokenizer 1234', group_1 with 'tokenizer 5678'; start" in told
 
 
 def test_who_predicts_something_else_is_told_at_the_beginning(make: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,12 @@ _HINTS = {
 }
 
 
+_TLS_HINTS = {  # by what gRPC says of a handshake that fails
+    "CERTIFICATE_VERIFY_FAILED": "tls_certificate does not vouch for it",
+    "Hostname Verification Check failed": "its certificate has another name than this address",
+}
+
+
 class ServerChannel:
     """Through a server that holds predictions in memory, see `channel.Channel`."""
 
@@ -39,12 +46,16 @@ class ServerChannel:
             run_id: Names the run, so that several may share a server.
             token: What the server wants to know.
             tls_certificate: PEM of the authority that vouches for the server; None if it does not encrypt.
+
+        Raises:
+            ValueError: There is no certificate in it.
         """
         self._address, self._run_id = address, run_id
         self._token = [("authorization", f"Bearer {token}")] if token else []
         if tls_certificate is None:
             self._channel = grpc.insecure_channel(address, _OPTIONS)
         else:
+            _check_certificate(tls_certificate)
             credentials = grpc.ssl_channel_credentials(tls_certificate)
             self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
         self._methods = {name: self._channel.unary_unary(f"/{SERVICE}/{name}") for name in METHODS}
@@ -101,10 +112,23 @@ class ServerChannel:
         try:
             yield
         except grpc.RpcError as error:
-            hint = _HINTS.get(error.code(), error.details())
+            said = error.details() or ""
+            hint = next(
+                (_TLS_HINTS[one] for one in _TLS_HINTS if one in said), _HINTS.get(error.code(), said)
+            )
             is_refused = error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED)
             raise (PermissionError if is_refused else OSError)(
                 f"server {self._address!r} does not answer: {hint}"
             ) from error
         except ValueError as error:  # a channel that has been closed
             raise OSError(f"server {self._address!r} does not answer: {error}") from error
+
+
+def _check_certificate(pem: bytes) -> None:
+    try:
+        ssl.create_default_context(cadata=pem.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise ValueError(
+            f"tls_certificate holds no certificate ({error}); expected that of the server, in PEM, "
+            "or of the authority that has signed it"
+        ) from error

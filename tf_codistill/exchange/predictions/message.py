@@ -1,6 +1,6 @@
 """Predictions of one part of a batch as bytes, and back, with suspicion.
 
-    checksum | format version, run, step, step of the weights, rows | keys [B, 2] | parts [B, ...] one by one
+    checksum | version, origin, step, step of the weights, rows | keys [B, 2] | parts [B, ...] one by one
 
 A reader knows the form in which its peers predict, so that a message says no names, shapes or types that
 would have to be believed: it is as long as its rows make it, or it is refused.
@@ -48,10 +48,10 @@ class MessageFormat:
         specs: Shape and dtype of the parts of a row.
     """
 
-    def __init__(self, run_id: str, specs: Sequence[Spec]) -> None:
-        """Takes note of the run, and of what a row becomes."""
+    def __init__(self, origin: str, specs: Sequence[Spec]) -> None:
+        """Takes note of what is equal in all messages: the run and what is predicted; what a row becomes."""
         self.specs = [(tuple(shape), np.dtype(dtype)) for shape, dtype in specs]
-        self._run = hashlib.sha256(run_id.encode()).digest()[:16]
+        self._origin = hashlib.sha256(origin.encode()).digest()[:16]
 
     def num_bytes(self, rows: int) -> int:
         """Size of a message of so many rows."""
@@ -61,7 +61,7 @@ class MessageFormat:
     def encode(self, predicted: Predicted) -> bytes:
         """The bytes of a message."""
         arrays = [np.ascontiguousarray(predicted.keys, np.int64), *map(np.ascontiguousarray, predicted.parts)]
-        head = _HEAD.pack(_VERSION, self._run, predicted.step, predicted.weights_step, len(arrays[0]))
+        head = _HEAD.pack(_VERSION, self._origin, predicted.step, predicted.weights_step, len(arrays[0]))
         pieces = [memoryview(head), *(array.reshape(-1).view(np.uint8).data for array in arrays)]
         checksum = functools.reduce(lambda before, piece: isal_zlib.crc32(piece, before), pieces, 0)
         return b"".join([_CHECKSUM.pack(checksum), *pieces])
@@ -84,9 +84,11 @@ class MessageFormat:
         body = memoryview(content)[_CHECKSUM.size :]
         if (isal_zlib.crc32(body),) != _CHECKSUM.unpack_from(content):
             raise CorruptError(f"{where} is damaged: its checksum does not fit")
-        version, run, step, weights_step, rows = _HEAD.unpack_from(body)
-        if version != _VERSION or run != self._run:
-            raise CorruptError(f"{where} is of another run, or another version of this program")
+        version, origin, step, weights_step, rows = _HEAD.unpack_from(body)
+        if version != _VERSION or origin != self._origin:
+            raise CorruptError(
+                f"{where} is of another run, another kind of prediction, or another version of this program"
+            )
         if rows < 0 or self.num_bytes(rows) != len(content):
             raise CorruptError(
                 f"{where} has {len(content)} bytes for {rows} rows; expected {self.num_bytes(max(rows, 0))}: "

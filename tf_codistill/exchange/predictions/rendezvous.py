@@ -214,7 +214,8 @@ class Rendezvous:
             if name != "num_parts" and said.get(name) != value:
                 raise ValueError(
                     f"{self._own} predicts with {name} {value!r}, {peer.name} with {said.get(name)!r}; start "
-                    "all groups with the same model and the same PredictionExchange, in an empty directory"
+                    "all groups on data of the same classes, with the same model and the same "
+                    "PredictionExchange, in an empty directory"
                 )
         if not manifests.is_count(said.get("num_parts"), _MOST_PARTS):
             raise CorruptError(f"{peer.name} has {said.get('num_parts')!r} parts; expected a number")

@@ -1,25 +1,27 @@
 """A server that carries predictions between groups that share no fast file system.
 
     server                                                 each group: `client.ServerChannel`
-    {source: {description, {(step, part): content}}}  <--  put, begin
-                                                      -->  get (waits until it is there), newest, description
+    {source: description}                             <--  put, begin
+    {(source, step, part): content}                   -->  get (waits until it is there), newest, description
 
-Contents are bytes in memory, which the server never looks into, at most `max_bytes` of them: what is of the
-oldest steps goes first, whoever reads or does not. When it is killed nothing is lost but a few predictions:
-groups go on, and meet again once it is back.
+Contents are bytes in memory, which the server never looks into, at most `max_bytes` of them: what was left
+first goes first, of whichever run, whoever reads or does not. When it is killed nothing is lost but a few
+predictions: groups go on, and meet again once it is back.
 
 Every call is one of gRPC with the content as its body and its address as metadata, so that nothing is parsed
-but names and numbers: https://grpc.io/docs/guides/metadata.
+but names and numbers: https://grpc.io/docs/guides/metadata. It has a thread while it is answered or waits.
 """
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import dataclasses
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping
+from concurrent import futures
+from typing import NamedTuple
 
 import grpc
 
@@ -28,17 +30,27 @@ METHODS = ("Begin", "Describe", "Put", "Get", "Newest")
 _SOURCE = re.compile(r"[\w./:-]{1,200}")
 _LONGEST_WAIT_SECS = 60.0
 _MOST = 1 << 53
+_LONGEST_DESCRIPTION, _MOST_SOURCES = 1 << 16, 1 << 12
+_CONTENT_BYTES = 512  # what a content takes beside its own bytes: its address, and its place among the others
 
-_Address = tuple[int, int]
+_Address = tuple[str, int, int]
 
 
 @dataclasses.dataclass
 class _Source:
-    """What one source has left, in the order in which it did."""
+    """What is known of a source beside its contents."""
 
     description: bytes = b""
-    contents: dict[_Address, bytes] = dataclasses.field(default_factory=dict)
     newest: int | None = None
+
+
+class _Call(NamedTuple):
+    """What somebody asks."""
+
+    source: str
+    said: Mapping[str, str]
+    body: bytes
+    context: grpc.ServicerContext
 
 
 class PredictionServer:
@@ -48,12 +60,14 @@ class PredictionServer:
         """Begins empty.
 
         Args:
-            max_bytes: Size of all contents together, at most.
+            max_bytes: Size of all contents together, at most, with half a KiB for each.
             token: What callers have to know; None if anybody may call.
         """
         self._max_bytes, self._expected = max_bytes, f"Bearer {token}".encode() if token else b""
-        self._sources: dict[str, _Source] = collections.defaultdict(_Source)
-        self._waiting: dict[tuple[str, _Address], set[asyncio.Future[bytes]]] = collections.defaultdict(set)
+        self._sources: dict[str, _Source] = {}
+        self._contents: collections.OrderedDict[_Address, bytes] = collections.OrderedDict()
+        self._waiting: dict[_Address, set[futures.Future[bytes]]] = collections.defaultdict(set)
+        self._lock = threading.Lock()
         self.num_bytes = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -65,86 +79,104 @@ class PredictionServer:
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
-    def _checked(self, answer: Callable[..., Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
-        async def call(body: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    def _checked(self, answer: Callable[[_Call], bytes]) -> Callable[..., bytes]:
+        def call(body: bytes, context: grpc.ServicerContext) -> bytes:
             said = {key: str(value) for key, value in context.invocation_metadata() or ()}
             given = said.get("authorization", "").encode()
             if self._expected and not hmac.compare_digest(given, self._expected):
-                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
             try:
-                return await answer(_source(said), said, body)
+                return answer(_Call(_source(said), said, body, context))
             except ValueError as error:
-                return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+                return context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             except KeyError:
-                return await context.abort(grpc.StatusCode.NOT_FOUND, "there is nothing")
+                return context.abort(grpc.StatusCode.NOT_FOUND, "there is nothing")
 
         return call
 
-    async def _begin(self, source: str, said: Mapping[str, str], body: bytes) -> bytes:
+    def _begin(self, call: _Call) -> bytes:
         """Forgets what is from a step on, and of another description."""
-        kept, step = self._sources[source], _number(said, "step")
-        for address in [one for one in kept.contents if one[0] >= step or kept.description != body]:
-            self.num_bytes -= len(kept.contents.pop(address))
-        kept.description, kept.newest = body, max((one for one, _ in kept.contents), default=None)
+        source, step = call.source, _number(call.said, "step")
+        if len(call.body) > _LONGEST_DESCRIPTION:
+            raise ValueError(f"{len(call.body)} bytes describe it; expected at most {_LONGEST_DESCRIPTION}")
+        with self._lock:
+            is_known = self._sources.pop(source, _Source()).description == call.body
+            left = list[int]()
+            for address in [one for one in self._contents if one[0] == source]:
+                if is_known and address[1] < step:
+                    left.append(address[1])
+                else:
+                    self._forget(address)
+            self._sources[source] = _Source(call.body, max(left, default=None))
+            while len(self._sources) > _MOST_SOURCES:
+                del self._sources[next(iter(self._sources))]  # begun the longest ago
         return b""
 
-    async def _describe(self, source: str, said: Mapping[str, str], body: bytes) -> bytes:
-        found = self._sources[source].description if source in self._sources else b""
+    def _describe(self, call: _Call) -> bytes:
+        with self._lock:
+            found = self._sources.get(call.source, _Source()).description
         if not found:
-            raise KeyError(source)
+            raise KeyError(call.source)
         return found
 
-    async def _put(self, source: str, said: Mapping[str, str], body: bytes) -> bytes:
-        address = _address(said)
-        if len(body) > self._max_bytes:
-            raise ValueError(f"{len(body)} bytes at once; expected at most {self._max_bytes:.0f}")
-        kept = self._sources[source]
-        self.num_bytes += len(body) - len(kept.contents.get(address, b""))
-        kept.contents[address] = body
-        kept.newest = max(kept.newest or 0, address[0])
-        for waiting in self._waiting.pop((source, address), ()):
-            if not waiting.done():
-                waiting.set_result(body)
-        while self.num_bytes > self._max_bytes:
-            self._evict()
+    def _put(self, call: _Call) -> bytes:
+        address, size = _address(call), len(call.body) + _CONTENT_BYTES
+        if size > self._max_bytes:
+            raise ValueError(f"{len(call.body)} bytes at once; the server takes {self._max_bytes:.0f} in all")
+        with self._lock:
+            if address in self._contents:
+                self._forget(address)
+            while self.num_bytes + size > self._max_bytes:
+                self._forget(next(iter(self._contents)))
+            self._contents[address] = call.body
+            self.num_bytes += size
+            kept = self._sources.setdefault(call.source, _Source())
+            kept.newest = max(kept.newest or 0, address[1])
+            for waiting in self._waiting.pop(address, ()):
+                if waiting.set_running_or_notify_cancel():
+                    waiting.set_result(call.body)
         return b""
 
-    async def _get(self, source: str, said: Mapping[str, str], body: bytes) -> bytes:
-        address, wait_secs = _address(said), _number(said, "wait-ms") / 1000
-        if source in self._sources and address in (kept := self._sources[source].contents):
-            return kept[address]
-        waiting: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        others = self._waiting[source, address]
-        others.add(waiting)
+    def _get(self, call: _Call) -> bytes:
+        address, wait_ms = _address(call), _number(call.said, "wait-ms")
+        with self._lock:
+            found = self._contents.get(address)
+            if found is not None:
+                return found
+            if not wait_ms:
+                raise KeyError(address)
+            waiting = futures.Future[bytes]()
+            self._waiting[address].add(waiting)
+        call.context.add_callback(waiting.cancel)  # when nobody waits for the answer any more
         try:
-            return await asyncio.wait_for(waiting, min(wait_secs, _LONGEST_WAIT_SECS))
-        except TimeoutError:
+            return waiting.result(min(wait_ms / 1000, _LONGEST_WAIT_SECS))
+        except (TimeoutError, futures.CancelledError):
             raise KeyError(address) from None
         finally:
-            others.discard(waiting)
-            if not others:
-                self._waiting.pop((source, address), None)
+            with self._lock:
+                others = self._waiting.get(address, set())
+                others.discard(waiting)
+                if not others:
+                    self._waiting.pop(address, None)
 
-    async def _newest(self, source: str, said: Mapping[str, str], body: bytes) -> bytes:
-        newest = self._sources[source].newest if source in self._sources else None
+    def _newest(self, call: _Call) -> bytes:
+        with self._lock:
+            newest = self._sources.get(call.source, _Source()).newest
         if newest is None:
-            raise KeyError(source)
+            raise KeyError(call.source)
         return str(newest).encode()
 
-    def _evict(self) -> None:
-        """Forgets what is of the oldest step."""
-        firsts = {name: min(one.contents) for name, one in self._sources.items() if one.contents}
-        name = min(firsts, key=lambda one: firsts[one])
-        self.num_bytes -= len(self._sources[name].contents.pop(firsts[name]))
+    def _forget(self, address: _Address) -> None:
+        self.num_bytes -= len(self._contents.pop(address)) + _CONTENT_BYTES
 
 
-async def serve(
+def serve(
     predictions: PredictionServer,
     address: str,
     max_message_bytes: int,
     tls: tuple[bytes, bytes] | None = None,
     max_calls: int = 4096,
-) -> tuple[grpc.aio.Server, int]:
+) -> tuple[grpc.Server, int]:
     """Begins to answer.
 
     Args:
@@ -158,10 +190,11 @@ async def serve(
         The running server, and its port.
 
     Raises:
-        OSError: The address is taken, or not of this machine.
+        OSError: The address is taken or not of this machine, or key and certificate do not fit each other.
     """
     options = [("grpc.max_receive_message_length", max_message_bytes), ("grpc.so_reuseport", 0)]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=max_calls)
+    threads = futures.ThreadPoolExecutor(max_calls)
+    server = grpc.server(threads, options=options, maximum_concurrent_rpcs=max_calls)
     server.add_generic_rpc_handlers([predictions.handler()])
     try:
         if tls is None:
@@ -169,8 +202,11 @@ async def serve(
         else:
             port = server.add_secure_port(address, grpc.ssl_server_credentials([tls]))
     except RuntimeError as error:
-        raise OSError(f"cannot listen at {address!r}: {error}") from error
-    await server.start()
+        reasons = "it is taken or not of this machine" + (
+            ", or key and certificate do not fit" if tls else ""
+        )
+        raise OSError(f"cannot listen at {address!r}: {reasons}") from error
+    server.start()
     return server, port
 
 
@@ -181,8 +217,8 @@ def _source(said: Mapping[str, str]) -> str:
     return source
 
 
-def _address(said: Mapping[str, str]) -> _Address:
-    return _number(said, "step"), _number(said, "part")
+def _address(call: _Call) -> _Address:
+    return call.source, _number(call.said, "step"), _number(call.said, "part")
 
 
 def _number(said: Mapping[str, str], name: str) -> int:

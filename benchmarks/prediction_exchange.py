@@ -3,8 +3,8 @@
     python -m benchmarks.prediction_exchange                             the quickstart's size
     python -m benchmarks.prediction_exchange --num_units=256             2 x 256
 
-Two groups, a process on a core each, train side by side: in turns plainly, with a teacher's forward pass
-(what snapshots cost), and with predictions exchanged in each form. Printed are medians over turns of the
+Two groups, half of the cores and GPUs each, train side by side: in turns plainly, with a teacher's forward
+pass (what snapshots cost), and with predictions exchanged in each form. Printed are medians over turns of the
 ratio to the plain step of the same turn, with the wait for the other group and without it, and the bytes that
 a group sends in a step beside those of its gradients. Wanted is at most 1.12 of a plain step without waiting.
 """
@@ -14,8 +14,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+from benchmarks import two_groups
 from tf_codistill import program, recurrent_state
 from tf_codistill.batches import Keyed
 from tf_codistill.exchange.predictions.forms import Form, Logits, Probabilities, SampledClasses, TopK
@@ -84,7 +83,7 @@ def step_of(teachers: Teaching | None) -> Callable[[], object]:
 
 def turns(group: int, directory: str) -> Iterator[tuple[str, float, float, int]]:
     """One group: kind of step, seconds of a step, those of them spent waiting, and bytes sent."""
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[group]})
+    two_groups.take_half(group)
     kinds: dict[str, Teaching | None] = {"plain": None, "a teacher's pass": FrozenTeachers(1)}
     for name, form in FORMS.items():
         place = os.path.join(directory, name.replace(" ", "_"))
@@ -109,10 +108,7 @@ def main() -> None:
         print(json.dumps(list(turns(GROUP.value, DIRECTORY.value))))
         return
     with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, "-m", "benchmarks.prediction_exchange", *sys.argv[1:]]
-        own = [[*command, f"--group={group}", f"--directory={directory}"] for group in range(2)]
-        processes = [subprocess.Popen(one, stdout=subprocess.PIPE, text=True) for one in own]
-        printed = [process.communicate()[0] for process in processes]
+        printed = two_groups.outputs("benchmarks.prediction_exchange", directory)
     rows = json.loads(printed[0].splitlines()[-1])
     found = {
         name: np.array([row[1:] for row in rows if row[0] == name])

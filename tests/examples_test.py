@@ -68,6 +68,15 @@ def test_two_outputs(tmp_path: pathlib.Path) -> None:
     assert numbers("size_distillation_weight:", output)[-1] == 0.5
 
 
+@pytest.mark.slow
+def test_sorted_letters(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("keras_hub", reason="the extra `hub` is not installed")
+    output = started(tmp_path, "sorted_letters")()
+    assert min(numbers("group [01]: accuracy", output)) > 0.3, "of six letters each has to be right"
+    assert numbers("distillation_weight:", output)[-1] == 1.0
+    assert min(numbers("distillation_loss:", output)[-2:]) > 0
+
+
 def test_two_terminals(tmp_path: pathlib.Path) -> None:
     flags = [f"--exchange={tmp_path}", "--epochs=6"]
     both = [started(tmp_path, "two_terminals", f"--group={group}", *flags) for group in (0, 1)]

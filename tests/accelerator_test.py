@@ -18,7 +18,7 @@ TOY = ("--num_lanes=4", "--window_tokens=3", "--num_units=8", "--vocabulary_size
 NAMES = [name for measurement in accelerator.MEASUREMENTS for name in measurement.ratios]
 
 
-def printed(directory: pathlib.Path, *flags: str) -> str:
+def printed(directory: pathlib.Path, *flags: str, **environment: str) -> str:
     """What the benchmark prints."""
     output, error = (tempfile.mkstemp(dir=directory)[1] for _ in range(2))
     pid = forks().start(
@@ -26,6 +26,7 @@ def printed(directory: pathlib.Path, *flags: str) -> str:
         arguments=[*TOY, *flags],
         output=output,
         error=error,
+        environment=environment,
         timeout_secs=500,
     )
     while (status := forks().poll(pid)) is None:
@@ -55,6 +56,11 @@ def test_what_fails_has_its_reason_and_the_others_go_on(tmp_path: pathlib.Path) 
     found = rows(printed(tmp_path, "--only=one_process,side_by_side", "--vocabulary_size=0"))
     assert len(found) == 3
     assert {cell[:47] for _, cell in found} == {"error: vocabulary_size of a LanguageModel is 0;"}
+
+
+def test_groups_beside_each_other_need_two_gpus(tmp_path: pathlib.Path) -> None:
+    found = rows(printed(tmp_path, "--only=side_by_side", CUDA_VISIBLE_DEVICES="0"))
+    assert [cell for _, cell in found] == ["one GPU: left out"] * 2
 
 
 @pytest.mark.parametrize(

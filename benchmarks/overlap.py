@@ -1,4 +1,4 @@
-"""Teachers that predict a batch ahead, `PeerExchange(overlap=True)`, against those that are asked in the step.
+"""Teachers that predict a batch ahead, by `PeerExchange(overlap=True)`, and those that are asked in the step.
 
     python -m benchmarks.overlap                    one replica
     python -m benchmarks.overlap --num_workers=2    two processes on a core each, which add up their gradients

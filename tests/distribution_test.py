@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from typing import Any
 
 import pytest
 import tensorflow as tf
@@ -35,17 +37,38 @@ def test_several_gpus_are_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
     assert strategy.num_replicas_in_sync == 2
 
 
-@pytest.mark.parametrize("name", [None, "local", "codistill-0"])
-def test_a_tpu_is_the_one_that_is_named(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is connected to, in the place of a TPU."""
+    connected: list[Any] = []
+    monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", connected.append)
+    monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", connected.append)
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", connected.append)
+    return connected
+
+
+def test_chips_of_this_host_have_no_servers(connected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow takes a name from its environment, but only from an argument that the chips are here."""
-    named = []
-    if name:
-        monkeypatch.setenv("TPU_NAME", name)
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver
-    monkeypatch.setattr(resolver, "connect", lambda tpu: named.append(tpu))
-    monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda connected: connected)
+    monkeypatch.setenv("TPU_NAME", "local")
     distribution.create_strategy("tpu")
-    assert named == [name]
+    assert len(connected) == 3
+    assert connected[0].cluster_spec().as_dict() == {}
+
+
+def test_hosts_of_a_slice_are_told_where_this_process_is(
+    connected: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes their data sets, and what of these is Python runs here."""
+    monkeypatch.setenv("TPU_NAME", "grpc://127.0.0.1:8470,grpc://127.0.0.2:8470")
+    distribution.create_strategy("tpu")
+    assert connected == 3 * connected[:1]
+    cluster = connected[0].cluster_spec().as_dict()
+    assert cluster["worker"] == ["127.0.0.1:8470", "127.0.0.2:8470"]
+    (here,) = cluster["localhost"]
+    host, port = here.split(":")
+    assert host == "127.0.0.1"
+    socket.create_server(("", int(port))).close()  # it is free
+    assert connected[0].master() == "grpc://127.0.0.1:8470"
 
 
 def _logical_cpus() -> object:
@@ -138,6 +161,19 @@ def test_a_chief_by_name_comes_before_the_workers(
     assert distribution.num_workers(MultiWorker()) == 3
     assert distribution.worker_index(MultiWorker()) == expected
     assert distribution.is_chief(MultiWorker()) == (expected == 0)
+
+
+def test_one_process_drives_all_hosts_of_a_tpu_slice() -> None:
+    class Slice:
+        num_replicas_in_sync = 8
+        cluster_resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+            "grpc://127.0.0.1:8470,grpc://127.0.0.2:8470"
+        )
+
+    assert distribution.num_workers(Slice()) == 1
+    assert distribution.worker_index(Slice()) == 0
+    assert distribution.is_chief(Slice())
+    assert distribution.num_local_replicas(Slice()) == 8
 
 
 _TWO_WORKERS = """

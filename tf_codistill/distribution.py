@@ -56,8 +56,7 @@ def create_strategy(name: str = "auto") -> tf.distribute.Strategy:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "tpu":
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(os.environ.get("TPU_NAME"))
-        return tf.distribute.TPUStrategy(resolver)
+        return _tpu_strategy()
     return tf.distribute.get_strategy()
 
 
@@ -108,7 +107,7 @@ def leave(strategy: tf.distribute.Strategy, status: int = 0) -> NoReturn:
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
-    """Number of processes that share the strategy."""
+    """Number of processes that share the strategy; one drives all hosts of a TPU slice."""
     resolver = strategy.cluster_resolver
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) and resolver is not None:
         cluster = resolver.cluster_spec().as_dict()
@@ -133,6 +132,27 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def num_local_replicas(strategy: tf.distribute.Strategy) -> int:
     """Number of replicas that this worker drives."""
     return int(strategy.num_replicas_in_sync // num_workers(strategy))
+
+
+def _tpu_strategy() -> tf.distribute.Strategy:
+    slice_of, name = tf.distribute.cluster_resolver.TPUClusterResolver, os.environ.get("TPU_NAME")
+    resolver = slice_of(name)
+    hosts = resolver.cluster_spec().as_dict().get(resolver.task_type, [])
+    if hosts:
+        # Data sets call Python, which is here alone. TensorFlow tells all hosts that here is "localhost".
+        resolver = slice_of(name, coordinator_name="localhost", coordinator_address=_own_address(hosts[0]))
+    tf.config.experimental_connect_to_cluster(resolver)
+    tf.tpu.experimental.initialize_tpu_system(resolver)
+    return tf.distribute.TPUStrategy(resolver)
+
+
+def _own_address(peer: str) -> str:
+    """An address with a free port at which a peer reaches this machine."""
+    host, port = peer.rsplit(":", 1)
+    with socket.socket(type=socket.SOCK_DGRAM) as way, socket.socket() as free:
+        way.connect((host, int(port)))  # sends nothing, but finds the way
+        free.bind(("", 0))
+        return f"{way.getsockname()[0]}:{free.getsockname()[1]}"
 
 
 def _parameter_server_strategy() -> tf.distribute.Strategy:

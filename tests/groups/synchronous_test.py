@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.replicas import two_replicas
+from tests.toy_experiments import toy_task, write_language_corpus
 from tests.toy_house import Points, PointStream
 from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.tasks.base import Part
@@ -56,6 +58,31 @@ def test_streams_side_by_side_take_turns_row_by_row(num_replicas: int) -> None:
         (expected,) = stream(index).dataset(first_step=5, num_steps=1)
         for ours, theirs in zip(keras.tree.flatten(fed), keras.tree.flatten(expected), strict=True):
             np.testing.assert_array_equal(rows_of(ours, one.strategy)[index::2], theirs)
+
+
+class Slice:
+    """Feeds as `tf.distribute.TPUStrategy` does: one process, and an input pipeline for each host."""
+
+    num_replicas_in_sync, cluster_resolver = 4, None
+
+    def distribute_datasets_from_function(self, part: Any) -> list[tf.data.Dataset]:
+        number, replicas = 2, self.num_replicas_in_sync
+        return [part(tf.distribute.InputContext(number, host, replicas)) for host in range(number)]
+
+
+@pytest.mark.parametrize("kind", ["points", "lanes"])
+def test_each_host_of_a_tpu_slice_reads_the_rows_of_its_replicas(kind: str, tmp_path: pathlib.Path) -> None:
+    """A fake stands for the slice, as there is no TPU here."""
+    task = Points() if kind == "points" else toy_task(write_language_corpus(str(tmp_path)))
+    one = SynchronousGroup(Slice())
+    assert one.is_chief
+    assert one.rows(task.batch_size) == task.batch_size // 4
+    stream = task.training(Part(0, 2, seed=3))
+    fed = [iter(host) for host in one.feed([stream], first_step=5)]
+    for expected in stream.dataset(first_step=5, num_steps=3):
+        replicas = [keras.tree.flatten(next(host)) for host in fed for _ in range(2)]
+        for whole, *parts in zip(keras.tree.flatten(expected), *replicas, strict=True):
+            np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_an_epoch_of_fit_is_a_log_interval(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@
     with group.scope(): model = ...
     group.fit(model, streams, validation, first_epoch=10, ...)      `fit`, an epoch for each log interval
 
-Each worker makes its own part of every batch.
+Each worker makes its own part of every batch. A TPU slice has one worker, which makes the part of each host.
 """
 
 from __future__ import annotations
@@ -70,11 +70,12 @@ class SynchronousGroup:
             teachers: Who may want to know more of each batch; nobody in validation.
 
         Returns:
-            A distributed dataset of this worker's parts.
+            A distributed dataset of this worker's parts; of a TPU slice those of all hosts, each by an input
+            pipeline of its own.
         """
-        turns = distribution.num_local_replicas(self.strategy)
 
         def part(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            turns = context.num_replicas_in_sync // context.num_input_pipelines
             datasets = [
                 stream.dataset(
                     first_step=first_step,

@@ -146,7 +146,9 @@ class FrozenTeachers(Teaching):
     ) -> list[Taught]:
         """Asks every teacher; recurrent states move on."""
         of_teachers, rows = self._predict(step, features[0], keys[0], predictions[0]), rows_of(features[0])
-        return [Taught(of_teachers, tf.repeat(self.present(step)[:, tf.newaxis], rows, axis=1))]
+        present_PB = tf.repeat(self.present(step)[:, tf.newaxis], rows, axis=1)
+        # XLA cannot compile the gradient of shares, which nobody needs.
+        return [Taught(of_teachers, tf.stop_gradient(present_PB))]
 
     def _predict(self, step: tf.Tensor, features: Any, keys: Any = None, prediction: Any = None) -> list[Any]:
         """What each teacher predicts for the batch of a step, which it has read then."""

@@ -120,7 +120,10 @@ def _to_words(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _from_words(words: tf.Tensor, shape: tuple[int, ...], dtype: str) -> tf.Tensor:
-    values = tf.reshape(tf.bitcast(words[: _num_words(shape, dtype)], dtype), [-1])
+    words = words[: _num_words(shape, dtype)]
+    # Halves by arithmetic: on TPUs, which have no 64-bit numbers, XLA knows no bitcast of them.
+    halves = tf.stack([tf.cast(words, tf.uint32), tf.cast(tf.bitwise.right_shift(words, 32), tf.uint32)], -1)
+    values = tf.reshape(tf.bitcast(halves, dtype), [-1])
     return tf.reshape(values[: int(np.prod(shape))], shape)
 
 

@@ -134,6 +134,11 @@ def num_local_replicas(strategy: tf.distribute.Strategy) -> int:
     return int(strategy.num_replicas_in_sync // num_workers(strategy))
 
 
+def is_on_tpus() -> bool:
+    """Whether the strategy in whose scope, or on whose replica, this is called computes on TPUs."""
+    return isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
+
+
 def _tpu_strategy() -> tf.distribute.Strategy:
     slice_of, name = tf.distribute.cluster_resolver.TPUClusterResolver, os.environ.get("TPU_NAME")
     resolver = slice_of(name)

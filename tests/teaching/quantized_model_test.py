@@ -129,7 +129,12 @@ def test_predicts_as_a_plain_model_does(kind: str, compiled: bool, precision: st
 
 @pytest.mark.parametrize("precision", REDUCED)
 @pytest.mark.parametrize("shape", [(16, 2), (17, 3), (3, 5), (2, 3, 5, 7), (5, 5, 3, 1)], ids=str)
-def test_tensorflow_and_numpy_dequantize_the_same_bits(shape: tuple[int, ...], precision: str) -> None:
+@pytest.mark.parametrize("on_tpus", [False, True])
+def test_tensorflow_and_numpy_dequantize_the_same_bits(
+    shape: tuple[int, ...], precision: str, on_tpus: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_tpus:  # what is done there, done here
+        monkeypatch.setattr(tf.distribute, "TPUStrategy", tf.distribute.Strategy)
     array = np.random.default_rng(0).normal(size=shape).astype("float32")
     array.flat[0], array.flat[-1] = np.nan, 1e38
     layer = keras.layers.Layer()

@@ -118,6 +118,12 @@ FAMILIES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _what_is_done_on_tpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the strategy that there is for one of TPUs."""
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", tf.distribute.Strategy)
+
+
 class Recorded(CodistillationModel):
     """Keeps what it lets XLA compile, and counts how often what is around it is traced."""
 

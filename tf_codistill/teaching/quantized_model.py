@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_codistill import keras_private, weights
+from tf_codistill import distribution, keras_private, weights
 from tf_codistill.exchange import precision as precisions
 
 _WORD = 8  # bytes
@@ -121,10 +121,13 @@ def _to_words(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _from_words(words: tf.Tensor, shape: tuple[int, ...], dtype: str) -> tf.Tensor:
     words = words[: _num_words(shape, dtype)]
-    # Halves by arithmetic: on TPUs, which have no 64-bit numbers, XLA knows no bitcast of them.
-    halves = tf.stack([tf.cast(words, tf.uint32), tf.cast(tf.bitwise.right_shift(words, 32), tf.uint32)], -1)
-    values = tf.reshape(tf.bitcast(halves, dtype), [-1])
+    values = tf.reshape(tf.bitcast(_halves(words) if distribution.is_on_tpus() else words, dtype), [-1])
     return tf.reshape(values[: int(np.prod(shape))], shape)
+
+
+def _halves(words: tf.Tensor) -> tf.Tensor:
+    """The same bits, uint32 [N, 2]: TPUs have no 64-bit numbers, and so no bitcast of them."""
+    return tf.stack([tf.cast(one, tf.uint32) for one in (words, tf.bitwise.right_shift(words, 32))], axis=-1)
 
 
 def _num_words(shape: tuple[int, ...], dtype: str) -> int:

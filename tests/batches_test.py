@@ -48,8 +48,8 @@ def test_dealing_out_takes_apart_what_was_interleaved(number: int) -> None:
 def test_interleaving_puts_dealt_out_parts_together() -> None:
     whole = Batch(X, Y, WEIGHTS, KEYS)
     for number in (1, 2, 3, 6):
-        parts = [every_nth(whole, one, number) for one in range(number)]
-        for ours, theirs in zip(interleave(parts), whole, strict=True):
+        parts = [every_nth(whole, one, number)[:4] for one in range(number)]
+        for ours, theirs in zip(interleave(parts), whole[:4], strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
 

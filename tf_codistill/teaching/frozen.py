@@ -147,7 +147,7 @@ class FrozenTeachers(Teaching):
         """Asks every teacher; recurrent states move on."""
         of_teachers, rows = self._predict(step, features[0], keys[0], predictions[0]), rows_of(features[0])
         present_PB = tf.repeat(self.present(step)[:, tf.newaxis], rows, axis=1)
-        # Of some of the rows XLA cannot compile the gradient of shares, which nobody needs.
+        # Nobody needs the gradient of shares, which XLA cannot compile for every loss.
         return [Taught(of_teachers, tf.stop_gradient(present_PB))]
 
     def _predict(self, step: tf.Tensor, features: Any, keys: Any = None, prediction: Any = None) -> list[Any]:

@@ -229,9 +229,10 @@ def test_a_step_with_peers_is_one_program_whatever_they_publish(
 def test_a_step_with_saved_teachers_is_one_program(tmp_path: Any) -> None:
     family, path = FAMILIES["small"], str(tmp_path / "teacher.keras")
     family.model_fn().save(path)
-    model = compiled(family, SavedTeachers([path]))
+    teachers = SavedTeachers([path])
+    model = compiled(family, teachers)
     assert train(model, family, 3)["distillation_loss"][0] > 0
-    model.teachers.refresh(0, snapshot_of(family.model_fn()))
+    teachers.refresh(0, snapshot_of(family.model_fn()))
     train(model, family, 3)
     assert unsuitable(program(model, family)) == []
 

@@ -15,6 +15,7 @@ from tests.toy_experiments import toy_task, write_language_corpus
 from tests.toy_house import Points, PointStream
 from tf_codistill.groups.synchronous import SynchronousGroup
 from tf_codistill.tasks.base import Part
+from tf_codistill.training.codistillation import CodistillationModel
 
 STRATEGIES = pytest.mark.parametrize("num_replicas", [1, 2])
 
@@ -87,7 +88,7 @@ def test_each_host_of_a_tpu_slice_reads_the_rows_of_its_replicas(kind: str, tmp_
 
 def test_an_epoch_of_fit_is_a_log_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
-    model = keras.Sequential([keras.layers.Dense(1)])
+    model = CodistillationModel(lambda: keras.Sequential([keras.layers.Dense(1)]))
     monkeypatch.setattr(model, "fit", lambda data, **how: calls.append({"data": data, **how}))
     callback = keras.callbacks.Callback()
     task = Points()

@@ -107,7 +107,7 @@ class SynchronousGroup:
         """Trains a model; an epoch is one log interval, so that Keras's averages are those of the interval.
 
         Args:
-            model: The compiled model.
+            model: The compiled `CodistillationModel`.
             training: What it learns from.
             validation: What is held out.
             first_epoch: Epochs done already.

@@ -26,9 +26,10 @@ CHILD = """
     group = int(sys.argv[1])
     def leave(name, text=""):
         path = os.path.join(sys.argv[2], f"{name}_{group}_{index}")
-        with open(path + ".partial", "w") as file:
+        partial = f"{path}.{os.getpid()}"  # the tasks of a group share their indices
+        with open(partial, "w") as file:
             file.write(text)
-        os.rename(path + ".partial", path)
+        os.rename(partial, path)
     def on_interrupt(number, frame):
         leave("interrupted")
         sys.exit(0)

@@ -24,7 +24,7 @@ device, so that the optimizer stays outside
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -53,7 +53,7 @@ class MultiWorkerModel(keras.Model):
     test_function: Any
     predict_function: Any
     read_metrics: Results
-    _compiled_parts: tuple[StepFunction, StepFunction] | None = None
+    _compiled_parts: Sequence[StepFunction] = ()
 
     def __init__(self, **kwargs: Any) -> None:
         """Makes the count of steps, and takes what Keras takes; call it in the scope of the strategy."""
@@ -99,8 +99,8 @@ class MultiWorkerModel(keras.Model):
         """Creates what `fit` calls with an iterator; Keras calls it."""
         if self.train_function is None or force:
             shared = self.distribute_strategy.num_replicas_in_sync > 1
-            parts = self._by_xla(self.gradients), self._by_xla(self.beside_update)
-            self._compiled_parts = parts if shared else None
+            parts = (self.gradients, self.beside_update) if shared else ()
+            self._compiled_parts = [self._by_xla(part) for part in parts]
             step = self.train_step if shared else self._by_xla(self.train_step)
             results = self._at_once(self.get_metrics_result)
             train = self._steps(step, results, self.before_train_step, self.batches_seen.note)

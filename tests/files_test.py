@@ -325,3 +325,13 @@ def test_local_paths_do_without_tensorflow(tmp_path: pathlib.Path) -> None:
         [sys.executable, "-c", textwrap.dedent(lines)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_of_two_that_remove_a_file_at_once_neither_fails(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    monkeypatch.setattr(storage.of(str(path)), "exists", staticmethod(lambda name: path.unlink() or True))
+    files.remove(str(path))
+    assert not path.is_file()

@@ -298,7 +298,8 @@ def remove(path: str) -> None:
                 place.remove(manifest)
             storage.remove_tree(path)
         elif place.exists(path):
-            place.remove(path)
+            with contextlib.suppress(FileNotFoundError), _os_errors(path):  # another process was faster
+                place.remove(path)
 
 
 def commit(

@@ -1,7 +1,7 @@
 """Teachers that predict a batch ahead, by `PeerExchange(overlap=True)`, and those that are asked in the step.
 
     python -m benchmarks.overlap                    one replica
-    python -m benchmarks.overlap --num_workers=2    two processes on a core each, which add up their gradients
+    python -m benchmarks.overlap --num_workers=2    two processes, which add up their gradients
 
 Steps of a model alone, taught in the step and taught a batch ahead are timed in turns in one run, so that
 whatever else runs on the machine falls on all. Models and sizes are those of `codistillation_step`.
@@ -9,18 +9,17 @@ whatever else runs on the machine falls on all. Models and sizes are those of `c
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import socket
-import subprocess
 import sys
+import tempfile
 
 import numpy as np
 from absl import flags
 
 from benchmarks import codistillation_step as steps
-from tf_codistill import distribution, program
+from tf_codistill import distribution, gpus, program
+from tf_codistill.health import logs
+from tf_codistill.launching import workers
 from tf_codistill.teaching.overlap import OverlappingTeachers
 from tf_codistill.training.codistillation import CodistillationModel
 
@@ -28,21 +27,22 @@ NUM_WORKERS = flags.DEFINE_integer("num_workers", 1, "Processes of the group.")
 
 
 def run_workers() -> None:
-    """Runs this program in a process for each worker; what the first one prints is printed."""
-    number, cores = NUM_WORKERS.value, sorted(os.sched_getaffinity(0))
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind(("localhost", 0))
-        addresses = [f"localhost:{one.getsockname()[1]}" for one in sockets]
-    workers = []
-    for index in range(number):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        core = str(cores[index % len(cores)])
-        command = ["taskset", "-c", core, sys.executable, "-m", "benchmarks.overlap", *sys.argv[1:]]
-        environment = {**os.environ, "TF_CONFIG": json.dumps(task)}
-        workers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
-    print([worker.communicate()[0] for worker in workers][0], end="")
+    """Runs this program in a process for each worker, and prints what the first one has found.
+
+    Raises:
+        ChildProcessError: One has failed.
+    """
+    number, command = NUM_WORKERS.value, [sys.executable, "-m", "benchmarks.overlap", *sys.argv[1:]]
+    allocated = gpus.allocate(gpus.visible(), 1, number)
+    with tempfile.TemporaryDirectory() as directory:
+        (group,) = workers.plan(directory, [0], number, lambda group: command, None, allocated, directory)
+        for worker in group:
+            worker.start()
+        for worker in group:
+            worker.wait()
+        if failed := [worker.failure()[0] for worker in group if worker.exit_status()]:
+            raise ChildProcessError(failed[0])
+        print(*logs.last_lines(group[0].log_path, 3), sep="\n")
 
 
 def main() -> None:

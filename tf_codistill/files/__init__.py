@@ -291,15 +291,14 @@ def remove(path: str) -> None:
     """
     place, manifest = storage.of(path), join(path, MANIFEST)
     with _os_errors(path):
-        if storage.kind(path) == "link":
-            place.remove(path)
-        elif place.isdir(path):
+        is_tree = storage.kind(path) != "link" and place.isdir(path)
+        if is_tree:
             if place.exists(manifest):
                 place.remove(manifest)
             storage.remove_tree(path)
-        elif place.exists(path):
-            with contextlib.suppress(FileNotFoundError), _os_errors(path):  # another process was faster
-                place.remove(path)
+    if not is_tree:
+        with contextlib.suppress(FileNotFoundError), _os_errors(path):
+            place.remove(path)
 
 
 def commit(

@@ -19,6 +19,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent import futures
 from typing import Any
 
@@ -92,7 +93,7 @@ def client(kind: str, work: str, where: str, number: int, begin: float, secs: fl
     time.sleep(max(0.0, begin - time.time()))
     spent, count = time.process_time(), 0
     while time.time() - begin < secs:
-        step = count // 2 % KEPT
+        step = {"put": count, "take": count % KEPT, "put and take": count // 2}[work]
         if work == "take" or (count % 2 and work != "put"):
             channel.get(source, step, 0, 0.0, size)
         else:
@@ -102,11 +103,13 @@ def client(kind: str, work: str, where: str, number: int, begin: float, secs: fl
     return count, time.process_time() - spent
 
 
-def turn(pool: Any, processes: dict[str, Any], kind: str, work: str, where: str, clients: int) -> list[float]:
-    """Messages a second of so many clients, and seconds of processors that each message takes."""
+def turn(
+    pool: Any, processes: dict[str, Any], kind: str, work: str, where: str, clients: Iterable[int]
+) -> list[float]:
+    """Messages a second of these clients, and seconds of processors that each message takes."""
     begin = time.time() + 1.5  # until they have connected
     shared = (begin, TURN_SECS.value, NUM_BYTES.value)
-    done = [pool.submit(client, kind, work, where, number, *shared) for number in range(clients)]
+    done = [pool.submit(client, kind, work, where, number, *shared) for number in clients]
     time.sleep(max(0.0, begin - time.time()))
     before = server_secs(processes.get(kind))
     counts, spent = zip(*(one.result() for one in done), strict=True)
@@ -137,7 +140,7 @@ def main() -> None:
         futures.wait(first)  # clients have imported what they need
         for work, clients in itertools.product(WORKS, (1, 2, 4)):
             each = [
-                [turn(pool, processes, kind, work, where[kind], clients) for kind in KINDS]
+                [turn(pool, processes, kind, work, where[kind], range(clients)) for kind in KINDS]
                 for _ in range(NUM_TURNS.value)
             ]
             print(f"{work}, {clients} clients:", end="")
@@ -146,10 +149,10 @@ def main() -> None:
                 print(f"  {kind} {rate:,.0f}/s, {1e6 * secs:.0f} us", end="")
             ratio = statistics.median(bare[1] / ours[1] for _, ours, bare in each)
             print(f";  bare / server {ratio:.2f}", flush=True)
-        put = 0.0
-        while put < 4 * MAX_BYTES.value:
-            rate, _ = turn(pool, processes, "server", "put", where["server"], 4)
-            put += NUM_BYTES.value * TURN_SECS.value * rate
+        put, first = 0.0, 4
+        while put < 4 * MAX_BYTES.value:  # by others each time: who begins again forgets what he has left
+            rate, _ = turn(pool, processes, "server", "put", where["server"], range(first, first + 4))
+            put, first = put + NUM_BYTES.value * TURN_SECS.value * rate, first + 4
         status = pathlib.Path(f"/proc/{processes['server'].pid}/status").read_text()
         peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
         print(f"{put / 1e6:,.0f} MB that nobody reads; the server has {peak:,.0f} MB at most")

@@ -535,10 +535,12 @@ def test_who_learns_from_a_group_says_so(tmp_path: pathlib.Path) -> None:
     assert not reader.has_readers()
 
 
-@pytest.mark.parametrize("content", [b"{", b"[{}]", b"[1]", b"7"], ids=str)
+@pytest.mark.parametrize("content", [b"{", b"[{}]", b"[1]", b"7", b""], ids=str)
 def test_an_announcement_that_is_rubbish_is_named(tmp_path: pathlib.Path, content: bytes) -> None:
     store(tmp_path).announce(MODEL, 0)
-    (tmp_path / "group_0" / "model.json").write_bytes(content)
+    path = tmp_path / "group_0" / "model.json"
+    announced = json.loads(path.read_bytes())
+    path.write_bytes(content or json.dumps(announced | {"classes": 7}).encode())
     with pytest.raises(files.CorruptError, match=r"model\.json' .*delete it or write it again"):
         store(tmp_path, 1).difference(0, MODEL)
 

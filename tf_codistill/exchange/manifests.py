@@ -69,7 +69,7 @@ def announcement(path: str) -> dict[str, Any]:
         path: Its ``model.json``.
 
     Returns:
-        Run, incarnation and description of the weights that it publishes.
+        Run, incarnation, weights that it publishes, and what its classes are, if it says so.
 
     Raises:
         FileNotFoundError: It has announced nothing.
@@ -78,6 +78,7 @@ def announcement(path: str) -> dict[str, Any]:
     message = document(path)
     is_right = isinstance(message.get("run_id"), str) and is_description(message.get("weights"))
     is_right = is_right and is_count(message.get("incarnation"), _MOST_INCARNATIONS)
+    is_right = is_right and isinstance(message.get("classes", ""), str)
     if message.get("format_version") != ANNOUNCED or not is_right:
         raise files.CorruptError(
             f"file {path!r} describes no model (expected format version {ANNOUNCED} and what it takes); "

@@ -91,7 +91,7 @@ class Store:
         self._published: list[_Published] = []
         self._foreign: set[Ref] = set()
 
-    def announce(self, model: weights.Description, step: int) -> None:
+    def announce(self, model: weights.Description, step: int, classes: str = "") -> None:
         """Begins an incarnation: says which weights this group will publish, and clears its part.
 
         What has not been committed goes, what is of another run, and what is from after `step`: a group that
@@ -100,6 +100,7 @@ class Store:
         Args:
             model: What `weights.description` says of the model.
             step: The optimizer step that the group begins with.
+            classes: Says what the classes of its predictions are, see `tasks.base.Task.classes`.
 
         Raises:
             ValueError: The directory holds another model's snapshots of this group, or no reader would
@@ -113,7 +114,7 @@ class Store:
         last, difference = 0, None
         with contextlib.suppress(files.CorruptError):  # of which nobody can make use any more
             last = (self._announcement(self.group) or {"incarnation": 0})["incarnation"]
-            difference = self.difference(self.group, model) if any(found.values()) else None
+            difference = self.difference(self.group, model, classes) if any(found.values()) else None
         kept = {
             ref: manifest
             for ref, manifest in found.items()
@@ -133,7 +134,7 @@ class Store:
             "incarnation": incarnation,
         }
         content = {"before": [[ref.incarnation, ref.serial] for ref in kept], "weights": model}
-        files.write_json(files.join(directory, "model.json"), {**announcement, **content})
+        files.write_json(files.join(directory, "model.json"), {**announcement, "classes": classes, **content})
         self.incarnation, self._serial = incarnation, 0
 
     def leave(self) -> None:
@@ -159,12 +160,13 @@ class Store:
             return bool(message and message["run_id"] == self._agreed_run_id() and self._refs(group))
         return False
 
-    def difference(self, group: int, model: weights.Description) -> str | None:
+    def difference(self, group: int, model: weights.Description, classes: str = "") -> str | None:
         """Compares a model with the one that a group has announced.
 
         Args:
             group: The group that has announced it.
             model: What `weights.description` says of the model to compare with.
+            classes: As in `announce`; where one side says nothing, they count as equal.
 
         Returns:
             In words where they differ first; None if they do not, or if it has announced none for this run.
@@ -175,6 +177,9 @@ class Store:
         announced = self._announcement(group)
         if announced is None or announced["run_id"] != self._agreed_run_id():
             return None
+        theirs = announced.get("classes", "")
+        if classes and theirs and classes != theirs:
+            return f"one predicts for {classes!r}, the other for {theirs!r}"
         return weights.first_difference(model, announced["weights"])
 
     def publish(

@@ -215,7 +215,7 @@ class Exchanging(keras.callbacks.Callback):
 
     def _announce(self, store: Store, step: int) -> None:
         self._check_peers(store)
-        store.announce(weights.description(self._student), step)
+        store.announce(weights.description(self._student), step, self._teachers.classes())
         try:
             self._check_peers(store)  # of two groups that begin at the same time one at least sees the other
         except ValueError:
@@ -223,9 +223,10 @@ class Exchanging(keras.callbacks.Callback):
             raise
 
     def _check_peers(self, store: Store) -> None:
+        classes = self._teachers.classes()
         for teacher, peers in zip(self._teachers.frozen, self._teachers.seating.candidates(), strict=True):
             for peer in peers or sorted(store.members() - {store.group}):
-                if difference := store.difference(peer, weights.description(teacher)):
+                if difference := store.difference(peer, weights.description(teacher), classes):
                     raise ValueError(
                         f"group {store.group} and group {peer} train different models: {difference}; "
                         "start all groups with the same model, give PeerExchange the peer's in "

@@ -108,6 +108,7 @@ class PeerExchange(OverlappingTeachers):
 
     def _take_seats(self, group: int, num_groups: int) -> None:
         self.group, self._start_from = group, SCRATCH
+        self.classes: Callable[[], str] = str
         self.seating = seating(group, num_groups, self._topology, self._max_teachers)
         self._seat(len(self.seating.candidates()))
         self.costs, self.swaps = Costs(), list[Swap]()
@@ -121,7 +122,7 @@ class PeerExchange(OverlappingTeachers):
         self._run_id = self._run_id or place.run_id
         self._directory = self._directory or place.exchange_dir
         self._take_seats(place.group, place.num_groups)
-        self._start_from = place.start_from
+        self._start_from, self.classes = place.start_from, place.classes
 
     def first_step(self, model: Any) -> int:
         """Gives the model the newest snapshot of a peer, if it is to start from one; the step of that."""

@@ -149,10 +149,10 @@ def main() -> None:
                 print(f"  {kind} {rate:,.0f}/s, {1e6 * secs:.0f} us", end="")
             ratio = statistics.median(bare[1] / ours[1] for _, ours, bare in each)
             print(f";  bare / server {ratio:.2f}", flush=True)
-        put, first = 0.0, 4
+        put, number = 0.0, 4
         while put < 4 * MAX_BYTES.value:  # by others each time: who begins again forgets what he has left
-            rate, _ = turn(pool, processes, "server", "put", where["server"], range(first, first + 4))
-            put, first = put + NUM_BYTES.value * TURN_SECS.value * rate, first + 4
+            rate, _ = turn(pool, processes, "server", "put", where["server"], range(number, number + 4))
+            put, number = put + NUM_BYTES.value * TURN_SECS.value * rate, number + 4
         status = pathlib.Path(f"/proc/{processes['server'].pid}/status").read_text()
         peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
         print(f"{put / 1e6:,.0f} MB that nobody reads; the server has {peak:,.0f} MB at most")

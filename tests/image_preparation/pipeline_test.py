@@ -11,7 +11,7 @@ import pathlib
 import signal
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -130,6 +130,44 @@ def test_a_stopped_preparation_goes_on_to_the_same_bytes(
     assert written(tmp_path / "two") == written(tmp_path / "one")
     prepare(Sources(source), str(tmp_path / "two"), SETTINGS)  # changes nothing, reads nothing
     assert len(again) == 3
+
+
+@dataclasses.dataclass
+class Joined:
+    """Something happens, then the tasks run."""
+
+    happens: Callable[[], object]
+
+    def run(self, stage: Stage, tasks: Sequence[str], advance: Advance) -> None:
+        self.happens()
+        for task in tasks:
+            stage(task, advance)
+
+
+def test_what_others_have_put_there_stays(tmp_path: pathlib.Path, source: str) -> None:
+    output_dir = tmp_path / "out"
+
+    def put() -> None:
+        (output_dir / "thesis.tex").write_text("years of work")
+        (output_dir / "train-00000-of-00099.tfrecord").mkdir()
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(Sources(source), str(output_dir), dataclasses.replace(SETTINGS, jpeg_quality=50), Stopping(1))
+    prepare(Sources(source), str(output_dir), SETTINGS, Joined(put))
+    assert (output_dir / "thesis.tex").read_text() == "years of work"
+    (output_dir / "thesis.tex").unlink()
+    (output_dir / "train-00000-of-00099.tfrecord").rmdir()
+    prepare(Sources(source), str(tmp_path / "whole"), SETTINGS)
+    assert written(output_dir) == written(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["zip", "folder"])
+def test_another_process_may_be_faster(tmp_path: pathlib.Path, source: str, kind: str) -> None:
+    sources = Sources(source if kind == "zip" else write_folders(tmp_path / "in", contents()))
+    faster = Joined(lambda: prepare(sources, str(tmp_path / "out"), SETTINGS))
+    manifest = prepare(sources, str(tmp_path / "out"), SETTINGS, faster)
+    assert manifest == prepare(sources, str(tmp_path / "whole"), SETTINGS)
+    assert not (tmp_path / "out.work").exists()
 
 
 def test_a_killed_preparation_goes_on_to_the_same_bytes(tmp_path: pathlib.Path, source: str) -> None:

@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,48 @@ def test_a_preparation_that_is_stopped_anywhere_gives_the_same_bytes(
     assert num_stops > 5
     assert contents(table) == expected
     pipeline.prepare([source], table, criteo_settings(), Dying(0))  # nothing is left to do
+
+
+class Joined:
+    """Before the first tasks of a stage something happens; then they run."""
+
+    def __init__(self, title: str, happens: Callable[[], object]) -> None:
+        self.title, self.happens = title, happens
+
+    def run(self, stage: Stage, tasks: Sequence[str], advance: Advance) -> None:
+        if stage.title == self.title:
+            self.happens()
+        for task in tasks:
+            stage(task, advance)
+
+
+def test_what_others_have_put_there_stays(
+    source: str, expected: Mapping[str, bytes], tmp_path: pathlib.Path
+) -> None:
+    table = tmp_path / "table"
+
+    def put() -> None:
+        (table / "diary.txt").write_text("dear")
+        (table / "train-00000-00099.rows").mkdir()
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.prepare([source], str(table), criteo_settings(range_bytes=1 << 12), Dying(60))
+    assert len(list(table.iterdir())) > 5
+    pipeline.prepare([source], str(table), criteo_settings(), Joined("encoding", put))
+    assert (table / "diary.txt").read_text() == "dear"
+    (table / "diary.txt").unlink()
+    (table / "train-00000-00099.rows").rmdir()
+    assert contents(table) == expected
+
+
+@pytest.mark.parametrize("title", ["scanning", "encoding"])
+def test_another_process_may_be_faster(
+    source: str, expected: Mapping[str, bytes], tmp_path: pathlib.Path, title: str
+) -> None:
+    table = str(tmp_path / "table")
+    faster = Joined(title, lambda: pipeline.prepare([source], table, criteo_settings()))
+    pipeline.prepare([source], table, criteo_settings(), faster)
+    assert contents(table) == expected
 
 
 def test_a_preparation_that_is_killed_while_it_writes_gives_the_same_bytes(
@@ -344,7 +386,7 @@ def test_wrong_places_and_files_are_told(source: str, tmp_path: pathlib.Path) ->
         pipeline.prepare([path], table, criteo_settings(min_count=4))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "diary.txt").write_text("dear")
-    with pytest.raises(ValueError, match=r"holds 'diary\.txt', which is no part of a table"):
+    with pytest.raises(ValueError, match=r"holds 'diary\.txt', which nobody is recorded to have written"):
         pipeline.prepare([source], str(tmp_path / "other"), criteo_settings())
     with pytest.raises(ValueError, match="is given twice"):
         pipeline.prepare([source, source], str(tmp_path / "new"), criteo_settings())

@@ -95,22 +95,22 @@ def prepare(
     mark = None if found is None else found.mark_of(source, num_bytes)
     if mark is None:
         output = Written.beside(output_dir)
-        absent = output.absent()
         own = description["paragraph_ids"], description["source"]
         key = fingerprint(_WORK_VERSION, settings.of_reading(), *own)  # of all that stage 1 depends on
         try:
             _make_directories(quarantine_dir, dropped_dir)
-            output.open()
-            listed_dir = _listed(paragraph_ids, work_dir, key, num_bytes)
-            read_dir = files.join(work_dir, f"read-{key}")
-            read = ReadStage(read_dir, settings, source, num_bytes, quarantine_dir, listed_dir, dropped_dir)
-            mark = _prepare(read, key, engine, output, given, description, identity or source.identity())
+            with output.opened():
+                listed_dir = _listed(paragraph_ids, work_dir, key, num_bytes)
+                read_dir = files.join(work_dir, f"read-{key}")
+                read = ReadStage(
+                    read_dir, settings, source, num_bytes, quarantine_dir, listed_dir, dropped_dir
+                )
+                mark = _prepare(read, key, engine, output, given, description, identity or source.identity())
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
             found = Finished.find(output_dir, description)
             mark = None if found is None else found.mark_of(source, num_bytes)
             if mark is None:
-                written.remove_empty(absent)
                 raise
     _remove_work(work_dir)
     return mark

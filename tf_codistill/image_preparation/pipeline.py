@@ -28,15 +28,17 @@ from tf_codistill.image_preparation import plan, writing
 from tf_codistill.image_preparation.plan import Plan, Sources
 from tf_codistill.image_preparation.settings import ImageSettings
 from tf_codistill.image_preparation.writing import RecordStage
-from tf_codistill.jobs import stages
+from tf_codistill.jobs import stages, written
 from tf_codistill.jobs.engines import Local
+from tf_codistill.jobs.written import Written
 
 DAMAGED = "damaged.jsonl"
 """Name of the file that lists what could not be decoded, a line each."""
 
 _VERSION = 1
-_SHARD = re.compile(rf"(?:{'|'.join(folders.PARTS)})-\d{{5}}-of-\d{{5}}.*")
-_WORK = re.compile(r"(?:plan|write)-[0-9a-f]{16}|unpacked-[0-9a-f]{16}\.tar.*|\.probe-.*")
+_WORK = re.compile(
+    rf"(?:plan|write)-[0-9a-f]{{16}}|unpacked-[0-9a-f]{{16}}\.tar.*|{written.RECORD}|\.probe-.*"
+)
 _NUM_SHOWN = 3
 
 Facts = Mapping[str, Mapping[str, Any]]
@@ -68,38 +70,49 @@ def prepare(
     """
     settings, engine = settings or ImageSettings(), engine or Local(num_processes=1)
     description = {**settings.describe(), "sources": [_size(source) for source in _named(sources)]}
-    manifest = _finished(output_dir, description)
-    if manifest is not None and not any(map(files.is_directory, _named(sources))):
-        return manifest
-    if manifest is None:
-        _check_output(output_dir)
-    if quarantine_dir is not None:
-        files.make_directory(quarantine_dir)
-    work_dir = files.make_directory(_work_dir(output_dir))
-    planned = plan.make(sources, settings, work_dir)
-    if manifest is not None:
+    manifest, work_dir = _finished(output_dir, description), written.work_dir(output_dir)
+    if manifest is not None and any(map(files.is_directory, _named(sources))):
+        planned = plan.make(sources, settings, files.make_directory(work_dir))
         _remove_work(work_dir)
         if manifest["plan"] != planned.key:
             raise ValueError(
                 f"the files of {sources.main!r} are others than those that {output_dir!r} was prepared "
-                "from; name "
-                "another directory, or remove it"
+                "from; name another directory, or remove it"
             )
-        return manifest
+    if manifest is None:
+        if quarantine_dir is not None:
+            files.make_directory(quarantine_dir)
+        output = Written.beside(output_dir)
+        try:
+            with output.opened():
+                planned = plan.make(sources, settings, work_dir)
+                manifest = _prepare(planned, settings, engine, output, quarantine_dir, description)
+        except (OSError, ValueError):
+            # Perhaps another process has finished the same images and taken the work away.
+            if _finished(output_dir, description) is None:
+                raise
+            return prepare(sources, output_dir, settings, engine, quarantine_dir)
+        _remove_work(work_dir)
+    return manifest
+
+
+def _prepare(
+    planned: Plan,
+    settings: ImageSettings,
+    engine: stages.Engine,
+    output: Written,
+    quarantine_dir: str | None,
+    description: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Writes what is planned."""
+    key = stages.fingerprint(_VERSION, planned.key, settings.jpeg_quality)
     write = RecordStage(
-        files.join(work_dir, f"write-{stages.fingerprint(_VERSION, planned.key, settings.jpeg_quality)}"),
-        planned.directory,
-        planned.shards,
-        settings.jpeg_quality,
-        output_dir,
-        quarantine_dir,
+        files.join(written.work_dir(output.directory), f"write-{key}"),
+        *(planned.directory, planned.shards, settings.jpeg_quality, output, quarantine_dir),
     )
-    files.make_directory(output_dir)
     facts = stages.run(write, engine)
     _check_written(planned, facts, settings)
-    manifest = _commit(write, planned, facts, description)
-    _remove_work(work_dir)
-    return manifest
+    return _commit(write, planned, facts, description)
 
 
 def summary(manifest: Mapping[str, Any], directory: str) -> str:
@@ -161,24 +174,6 @@ def _finished(output_dir: str, description: Mapping[str, Any]) -> dict[str, Any]
         )
     files.verify(output_dir, manifest, contents=False)
     return manifest
-
-
-def _check_output(output_dir: str) -> None:
-    foreign = [name for name in files.names(output_dir) if not _is_own(name)]
-    if foreign:
-        raise ValueError(
-            f"{output_dir!r} holds {foreign[0]!r}, which is none of the images to be prepared; name an "
-            "empty directory"
-        )
-
-
-def _is_own(name: str) -> bool:
-    return _SHARD.fullmatch(name) is not None or name.startswith((DAMAGED, files.MANIFEST, ".probe-"))
-
-
-def _work_dir(output_dir: str) -> str:
-    # The absolute path, since "." has its name from elsewhere.
-    return (output_dir.rstrip("/") if files.is_remote(output_dir) else os.path.abspath(output_dir)) + ".work"
 
 
 def _remove_work(work_dir: str) -> None:
@@ -247,19 +242,18 @@ def _counts(planned: Plan, facts: Facts) -> dict[str, Any]:
 def _commit(
     write: RecordStage, planned: Plan, facts: Facts, description: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Puts the list of damage beside the records, takes away what does not belong there, and commits them."""
-    output_dir = write.output_dir
+    """Puts the list of damage beside the records, takes away what is left of others, and commits them."""
+    output = write.output
     rows = [
         {"part": task.partition("-")[0], "name": path, "kind": kind}
         for task in write.shards
         for path, kind, _ in facts[task]["damaged"]
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
-    files.write(files.join(output_dir, DAMAGED), lines.encode("ascii"))
+    files.write(output.claim(DAMAGED), lines.encode("ascii"))
     promised = {name: checksum for task in facts.values() for name, checksum in task["sha256"].items()}
-    for name in files.names(output_dir):
-        if name not in (*promised, DAMAGED):
-            files.remove(files.join(output_dir, name))
+    marker = output.claim(files.MANIFEST)
+    output.remove_others([*promised, DAMAGED])
     parts: dict[str, list[dict[str, Any]]] = {}
     for task in write.shards:
         number = sum(facts[task]["classes"].values())
@@ -273,10 +267,12 @@ def _commit(
         "plan": planned.key,
         "preparation": dict(description),
     }
-    manifest = files.commit(output_dir, metadata)
+    manifest = files.commit(output.directory, metadata, only=[*promised, DAMAGED])
     for name, checksum in promised.items():
         if manifest["files"].get(name, {}).get("sha256") != checksum:
-            files.remove(files.join(output_dir, files.MANIFEST))
+            files.remove(marker)
             files.remove(write.directory)
-            raise files.CorruptError(f"{name!r} in {output_dir!r} is not what was written; run this again")
+            raise files.CorruptError(
+                f"{name!r} in {output.directory!r} is not what was written; run this again"
+            )
     return manifest

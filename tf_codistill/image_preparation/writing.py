@@ -29,6 +29,7 @@ from tf_codistill.image_preparation.archives import Located
 from tf_codistill.jobs import quarantine
 from tf_codistill.jobs.quarantine import MAX_STRETCH_BYTES, Damage, Quarantine
 from tf_codistill.jobs.stages import Advance, Stage
+from tf_codistill.jobs.written import Written
 
 ENDINGS = (records.ENDING, records.INDEX)
 """Endings of the files of a shard."""
@@ -46,7 +47,7 @@ class RecordStage(Stage):
         plan_dir: Where the plan is.
         shards: Number of images of each shard, by task.
         jpeg_quality: With which images are stored that are no RGB JPEG.
-        output_dir: Directory of the records.
+        output: The directory of the records.
         quarantine_dir: Where to keep what cannot be decoded; None keeps nothing.
     """
 
@@ -59,7 +60,7 @@ class RecordStage(Stage):
     plan_dir: str
     shards: Mapping[str, int]
     jpeg_quality: int
-    output_dir: str
+    output: Written
     quarantine_dir: str | None = None
 
     def sizes(self) -> Mapping[str, int]:
@@ -68,7 +69,7 @@ class RecordStage(Stage):
 
     def done(self) -> set[str]:
         """Names of the tasks whose facts and records are there, and damage in quarantine if it shall be."""
-        there = set(files.names(self.output_dir))
+        there = set(files.names(self.output.directory))
         done = set()
         for task in super().done():
             facts = self.facts(task)
@@ -83,7 +84,7 @@ class RecordStage(Stage):
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes a record file and its index."""
         # Whoever writes the same shard at the same time does so elsewhere, and what is there is whole.
-        aside = files.make_directory(files.join(self.output_dir, f"{task}.{uuid.uuid4().hex}.partial"))
+        aside = files.make_directory(self.output.claim(f"{task}.{uuid.uuid4().hex}.partial"))
         path = files.join(aside, task)
         counted = _Counts()
         with contextlib.ExitStack() as stack:
@@ -95,7 +96,7 @@ class RecordStage(Stage):
         checksums = {}
         for ending in ENDINGS:
             checksums[task + ending] = files.checksum(path + ending)
-            files.move(path + ending, files.join(self.output_dir, task + ending))
+            files.move(path + ending, self.output.claim(task + ending))
         files.remove(aside)
         return {**counted.facts(), "sha256": checksums}
 

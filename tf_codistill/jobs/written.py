@@ -7,9 +7,9 @@
         thesis.tex                      somebody's, which no job touches
 
     written = Written.beside("corpus")
-    written.open()                                              nothing of anybody is in the way
-    files.write(written.claim("train-00000-of-00004.tokens"), content)
-    written.remove_others(["train-00000-of-00004.tokens"])      what an earlier, unfinished job has left
+    with written.opened():                                          nothing of anybody is in the way
+        files.write(written.claim("train-00000-of-00004.tokens"), content)
+        written.remove_others(["train-00000-of-00004.tokens"])      what an earlier, unfinished job has left
 
 A name is recorded before anything is written under it, so that a job that was killed at any moment has left
 nothing that is not known; each by a file of its own, so that any number of processes may do it. With a name
@@ -18,10 +18,11 @@ goes what `files.writing` writes aside for it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 from tf_codistill import files
@@ -103,6 +104,21 @@ class Written:
         """
         self.check()
         files.make_directory(self.record_dir)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Does what `open` does; directories that it made and that hold nothing go again if the job fails.
+
+        Raises:
+            ValueError: A directory cannot be written to, or there is something in the way.
+        """
+        absent = self.absent()
+        try:
+            self.open()
+            yield
+        except Exception:
+            remove_empty(absent)
+            raise
 
     def absent(self) -> list[str]:
         """Those directories that `open` makes and that are not there, each before the one that it is in."""

@@ -27,10 +27,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tf_codistill import files
-from tf_codistill.jobs import stages
+from tf_codistill.jobs import stages, written
 from tf_codistill.jobs.engines import Local
+from tf_codistill.jobs.written import Written
 from tf_codistill.tables import counts, fitting, shards
-from tf_codistill.tables.preprocessing import NAME, CategoryColumn, Preprocessing
+from tf_codistill.tables.preprocessing import CategoryColumn, Preprocessing
 from tf_codistill.tables.schema import TableSettings
 from tf_codistill.tables.sources import Segment, plan
 from tf_codistill.tables.stages import BAD, ChangedFileError, EncodeStage, ScanStage, VocabularyStage
@@ -39,14 +40,8 @@ Pieces = dict[str, list[tuple[str, int, int]]]
 """By segment, its rows by part: name of the part, first row in the segment, first row after them."""
 
 _VERSION = 1  # counts up when the results of a stage change although its settings do not
-_PARTS = "|".join(shards.PARTS)
-_OWN = re.compile(
-    rf"(?:(?:{_PARTS})-\d{{5}}-\d{{5}}\.rows|vocabulary-\d{{2,}}\.txt"
-    rf"|{'|'.join(map(re.escape, (NAME, shards.REJECTED, shards.PREPARATION, files.MANIFEST)))}"
-    r"|\.probe-[0-9a-f]{32})(?:\.[0-9a-f]{32}\.partial)?"
-)
 _WORK = re.compile(
-    r"(?:scan|fit|vocabulary|fitted|encode)-[0-9a-f]{16}|rejected\.jsonl|\.probe-[0-9a-f]{32}.*"
+    rf"(?:scan|fit|vocabulary|fitted|encode)-[0-9a-f]{{16}}|rejected\.jsonl|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
 )
 
 
@@ -55,8 +50,11 @@ class _Work:
     settings: TableSettings
     segments: Mapping[str, Segment]
     engine: stages.Engine
-    output_dir: str
-    directory: str
+    output: Written
+
+    @property
+    def directory(self) -> str:
+        return written.work_dir(self.output.directory)
 
 
 def prepare(
@@ -100,9 +98,15 @@ def prepare(
     description = _describe(settings, segments, fitted)
     if (manifest := _finished(output_dir, description)) is not None:
         return manifest
-    _check_place(output_dir)
-    work = _Work(settings, segments, engine or Local(num_processes=1), output_dir, _work_dir(output_dir))
-    manifest = _prepare(work, description, fitted)
+    work = _Work(settings, segments, engine or Local(num_processes=1), Written.beside(output_dir))
+    try:
+        with work.output.opened():
+            manifest = _prepare(work, description, fitted)
+    except (OSError, ValueError):
+        # Perhaps another process has finished the same table and taken the work away.
+        if (manifest := _finished(output_dir, description)) is None:
+            raise
+        return manifest
     for name in filter(_WORK.fullmatch, files.names(work.directory)):
         files.remove(files.join(work.directory, name))
     if not files.names(work.directory):
@@ -127,16 +131,18 @@ def _prepare(work: _Work, description: Mapping[str, Any], fitted: Preprocessing 
         fitted, warnings = _fit(work, key, scan, facts, pieces)
     encode = EncodeStage(
         files.join(work.directory, f"encode-{key}"),
-        *(settings, segments, pieces, checksums, fitted.directory, work.output_dir),
+        *(settings, segments, pieces, checksums, fitted.directory, work.output),
     )
     try:
         encoded = stages.run(encode, work.engine)
     except ChangedFileError:
         files.remove(scan.directory)
         raise
-    fitted.copy_to(work.output_dir)
-    _write_rejected(scan, facts, work.output_dir)
-    files.write_json(files.join(work.output_dir, shards.PREPARATION), description)
+    for name in (*fitted.files(), shards.REJECTED, shards.PREPARATION, files.MANIFEST):
+        work.output.claim(name)
+    fitted.copy_to(work.output.directory)
+    _write_rejected(scan, facts, work.output.directory)
+    files.write_json(files.join(work.output.directory, shards.PREPARATION), description)
     return _commit(work, fitted, encoded, {**counts.of_scanned(facts), "warnings": warnings})
 
 
@@ -238,7 +244,7 @@ def _rejected(scan: ScanStage, facts: counts.Facts) -> Iterator[dict[str, Any]]:
 def _commit(
     work: _Work, fitted: Preprocessing, encoded: counts.Facts, counted: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Takes away what does not belong to the table, and writes its manifest."""
+    """Takes away what unfinished ones have left, and writes the table's manifest."""
     parts: dict[str, dict[str, Any]] = {}
     known = {name: one for task in work.segments for name, one in encoded[task]["files"].items()}
     for task in work.segments:
@@ -247,10 +253,9 @@ def _commit(
             part["num_rows"] += shard["num_rows"]
             part["num_positive"] += shard["num_positive"]
             part["shards"].append({"name": shard["name"], "num_rows": shard["num_rows"]})
-    keep = {*known, *fitted.files(), shards.REJECTED, shards.PREPARATION, files.MANIFEST}
-    for name in files.names(work.output_dir):
-        if name not in keep:
-            files.remove(files.join(work.output_dir, name))
+    output_dir = work.output.directory
+    names = {*known, *fitted.files(), shards.REJECTED, shards.PREPARATION}
+    work.output.remove_others(names)
     metadata = {
         "kind": "table",
         "format_version": shards.FORMAT_VERSION,
@@ -260,11 +265,11 @@ def _commit(
         "parts": parts,
         "counts": dict(counted),
     }
-    manifest = files.commit(work.output_dir, metadata, known)
+    manifest = files.commit(output_dir, metadata, known, only=names)
     try:
-        files.verify(work.output_dir, manifest, contents=False)
+        files.verify(output_dir, manifest, contents=False)
     except files.CorruptError:
-        files.remove(files.join(work.output_dir, files.MANIFEST))
+        files.remove(files.join(output_dir, files.MANIFEST))
         raise
     return manifest
 
@@ -300,16 +305,3 @@ def _finished(output_dir: str, description: Mapping[str, Any]) -> dict[str, Any]
             )
     files.verify(output_dir, manifest, contents=False)
     return manifest
-
-
-def _check_place(output_dir: str) -> None:
-    foreign = [name for name in files.names(output_dir) if not _OWN.fullmatch(name)]
-    if foreign:
-        raise ValueError(
-            f"{output_dir!r} holds {foreign[0]!r}, which is no part of a table; name another directory"
-        )
-    files.make_directory(output_dir)
-
-
-def _work_dir(output_dir: str) -> str:
-    return (output_dir.rstrip("/") if files.is_remote(output_dir) else os.path.abspath(output_dir)) + ".work"

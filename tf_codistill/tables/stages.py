@@ -16,6 +16,7 @@ from typing import Any
 
 from tf_codistill import files
 from tf_codistill.jobs.stages import Advance, Stage
+from tf_codistill.jobs.written import Written
 from tf_codistill.tables import fitting, lines, shards
 from tf_codistill.tables.preprocessing import Preprocessing
 from tf_codistill.tables.rows import BadRow, Parsed, RowValues
@@ -153,7 +154,7 @@ class EncodeStage(Stage):
             rows in the segment.
         checksums: What was read when the segments were scanned.
         preprocessing: Directory of what the rows are encoded with.
-        output_dir: Where the shards go.
+        output: Where the shards go.
     """
 
     title = "encoding"
@@ -167,7 +168,7 @@ class EncodeStage(Stage):
     pieces: Mapping[str, Sequence[tuple[str, int, int]]]
     checksums: Mapping[str, str]
     preprocessing: str
-    output_dir: str
+    output: Written
 
     def sizes(self) -> Mapping[str, int]:
         """The segments with their bytes."""
@@ -182,7 +183,7 @@ class EncodeStage(Stage):
         facts: list[dict[str, Any]] = []
         for part, start, stop in pieces:
             num_positive, name = 0, f"{part}-{task}{shards.ENDING}"
-            with files.writing(files.join(self.output_dir, name)) as file:
+            with files.writing(self.output.claim(name)) as file:
                 file.write(b"")
                 for found in rows.take(stop - start):
                     num_positive += int(found.labels.sum())
@@ -190,8 +191,12 @@ class EncodeStage(Stage):
             facts.append({"part": part, "name": name, "num_rows": stop - start, "num_positive": num_positive})
         if rows.num_missing or rows.num_left() or reader.sha256 != self.checksums[task]:
             raise ChangedFileError(f"file {segment.path!r} has changed since it was scanned; run this again")
-        metadata = {one["name"]: files.metadata_of(files.join(self.output_dir, one["name"])) for one in facts}
-        return {"shards": facts, "files": metadata}
+        names = [one["name"] for one in facts]
+        paths = [files.join(self.output.directory, name) for name in names]
+        return {
+            "shards": facts,
+            "files": dict(zip(names, map(files.metadata_of, paths), strict=True)),
+        }
 
 
 class Waiting:

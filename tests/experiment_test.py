@@ -25,10 +25,11 @@ from tests.toy_experiments import (
     write_language_corpus,
 )
 from tests.toy_models import publish
-from tf_codistill import checkpoints, evaluation, recurrent_state, runs, weights
+from tf_codistill import checkpoints, evaluation, files, recurrent_state, runs, weights
 from tf_codistill.exchange.topology import RandomPeers, teachers_of
 from tf_codistill.experiment import Experiment, configured
 from tf_codistill.groups.synchronous import SynchronousGroup
+from tf_codistill.health import progress
 from tf_codistill.models.language_model import LanguageModel
 from tf_codistill.tasks.base import Part
 from tf_codistill.teaching.base import Teaching
@@ -173,6 +174,23 @@ def test_validation_changes_nothing_in_training(corpus, peer) -> None:
         assert len(runs.read_metrics(runs.metrics_path(workdir, 0), "validation")) == 20 // every
     for often, once in zip(*results, strict=True):
         np.testing.assert_array_equal(often, once)
+
+
+def test_a_run_that_is_killed_before_its_model_is_saved_has_not_ended(corpus, tmp_path, monkeypatch) -> None:
+    workdir, path = str(tmp_path), runs.student_path(str(tmp_path), 0)
+
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    experiment = toy_experiment(corpus)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(experiment.task), "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.train(workdir, 0, 1)
+    assert progress.finished_steps(workdir, [0]) is None, "launch would not start it again"
+    toy_experiment(corpus).train(workdir, 0, 1)
+    assert progress.finished_steps(workdir, [0]) == 20
+    assert files.exists(path)
 
 
 def test_what_a_run_leaves(corpus, tmp_path) -> None:

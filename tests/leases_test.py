@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -64,6 +65,15 @@ def test_a_living_process_is_named_at_once(tmp_path, owner):
             act()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="where Linux says when the machine was started")
+def test_a_living_process_is_one_also_after_the_clock_was_set(tmp_path, owner, monkeypatch):
+    """Linux takes the time since the start, which goes on, from the clock to say when the start was."""
+    boot_time = psutil.boot_time() - 60.0
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot_time)
+    with pytest.raises(ValueError, match=f"held by process {owner.pid} on"):
+        lease_of(tmp_path).refuse()
+
+
 def test_who_lets_go_and_who_is_killed_are_followed_at_once_in_the_same_generation(tmp_path, owner):
     owner.communicate("\n")
     lease = lease_of(tmp_path, lease_secs=60.0)
@@ -87,7 +97,7 @@ def test_who_is_killed_is_gone_before_the_system_has_taken_back_its_memory():
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", large], **pipes) as killed:
         killed.stdout.readline()
-        began = psutil.Process(killed.pid).create_time()
+        began = leases._began(killed.pid)
         holder = leases.Holder(1, 1, "owner", "host", killed.pid, "machine", began, began)
         assert holder.runs()
         killed.kill()
@@ -150,6 +160,36 @@ def test_of_many_at_once_one_gets_it(tmp_path, place):
     assert leases.newest_holder(path) == got[0]
     for one in candidates:
         one.release()
+
+
+@pytest.fixture(name="store")
+def fixture_store(tmp_path, monkeypatch):
+    """A directory that takes itself for an object store."""
+    monkeypatch.setattr(files, "is_remote", lambda path: True)
+    (tmp_path / "lease").mkdir()
+    return tmp_path
+
+
+def test_the_claim_of_a_candidate_who_was_killed_is_in_nobodys_way_for_long(store):
+    left = store / "lease" / "token_000001.json.0.claim"
+    left.write_text("{}")
+    with pytest.raises(ValueError, match="held by"):
+        lease_of(store, lease_secs=60.0).acquire()
+    old = time.time() - 2 * QUICK["lease_secs"]
+    os.utime(left, (old, old))
+    lease = lease_of(store)
+    assert lease.acquire().token == 1
+    lease.release()
+
+
+def test_a_candidate_who_is_interrupted_leaves_no_claim(store, monkeypatch):
+    def interrupt(secs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        lease_of(store).acquire()
+    assert files.names(str(store / "lease")) == []
 
 
 def test_a_heartbeat_says_how_far_its_owner_is(tmp_path):

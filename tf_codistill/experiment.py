@@ -172,7 +172,8 @@ class Experiment:
         checkpointing = Checkpointing(saved, self.checkpoint_every_steps)
         per_step = sum(stream.units_per_step for stream in training)
         units, derived = self.task.units, self.task.derived
-        log = MetricsLog(workdir, group, self.num_steps, per_step, units, own.generation, derived)
+        of_log = (workdir, group, self.num_steps, per_step, units, own.generation, derived)
+        log = MetricsLog(*of_log, ends_with_fit=False)
         when_built()
         position = checkpointing.restore(model) or self._first_position(model)
         workers.fit(
@@ -186,10 +187,12 @@ class Experiment:
             callbacks=[*([own, log] if workers.is_chief else []), checkpointing, *callbacks],
         )
         logging.info("trained to step %d, weights %s", model.step(), weights.checksum(model))
-        for number, student in enumerate(model.students if workers.is_chief else []):
-            index = number if len(model.students) > 1 else None
-            path = runs.student_path(workdir, group, index, own.generation)
-            self.task.save(student, path, group + number)
+        if workers.is_chief:
+            for number, student in enumerate(model.students):
+                index = number if len(model.students) > 1 else None
+                path = runs.student_path(workdir, group, index, own.generation)
+                self.task.save(student, path, group + number)
+            log.end()
         return model
 
     def _first_position(self, model: CodistillationModel) -> Position:

@@ -54,8 +54,9 @@ class Holder:
         host: Its machine's name.
         pid: Its process there.
         machine: Which start of which machine, and which of its process name spaces, `pid` belongs to.
-        process_began: When that process began, in seconds since the epoch by the clock of its machine.
-        since: When it took the lease, the same.
+        process_began: When that process began, in seconds after its machine did, which no setting of a clock
+            changes.
+        since: When it took the lease, in seconds since the epoch by the clock of its machine.
     """
 
     token: int
@@ -77,8 +78,8 @@ class Holder:
         One without any memory has ended, but for what the system has to tidy up, which takes a while.
         """
         with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.process_began) < 1 and process.memory_info().vms > 0
+            is_same = abs(_began(self.pid) - self.process_began) < 1
+            return is_same and psutil.Process(self.pid).memory_info().vms > 0
         return False
 
     def __str__(self) -> str:
@@ -181,8 +182,8 @@ class Lease:
             if not is_gone and not take_over and (newest.is_here() or self._beats(newest)):
                 raise self._held(newest)
             token, generation = newest.token + 1, newest.generation + (not is_gone)
-        began = psutil.Process().create_time()
-        own = (uuid.uuid4().hex, socket.gethostname(), os.getpid(), _machine(), began, self._clock())
+        process = os.getpid(), _machine(), _began(os.getpid())
+        own = (uuid.uuid4().hex, socket.gethostname(), *process, self._clock())
         mine = Holder(token, generation, *own)
         if not self._take(mine):
             raise self._held(newest_holder(self._directory) or mine)
@@ -239,15 +240,24 @@ class Lease:
         if not files.is_remote(path):
             return create(path, dataclasses.asdict(mine))
         claim = f"{path}.{mine.owner}.claim"
-        files.write_json(claim, {})
-        time.sleep(self._settle_secs)
-        token, names = os.path.basename(path), files.names(self._lease_dir)
-        claims = [name for name in names if name.startswith(f"{token}.")]
-        is_first = token not in names and claims[:1] == [os.path.basename(claim)]
-        if is_first:
-            files.write_json(path, dataclasses.asdict(mine))
-        files.remove(claim)
+        try:
+            files.write_json(claim, {})
+            time.sleep(self._settle_secs)
+            token, names = os.path.basename(path), files.names(self._lease_dir)
+            oldest = files.modified_at(claim) - self._lease_secs
+            claims = [one for one in names if one.startswith(f"{token}.") and self._counts(one, oldest)]
+            is_first = token not in names and claims[:1] == [os.path.basename(claim)]
+            if is_first:
+                files.write_json(path, dataclasses.asdict(mine))
+        finally:
+            files.remove(claim)
         return is_first
+
+    def _counts(self, claim: str, oldest: float) -> bool:
+        """Whether a claim is not one that a candidate has left who was killed."""
+        with contextlib.suppress(FileNotFoundError):  # if it has just gone its candidate may have won
+            return files.modified_at(files.join(self._lease_dir, claim)) >= oldest
+        return True
 
     def _keep(self, mine: Holder) -> None:
         while not self._stop.wait(self._beat_secs):
@@ -347,6 +357,12 @@ def _path(directory: str, token: int) -> str:
 
 def _beat_path(directory: str, token: int) -> str:
     return files.join(directory, "lease", f"token_{token:06d}.beat")
+
+
+def _began(pid: int) -> float:
+    """When a process of this machine began, in seconds after the machine did."""
+    start = psutil.boot_time()  # first, as psutil 6 goes on with what it found here
+    return psutil.Process(pid).create_time() - start
 
 
 def _machine() -> str:

@@ -341,7 +341,10 @@ def _commit() -> str | None:
 @contextlib.contextmanager
 def _stopping(running: list[_Running]) -> Iterator[None]:
     """Stops what is running when something ends the block, each with time for a checkpoint."""
-    previous = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [
+        one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN
+    ]  # nohup
+    previous = {number: signal.signal(number, _exit) for number in heard}
     try:
         yield
     finally:

@@ -99,6 +99,18 @@ def test_what_is_no_archive_is_named(tmp_path: pathlib.Path, content: bytes, tol
         list(archives.located_files(str(tmp_path / "a")))
 
 
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_tar_that_is_damaged_between_two_files_is_not_taken_for_a_shorter_one(
+    tmp_path: pathlib.Path, depth: int
+) -> None:
+    content = bytearray(tar_bytes({"1.jpg": b"x", "2.jpg": b"y", "3.jpg": b"z"}))
+    content[content.index(b"2.jpg")] ^= 1
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_bytes({"n01.tar": bytes(content)}) if depth else content)
+    with pytest.raises(ValueError, match=r"a.tar' is no .* whole tar \(no file begins at byte \d+\)"):
+        list(archives.located_files(str(path)))
+
+
 def test_what_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read(str(tmp_path / "nowhere"))

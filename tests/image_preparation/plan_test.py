@@ -92,6 +92,15 @@ def test_validation_may_be_elsewhere_with_a_file_of_labels(tmp_path: pathlib.Pat
         plan.make(Sources(train, held_out), ImageSettings(), str(tmp_path / "work"))
 
 
+def test_a_line_of_the_file_of_labels_is_a_class_with_all_its_words(tmp_path: pathlib.Path) -> None:
+    train = write_folders(tmp_path / "train", {"big cat/1.jpg": b"", "dog/1.jpg": b""})
+    held_out = write_folders(tmp_path / "val", {"v_1.jpg": b"", "v_2.jpg": b""})
+    (tmp_path / "labels.txt").write_bytes(b"dog\r\nbig cat \r\n\r\n")
+    sources = Sources(train, held_out, str(tmp_path / "labels.txt"))
+    found = images(plan.make(sources, ImageSettings(), str(tmp_path / "work")))
+    assert sorted(found["validation"]) == [("v_1.jpg", "dog", 1), ("v_2.jpg", "big cat", 0)]
+
+
 def test_classes_without_images_and_unknown_ones_are_counted(tmp_path: pathlib.Path) -> None:
     names = [
         "train/a/1.jpg",

@@ -93,6 +93,24 @@ def test_an_error_in_a_process_arrives_here(tmp_path: Path) -> None:
     assert len(stage.done()) < 22
 
 
+class Dying(ToyStage):
+    """One of its processes is killed while the other one works."""
+
+    def do(self, task: str, advance: stages.Advance) -> Mapping[str, Any]:
+        time.sleep(20.0 if task == "1" else 0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return {}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
+def test_a_process_that_is_killed_is_told_of_while_the_others_work(tmp_path: Path) -> None:
+    for _ in range(3):  # which of the two was started last is chance
+        began = time.monotonic()
+        with pytest.raises(OSError, match="trying: a worker process was killed"):
+            Local(2).run(Dying(str(tmp_path), ("1", "2")), ("1", "2"), lambda number: None)
+        assert time.monotonic() - began < 15
+
+
 def test_little_work_is_done_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ToyStage, "units_per_process", 100)
     stage = ToyStage(str(tmp_path), ("1", "2", "3"))

@@ -13,6 +13,7 @@ import textwrap
 import time
 
 import pytest
+from rich.console import Console
 
 from tests import toy_runs
 from tf_codistill import gpus, runs
@@ -369,8 +370,15 @@ def _is_alive(pid):
         return False
 
 
+def test_a_worker_that_ends_with_an_endless_line_fails_as_others_do(launch):
+    body = f"print('x' * {2 * logs.MAX_LOG_BYTES}); sys.exit(3)"
+    with pytest.raises(ChildProcessError, match="worker 0 of group 0 failed with exit status 3"):
+        launch(body, num_groups=1)
+
+
 LAUNCHER = """
-    import sys
+    import signal, sys
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also under nohup
     from tf_codistill import program
     from tf_codistill.launching import local
     script, folder = sys.argv[1:3]
@@ -400,6 +408,16 @@ def test_signals_stop_every_worker(tmp_path, sent, status):
     assert output.splitlines()[-1] == "stopped at step 0 (no checkpoint); the same command begins anew"
     assert all((tmp_path / f"interrupted_{name}").exists() for name in names)
     _assert_gone(*(tmp_path / f"pid_{name}" for name in names))
+
+
+def test_what_nohup_keeps_away_stays_away():
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with local._running([], 0.0, Console()):
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous)
 
 
 def _finish(workdir, num_groups, num_steps):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tests import toy_runs
-from tf_codistill import runs
+from tf_codistill import children, runs
 from tf_codistill.launching.supervision import LOOK_SECS, Group
 
 
@@ -124,6 +124,13 @@ def test_where_it_does_not_fail_alone_the_group_starts_again(watched):
     watched.worker.fail("a server is gone", is_mistake=False)
     watched.other.fail("killed", is_mistake=False)
     assert "group 0 starts again" in watched.group.look()
+
+
+def test_a_group_whose_place_was_taken_stays_ended_whatever_the_other_workers_end_with(watched):
+    watched.worker.fail("a collective is broken", is_mistake=False)
+    watched.other.fail("taken over", is_mistake=False)
+    watched.other.status = children.SUPERSEDED
+    assert watched.group.look() == watched.group.failure == "taken over"
 
 
 NAN = "the loss of steps 151 to 200 is nan"

@@ -337,6 +337,16 @@ def test_too_many_bad_rows_are_told_with_file_and_line(tmp_path: pathlib.Path) -
     assert manifest["counts"]["kept"] == 598
 
 
+def test_a_rejected_row_may_hold_what_text_takes_for_line_breaks(tmp_path: pathlib.Path) -> None:
+    lines = criteo_lines(600)
+    lines[577] = "x \u2028 y \u0085 z".encode()
+    path = write(tmp_path / "rows.txt", lines)
+    manifest = pipeline.prepare([path], str(tmp_path / "table"), criteo_settings(max_bad_share=0.01))
+    assert manifest["counts"]["kept"] == 599
+    (row,) = (tmp_path / "table" / "rejected.jsonl").read_bytes().splitlines()
+    assert (json.loads(row)["content"], json.loads(row)["line"]) == (lines[577].decode(), 578)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -215,6 +215,9 @@ def _of_tar(source: str, start: int, num_bytes: int, prefix: str) -> Iterator[Lo
                 yield from _of_tar(source, start + member.offset_data, member.size, folder)
             elif member.isfile():
                 yield Located(name, source, start + member.offset_data, member.size)
+        opened.seek(archive.offset)
+        if opened.read(tarfile.BLOCKSIZE).strip(b"\0"):  # which `tarfile` takes for the end
+            raise tarfile.ReadError(f"no file begins at byte {start + archive.offset}")
 
 
 def _opened(source: str, start: int = 0, num_bytes: int | None = None) -> io.BufferedReader:

@@ -169,7 +169,8 @@ def _found(sources: Sources, work_dir: str) -> _Found:
     if sources.validation is not None:
         labels = None
         if sources.validation_labels is not None:
-            labels = files.read(sources.validation_labels).decode("utf-8").split()
+            lines = files.read(sources.validation_labels).decode("utf-8").split("\n")
+            labels = [line.strip() for line in lines if line.strip()]
         _add(found, _located(sources.validation, work_dir), "validation", labels)
     if not found.images:
         raise ValueError(

@@ -75,7 +75,8 @@ class Local:
 
     def _run(self, num_processes: int, stage: Stage, tasks: Sequence[str], advance: Advance) -> None:
         with _workers(num_processes, stage.preload) as (executor, num_done):
-            waiting = {executor.submit(_do, stage, task) for task in tasks}
+            waiting: set[futures.Future[Any]] = {executor.submit(_do, stage, task) for task in tasks}
+            waiting.add(executor.submit(int))  # the pool learns of its last process with what comes after it
             shown = 0
             while waiting:
                 done, waiting = futures.wait(waiting, _POLL_SECS, futures.FIRST_EXCEPTION)

@@ -131,7 +131,10 @@ def _telling(workdir: str, groups: Sequence[int], console: Console) -> Iterator[
 @contextlib.contextmanager
 def _running(groups: Sequence[Group], grace_secs: float, console: Console) -> Iterator[None]:
     workers = [worker for group in groups for worker in group.workers]
-    previous = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heard = [
+        one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN
+    ]  # nohup
+    previous = {number: signal.signal(number, _exit) for number in heard}
     try:
         for group in groups:
             group.start()

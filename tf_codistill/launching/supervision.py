@@ -113,8 +113,9 @@ class Group:
         if failed and all(worker.is_replaceable for _, worker in failed):
             return self._replace([worker for _, worker in failed])
         if failed:
-            # One that a signal has ended comes first: others may have ended because it had.
-            code, worker = min(failed, key=lambda one: one[0])
+            # One whose place was taken comes first, then one that a signal has ended: others may have ended
+            # because it had.
+            code, worker = min(failed, key=lambda one: (one[0] != children.SUPERSEDED, one[0]))
             reason, is_mistake = worker.failure()
             # Whoever has trained before, and has begun to do so again, has made none.
             has_trained = self._checkpoint() > 0 or self.has_progressed()

@@ -80,7 +80,7 @@ class Worker:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
         tail = logs.last_lines(self.log_path, TAIL_LINES)
         name = f"{self.role} {self.index} of group {self.group}"
-        if code > 0 and tail[-1].startswith(logs.SENTENCE):
+        if code > 0 and tail and tail[-1].startswith(logs.SENTENCE):
             return f"{name}: {tail[-1].removeprefix(logs.SENTENCE)}", True
         quoted = (f"    {line}" for line in tail)
         return "\n".join([f"{name} {how}; {self.log_path} ends with", *quoted]), False

@@ -235,7 +235,7 @@ def _rejected(scan: ScanStage, facts: counts.Facts) -> Iterator[dict[str, Any]]:
     before: collections.Counter[str] = collections.Counter()
     for task, segment in scan.segments.items():
         first = before[segment.path] + segment.first_line + 1
-        for line in files.read(scan.path(task, BAD)).decode("utf-8").splitlines():
+        for line in files.read(scan.path(task, BAD)).splitlines():  # as text it has more line breaks
             row = json.loads(line)
             yield {**row, "line": row["line"] + first, "file": segment.path}
         before[segment.path] += facts[task]["lines"]

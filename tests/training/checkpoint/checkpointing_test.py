@@ -279,6 +279,16 @@ def test_gradients_of_several_batches_are_saved_at_any_of_them(tmp_path: pathlib
     assert_same(whole, resumed)
 
 
+def test_an_execution_may_have_other_steps_than_when_training_was_stopped(tmp_path: pathlib.Path) -> None:
+    data = {"x": lambda: finite().repeat(), "steps_per_epoch": 4}
+    whole, resumed = compiled(), compiled(steps_per_execution=4)
+    fit(whole, tmp_path / "whole", **data)
+    with pytest.raises(KeyboardInterrupt, match="saved at step 7"):
+        fit(compiled(), tmp_path / "stopped", At(6, ask), **data)
+    fit(resumed, tmp_path / "stopped", **data)
+    assert_same(whole, resumed)
+
+
 def test_every_so_many_minutes(tmp_path: pathlib.Path) -> None:
     now = itertools.count(step=1)
     minute = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: next(now))

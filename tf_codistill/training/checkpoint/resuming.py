@@ -85,11 +85,26 @@ def _begin(model: Any, checkpointing: Checkpointing, arguments: dict[str, Any]) 
         )
     if found is not None and found.fit == progress.fit:
         arguments["initial_epoch"] = max(found.epoch, first.epoch)
+        _align(model, found.batch)
         model.when_built = functools.partial(_continue_from, model, checkpointing, first, found)
     else:
         progress.position = first
         model.batches_seen.begin()
     return True
+
+
+def _align(model: Any, batch: int) -> None:
+    """Lets no execution begin before the batch with which training goes on and end behind it."""
+    at_once = model.steps_per_execution
+    model.steps_per_execution = math.gcd(at_once, batch)
+    if model.steps_per_execution < at_once:
+        logging.warning(
+            "training goes on with batch %d of an epoch, which is no multiple of the %d steps_per_execution: "
+            "until it is started again they are %d",
+            batch,
+            at_once,
+            model.steps_per_execution,
+        )
 
 
 def _continue_from(

@@ -172,8 +172,7 @@ class Experiment:
         checkpointing = Checkpointing(saved, self.checkpoint_every_steps)
         per_step = sum(stream.units_per_step for stream in training)
         units, derived = self.task.units, self.task.derived
-        of_log = (workdir, group, self.num_steps, per_step, units, own.generation, derived)
-        log = MetricsLog(*of_log, ends_with_fit=False)
+        log = MetricsLog(workdir, group, self.num_steps, per_step, units, own.generation, derived)
         when_built()
         position = checkpointing.restore(model) or self._first_position(model)
         workers.fit(

@@ -36,6 +36,7 @@ def fit(directory: pathlib.Path, *callbacks: keras.callbacks.Callback, epochs: i
     checkpointing = Patient(str(directory / "checkpoints"), every_steps=2)
     arguments = {"x": batches(*examples(0, STEPS)).repeat(), "steps_per_epoch": STEPS, "verbose": 0, **data}
     compiled().fit(**arguments, epochs=epochs, shuffle=False, callbacks=[log, *callbacks, checkpointing])
+    log.end()
 
 
 def records(directory: pathlib.Path, kind: str | None = None) -> list[dict[str, Any]]:

@@ -34,7 +34,6 @@ class MetricsLog(keras.callbacks.Callback):
         units: str = "examples",
         generation: int | None = None,
         derived: Callable[[dict[str, float]], dict[str, float]] = lambda averages: {},
-        ends_with_fit: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Takes note of the arguments; touches no file.
@@ -47,15 +46,13 @@ class MetricsLog(keras.callbacks.Callback):
             units: What that is counted in.
             generation: That of the group's directory to write to, see `runs.group_dir`.
             derived: Makes further figures of the averages of a validation.
-            ends_with_fit: Whether the end is marked when `fit` ends; otherwise by `end`, which is called when
-                all that training leaves is there.
             clock: Returns seconds that never go back.
         """
         super().__init__()
         self._path = runs.metrics_path(workdir, group, generation)
         self._tensorboard_dir = runs.tensorboard_dir(workdir, group, generation)
         self._num_steps, self._units_per_step, self._units = num_steps, units_per_step, units
-        self._derived, self._ends_with_fit, self._clock = derived, ends_with_fit, clock
+        self._derived, self._clock = derived, clock
         self._began = self._interval_began = self._last_step_ended = 0.0
         self._interval_step = 0
         self._trained_secs = 0.0
@@ -100,11 +97,9 @@ class MetricsLog(keras.callbacks.Callback):
             self._write("validation", step, validation | self._derived(validation))
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Marks the end, unless that is for later."""
+        """Stops the clock; `end` is for when all that training leaves is there."""
         self._writer.close()
         self._trained_secs = self._elapsed_secs()
-        if self._ends_with_fit:
-            self.end()
 
     def end(self) -> None:
         """Marks the end if the last step has been reached: from then on the run counts as finished."""

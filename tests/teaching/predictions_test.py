@@ -131,6 +131,16 @@ def test_a_peer_that_is_not_there_costs_one_wait_and_one_that_reads_something_el
         side_by_side(*(functools.partial(fit, *one) for one in zip(others, data, strict=True)))
 
 
+def test_what_an_earlier_run_has_left_does_not_end_a_run_whose_peer_is_yet_to_come(
+    tmp_path: pathlib.Path,
+) -> None:
+    earlier = models([group(tmp_path, one, run_id="earlier") for one in range(2)])
+    side_by_side(*(functools.partial(fit, one, keyed(2)) for one in earlier))
+    (first,) = models([group(tmp_path, 0, run_id="later", wait_secs=0.0)])
+    history = fit(first, keyed(2))
+    assert (history["taught_share"], history["failed_exchanges"]) == ([0.0], [2.0])
+
+
 def test_groups_resume_at_their_steps_with_what_the_others_had_predicted(tmp_path: pathlib.Path) -> None:
     """One is at step 8, the other begins again at step 4: it learns from what has been kept."""
     data = keyed(12)

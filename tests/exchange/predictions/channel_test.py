@@ -219,6 +219,22 @@ def test_groups_of_other_numbers_of_replicas_find_their_rows(make: Make) -> None
     assert one.costs.received_bytes == 2 * MessageFormat("run", SPECS).num_bytes(2)
 
 
+def test_a_peer_that_begins_again_with_other_replicas_is_found_whole(make: Make) -> None:
+    one, peer = meeting(make(), 0, wait_secs=1.0), meeting(make(), 1)
+    for step in range(9):
+        if step in (1, 5):
+            peer = meeting(make(), 1, num_parts=2 if step == 1 else 1)
+        parts = [range(2), range(2, 4)] if 1 <= step < 5 else [range(4)]
+        theirs = [
+            functools.partial(exchanged, peer, step, keys, 2.0, part) for part, keys in enumerate(parts)
+        ]
+        found, *_ = in_threads(functools.partial(exchanged, one, step, range(4), 1.0), *theirs)
+        assert found.present_B.sum() == (2 if step == 1 else 4), step
+        if step == 6:
+            waited = one.costs.waited_secs
+    assert one.costs.waited_secs - waited < 0.5, "for a part that is there no more nobody waits"
+
+
 def test_who_is_asleep_costs_no_time_until_it_wakes_up(make: Make) -> None:
     one = meeting(make(), 0, wait_secs=0.6)
     assert not exchanged(one, 0, range(2), 1.0).present_B.any()

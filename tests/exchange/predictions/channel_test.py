@@ -127,6 +127,8 @@ def test_whoever_begins_again_never_looks_further_on_than_it_is(
 def test_the_server_keeps_to_its_bounds() -> None:
     with serving(max_bytes=10_000) as (server, port):
         channel, other = (ServerChannel(f"localhost:{port}", run) for run in ("run", "another"))
+        for one, group in ((channel, "group_0"), (channel, "group_1"), (other, "group_0")):
+            one.begin(group, {}, 0)
         for step in range(100):
             channel.put("group_0", step, 0, bytes(1000))
             channel.put("group_1", step, 0, b"")  # a sign of life takes room, too
@@ -328,6 +330,27 @@ def test_a_server_that_is_killed_and_comes_back_is_missed_for_a_while(
             time.sleep(0.1)
     for one in pair:
         one.close()
+
+
+def test_a_server_that_comes_back_is_told_again_who_predicts_what() -> None:
+    """Else a group that begins again would not know in how many parts its peer predicts."""
+
+    def channel() -> ServerChannel:
+        return ServerChannel(f"localhost:{port}", "run")
+
+    with serving() as (_, port):
+        peer, worker = meeting(channel(), 1, num_parts=2), channel()
+    with serving(port=port):
+        with pytest.raises(OSError, match="does not know what 'group_1' predicts"):
+            worker.put("group_1", 0, 1, b"of a worker that does not speak for its group")
+        again = meeting(channel(), 0)
+        found, *_ = in_threads(
+            lambda: exchanged(again, 1, range(4), 1.0),
+            lambda: exchanged(peer, 1, range(2), 2.0, part=0),
+            lambda: exchanged(peer, 1, range(2, 4), 2.0, part=1),
+        )
+        assert exchanged(again, 1, range(4), 1.0).present_B.all()
+        worker.put("group_1", 2, 1, b"")
 
 
 def test_storage_that_fails_costs_predictions_alone(tmp_path: pathlib.Path) -> None:

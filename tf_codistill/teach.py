@@ -33,6 +33,7 @@ def main() -> None:
     program.parse_gin(instead="" if program.GIN_FILE.value else waiting.wait_for_bindings(workdir))
     configured, group = experiment.configured(), _GROUP.value
     exchange_dir = exchange_dir or runs.exchange_dir(workdir)
+    waiting.wait_for_bindings(workdir)  # a group that has begun tells how many there are
     task, number = configured.task, waiting.num_groups(workdir)
     teaching = configured.teachers(exchange_dir, group, number, task.batch_size, runs.run_id(workdir))
     ((index, of),) = teaching.parts(group, number)

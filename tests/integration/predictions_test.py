@@ -92,6 +92,12 @@ def test_groups_of_two_workers_go_on_while_their_server_is_away(
         assert len(weights) == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="this machine has no IPv6")
+def test_the_server_listens_at_an_address_of_ipv6(programs: Programs) -> None:
+    with programs.started("serve_predictions", "--host=::1", "--port=0") as server:
+        server.wait_until(lambda: "[::1]:" in server.output_so_far())
+
+
 @pytest.mark.slow
 def test_evaluation_only_workers_teach_groups_that_wait_for_nobody(
     programs: Programs, corpus: str, tmp_path: pathlib.Path
@@ -119,6 +125,15 @@ def test_evaluation_only_workers_teach_groups_that_wait_for_nobody(
     assert max(shares[0]) > 0.9
     assert max(shares[1]) == 0.0
     assert metrics(workdir, 0, "train")[1500]["waited_secs"] < 1.0
+
+
+def test_an_evaluation_only_worker_that_is_there_first_waits_to_learn_how_many_groups_there_are(
+    programs: Programs, corpus: str, tmp_path: pathlib.Path
+) -> None:
+    teaching = ("Experiment.teaching = @PredictionExchange", "PredictionExchange.ahead = True")
+    flags = experiment(tmp_path, corpus, optimizer=SGD, teaching=teaching)
+    with programs.started("teach", f"--workdir={tmp_path}", "--peer=0", "--group=1", *flags) as teacher:
+        teacher.wait_until(lambda: "waiting for a group of" in teacher.output_so_far())
 
 
 def certificate_of(directory: pathlib.Path, name: str) -> tuple[str, str]:

@@ -168,10 +168,10 @@ def test_what_does_not_fit_is_told_before_training(tmp_path: pathlib.Path) -> No
         models([group(tmp_path, 0, form=TopK(9))])
     with pytest.raises(ValueError, match="leaves the graph in each step, which XLA cannot compile"):
         models([group(tmp_path, 0)], jit_compile=True)
-    squared = losses.SquaredLogits()
-    with pytest.raises(ValueError, match="takes teachers' logits, but .* only draws arrive"):
-        CodistillationModel(regression, group(tmp_path, 0, form=SampledClasses(2)), squared)
-    CodistillationModel(regression, group(tmp_path, 0), squared)
+    for loss in (losses.SquaredLogits(), losses.BinarySoftCrossEntropy()):
+        with pytest.raises(ValueError, match="takes teachers' logits, but .* only draws arrive"):
+            CodistillationModel(regression, group(tmp_path, 0, form=SampledClasses(2)), loss)
+        CodistillationModel(regression, group(tmp_path, 0), loss)
     pair = models([group(tmp_path / "forms", 0), group(tmp_path / "forms", 1, form=TopK(2))])
     with pytest.raises(ValueError, match=r"predicts with form .*Logits.*start all groups on data of"):
         side_by_side(*(functools.partial(fit, one, keyed(2)) for one in pair))

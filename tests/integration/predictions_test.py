@@ -15,15 +15,27 @@ from typing import Any
 
 import pytest
 
+from tests import toy_following, toy_house
 from tests.forks import REPOSITORY
 from tests.integration.programs import SGD, Programs, experiment, final_weights, log_of, metrics, pids_of
 from tests.teaching import predictions_test as exchanging
+from tf_codistill import files, runs
 
 NUM_STEPS = 40
 PREDICTIONS = (
     *("Experiment.teaching = @PredictionExchange", "PredictionExchange.wait_secs = 120.0"),
     *("PredictionExchange.form = @TopK()", "TopK.k = 8", "LanguageTask.data = 'same_batches'"),
 )
+NAMELESS = b"""
+# num_groups: 2
+import tests.toy_house
+
+Experiment.num_steps = 100
+Experiment.optimizer = @keras.optimizers.SGD
+Experiment.task = @Points()
+Experiment.teaching = @PredictionExchange
+PredictionExchange.ahead = True
+"""
 
 
 def flags_of(
@@ -134,6 +146,17 @@ def test_an_evaluation_only_worker_that_is_there_first_waits_to_learn_how_many_g
     flags = experiment(tmp_path, corpus, optimizer=SGD, teaching=teaching)
     with programs.started("teach", f"--workdir={tmp_path}", "--peer=0", "--group=1", *flags) as teacher:
         teacher.wait_until(lambda: "waiting for a group of" in teacher.output_so_far())
+
+
+def test_an_evaluation_only_worker_follows_a_run_that_nobody_has_given_a_name(
+    programs: Programs, tmp_path: pathlib.Path
+) -> None:
+    """Groups that are started one by one are of the run that their exchange names."""
+    run = toy_following.Run(tmp_path, toy_house.Points())
+    run.publish(1, 10)
+    files.write(runs.config_path(str(run.workdir), 0), NAMELESS)
+    with programs.started("teach", f"--workdir={run.workdir}", "--peer=1", "--group=0") as teacher:
+        teacher.wait_until(lambda: "group 1 predicts for group 0" in teacher.output_so_far())
 
 
 def certificate_of(directory: pathlib.Path, name: str) -> tuple[str, str]:

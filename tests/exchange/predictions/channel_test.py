@@ -310,6 +310,17 @@ def test_who_predicts_something_else_is_told_at_the_beginning(make: Make) -> Non
         meeting(make(), 1, form="TopK()")
 
 
+def test_a_description_that_is_damaged_ends_no_run(tmp_path: pathlib.Path) -> None:
+    """As a machine may leave it that loses its power."""
+    for group in range(2):
+        directory = files.ensure_directory(str(tmp_path / f"group_{group}" / "predictions"))
+        files.write(files.join(directory, "predictions.json"), b"")
+    pair = [meeting(FileChannel(str(tmp_path)), group) for group in range(2)]
+    found = in_threads(*(functools.partial(exchanged, one, 0, range(2), 1.0) for one in pair))
+    assert all(one.present_B.all() for one in found)
+    assert pair[0].costs.failed_exchanges == 1
+
+
 def test_a_server_that_is_killed_and_comes_back_is_missed_for_a_while(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

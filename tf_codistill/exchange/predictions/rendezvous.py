@@ -139,7 +139,7 @@ class Rendezvous:
                 self._meet(peer)
         except PermissionError as error:
             raise ValueError(f"predictions cannot be exchanged: {error}") from error
-        except OSError as error:  # which is tried again
+        except (OSError, CorruptError) as error:  # which is tried again
             self._warn("begin", error)
         for peer in self._peers:
             peer.news_at = self._clock()

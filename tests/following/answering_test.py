@@ -61,3 +61,12 @@ def test_storage_that_fails_at_the_beginning_is_tried_again(
 
     monkeypatch.setattr(FileChannel, "begin", failing)
     assert found(tmp_path)[-1:] == [NUM_STEPS - 1]
+
+
+def test_who_is_not_let_in_is_told_so(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(channel: FileChannel, source: str) -> int:
+        raise PermissionError("it wants another token")
+
+    monkeypatch.setattr(FileChannel, "newest", refused)
+    with pytest.raises(ValueError, match="predictions cannot be exchanged: it wants another token"):
+        found(tmp_path)

@@ -64,7 +64,7 @@ def answer(
         How many batches have been predicted.
 
     Raises:
-        ValueError: The run does not wait for predictions, or trains something else.
+        ValueError: The run does not wait for predictions, or trains something else, or it is not let in.
     """
     if ahead_steps < 1:
         raise ValueError(f"ahead_steps is {ahead_steps}; expected at least 1")
@@ -147,7 +147,13 @@ class _Answering:
         )
 
     def begin(self) -> int:
-        """Begins where the group is."""
+        """Begins where the group is; a `ValueError` if it is not let in."""
+        try:
+            self._answers.position()
+        except PermissionError as error:
+            raise ValueError(f"predictions cannot be exchanged: {error}") from error
+        except OSError as error:
+            self._faults.note("the exchange", error)
         self._step = self._position() + _MARGIN
         return self._step
 

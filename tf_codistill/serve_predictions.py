@@ -42,9 +42,9 @@ def main() -> None:
     if _TLS_KEY.value:
         tls = files.read(_TLS_KEY.value), files.read(_TLS_CERTIFICATE.value)
     predictions = server.PredictionServer(_MAX_BYTES.value, token)
-    address = f"{_HOST.value}:{_PORT.value}"
-    running, port = server.serve(predictions, address, _MAX_MESSAGE_BYTES.value, tls)
-    print(f"{_HOST.value}:{port} carries predictions until Ctrl-C", flush=True)
+    host = f"[{_HOST.value}]" if ":" in _HOST.value else _HOST.value  # of IPv6
+    running, port = server.serve(predictions, f"{host}:{_PORT.value}", _MAX_MESSAGE_BYTES.value, tls)
+    print(f"{host}:{port} carries predictions until Ctrl-C", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         running.wait_for_termination()
     running.stop(grace=0).wait()

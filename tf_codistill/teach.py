@@ -26,15 +26,16 @@ def main() -> None:
         raise ValueError("--workdir is not set; name the directory of the run")
     gpus.take_memory_as_needed()  # the groups need it
     from tf_codistill import experiment
-    from tf_codistill.following import answering, waiting
+    from tf_codistill.following import answering, members, waiting
     from tf_codistill.tasks.base import Part
 
     files.check_scheme(workdir, exchange_dir)
     program.parse_gin(instead="" if program.GIN_FILE.value else waiting.wait_for_bindings(workdir))
     configured, group = experiment.configured(), _GROUP.value
     exchange_dir = exchange_dir or runs.exchange_dir(workdir)
+    waiting.wait_for_bindings(workdir)  # a group that has begun tells how many there are
     task, number = configured.task, waiting.num_groups(workdir)
-    teaching = configured.teachers(exchange_dir, group, number, task.batch_size, runs.run_id(workdir))
+    teaching = configured.teachers(exchange_dir, group, number, task.batch_size, members.run_id(workdir))
     ((index, of),) = teaching.parts(group, number)
     part, peer = Part(index, of, configured.seed), _PEER.value
     answering.answer(task, teaching, part, workdir, peer, group, exchange_dir, _AHEAD_STEPS.value)

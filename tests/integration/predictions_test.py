@@ -15,15 +15,27 @@ from typing import Any
 
 import pytest
 
+from tests import toy_following, toy_house
 from tests.forks import REPOSITORY
 from tests.integration.programs import SGD, Programs, experiment, final_weights, log_of, metrics, pids_of
 from tests.teaching import predictions_test as exchanging
+from tf_codistill import files, runs
 
 NUM_STEPS = 40
 PREDICTIONS = (
     *("Experiment.teaching = @PredictionExchange", "PredictionExchange.wait_secs = 120.0"),
     *("PredictionExchange.form = @TopK()", "TopK.k = 8", "LanguageTask.data = 'same_batches'"),
 )
+NAMELESS = b"""
+# num_groups: 2
+import tests.toy_house
+
+Experiment.num_steps = 100
+Experiment.optimizer = @keras.optimizers.SGD
+Experiment.task = @Points()
+Experiment.teaching = @PredictionExchange
+PredictionExchange.ahead = True
+"""
 
 
 def flags_of(
@@ -92,6 +104,12 @@ def test_groups_of_two_workers_go_on_while_their_server_is_away(
         assert len(weights) == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/net/if_inet6"), reason="this machine has no IPv6")
+def test_the_server_listens_at_an_address_of_ipv6(programs: Programs) -> None:
+    with programs.started("serve_predictions", "--host=::1", "--port=0") as server:
+        server.wait_until(lambda: "[::1]:" in server.output_so_far())
+
+
 @pytest.mark.slow
 def test_evaluation_only_workers_teach_groups_that_wait_for_nobody(
     programs: Programs, corpus: str, tmp_path: pathlib.Path
@@ -119,6 +137,26 @@ def test_evaluation_only_workers_teach_groups_that_wait_for_nobody(
     assert max(shares[0]) > 0.9
     assert max(shares[1]) == 0.0
     assert metrics(workdir, 0, "train")[1500]["waited_secs"] < 1.0
+
+
+def test_an_evaluation_only_worker_that_is_there_first_waits_to_learn_how_many_groups_there_are(
+    programs: Programs, corpus: str, tmp_path: pathlib.Path
+) -> None:
+    teaching = ("Experiment.teaching = @PredictionExchange", "PredictionExchange.ahead = True")
+    flags = experiment(tmp_path, corpus, optimizer=SGD, teaching=teaching)
+    with programs.started("teach", f"--workdir={tmp_path}", "--peer=0", "--group=1", *flags) as teacher:
+        teacher.wait_until(lambda: "waiting for a group of" in teacher.output_so_far())
+
+
+def test_an_evaluation_only_worker_follows_a_run_that_nobody_has_given_a_name(
+    programs: Programs, tmp_path: pathlib.Path
+) -> None:
+    """Groups that are started one by one are of the run that their exchange names."""
+    run = toy_following.Run(tmp_path, toy_house.Points())
+    run.publish(1, 10)
+    files.write(runs.config_path(str(run.workdir), 0), NAMELESS)
+    with programs.started("teach", f"--workdir={run.workdir}", "--peer=1", "--group=0") as teacher:
+        teacher.wait_until(lambda: "group 1 predicts for group 0" in teacher.output_so_far())
 
 
 def certificate_of(directory: pathlib.Path, name: str) -> tuple[str, str]:

@@ -321,6 +321,16 @@ def test_what_is_held_is_restored_where_it_fits_and_left_where_not() -> None:
     holding(False).restore(*held.state())
 
 
+def test_each_fit_may_read_batches_of_another_size() -> None:
+    models = [taught(overlap) for overlap in (True, False)]
+    for rows in (8, 16, 4):
+        data = tf.data.Dataset.from_tensor_slices(examples(0, NUM_STEPS)).batch(rows, drop_remainder=True)
+        for one in models:
+            one.fit(data, verbose=0)
+    for ours, expected in zip(*(one.student.get_weights() for one in models), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

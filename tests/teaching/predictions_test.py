@@ -131,6 +131,16 @@ def test_a_peer_that_is_not_there_costs_one_wait_and_one_that_reads_something_el
         side_by_side(*(functools.partial(fit, *one) for one in zip(others, data, strict=True)))
 
 
+def test_what_an_earlier_run_has_left_does_not_end_a_run_whose_peer_is_yet_to_come(
+    tmp_path: pathlib.Path,
+) -> None:
+    earlier = models([group(tmp_path, one, run_id="earlier") for one in range(2)])
+    side_by_side(*(functools.partial(fit, one, keyed(2)) for one in earlier))
+    (first,) = models([group(tmp_path, 0, run_id="later", wait_secs=0.0)])
+    history = fit(first, keyed(2))
+    assert (history["taught_share"], history["failed_exchanges"]) == ([0.0], [2.0])
+
+
 def test_groups_resume_at_their_steps_with_what_the_others_had_predicted(tmp_path: pathlib.Path) -> None:
     """One is at step 8, the other begins again at step 4: it learns from what has been kept."""
     data = keyed(12)
@@ -158,10 +168,10 @@ def test_what_does_not_fit_is_told_before_training(tmp_path: pathlib.Path) -> No
         models([group(tmp_path, 0, form=TopK(9))])
     with pytest.raises(ValueError, match="leaves the graph in each step, which XLA cannot compile"):
         models([group(tmp_path, 0)], jit_compile=True)
-    squared = losses.SquaredLogits()
-    with pytest.raises(ValueError, match="takes teachers' logits, but .* only draws arrive"):
-        CodistillationModel(regression, group(tmp_path, 0, form=SampledClasses(2)), squared)
-    CodistillationModel(regression, group(tmp_path, 0), squared)
+    for loss in (losses.SquaredLogits(), losses.BinarySoftCrossEntropy()):
+        with pytest.raises(ValueError, match="takes teachers' logits, but .* only draws arrive"):
+            CodistillationModel(regression, group(tmp_path, 0, form=SampledClasses(2)), loss)
+        CodistillationModel(regression, group(tmp_path, 0), loss)
     pair = models([group(tmp_path / "forms", 0), group(tmp_path / "forms", 1, form=TopK(2))])
     with pytest.raises(ValueError, match=r"predicts with form .*Logits.*start all groups on data of"):
         side_by_side(*(functools.partial(fit, one, keyed(2)) for one in pair))

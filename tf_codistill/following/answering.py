@@ -5,9 +5,10 @@
     group 0 is at step 97      batches 98, 99, ... are a function of the step --> model of peer 1 --> answers
     group 1 publishes          the model takes the snapshot, and goes on with the next batch
 
-It works ahead of the group by at most so many steps, and predicts no batch that the group has passed: one
-that is too slow leaves some batches without teaching, and nobody waits. A recurrent model carries its state
-along the group's lanes; it begins with that of its peer's lanes, as a teacher of `PeerExchange` does.
+It works ahead of the group by at most so many steps, fewer where not as many are kept, and predicts no batch
+that the group has passed: one that is too slow leaves some batches without teaching, and nobody waits. A
+recurrent model carries its state along the group's lanes; it begins with that of its peer's lanes, as a
+teacher of `PeerExchange` does.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tf_codistill.following import waiting
 from tf_codistill.following.faults import Faults
 from tf_codistill.following.members import Followed, Members
 from tf_codistill.tasks.base import Part, Task
-from tf_codistill.teaching.base import Teaching
+from tf_codistill.teaching.base import Teaching, rows_of
 
 _PAUSE_SECS, _LOOK_SECS = 0.02, 0.5
 _MARGIN = 2  # steps ahead of a group at which to go on after it has overtaken
@@ -55,7 +56,7 @@ def answer(
         peer: Whose snapshots predict.
         group: Whose batches are predicted.
         exchange_dir: Directory through which its groups exchange.
-        ahead_steps: How many steps ahead of the group, at most.
+        ahead_steps: How many steps ahead of the group, at most; fewer where not as many are kept.
         show: Shows a line.
         sleep: Waits for so many seconds.
 
@@ -63,7 +64,7 @@ def answer(
         How many batches have been predicted.
 
     Raises:
-        ValueError: The run does not wait for predictions, or trains something else.
+        ValueError: The run does not wait for predictions, or trains something else, or it is not let in.
     """
     if ahead_steps < 1:
         raise ValueError(f"ahead_steps is {ahead_steps}; expected at least 1")
@@ -134,9 +135,11 @@ class _Answering:
         self, one: Followed, teaching: Teaching, batches: _Batches, ahead_steps: int, faults: Faults
     ) -> None:
         self._one, self._batches, self._faults = one, batches, faults
-        self._ahead_steps, self._step, self._group_at, self.number = ahead_steps, 0, -1, 0
+        self._step, self._group_at, self.number, self._has_begun = 0, -1, 0, False
         model: Any = one.model
-        self._answers, compress = teaching.answers(one.group, model(batches.at(0).features, training=False))
+        features = batches.at(0).features
+        self._answers, compress = teaching.answers(one.group, model(features, training=False))
+        self._ahead_steps = min(ahead_steps, self._answers.most_ahead(int(rows_of(features))))
         if one.lanes:
             recurrent_state.assign(recurrent_state.variables(model), one.lanes)
         self._predict = tf.function(
@@ -144,12 +147,14 @@ class _Answering:
         )
 
     def begin(self) -> int:
-        """Begins where the group is."""
-        self._step = self._position() + _MARGIN
+        """Begins where the group is; a `ValueError` if it is not let in."""
         try:
-            self._answers.begin(self._step)
+            self._answers.position()
+        except PermissionError as error:
+            raise ValueError(f"predictions cannot be exchanged: {error}") from error
         except OSError as error:
             self._faults.note("the exchange", error)
+        self._step = self._position() + _MARGIN
         return self._step
 
     def work(self) -> bool:
@@ -164,6 +169,9 @@ class _Answering:
         numpy = [part.numpy() for part in parts]
         self._step += 1
         try:
+            if not self._has_begun:
+                self._answers.begin(self._step - 1)
+                self._has_begun = True
             self._answers.put(Predicted(self._step - 1, self._one.step, batch.keys.numpy(), numpy))
         except OSError as error:  # this one is lost, so that lanes are read on in order
             self._faults.note("the exchange", error)

@@ -135,8 +135,8 @@ class Members:
 
     def _find_run(self) -> None:
         """Takes the name of the run from its workdir; of one that has none there the exchange's counts."""
-        if self._run_id is None and files.exists(files.join(self._workdir, "run.json")):
-            self._run_id = runs.run_id(self._workdir)
+        if self._run_id is None and (name := run_id(self._workdir)):
+            self._run_id = name
             self._store = Store(self._exchange_dir, NO_PEER, run_id=self._run_id)
 
     def _read_newest(self, one: Followed) -> None:
@@ -165,3 +165,8 @@ class Members:
         if one.model is None:
             one.model = self._task.make_model(self._task.batch_size, one.group)
         return one.model
+
+
+def run_id(workdir: str) -> str | None:
+    """The name of a run, as its workdir has it; None where it has none, and is given none by who follows."""
+    return runs.run_id(workdir) if files.exists(files.join(workdir, "run.json")) else None

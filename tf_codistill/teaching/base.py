@@ -168,12 +168,16 @@ class Teaching:
         """
         return data
 
-    def hold(self, features: Any) -> None:
+    def hold(self, features: Any) -> bool:
         """Makes room for `teach_next`; called in the strategy's scope, before each `fit` that needs it.
 
         Args:
             features: Specification of a batch's features on one replica.
+
+        Returns:
+            Whether the room is another one than before, which steps that have been traced do not know.
         """
+        return False
 
     def teaches_rows(self) -> bool:
         """Whether what is taught of a row depends on it alone, so that `teach` may be asked about some.

@@ -80,10 +80,10 @@ class OverlappingTeachers(FrozenTeachers):
         self._rows = rows // parts
         return paired
 
-    def hold(self, features: Any) -> None:
-        """Makes variables for a batch's predictions, unless there are such ones."""
+    def hold(self, features: Any) -> bool:
+        """Makes variables for a batch's predictions, unless there are such ones; whether it has made some."""
         if not self.overlap:
-            return
+            return False
         symbols = keras.tree.map_structure(
             lambda one: keras.KerasTensor(
                 [self._rows, *one.shape[1:]], keras.backend.standardize_dtype(one.dtype)
@@ -94,12 +94,14 @@ class OverlappingTeachers(FrozenTeachers):
         self._structure = outputs
         held = [([self._rows], "int64"), ([self._rows, len(outputs)], "int64")]
         held += [(list(one.shape), one.dtype) for one in keras.tree.flatten(outputs)]
-        if held != [(list(one.shape), one.dtype) for one in self._held]:
-            settings = {"trainable": False, "autocast": False, "synchronization": "on_read"}
-            self._held = [
-                keras.Variable(np.full(shape, _NOT_HELD), dtype=dtype, name="held_prediction", **settings)
-                for shape, dtype in held
-            ]
+        if held == [(list(one.shape), one.dtype) for one in self._held]:
+            return False
+        settings = {"trainable": False, "autocast": False, "synchronization": "on_read"}
+        self._held = [
+            keras.Variable(np.full(shape, _NOT_HELD), dtype=dtype, name="held_prediction", **settings)
+            for shape, dtype in held
+        ]
+        return True
 
     def teaches_rows(self) -> bool:
         """Not where whole batches are predicted ahead."""

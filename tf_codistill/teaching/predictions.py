@@ -228,7 +228,8 @@ class PredictionExchange(Teaching):
         self._run_id = manifests.agree_run_id(self._directory, self._run_id)
         source, learner = source_of(peer, self._group), f"group_{self._group}"
         channel, predicted = self._channel(self._run_id), self._predicted()
-        answers = Answers(channel, self._format(predicted), {**predicted, "num_parts": 1}, source, learner)
+        description = {**predicted, "num_parts": 1}
+        answers = Answers(channel, self._format(predicted), description, source, learner, *self._keeping)
         return answers, lambda prediction, step: self._compress(prediction, step, peer)
 
     def callbacks(self) -> list[keras.callbacks.Callback]:

@@ -346,7 +346,8 @@ class CodistillationModel(MultiWorkerModel):
         super().build_for_data(spec)
         if (following := batch_of(spec).following) is not None:
             with self.distribute_strategy.scope():
-                self.teachers.hold(following.features)
+                if self.teachers.hold(following.features):
+                    self.train_function = None
 
     def build_for(self, features: Any) -> None:
         """Builds what teaches and compares outputs, once: those that are distilled must have equal shapes."""

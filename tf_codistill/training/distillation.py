@@ -126,13 +126,11 @@ class Distillation:
             fidelity: One of `forms.FIDELITIES`.
 
         Raises:
-            ValueError: A loss compares logits, but only their softmax arrives.
+            ValueError: A loss compares logits, or logistic outputs, but only a softmax of logits arrives.
         """
         for psi in self._psi.values() if isinstance(self._psi, Mapping) else [self._psi]:
-            if fidelity != LOGITS and "logits" in (
-                getattr(psi, "teacher", ""),
-                getattr(psi, "mean_over", ""),
-            ):
+            takes = (getattr(psi, "teacher", ""), getattr(psi, "mean_over", ""))
+            if fidelity != LOGITS and ("logits" in takes or getattr(psi, "binary", False)):
                 raise ValueError(
                     f"distillation_loss {psi.name!r} takes teachers' logits, but of their predictions only "
                     f"{fidelity} arrive; let PredictionExchange have form=Logits(), or take another loss"

@@ -127,6 +127,8 @@ def test_whoever_begins_again_never_looks_further_on_than_it_is(
 def test_the_server_keeps_to_its_bounds() -> None:
     with serving(max_bytes=10_000) as (server, port):
         channel, other = (ServerChannel(f"localhost:{port}", run) for run in ("run", "another"))
+        for one, group in ((channel, "group_0"), (channel, "group_1"), (other, "group_0")):
+            one.begin(group, {}, 0)
         for step in range(100):
             channel.put("group_0", step, 0, bytes(1000))
             channel.put("group_1", step, 0, b"")  # a sign of life takes room, too
@@ -219,6 +221,22 @@ def test_groups_of_other_numbers_of_replicas_find_their_rows(make: Make) -> None
     assert one.costs.received_bytes == 2 * MessageFormat("run", SPECS).num_bytes(2)
 
 
+def test_a_peer_that_begins_again_with_other_replicas_is_found_whole(make: Make) -> None:
+    one, peer = meeting(make(), 0, wait_secs=1.0), meeting(make(), 1)
+    for step in range(9):
+        if step in (1, 5):
+            peer = meeting(make(), 1, num_parts=2 if step == 1 else 1)
+        parts = [range(2), range(2, 4)] if 1 <= step < 5 else [range(4)]
+        theirs = [
+            functools.partial(exchanged, peer, step, keys, 2.0, part) for part, keys in enumerate(parts)
+        ]
+        found, *_ = in_threads(functools.partial(exchanged, one, step, range(4), 1.0), *theirs)
+        assert found.present_B.sum() == (2 if step == 1 else 4), step
+        if step == 6:
+            waited = one.costs.waited_secs
+    assert one.costs.waited_secs - waited < 0.5, "for a part that is there no more nobody waits"
+
+
 def test_who_is_asleep_costs_no_time_until_it_wakes_up(make: Make) -> None:
     one = meeting(make(), 0, wait_secs=0.6)
     assert not exchanged(one, 0, range(2), 1.0).present_B.any()
@@ -292,6 +310,17 @@ def test_who_predicts_something_else_is_told_at_the_beginning(make: Make) -> Non
         meeting(make(), 1, form="TopK()")
 
 
+def test_a_description_that_is_damaged_ends_no_run(tmp_path: pathlib.Path) -> None:
+    """As a machine may leave it that loses its power."""
+    for group in range(2):
+        directory = files.ensure_directory(str(tmp_path / f"group_{group}" / "predictions"))
+        files.write(files.join(directory, "predictions.json"), b"")
+    pair = [meeting(FileChannel(str(tmp_path)), group) for group in range(2)]
+    found = in_threads(*(functools.partial(exchanged, one, 0, range(2), 1.0) for one in pair))
+    assert all(one.present_B.all() for one in found)
+    assert pair[0].costs.failed_exchanges == 1
+
+
 def test_a_server_that_is_killed_and_comes_back_is_missed_for_a_while(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -312,6 +341,27 @@ def test_a_server_that_is_killed_and_comes_back_is_missed_for_a_while(
             time.sleep(0.1)
     for one in pair:
         one.close()
+
+
+def test_a_server_that_comes_back_is_told_again_who_predicts_what() -> None:
+    """Else a group that begins again would not know in how many parts its peer predicts."""
+
+    def channel() -> ServerChannel:
+        return ServerChannel(f"localhost:{port}", "run")
+
+    with serving() as (_, port):
+        peer, worker = meeting(channel(), 1, num_parts=2), channel()
+    with serving(port=port):
+        with pytest.raises(OSError, match="does not know what 'group_1' predicts"):
+            worker.put("group_1", 0, 1, b"of a worker that does not speak for its group")
+        again = meeting(channel(), 0)
+        found, *_ = in_threads(
+            lambda: exchanged(again, 1, range(4), 1.0),
+            lambda: exchanged(peer, 1, range(2), 2.0, part=0),
+            lambda: exchanged(peer, 1, range(2, 4), 2.0, part=1),
+        )
+        assert exchanged(again, 1, range(4), 1.0).present_B.all()
+        worker.put("group_1", 2, 1, b"")
 
 
 def test_storage_that_fails_costs_predictions_alone(tmp_path: pathlib.Path) -> None:

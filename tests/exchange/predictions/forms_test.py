@@ -149,6 +149,16 @@ def test_draws_are_fixed_by_the_seed(form: Form) -> None:
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("wrong", [-1, 11, 1 << 20])
+@pytest.mark.parametrize("form", [TopK(3, "float32"), SampledClasses(3)], ids=str)
+def test_an_id_of_no_class_spoils_its_row_alone(form: Form, wrong: int) -> None:
+    """Whatever a peer has sent: its row is dropped, and training goes on."""
+    *values, ids = form.compress(normal(3, 11), SEED)
+    ids = tf.tensor_scatter_nd_update(tf.cast(ids, tf.int32), [[1, 2]], [wrong])
+    found = form.expand([*values, ids], normal(3, 11, seed=1)).numpy()
+    assert np.isfinite(found).all(axis=-1).tolist() == [True, False, True]
+
+
 def test_what_cannot_travel_is_told() -> None:
     with pytest.raises(
         ValueError, match=r"predictions of 10 classes cannot travel as TopK\(k=16, .*at least 16"

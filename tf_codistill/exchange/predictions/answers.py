@@ -29,6 +29,8 @@ class Answers:
         description: dict[str, Any],
         source: str,
         learner: str,
+        keep_steps: int,
+        max_bytes: float,
     ) -> None:
         """Takes note of the arguments.
 
@@ -38,9 +40,16 @@ class Answers:
             description: Of what is predicted, with one part.
             source: Under which name they are left.
             learner: Whose batches they are for.
+            keep_steps: How many steps are kept.
+            max_bytes: Size of what is kept, at most.
         """
         self._channel, self._format = channel, message_format
         self._description, self._source, self._learner = description, source, learner
+        self._keep_steps, self._max_bytes = keep_steps, max_bytes
+
+    def most_ahead(self, rows: int) -> int:
+        """How many steps ahead of the learner none of such batches goes before the learner comes to it."""
+        return max(1, int(min(self._keep_steps, self._max_bytes // self._format.num_bytes(rows))) - 1)
 
     def begin(self, step: int) -> None:
         """Forgets what had been left for this step or later ones; an `OSError` if that fails."""

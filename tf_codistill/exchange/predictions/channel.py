@@ -72,7 +72,9 @@ class FileChannel:
     def begin(self, source: str, description: dict[str, Any], step: int) -> None:
         """See `Channel`."""
         directory = files.ensure_directory(self._place(source))
-        kept, is_known = self._kept.setdefault(source, {}), self.description(source) == description
+        kept, is_known = self._kept.setdefault(source, {}), False
+        with contextlib.suppress(files.CorruptError):  # which is written again
+            is_known = self.description(source) == description
         names = files.names(directory)
         found = [(int(match[1]), int(match[2])) for match in map(_NAME.fullmatch, names) if match]
         # The newest goes first: what is left must not look as if this source were further on than it is.

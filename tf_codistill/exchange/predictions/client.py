@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import ssl
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,11 +60,14 @@ class ServerChannel:
             _check_certificate(tls_certificate)
             credentials = grpc.ssl_channel_credentials(tls_certificate)
             self._channel = grpc.secure_channel(address, credentials, _OPTIONS)
+        self._begun: dict[str, bytes] = {}
+        self._beginning = threading.Lock()
         self._methods = {name: self._channel.unary_unary(f"/{SERVICE}/{name}") for name in METHODS}
 
     def begin(self, source: str, description: dict[str, Any], step: int) -> None:
         """See `Channel`."""
-        self._call("Begin", source, json.dumps(description, sort_keys=True).encode(), step=step)
+        self._begun[source] = json.dumps(description, sort_keys=True).encode()
+        self._call("Begin", source, self._begun[source], step=step)
 
     def description(self, source: str) -> dict[str, Any] | None:
         """See `Channel`."""
@@ -71,8 +76,16 @@ class ServerChannel:
         return said if isinstance(said, dict) else None
 
     def put(self, source: str, step: int, part: int, content: bytes) -> None:
-        """See `Channel`."""
-        self._call("Put", source, content, step=step, part=part)
+        """See `Channel`; tells a server that has been started again what the source predicts."""
+        put = functools.partial(self._call, "Put", source, content, step=step, part=part)
+        if put() is not None:
+            return
+        with self._beginning:
+            if put() is None:
+                if source not in self._begun:
+                    raise OSError(f"server {self._address!r} does not know what {source!r} predicts")
+                self._call("Begin", source, self._begun[source], step=step)
+                put()
 
     def get(self, source: str, step: int, part: int, wait_secs: float, max_bytes: int) -> bytes | None:
         """See `Channel`."""

@@ -194,7 +194,8 @@ class TopK(Form):
     def expand(self, parts: Sequence[tf.Tensor], like: tf.Tensor) -> tf.Tensor:
         """Logarithms of theirs, and of the student's own tail scaled to what they leave."""
         *values, ids = parts
-        top, own, ids = _number(values), tf.cast(like, tf.float32), tf.cast(ids, tf.int32)
+        ids, exists = _existing(ids, like.shape[-1])
+        top, own = tf.where(exists, _number(values), math.nan), tf.cast(like, tf.float32)
         tail = 1.0 - tf.reduce_sum(top, axis=-1, keepdims=True)
         # Summed by itself: as what the k leave of all it would be lost to rounding where the student is sure.
         own_tail = _replaced(own, ids, tf.fill(tf.shape(ids), _NOWHERE))
@@ -237,9 +238,7 @@ class SampledClasses(Form):
     def expand(self, parts: Sequence[tf.Tensor], like: tf.Tensor) -> tf.Tensor:
         """Logarithms of the shares; not a number where there is a class that does not exist."""
         (ids,) = parts
-        ids = tf.cast(ids, tf.int32)
-        exists = tf.reduce_max(ids, axis=-1, keepdims=True) < like.shape[-1]
-        ids = tf.where(exists, ids, 0)
+        ids, exists = _existing(ids, like.shape[-1])
         counts = tf.reduce_sum(tf.cast(ids[..., tf.newaxis] == ids[..., tf.newaxis, :], tf.float32), axis=-1)
         drawn = tf.where(exists, tf.math.log(counts / self.k), math.nan)
         never = tf.fill(tf.shape(like), _NEVER)
@@ -249,6 +248,13 @@ class SampledClasses(Form):
 def _is_finite(numbers: tf.Tensor) -> tf.Tensor:
     """Of each position, [..., 1]."""
     return tf.math.is_finite(tf.reduce_sum(numbers, axis=-1, keepdims=True))
+
+
+def _existing(ids: tf.Tensor, num_classes: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Ids, 0 where one of a position is that of no class; and where there is none such, [..., 1]."""
+    ids = tf.cast(ids, tf.int32)
+    exists = tf.reduce_all((ids >= 0) & (ids < num_classes), axis=-1, keepdims=True)
+    return tf.where(exists, ids, 0), exists
 
 
 def _id_type(num_classes: int) -> str:

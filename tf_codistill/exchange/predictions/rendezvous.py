@@ -52,7 +52,7 @@ class PredictionCosts:
 
     Attributes:
         sent_bytes: Bytes of predictions that were left for peers.
-        received_bytes: Bytes that were taken from them.
+        received_bytes: Bytes that were taken from them, and are predictions of this run.
         waited_secs: Seconds that steps have waited for peers, summed over replicas.
         prediction_secs: Seconds that they have spent on exchanging, waiting included.
         absent_peers: How often a peer had nothing for a batch.
@@ -139,7 +139,7 @@ class Rendezvous:
                 self._meet(peer)
         except PermissionError as error:
             raise ValueError(f"predictions cannot be exchanged: {error}") from error
-        except OSError as error:  # which is tried again
+        except (OSError, CorruptError) as error:  # which is tried again
             self._warn("begin", error)
         for peer in self._peers:
             peer.news_at = self._clock()
@@ -189,6 +189,8 @@ class Rendezvous:
             nothing = [np.zeros((len(keys), *shape), dtype) for shape, dtype in self._format.specs]
             found = Received(nothing, np.zeros(len(keys), np.float32), step)
         present = int(found.present_B.sum())
+        if present < len(keys):
+            peer.num_parts = None  # to be met anew: it may have begun again, with other replicas
         self._count(asked_rows=len(keys), present_rows=present, absent_peers=int(not present))
         return found
 
@@ -196,14 +198,16 @@ class Rendezvous:
         """What there is of the parts of a batch in which rows of this replica may be."""
         if peer.num_parts is None:
             self._meet(peer)
-        own = self._description["num_parts"]
+        own, theirs = self._description["num_parts"], peer.num_parts
         max_bytes = self._format.num_bytes(rows * own)  # if all rows of the batch are one part
-        for one in [part] if peer.num_parts in (None, own) else range(peer.num_parts):
+        for one in [part] if theirs in (None, own) else range(theirs):
             content = self._wait(peer, step, one, max_bytes)
             if content is None:
+                peer.num_parts = None
                 return
+            message = self._format.decode(f"part {one} of step {step} of {peer.name}", content)
             self._count(received_bytes=len(content))
-            yield self._format.decode(f"part {one} of step {step} of {peer.name}", content)
+            yield message
 
     def _meet(self, peer: _Peer) -> None:
         """Looks at what a peer has described, if it is of this run."""

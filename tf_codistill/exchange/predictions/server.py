@@ -6,7 +6,8 @@
 
 Contents are bytes in memory, which the server never looks into, at most `max_bytes` of them: what was left
 first goes first, of whichever run, whoever reads or does not. When it is killed nothing is lost but a few
-predictions: groups go on, and meet again once it is back.
+predictions: groups go on, and meet again once it is back. It takes nothing of a source that has not begun, so
+that these begin anew.
 
 Every call is one of gRPC with the content as its body and its address as metadata, so that nothing is parsed
 but names and numbers: https://grpc.io/docs/guides/metadata. It has a thread while it is answered or waits.
@@ -124,13 +125,13 @@ class PredictionServer:
         if size > self._max_bytes:
             raise ValueError(f"{len(call.body)} bytes at once; the server takes {self._max_bytes:.0f} in all")
         with self._lock:
+            kept = self._sources[call.source]  # a KeyError after a restart, so that it begins again
             if address in self._contents:
                 self._forget(address)
             while self.num_bytes + size > self._max_bytes:
                 self._forget(next(iter(self._contents)))
             self._contents[address] = call.body
             self.num_bytes += size
-            kept = self._sources.setdefault(call.source, _Source())
             kept.newest = max(kept.newest or 0, address[1])
             for waiting in self._waiting.pop(address, ()):
                 if waiting.set_running_or_notify_cancel():

@@ -422,6 +422,9 @@ class Executions(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None) -> None:
         self.ends.append(batch)
 
+    def end(self) -> None:
+        """As `MetricsLog` has it."""
+
 
 def test_gin_says_how_many_steps_are_made_at_a_time(corpus, tmp_path, fresh_gin, monkeypatch) -> None:
     gin.parse_config("Experiment.steps_per_execution = 5")

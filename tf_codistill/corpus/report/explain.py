@@ -40,6 +40,7 @@ from tf_codistill.corpus.sources.base import Reading, Source
 from tf_codistill.corpus.stages import reading
 from tf_codistill.jobs.progress import Progress
 from tf_codistill.jobs.quarantine import Damage
+from tf_codistill.terminal import visible
 
 KEPT = "kept"
 """Stands for no reason at all."""
@@ -228,12 +229,12 @@ def _told(counts: Mapping[str, int]) -> str:
 def _lines(example: Example) -> Iterator[Text]:
     document = example.document
     fate = ("dropped  ", "bold red") if example.reason else ("kept     ", "bold green")
-    yield Text.assemble(fate, _printable(document.url))
-    language = _printable(document.language or "language not told")
+    yield Text.assemble(fate, visible(document.url))
+    language = visible(document.language or "language not told")
     yield Text(f"         {document.wet_file}, {language}: {_fate(example)}")
     left = set(example.left.numbers) if example.left else set()
     for number, paragraph in list(zip(document.numbers, document.paragraphs, strict=True))[:_NUM_LINES]:
-        text = _printable(paragraph[:_LINE_CHARACTERS])
+        text = visible(paragraph[:_LINE_CHARACTERS])
         text += " ..." if len(paragraph) > _LINE_CHARACTERS else ""
         mark, style = ("+", "green") if number in left else ("-", "red")
         line = Text.assemble((f"    {mark}{number:>9}  ", style), text)
@@ -253,8 +254,3 @@ def _fate(example: Example) -> str:
     by_step = sorted(collections.Counter(example.taken_away.values()).items())
     taken = ", ".join(f"{number:,} by {step}" for step, number in by_step)
     return said + (f", taken away: {taken}" if taken else "")
-
-
-def _printable(text: str) -> str:
-    """A page's text without anything that a terminal would obey."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)

@@ -84,21 +84,20 @@ def prepare(
         ValueError: Too much cannot be read, a split would be empty, the list does not fit, or as for `check`.
         OSError: A part is out of reach, and what was read of others is kept; or there is no such tokenizer.
     """
-    settings, engine = _settings(settings, paragraph_ids), engine or Local(num_processes=1)
-    given, identity = _given(tokenizer or settings.tokenizer), source.identity()
-    description = _describe(source, settings, given, paragraph_ids)
+    settings, given, description = _asked_for(source, settings, tokenizer, paragraph_ids)
+    engine, identity = engine or Local(num_processes=1), source.identity()
     found = _check(output_dir, settings, description, quarantine_dir, dropped_dir)  # before hours of fetching
     if found is not None and found.is_of(identity):
         return found.mark
     source = source.resolved(fetch=found is None)
     num_bytes, work_dir = source.parts(), written.work_dir(output_dir)
-    mark = None if found is None else found.mark_of(source, num_bytes)
-    if mark is None:
+    if found is not None:
+        mark = found.mark_of(source, num_bytes)
+    else:
         output = Written.beside(output_dir)
         own = description["paragraph_ids"], description["source"]
         key = fingerprint(_WORK_VERSION, settings.of_reading(), *own)  # of all that stage 1 depends on
         try:
-            _make_directories(quarantine_dir, dropped_dir)
             with output.opened():
                 listed_dir = _listed(paragraph_ids, work_dir, key, num_bytes)
                 read_dir = files.join(work_dir, f"read-{key}")
@@ -109,9 +108,9 @@ def prepare(
         except (OSError, ValueError):
             # Perhaps another process has finished the same corpus and taken the work away.
             found = Finished.find(output_dir, description)
-            mark = None if found is None else found.mark_of(source, num_bytes)
-            if mark is None:
+            if found is None:
                 raise
+            mark = found.mark_of(source, num_bytes)
     _remove_work(work_dir)
     return mark
 
@@ -134,8 +133,7 @@ def check(
     none, that a library is missing, or that `quarantine_dir` or `dropped_dir` lacks what it would have got
     when the corpus was prepared; a FileNotFoundError that there is no tokenizer.
     """
-    settings = _settings(settings, paragraph_ids)
-    description = _describe(source, settings, _given(tokenizer or settings.tokenizer), paragraph_ids)
+    settings, _, description = _asked_for(source, settings, tokenizer, paragraph_ids)
     return _check(output_dir, settings, description, quarantine_dir, dropped_dir)
 
 
@@ -154,7 +152,8 @@ def _check(
     absent = output.absent()
     try:
         near_duplicates.check(settings)
-        _make_directories(quarantine_dir, dropped_dir)
+        for directory in filter(None, (quarantine_dir, dropped_dir)):
+            files.make_directory(directory)
         output.check()
     finally:
         written.remove_empty(absent)
@@ -214,9 +213,25 @@ def _prepare(
     return _commit(write, write_facts, counted, finished.record(description, identity, read, read_facts))
 
 
-def _settings(settings: CorpusSettings | None, paragraph_ids: selection.Selection | None) -> CorpusSettings:
+def _asked_for(
+    source: Source,
+    settings: CorpusSettings | None,
+    tokenizer: str | Tokenizer | None,
+    paragraph_ids: selection.Selection | None,
+) -> tuple[CorpusSettings, opening.TokenizerFile | None, dict[str, Any]]:
+    """The settings that count, the tokenizer unless one is to be learned, and the corpus's description."""
     settings = settings or CorpusSettings()
-    return settings if paragraph_ids is None else paragraph_ids.applied_to(settings)
+    if paragraph_ids is not None:
+        settings = paragraph_ids.applied_to(settings)
+    description = settings.describe()
+    tokenizer, given = tokenizer or settings.tokenizer, None
+    if tokenizer is not None:
+        given = opening.as_file(tokenizer)
+        description["num_pieces"] = None  # the tokenizer says it
+    description["tokenizer"] = given and given.checksum
+    description["paragraph_ids"] = paragraph_ids and paragraph_ids.sha256
+    description["source"] = source.describe()
+    return settings, given, description
 
 
 def _listed(
@@ -299,10 +314,6 @@ def _pieces(kept: writing.Kept, directory: str, tokenizer: opening.TokenizerFile
     return path
 
 
-def _given(tokenizer: str | Tokenizer | None) -> opening.TokenizerFile | None:
-    return None if tokenizer is None else opening.as_file(tokenizer)
-
-
 def _commit(
     write: writing.WriteStage, facts: Facts, counted: Mapping[str, Any], preparation: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -331,26 +342,3 @@ def _commit(
                 f"{name!r} in {output.directory!r} is not what was written; run this again"
             )
     return mark
-
-
-def _describe(
-    source: Source,
-    settings: CorpusSettings,
-    tokenizer: opening.TokenizerFile | None,
-    paragraph_ids: selection.Selection | None,
-) -> dict[str, Any]:
-    description = settings.describe()
-    if tokenizer is not None:
-        description["num_pieces"] = None  # the tokenizer says it
-    return {
-        **description,
-        "tokenizer": tokenizer and tokenizer.checksum,
-        "paragraph_ids": paragraph_ids and paragraph_ids.sha256,
-        "source": source.describe(),
-    }
-
-
-def _make_directories(*directories: str | None) -> None:
-    """Makes those for what cannot be read and for what is dropped, if they are named."""
-    for directory in filter(None, directories):
-        files.make_directory(directory)

@@ -195,9 +195,7 @@ def _prepare(
     pieces = _pieces(kept, files.join(work_dir, f"pieces-{key}"), tokenizer)
     key = fingerprint(key, settings.max_tokens, settings.max_validation_tokens, list(read.num_bytes))
     write_dir, wet_files = files.join(work_dir, f"write-{key}"), tuple(read.num_bytes)
-    write = writing.WriteStage(
-        write_dir, settings, kept, pieces, output, num_documents, wet_files, read.dropped_dir
-    )
+    write = writing.WriteStage(write_dir, kept, pieces, output, num_documents, wet_files, read.dropped_dir)
     write_facts = stages.run(write, engine)
     _check_written(write, write_facts)
 
@@ -297,7 +295,7 @@ def _check_written(write: writing.WriteStage, facts: Facts) -> None:
             limit = "max_tokens" if split == "train" else "max_validation_tokens"
             raise ValueError(
                 f"the {split} split would be empty: dropped were {dict(dropped)} with {limit} = "
-                f"{getattr(write.settings, limit)} for {len(tasks)} token shards; allow more tokens "
+                f"{getattr(write.kept.settings, limit)} for {len(tasks)} token shards; allow more tokens "
                 "or use more documents"
             )
 

@@ -55,7 +55,7 @@ def without(kept: Kept, directory: str, num_documents: Mapping[str, int], engine
         return kept
     held_out = HeldOutStage(files.join(directory, "held-out"), kept, num_documents)
     stages.run(held_out, engine)
-    found = ContaminationStage(files.join(directory, "training"), held_out, num_documents["train"])
+    found = ContaminationStage(files.join(directory, "training"), held_out)
     stages.run(found, engine)
     return dataclasses.replace(kept, also_dropped=(*kept.also_dropped, found))
 
@@ -166,7 +166,6 @@ class ContaminationStage(Stage):
 
     Attributes:
         held_out: The stage that has gathered what is held out, done.
-        num_documents: Number of training documents, or somewhat more.
         reason: Why such a document is dropped.
     """
 
@@ -177,12 +176,12 @@ class ContaminationStage(Stage):
 
     directory: str
     held_out: HeldOutStage
-    num_documents: int
     reason: str = "contaminated"
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
-        return partitioned.tasks(self.held_out.kept.settings.num_shards, self.num_documents)
+        num_shards = self.held_out.kept.settings.num_shards
+        return partitioned.tasks(num_shards, self.held_out.num_documents["train"])
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Writes which documents of a token shard are to be dropped."""

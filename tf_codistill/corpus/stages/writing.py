@@ -141,8 +141,7 @@ class WriteStage(Stage):
 
     Attributes:
         directory: The folder of its results, apart from the shards.
-        settings: Number of shards, and how many tokens are allowed.
-        kept: The documents.
+        kept: The documents, and how the corpus is prepared.
         tokenizer: Path of the tokenizer's file.
         output: The directory of the corpus.
         num_documents: Number of documents kept in each split.
@@ -156,7 +155,6 @@ class WriteStage(Stage):
     preload = (__name__,)
 
     directory: str
-    settings: CorpusSettings
     kept: Kept
     tokenizer: str
     output: Written
@@ -166,9 +164,11 @@ class WriteStage(Stage):
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of documents expected in each."""
-        number = self.num_documents
-        shards = self._shards().items()
-        return {task: number[split] // num_shards for task, (split, _, num_shards) in shards}
+        return {
+            task: self.num_documents[split] // len(tasks)
+            for split, tasks in self.splits().items()
+            for task in tasks
+        }
 
     def done(self) -> set[str]:
         """Names of the tasks whose facts, shards and, if asked for, dropped documents are there."""
@@ -197,28 +197,22 @@ class WriteStage(Stage):
 
     def splits(self) -> dict[str, list[str]]:
         """Names of the tasks of each split, in order."""
-        shards = self._shards().items()
         return {
-            name: [task for task, (split, *_) in shards if split == name] for name in self.settings.splits
+            split: [f"train-{index:05d}" for index in range(len(parts))] if split == "train" else [split]
+            for split, parts in self.kept.settings.splits.items()
         }
 
     def listed(self, task: str) -> str:
         """Path of the file with the paragraphs of a token shard, see `listing.Listed`."""
         return self.path(task, ".listed")
 
-    def _shards(self) -> dict[str, tuple[str, int, int]]:
-        """Split, number and number of shards by task."""
-        return {
-            f"train-{index:05d}" if split == "train" else split: (split, index, len(parts))
-            for split, parts in self.settings.splits.items()
-            for index in range(len(parts))
-        }
-
     def _write(self, task: str, directory: str, advance: Advance) -> dict[str, Any]:
         tokenizer = open_tokenizer(self.tokenizer)
-        split, index, num_shards = self._shards()[task]
-        part = self.settings.splits[split][index]
-        limit = self.settings.max_tokens if split == "train" else self.settings.max_validation_tokens
+        settings, split = self.kept.settings, task.partition("-")[0]
+        tasks = self.splits()[split]
+        index, num_shards = tasks.index(task), len(tasks)
+        part = settings.splits[split][index]
+        limit = settings.max_tokens if split == "train" else settings.max_validation_tokens
         most = sys.maxsize if limit is None else limit // num_shards
         num_tokens = 0
         listed = Listed(self.wet_files)

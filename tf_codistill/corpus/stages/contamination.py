@@ -27,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +113,8 @@ class HeldOutStage(Stage):
                 hashes.write(values[order].tobytes())
                 documents.write(owner[order].tobytes())
             sizes = b"".join(files.read(self.path(task, _SIZES)) for task in facts)
-            yield HeldOut(_mapped(hashes, "<u8"), _mapped(documents, _DOCUMENT), np.frombuffer(sizes, _SIZE))
+            owners = partitioned.mapped(documents, _DOCUMENT)
+            yield HeldOut(partitioned.mapped(hashes, "<u8"), owners, np.frombuffer(sizes, _SIZE))
 
 
 class HeldOut:
@@ -197,10 +198,3 @@ class ContaminationStage(Stage):
         """The places of the documents of a token shard that are dropped, see `writing.Dropping`."""
         paths = [self.path(task, _DROPPED) for task in self.sizes() if partitioned.part_of(task) == part]
         return np.frombuffer(b"".join(map(files.read, paths)), _PLACE)
-
-
-def _mapped(file: IO[bytes], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """What is in a file, which has to stay open."""
-    is_empty = not file.tell()
-    file.flush()
-    return np.empty(0, dtype) if is_empty else np.asarray(np.memmap(file, dtype, "r"))

@@ -93,9 +93,7 @@ class ParagraphHashes:
         """Writes the entries in partitions by hash; returns their number."""
         if self._settings.duplicates == "none":
             return 0
-        num_bytes = self._file.tell()
-        self._file.flush()
-        entries = np.memmap(self._file, _ENTRY, "r") if num_bytes else np.empty(0, _ENTRY)
+        entries = partitioned.mapped(self._file, _ENTRY)
         buckets = (entries["high"] >> np.uint64(64 - _BUCKET_BITS)).astype(np.uint16)
         order = np.argsort(buckets, kind="stable")
         sizes = np.bincount(buckets, minlength=_NUM_BUCKETS) * _ENTRY.itemsize

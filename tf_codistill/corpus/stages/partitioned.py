@@ -71,6 +71,13 @@ def shares(spans: Mapping[str, range], num_partitions: int, num_entries: int) ->
     }
 
 
+def mapped(file: IO[bytes], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """What was written into a local file, which has to stay open."""
+    is_empty = not file.tell()  # which cannot be mapped
+    file.flush()
+    return np.empty(0, dtype) if is_empty else np.asarray(np.memmap(file, dtype, "r"))
+
+
 def write(path: str, sizes: npt.ArrayLike, chunks: Iterable[bytes]) -> None:
     """Writes a file in partitions of some sizes in bytes, atomically; chunks have any length, in order."""
     where = np.concatenate([[0], np.cumsum(np.asarray(sizes, _WHERE))])

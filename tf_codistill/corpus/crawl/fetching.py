@@ -47,7 +47,6 @@ def fetch_crawl(
     directory: str | None = None,
     *,
     seed: int = 0,
-    num_connections: int = 4,
     base_url: str = BASE_URL,
     retry_policy: RetryPolicy | None = None,
 ) -> Fetched:
@@ -59,7 +58,6 @@ def fetch_crawl(
         directory: Local directory that gets the files, and the list of a crawl named by its identifier; what
             it holds already is not fetched again. None to fetch nothing: the sources are then addresses.
         seed: Another seed draws other files.
-        num_connections: How many files are fetched at a time.
         base_url: What precedes the paths: another server, ``gs://bucket/mirror``, a local directory.
         retry_policy: How often and how soon the server is asked again.
 
@@ -73,7 +71,7 @@ def fetch_crawl(
     paths = draw(crawl, num_files, directory, seed=seed, base_url=base_url, retry_policy=retry_policy)
     if directory is None:
         return Fetched(tuple(paths), {})
-    fetched = fetch(paths, directory, num_connections=num_connections, retry_policy=retry_policy)
+    fetched = fetch(paths, directory, retry_policy=retry_policy)
     if not fetched.sources:
         raise OSError(
             f"none of {len(paths)} WET files could be fetched; the first: "

@@ -62,7 +62,6 @@ class Document:
     wet_file: str
 
     def __post_init__(self) -> None:
-        """Checks that each paragraph has a number."""
         if len(self.paragraphs) != len(self.numbers):
             raise ValueError(
                 f"document {self.url!r} has {len(self.paragraphs)} paragraphs and {len(self.numbers)} "

@@ -87,7 +87,6 @@ class CorpusSettings:
     max_unreadable_share: float = 0.1
 
     def __post_init__(self) -> None:
-        """Checks the values."""
         share: Any = self.validation_share
         if not isinstance(share, float) or not 0.0 < share < 1.0:
             raise ValueError(f"validation_share is {share!r}; expected more than 0 and less than 1, as 0.02")

@@ -69,7 +69,6 @@ class RetryPolicy:
     draw: Callable[[], float] = random.random
 
     def __post_init__(self) -> None:
-        """Checks the numbers."""
         if self.num_tries < 1 or self.timeout_secs <= 0:
             raise ValueError(
                 f"num_tries is {self.num_tries} and timeout_secs {self.timeout_secs}; expected at least one "

@@ -71,7 +71,9 @@ def _lines(inspection: Inspection) -> Iterator[str]:
         width = max((len(label) for label, _ in rows), default=0) + 2
         cells = [f"  {label:<{width}}{value}" for label, value in rows]
         if _is_long(rows):
-            cells = ["".join(f"{cell:<32}" for cell in line).rstrip() for line in _in_columns(cells)]
+            num_lines = -(-len(cells) // _PIECES_PER_LINE)  # go down one column after another
+            lines = (cells[line::num_lines] for line in range(num_lines))
+            cells = ["".join(f"{cell:<32}" for cell in line).rstrip() for line in lines]
         yield from cells
     for name, windows in inspection.windows.items():
         yield from ("", f"Stretches of {name}, from anywhere")
@@ -83,13 +85,6 @@ def _lines(inspection: Inspection) -> Iterator[str]:
 
 def _is_long(rows: Rows) -> bool:
     return len(rows) > 24
-
-
-def _in_columns(cells: list[str]) -> Iterator[list[str]]:
-    """The cells of each line, when they go down one column after another."""
-    num_lines = -(-len(cells) // _PIECES_PER_LINE)
-    for line in range(num_lines):
-        yield cells[line::num_lines]
 
 
 def _html(inspection: Inspection) -> str:

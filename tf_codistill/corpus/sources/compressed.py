@@ -12,7 +12,7 @@ damaged nothing is passed on, of a longer one, or of a frame of Zstandard, what 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from tf_codistill.corpus.sources.base import MAX_DOCUMENT_BYTES
 from tf_codistill.corpus.wet.gzip_members import Content, unpack
@@ -109,7 +109,12 @@ def _plain(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[Content]:
 
 def _frames(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[Content | Damage]:
     """The frames of Zstandard; nothing behind a damaged one can be found."""
-    zstandard = _zstandard()
+    try:
+        import zstandard
+    except ImportError as error:
+        raise ValueError(
+            f"a file ending in .zst needs zstandard ({error}); run: pip install zstandard"
+        ) from error
     chunks = (
         part.content[at : at + _FEED_BYTES]
         for part in _plain(file, advance)
@@ -134,13 +139,3 @@ def _frames(file: BinaryIO, advance: Callable[[int], None]) -> Iterator[Content 
             yield Content(start, content, True)
         if not frame.eof:
             yield lost.close()
-
-
-def _zstandard() -> Any:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise ValueError(
-            f"a file ending in .zst needs zstandard ({error}); run: pip install zstandard"
-        ) from error
-    return zstandard

@@ -80,12 +80,10 @@ class DroppedDocuments:
                 shutil.copyfileobj(file, kept)
 
     def __enter__(self) -> Self:
-        """Returns itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Forgets what was not written."""
-        self._scratch.close()
+        self._scratch.close()  # what was not written is forgotten
 
 
 def has_all(directory: str | None, name: str, reasons: Iterable[str]) -> bool:

@@ -34,7 +34,6 @@ from tf_codistill.jobs.progress import Progress
 from tf_codistill.jobs.stages import Advance, Stage
 from tf_codistill.jobs.written import Written
 from tf_codistill.tokenizer import opening
-from tf_codistill.tokenizer.base import Tokenizer
 from tf_codistill.tokenizer.word_pieces import WordPieces
 
 PARAGRAPHS = ".paragraphs"
@@ -269,7 +268,5 @@ def _place(document: Document) -> str:
     return _TO_JSON.encode({"wet_file": document.wet_file, "numbers": document.numbers}) + "\n"
 
 
-@functools.lru_cache(maxsize=1)
-def open_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer in a file; the last one is kept."""
-    return opening.open_tokenizer(path)
+open_tokenizer = functools.lru_cache(maxsize=1)(opening.open_tokenizer)
+"""Opens the tokenizer of a file; the last one is kept."""

@@ -46,7 +46,6 @@ from tf_codistill.jobs.quarantine import Damage
 
 __all__ = ["Damage", "Record", "WetWriter", "read_wet"]
 
-_REMEDY = "fetch it again or leave it out"
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 4122's namespace for URLs
 
 
@@ -85,7 +84,8 @@ def read_wet(
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open_source(source)) if isinstance(source, str) else source
         for item in Splitter().split(unpack(file, count)):
-            if isinstance(item, Record) or _is_page(item):
+            # A page was found, although its text is perhaps not what was promised.
+            if isinstance(item, Record) or (item.url and item.kind != "cut_off"):
                 num_pages += 1
             else:
                 first = first or item
@@ -95,12 +95,7 @@ def read_wet(
         if first:
             what = f"is truncated or damaged: {first.kind} at byte {first.offset} ({first.content[:20]!r})"
         name = source if isinstance(source, str) else getattr(source, "name", "without a name")
-        raise ValueError(f"WET file {name!r} {what}; {_REMEDY}")
-
-
-def _is_page(damage: Damage) -> bool:
-    """Whether a page was found, although its text is not what was promised."""
-    return bool(damage.url) and damage.kind != "cut_off"
+        raise ValueError(f"WET file {name!r} {what}; fetch it again or leave it out")
 
 
 class WetWriter:

@@ -20,7 +20,6 @@ class ToyStage(Stage):
     unit = "tries"
     units_per_process = 1
 
-    directory: str
     tasks: tuple[str, ...]
     secs: float = 0.0
 

@@ -26,7 +26,7 @@ from tf_codistill.jobs import stages
 _KIND = "synthetic clicks"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class RowsStage(stages.Stage):
     """Writes the files.
 
@@ -43,7 +43,6 @@ class RowsStage(stages.Stage):
     unit: ClassVar[str] = "rows"
     units_per_process: ClassVar[int] = 200_000
 
-    directory: str
     output_dir: str
     clicks: SyntheticClicks
     num_rows: int

@@ -56,7 +56,6 @@ class RecordStage(Stage):
     units_per_process = 500
     preload = (__name__, "tensorflow")
 
-    directory: str
     plan_dir: str
     shards: Mapping[str, int]
     jpeg_quality: int

@@ -14,6 +14,7 @@ whose facts are there need not run again. An engine runs the others.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -41,8 +42,9 @@ class Engine(Protocol):
         """
 
 
+@dataclasses.dataclass(frozen=True)
 class Stage(abc.ABC):
-    """One of the steps of a job. Can be pickled: an engine may send it anywhere.
+    """One of the steps of a job, a dataclass. Can be pickled: an engine may send it anywhere.
 
     Attributes:
         directory: The folder of its results.

@@ -50,7 +50,6 @@ class ScanStage(Stage):
     units_per_process = 1 << 22
     preload = _PRELOAD
 
-    directory: str
     settings: TableSettings
     segments: Mapping[str, Segment]
     max_rows: Mapping[str, int]
@@ -121,7 +120,6 @@ class VocabularyStage(Stage):
     units_per_process = 4
     preload = _PRELOAD
 
-    directory: str
     settings: TableSettings
     pieces: Sequence[str]
 
@@ -162,7 +160,6 @@ class EncodeStage(Stage):
     units_per_process = 1 << 22
     preload = _PRELOAD
 
-    directory: str
     settings: TableSettings
     segments: Mapping[str, Segment]
     pieces: Mapping[str, Sequence[tuple[str, int, int]]]

@@ -74,7 +74,6 @@ class HeldOutStage(Stage):
     units_per_process = 2000
     preload = ("tf_codistill.corpus.stages.writing",)
 
-    directory: str
     kept: Kept
     num_documents: Mapping[str, int]
 
@@ -175,7 +174,6 @@ class ContaminationStage(Stage):
     units_per_process = 2000
     preload = ("tf_codistill.corpus.stages.writing",)
 
-    directory: str
     held_out: HeldOutStage
     reason: str = "contaminated"
 

@@ -120,7 +120,6 @@ class DuplicatesStage(Stage):
     units_per_process = 1_000_000
     preload = ("tf_codistill.corpus.stages.writing",)
 
-    directory: str
     settings: CorpusSettings
     read_dir: str
     wet_files: Sequence[str]

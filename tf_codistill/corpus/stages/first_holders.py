@@ -80,7 +80,6 @@ class UndecidedStage(Stage):
     units_per_process = 10_000
     preload = ("tf_codistill.corpus.stages.writing",)
 
-    directory: str
     repeated: DuplicatesStage
     num_documents: int
     doubtful: UndecidedStage | None = None

@@ -67,7 +67,6 @@ class ListStage(Stage):
     unit = "paragraphs"
     units_per_process = 1_000_000
 
-    directory: str
     wet_files: Sequence[str]
     listed: Sequence[str]
     num_paragraphs: int

@@ -89,7 +89,6 @@ class SketchStage(Stage):
     units_per_process = 1000
     preload = ("tf_codistill.corpus.stages.writing",)
 
-    directory: str
     kept: Kept
     threshold: float
     num_documents: int
@@ -151,7 +150,6 @@ class MatchStage(Stage):
     units_per_process = 200_000
     preload = ("tf_codistill.corpus.stages.writing",)
 
-    directory: str
     sketch: SketchStage
     num_bands: int
     reason: str = "near_duplicate"

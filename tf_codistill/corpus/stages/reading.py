@@ -138,7 +138,6 @@ class ReadStage(Stage):
     units_per_process = 1 << 22
     preload = ("tf_codistill.corpus.stages.writing",)
 
-    directory: str
     settings: CorpusSettings
     source: Source
     num_bytes: Mapping[str, int]

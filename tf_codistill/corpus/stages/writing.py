@@ -153,7 +153,6 @@ class WriteStage(Stage):
     units_per_process = 1000
     preload = (__name__,)
 
-    directory: str
     kept: Kept
     tokenizer: str
     output: Written

@@ -20,7 +20,7 @@ import os
 import shutil
 import urllib.parse
 from collections.abc import Iterable
-from typing import IO, Any, Self, cast
+from typing import IO, Any, cast
 
 from isal import igzip
 
@@ -30,7 +30,7 @@ from tf_codistill.corpus.document import Document
 _TO_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
-class DroppedDocuments:
+class DroppedDocuments(contextlib.ExitStack):
     """Gathers the documents of a WET file or token shard that are dropped; a context manager.
 
     Args:
@@ -43,11 +43,11 @@ class DroppedDocuments:
     """
 
     def __init__(self, directory: str | None, name: str, work_dir: str) -> None:
+        super().__init__()  # of the files, which are gone at the end
         self.counts: collections.Counter[str] = collections.Counter()
         self._directory = directory
         self._name = name
         self._work_dir = work_dir
-        self._scratch = contextlib.ExitStack()
         self._files: dict[str, tuple[IO[bytes], Any]] = {}
 
     def add(self, document: Document, reason: str) -> None:
@@ -61,7 +61,7 @@ class DroppedDocuments:
         if self._directory is None:
             return
         if reason not in self._files:
-            file = self._scratch.enter_context(files.scratch(self._work_dir))
+            file = self.enter_context(files.scratch(self._work_dir))
             # Without a name and a time, so that the same documents give the same bytes.
             self._files[reason] = file, igzip.IGzipFile("", "wb", fileobj=file, mtime=0)
         fields = {field.name: getattr(document, field.name) for field in dataclasses.fields(document)}
@@ -78,12 +78,6 @@ class DroppedDocuments:
             files.ensure_directory(os.path.dirname(path))
             with files.writing(path) as kept:
                 shutil.copyfileobj(file, kept)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._scratch.close()  # what was not written is forgotten
 
 
 def has_all(directory: str | None, name: str, reasons: Iterable[str]) -> bool:

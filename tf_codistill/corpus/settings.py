@@ -125,16 +125,9 @@ class CorpusSettings:
         Returns:
             Values by name.
         """
-        names = (
-            "unwrap",
-            "duplicates",
-            "min_duplicate_characters",
-            "num_shards",
-            "validation_share",
-            "test_share",
-        )
+        names = ("filters", FILTER_CODE, "unwrap", "duplicates", "min_duplicate_characters")
         values = self.describe()
-        return {name: values[name] for name in ("filters", FILTER_CODE, *names)}
+        return {name: values[name] for name in (*names, "num_shards", "validation_share", "test_share")}
 
     @property
     def splits(self) -> dict[str, range]:

@@ -184,7 +184,11 @@ class ReadStage(Stage):
             items = counts.noting(reading.of(self.source, task), quarantine)
             try:
                 for page in judge_pages(items, self.settings, task, selected):
-                    left = self._left(page.verdict, counts)
+                    left = page.verdict
+                    if isinstance(left, Document):
+                        repeated = own_repeats(left, self.settings)
+                        counts.num_repeats += sum(repeated)
+                        left = without(left, repeated, self.settings)
                     counts.num_unwrapped += page.seen is not page.document
                     if isinstance(left, Document):
                         key = document_key(page.document)
@@ -212,14 +216,6 @@ class ReadStage(Stage):
             "paragraphs": num_hashes,
             "repeats": counts.num_repeats,
         }
-
-    def _left(self, verdict: Document | str, counts: _Counts) -> Document | str:
-        """What is left of a document without paragraphs that it has before."""
-        if isinstance(verdict, str):
-            return verdict
-        repeated = own_repeats(verdict, self.settings)
-        counts.num_repeats += sum(repeated)
-        return without(verdict, repeated, self.settings)
 
     def failure(self, task: str) -> dict[str, Any]:
         """What is known of a part of which nothing can be read: ``reason``, ``bytes``, ``sha256``."""

@@ -40,7 +40,7 @@ class Damage:
         offset: Where it begins, in bytes from the start of the file. For a record of a packed file that is
             where the gzip member begins in which the record does.
         num_bytes: How long it is: packed, if a gzip member is damaged, otherwise unpacked.
-        content: Its first `MAX_STRETCH_BYTES` bytes.
+        content: Its first `MAX_STRETCH_BYTES` bytes; what is longer is cut.
         url: Address of what was lost, empty where none could be read.
     """
 
@@ -49,6 +49,9 @@ class Damage:
     num_bytes: int
     content: bytes
     url: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "content", self.content[:MAX_STRETCH_BYTES])
 
 
 class OpenDamage:

@@ -35,7 +35,7 @@ from tf_codistill.corpus.sources.base import (
     with_documents,
 )
 from tf_codistill.corpus.sources.json_lines import address, value
-from tf_codistill.jobs.quarantine import MAX_STRETCH_BYTES, Damage
+from tf_codistill.jobs.quarantine import Damage
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
@@ -103,9 +103,7 @@ class HuggingFace(Source):
             for number, row in enumerate(self._load().shard(num_shards, index), 1):
                 yield self._document(row, f"{part}:{number}", number, reading)
         except (pyarrow.ArrowException, ValueError) as error:
-            yield Damage(
-                "bad_shard", number, 1, str(error).encode("utf-8", "replace")[:MAX_STRETCH_BYTES], part
-            )
+            yield Damage("bad_shard", number, 1, str(error).encode("utf-8", "replace"), part)
         except OSError:
             raise
         except Exception as error:  # of whatever speaks to the server
@@ -116,7 +114,7 @@ class HuggingFace(Source):
         url = address(value(row, self.url), url)
         if not isinstance(text, str):
             content = json.dumps(row, default=str).encode("utf-8", "replace")
-            return Damage(f"no_{self.text}", number, len(content), content[:MAX_STRETCH_BYTES], url)
+            return Damage(f"no_{self.text}", number, len(content), content, url)
         if len(text) > MAX_DOCUMENT_BYTES:
             return Damage("giant_document", number, len(text), b"", url)
         reading.advance(len(text))

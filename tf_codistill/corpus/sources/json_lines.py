@@ -24,7 +24,7 @@ from tf_codistill.corpus.document import Record
 from tf_codistill.corpus.sources.base import Reading, decoded, record
 from tf_codistill.corpus.sources.compressed import PACKED, Line, lines, unpacked
 from tf_codistill.corpus.sources.file_source import FilesOfRows
-from tf_codistill.jobs.quarantine import MAX_STRETCH_BYTES, Damage
+from tf_codistill.jobs.quarantine import Damage
 
 
 @gin.configurable
@@ -49,10 +49,10 @@ class JsonLines(FilesOfRows):
         try:
             row = json.loads(text.removeprefix("\ufeff"))
         except (ValueError, RecursionError):
-            return _damage("bad_line", line, url)
+            return Damage("bad_line", line.offset, len(line.content), line.content, url)
         found = value(row, self.text)
         if not isinstance(found, str):
-            return _damage(f"no_{self.text}", line, url)
+            return Damage(f"no_{self.text}", line.offset, len(line.content), line.content, url)
         return record(found, address(value(row, self.url), url), value(row, self.language), odd)
 
 
@@ -70,7 +70,3 @@ def address(found: Any, otherwise: str) -> str:
     """The address of a document: what its field holds, unless that is empty or neither text nor a number."""
     is_id = isinstance(found, str | int) and not isinstance(found, bool)
     return (record(str(found), "").text if is_id else "") or otherwise
-
-
-def _damage(kind: str, line: Line, url: str) -> Damage:
-    return Damage(kind, line.offset, len(line.content), line.content[:MAX_STRETCH_BYTES], url)

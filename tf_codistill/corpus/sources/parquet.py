@@ -24,7 +24,7 @@ from tf_codistill.corpus.document import Record
 from tf_codistill.corpus.sources.base import MAX_DOCUMENT_BYTES, Reading, decoded, record
 from tf_codistill.corpus.sources.file_source import FilesOfRows
 from tf_codistill.corpus.sources.json_lines import address
-from tf_codistill.jobs.quarantine import MAX_STRETCH_BYTES, Damage
+from tf_codistill.jobs.quarantine import Damage
 
 _CHUNK_BYTES = 1 << 20
 _ROWS = 256  # in a batch
@@ -72,7 +72,8 @@ class Parquet(FilesOfRows):
                         yield from self._documents(zip(*rows, strict=True), name, number)
                         number += batch.num_rows
                 except errors:
-                    yield _damage("bad_row_group", number, first + num_rows - number, b"", f"{name}:{number}")
+                    lost = max(1, first + num_rows - number)  # rows, as its place is
+                    yield Damage("bad_row_group", number, lost, b"", f"{name}:{number}")
                 first += num_rows
                 share = num_bytes * (group + 1) // len(sizes)
                 reading.advance(share - done)
@@ -82,9 +83,9 @@ class Parquet(FilesOfRows):
         for number, (text, url, language) in enumerate(rows, first):
             told = address(decoded(url)[0] if isinstance(url, bytes) else url, f"{name}:{number}")
             if not isinstance(text, bytes):
-                yield _damage(f"no_{self.text}", number, 1, b"", told)
+                yield Damage(f"no_{self.text}", number, 1, b"", told)
             elif len(text) > MAX_DOCUMENT_BYTES:
-                yield _damage("giant_document", number, len(text), text, told)
+                yield Damage("giant_document", number, len(text), text, told)
             else:
                 clean, odd = decoded(text)
                 spoken = decoded(language)[0] if isinstance(language, bytes) else None
@@ -125,8 +126,3 @@ def _local(path: str, reading: Reading) -> Iterator[str | BinaryIO]:
             copy.write(chunk)
         copy.seek(0)
         yield cast(BinaryIO, copy)
-
-
-def _damage(kind: str, row: int, size: int, content: bytes, url: str) -> Damage:
-    """Damage whose place and size are counted in rows, but for the size of a text."""
-    return Damage(kind, row, max(size, 1), content[:MAX_STRETCH_BYTES], url)

@@ -20,7 +20,7 @@ from tf_codistill.corpus.filters import Length, LongParagraphs
 from tf_codistill.corpus.pipeline import prepare
 from tf_codistill.corpus.settings import CorpusSettings
 from tf_codistill.corpus.sources.wet_files import WetFiles
-from tf_codistill.corpus.stages import duplicates, first_holders, writing
+from tf_codistill.corpus.stages import duplicates, first_holders, shingles, writing
 from tf_codistill.corpus.stages.reading import ReadStage
 from tf_codistill.corpus.wet import WetWriter
 from tf_codistill.jobs import stages
@@ -57,8 +57,9 @@ def kept(wet_files: list[str], tmp_path: Path, settings: CorpusSettings) -> list
     read = ReadStage(str(tmp_path / "read"), settings, source, source.parts())
     facts = stages.run(read, Local(1))
     number = sum(task["paragraphs"] for task in facts.values())
+    runs = [task["runs"] for task in facts.values()]
     repeated = duplicates.DuplicatesStage(
-        str(tmp_path / "repeated"), settings, read.directory, tuple(facts), number
+        str(tmp_path / "repeated"), settings, read.directory, tuple(facts), runs, number
     )
     repeated, _ = first_holders.find(repeated, sum(f["counts"]["passed"] for f in facts.values()), Local(1))
     parts = range(settings.num_shards + 1)
@@ -92,7 +93,7 @@ def test_it_does_not_matter_how_hashes_are_shared_out(
 ) -> None:
     whole = kept(wet_files, tmp_path, SETTINGS)
     monkeypatch.setattr(duplicates, "_ENTRIES_PER_TASK", 10)
-    monkeypatch.setattr(duplicates, "_ENTRIES_PER_CHUNK", 7)
+    monkeypatch.setattr(shingles, "_ENTRIES_PER_RUN", 7)
     (tmp_path / "shared").mkdir()
     assert kept(wet_files, tmp_path / "shared", SETTINGS) == whole
     assert len(list((tmp_path / "shared" / "repeated").glob("*.json"))) > 5

@@ -51,7 +51,7 @@ from tf_codistill.tokenizer.base import Tokenizer
 _WORK = re.compile(
     rf"(?:read|listed|duplicates|near|held-out|pieces|write|list)-[0-9a-f]{{16}}|{written.RECORD}|\.probe-[0-9a-f]{{32}}.*"
 )
-_WORK_VERSION = 9  # counts up when the results of a stage change although its settings do not
+_WORK_VERSION = 10  # counts up when the results of a stage change although its settings do not
 
 
 def prepare(
@@ -178,7 +178,12 @@ def _prepare(
     key = fingerprint(key, [[name, facts["bytes"], facts["sha256"]] for name, facts in read_facts.items()])
     num_paragraphs = sum(facts["paragraphs"] for facts in read_facts.values())
     repeated = DuplicatesStage(
-        files.join(work_dir, f"duplicates-{key}"), settings, read.directory, tuple(read_facts), num_paragraphs
+        files.join(work_dir, f"duplicates-{key}"),
+        settings,
+        read.directory,
+        tuple(read_facts),
+        [facts["runs"] for facts in read_facts.values()],
+        num_paragraphs,
     )
     num_documents = {split: sum(facts[split] for facts in read_facts.values()) for split in settings.splits}
     repeated, repeated_facts = first_holders.find(repeated, sum(num_documents.values()), engine)

@@ -1,6 +1,6 @@
 """Stage 2: paragraphs that occur more than once.
 
-    <read>/<task>.hashes         entries of a WET file, in 1024 partitions by the first bits of the hash
+    <read>/<task>.*.hashed       entries of a WET file, see shingles.py
         hash of a long paragraph | token shard of its document | number of the paragraph
     <task>.repeats               what to take away, in partitions by token shard
         WET file | number of the paragraph
@@ -22,7 +22,7 @@ import dataclasses
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,19 +31,17 @@ from tf_codistill import files
 from tf_codistill.corpus.document import Document
 from tf_codistill.corpus.filters import Length, LongParagraphs, judge
 from tf_codistill.corpus.settings import CorpusSettings
-from tf_codistill.corpus.stages import partitioned
+from tf_codistill.corpus.stages import partitioned, shingles
 from tf_codistill.jobs.stages import Advance, Stage
 
 REASON = "duplicate"
 """Why a document is dropped that has too little left."""
 
-_ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("owner", "<u4"), ("number", "<u4")])
+_ENTRY = np.dtype([("hash", "<u8"), ("low", "<u8"), ("owner", "<u4"), ("number", "<u4")])
 _HASH_BYTES = 16
 _TAIL = struct.Struct("<II")
-_BUCKET_BITS = 10
-_NUM_BUCKETS = 1 << _BUCKET_BITS
 _ENTRIES_PER_TASK = 2_000_000  # about 250 MB while they are sorted
-_ENTRIES_PER_CHUNK = 1 << 16
+_CHUNK_BYTES = 1 << 20
 _REPEAT, _REPEATS = np.dtype("<u8"), ".repeats"
 
 Repeats = npt.NDArray[np.uint64]
@@ -54,14 +52,12 @@ class ParagraphHashes:
     """Gathers the hashes of the long paragraphs of documents.
 
     Args:
-        file: Local file to gather them in.
+        prefix: Path that the names of the files begin with which get them.
         settings: Say where paragraphs may not be repeated, and which are long.
     """
 
-    ENDING = ".hashes"
-
-    def __init__(self, file: IO[bytes], settings: CorpusSettings) -> None:
-        self._file = file
+    def __init__(self, prefix: str, settings: CorpusSettings) -> None:
+        self._spill, self._waiting = shingles.Spill(prefix), bytearray()
         self._settings = settings
         self._wet_file: str | None = None
         self._hash = hashlib.blake2b(digest_size=_HASH_BYTES)
@@ -87,19 +83,18 @@ class ParagraphHashes:
     def add(self, owner: int, document: Document) -> None:
         """Adds a document's paragraphs; their owner is its token shard, or the position of its WET file."""
         entries = (digest + _TAIL.pack(owner, number) for number, digest in self.digests(document))
-        self._file.write(b"".join(entries))
+        self._waiting += b"".join(entries)
+        if len(self._waiting) >= _CHUNK_BYTES:
+            self._flush()
 
-    def write(self, path: str) -> int:
-        """Writes the entries in partitions by hash; returns their number."""
-        if self._settings.duplicates == "none":
-            return 0
-        entries = partitioned.mapped(self._file, _ENTRY)
-        buckets = (entries["high"] >> np.uint64(64 - _BUCKET_BITS)).astype(np.uint16)
-        order = np.argsort(buckets, kind="stable")
-        sizes = np.bincount(buckets, minlength=_NUM_BUCKETS) * _ENTRY.itemsize
-        spans = (order[i : i + _ENTRIES_PER_CHUNK] for i in range(0, len(order), _ENTRIES_PER_CHUNK))
-        partitioned.write(path, sizes, (entries[span].tobytes() for span in spans))
-        return len(entries)
+    def close(self) -> dict[str, int]:
+        """Writes what is left; returns the numbers of ``paragraphs`` and ``runs``, see `shingles.Spill`."""
+        self._flush()
+        return {"runs": self._spill.close(), "paragraphs": self._spill.num_entries}
+
+    def _flush(self) -> None:
+        self._spill.add(np.frombuffer(bytes(self._waiting), _ENTRY))
+        self._waiting.clear()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +105,10 @@ class DuplicatesStage(Stage):
         settings: Say where paragraphs may not be repeated.
         read_dir: The folder of the results of stage 1.
         wet_files: Names of its tasks, in order.
+        runs: For each of them the number of runs of `ParagraphHashes`.
         num_paragraphs: Number of entries of all of them.
-        dropped: Files with the entries of documents that are dropped, as `ParagraphHashes.write` writes them,
-            where the owner is the position of the WET file.
+        dropped: Prefix and number of runs of the entries of documents that are dropped, where the owner is
+            the position of the WET file.
     """
 
     title = "finding duplicates"
@@ -123,26 +119,27 @@ class DuplicatesStage(Stage):
     settings: CorpusSettings
     read_dir: str
     wet_files: Sequence[str]
+    runs: Sequence[int]
     num_paragraphs: int
-    dropped: Sequence[str] = ()
+    dropped: Sequence[tuple[str, int]] = ()
 
     def sizes(self) -> Mapping[str, int]:
         """The tasks with the number of paragraphs expected in each."""
-        return partitioned.shares(self._ranges(), _NUM_BUCKETS, self.num_paragraphs)
+        return partitioned.shares(self._ranges(), shingles.NUM_BUCKETS, self.num_paragraphs)
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Sorts the entries of a range and writes what to take away."""
         span = self._ranges()[task]
-        paths = [files.join(self.read_dir, wet_file + ParagraphHashes.ENDING) for wet_file in self.wet_files]
-        blocks = [_entries(path, span) for path in paths]
+        prefixes = [files.join(self.read_dir, wet_file) for wet_file in self.wet_files]
+        blocks = shingles.gather(zip(prefixes, self.runs, strict=True), _ENTRY, span)
         entries = np.concatenate(blocks)
         holders = np.repeat(np.arange(len(blocks), dtype=np.uint64), [len(block) for block in blocks])
         places = holders << np.uint64(32) | entries["number"]
-        dropped = [_entries(path, span) for path in self.dropped]
+        dropped = shingles.gather(self.dropped, _ENTRY, span)
         gone = [entry["owner"].astype(np.uint64) << np.uint64(32) | entry["number"] for entry in dropped]
         is_kept = ~np.isin(places, np.concatenate([*gone, np.empty(0, np.uint64)]))
-        order = np.lexsort((places, entries["low"], entries["high"]))
-        high, low = entries["high"][order], entries["low"][order]
+        order = np.lexsort((places, entries["low"], entries["hash"]))
+        high, low = entries["hash"][order], entries["low"][order]
         is_same = (high[1:] == high[:-1]) & (low[1:] == low[:-1])  # as the one before it
         repeats = order[1:][_is_after_the_first(is_same, is_kept[order])]
         path, found = self.path(task, _REPEATS), places[repeats].astype(_REPEAT)
@@ -157,7 +154,7 @@ class DuplicatesStage(Stage):
     def _ranges(self) -> dict[str, range]:
         if self.settings.duplicates == "none":
             return {}
-        return partitioned.ranges(_NUM_BUCKETS, self.num_paragraphs, _ENTRIES_PER_TASK)
+        return partitioned.ranges(shingles.NUM_BUCKETS, self.num_paragraphs, _ENTRIES_PER_TASK)
 
 
 def own_repeats(document: Document, settings: CorpusSettings) -> Sequence[bool]:
@@ -200,10 +197,6 @@ def without(
         return REASON
     verdict = judge(left, [step for step in settings.filters if isinstance(step, LongParagraphs | Length)])
     return REASON if isinstance(verdict, str) else verdict
-
-
-def _entries(path: str, span: range) -> npt.NDArray[np.void]:
-    return np.frombuffer(partitioned.read(path, span.start, span.stop), _ENTRY)
 
 
 def _is_after_the_first(

@@ -15,7 +15,7 @@ nothing is doubtful or open the later steps are left out. The result is that of 
 order, as `duplicates` says.
 
     <doubtful>/<task>.documents     those that the next step decides about, see partitioned.py
-    <doubtful>/<task>.dropped       hashes of what cannot be kept, see `duplicates.ParagraphHashes`
+    <doubtful>/<task>.*.hashed      hashes of what cannot be kept, see `duplicates.ParagraphHashes`
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from tf_codistill.corpus.stages.duplicates import DuplicatesStage, ParagraphHash
 from tf_codistill.corpus.stages.reading import DOCUMENTS
 from tf_codistill.jobs import stages
 from tf_codistill.jobs.stages import Advance, Stage
-
-_DROPPED = ".dropped"
 
 
 def find(
@@ -92,8 +90,8 @@ class UndecidedStage(Stage):
         """Judges what would be left of documents of a token shard."""
         settings, number = self.repeated.settings, 0
         repeats = self.repeated.repeats(partitioned.part_of(task))
-        with files.scratch(self.directory) as file, files.writing(self.path(task, DOCUMENTS)) as undecided:
-            dropped = ParagraphHashes(file, settings)
+        dropped = ParagraphHashes(self.path(task, ""), settings)
+        with files.writing(self.path(task, DOCUMENTS)) as undecided:
             undecided.write(b"")  # a file without documents is a file, too
             for position, document in self._documents(task, repeats):
                 repeated = duplicates.is_repeated(document.numbers, position, repeats)
@@ -107,14 +105,13 @@ class UndecidedStage(Stage):
                     key = position.to_bytes(partitioned.KEY_DIGITS // 2, "big")
                     undecided.write(partitioned.pack(key, kept))
                     number += 1
-            dropped.write(self.path(task, _DROPPED))
         advance(self.sizes()[task])
-        return {"undecided": number}
+        return {"undecided": number, "runs": dropped.close()["runs"]}
 
     @property
-    def dropped(self) -> tuple[str, ...]:
-        """Files with the paragraphs of the documents that are dropped if so much is taken away."""
-        return tuple(self.path(task, _DROPPED) for task in self.sizes())
+    def dropped(self) -> list[tuple[str, int]]:
+        """Prefixes and runs of the paragraphs of documents that are dropped if so much is taken away."""
+        return [(self.path(task, ""), self.facts(task)["runs"]) for task in self.sizes()]
 
     def undecided(self, task: str) -> Iterator[tuple[int, Document]]:
         """The documents that a task has found, each with the position of its WET file."""
@@ -134,22 +131,20 @@ class UndecidedStage(Stage):
                     yield position, partitioned.unpack(content, wet_file)
 
 
-def _decide(left_open: UndecidedStage) -> str:
-    """Goes through the open documents, in order; returns the file with the paragraphs of those dropped."""
+def _decide(left_open: UndecidedStage) -> tuple[str, int]:
+    """Goes through the open documents, in order; returns prefix and runs of those that are dropped."""
     settings = left_open.repeated.settings
     documents = [entry for task in left_open.sizes() for entry in left_open.undecided(task)]
     documents.sort(key=lambda entry: (entry[0], entry[1].numbers))
     held: set[bytes] = set()
-    path = left_open.path("decided", _DROPPED)
-    with files.scratch(left_open.directory) as file:
-        dropped = ParagraphHashes(file, settings)
-        for position, document in documents:
-            digests = dropped.digests(document)
-            taken = {number for number, digest in digests if digest in held}
-            left = duplicates.without(document, [number in taken for number in document.numbers], settings)
-            if isinstance(left, str):
-                dropped.add(position, document)
-            else:
-                held.update(digest for _, digest in digests)
-        dropped.write(path)
-    return path
+    prefix = left_open.path("decided", "")
+    dropped = ParagraphHashes(prefix, settings)
+    for position, document in documents:
+        digests = dropped.digests(document)
+        taken = {number for number, digest in digests if digest in held}
+        left = duplicates.without(document, [number in taken for number in document.numbers], settings)
+        if isinstance(left, str):
+            dropped.add(position, document)
+        else:
+            held.update(digest for _, digest in digests)
+    return prefix, dropped.close()["runs"]

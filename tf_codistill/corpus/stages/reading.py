@@ -6,7 +6,7 @@
                                          by kind                                 by reason
 
     <task>.documents      kept documents in partitions, one for each token shard, sorted by key
-    <task>.hashes         hashes of their long paragraphs, see duplicates.py
+    <task>.*.hashed       hashes of their long paragraphs, see duplicates.py
     <task>.json           counts
     <task>.failed         in place of all these: why nothing can be read of the part, or no list be applied
     out_of_reach          why a part could not be had: no damage, but the end of this run
@@ -175,7 +175,7 @@ class ReadStage(Stage):
         selected = Selected.load(self.listed_dir, task) if self.listed_dir else None
         with contextlib.ExitStack() as stack:
             kept = partitioned.Sorter(stack.enter_context(files.scratch(self.directory)))
-            hashes = ParagraphHashes(stack.enter_context(files.scratch(self.directory)), self.settings)
+            hashes = ParagraphHashes(self.path(task, ""), self.settings)
             dropped = stack.enter_context(DroppedDocuments(self.dropped_dir, task, self.directory))
             quarantine = None
             if self.quarantine_dir is not None:
@@ -205,7 +205,6 @@ class ReadStage(Stage):
                 return None
             dropped.write()
             kept.write(self.path(task, DOCUMENTS), self.settings.num_parts)
-            num_hashes = hashes.write(self.path(task, ParagraphHashes.ENDING))
         files.remove(self.path(task, _FAILED))
         number = kept.num_documents
         return {
@@ -213,7 +212,7 @@ class ReadStage(Stage):
             "counts": counts.facts(number.total(), dropped.counts),
             "cut_off_at": counts.cut_off_at,
             **{split: sum(number[part] for part in parts) for split, parts in self.settings.splits.items()},
-            "paragraphs": num_hashes,
+            **hashes.close(),
             "repeats": counts.num_repeats,
         }
 

@@ -101,7 +101,7 @@ def mixed(values: Hashes) -> Hashes:
 
 
 class Spill:
-    """Writes entries in sorted runs, so that no more than one of them is in memory.
+    """Writes entries in runs, so that no more than one of them is in memory.
 
     Args:
         prefix: Path that the names of the runs begin with.
@@ -131,8 +131,8 @@ class Spill:
 
     def _write(self) -> None:
         entries = np.concatenate(self._waiting)
-        entries = entries[np.argsort(entries["hash"], kind="stable")]
-        buckets = (entries["hash"] >> _BUCKET_SHIFT).astype(np.int64)
+        buckets = (entries["hash"] >> _BUCKET_SHIFT).astype(np.uint16)  # which is sorted fast
+        entries = entries[np.argsort(buckets, kind="stable")]
         sizes = np.bincount(buckets, minlength=NUM_BUCKETS) * entries.itemsize
         partitioned.write(_run(self._prefix, self._num_runs), sizes, [entries.tobytes()])
         self._num_runs += 1
@@ -140,10 +140,7 @@ class Spill:
 
 
 def gather(spilled: Iterable[tuple[str, int]], dtype: np.dtype, span: range) -> list[npt.NDArray[np.void]]:
-    """The entries in a range of partitions, for each `Spill` by its prefix and number of runs.
-
-    Within a run they are sorted by hash.
-    """
+    """The entries in a range of partitions, for each `Spill` by its prefix and number of runs."""
     found = []
     for prefix, num_runs in spilled:
         paths = (_run(prefix, number) for number in range(num_runs))

@@ -119,8 +119,7 @@ class Finished:
     @property
     def parts(self) -> Mapping[str, Mapping[str, Any]]:
         """What is recorded of each part of its source."""
-        found: Mapping[str, Mapping[str, Any]] = self.record.get("parts", self.record.get("wet_files", {}))
-        return found
+        return self.record.get("parts", self.record.get("wet_files", {}))
 
     def is_of(self, identity: Mapping[str, Any] | None) -> bool:
         """Whether its source is the one of an identity; False for None, which says nothing."""

@@ -169,7 +169,6 @@ def _prepare(
     description: Mapping[str, Any],
     identity: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The stages, one after the other."""
     settings, work_dir = read.settings, written.work_dir(output.directory)
     _forget_changed(read)
     read_facts = read.run(engine)

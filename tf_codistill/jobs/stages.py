@@ -93,8 +93,7 @@ class Stage(abc.ABC):
 
     def facts(self, task: str) -> dict[str, Any]:
         """What a task that is done has to say."""
-        facts: dict[str, Any] = files.read_json(self.path(task, _FACTS))
-        return facts
+        return files.read_json(self.path(task, _FACTS))
 
 
 def run(stage: Stage, engine: Engine) -> dict[str, dict[str, Any]]:

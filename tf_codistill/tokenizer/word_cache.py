@@ -77,7 +77,6 @@ class WordCache:
         return WordCache, (self._encode_words, self._max_ids, self._min_words)
 
     def _look_up(self, words: pyarrow.Array) -> pyarrow.Array:
-        """The number of each word."""
         numbers = compute.index_in(words, value_set=self._words)
         if numbers.null_count:
             new = words.filter(numbers.is_null()).dictionary_encode()

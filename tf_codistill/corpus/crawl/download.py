@@ -258,7 +258,6 @@ class _Transfer:
         )
 
     def _receive(self, file: BinaryIO) -> None:
-        """Appends what is still missing."""
         version = self._version()
         size = os.fstat(file.fileno()).st_size
         if version is None or (version.num_bytes is not None and size > version.num_bytes):

@@ -246,7 +246,6 @@ def _lines(example: Example) -> Iterator[Text]:
 
 
 def _fate(example: Example) -> str:
-    """What became of a page, in a few words."""
     num_paragraphs = len(example.document.paragraphs)
     num_left = len(example.left.paragraphs) if example.left else 0
     said = f"{example.reason}, " if example.reason else ""

@@ -178,8 +178,7 @@ def is_repeated(numbers: npt.ArrayLike, wet_file: int, repeats: Repeats) -> npt.
     if not repeats.size:
         return np.zeros(places.shape, np.bool_)
     found = np.searchsorted(repeats, places)
-    same: npt.NDArray[np.bool_] = repeats[np.minimum(found, repeats.size - 1)] == places
-    return same
+    return np.equal(repeats[np.minimum(found, repeats.size - 1)], places)
 
 
 def without(

@@ -130,10 +130,7 @@ def pieces(
 def _where(path: str, first: int, last: int) -> list[int]:
     """Where partitions begin, and at last where the one before `last` ends."""
     size = _WHERE.itemsize
-    found: list[int] = np.frombuffer(
-        files.read(path, size * first, size * (last - first + 1)), _WHERE
-    ).tolist()
-    return found
+    return np.frombuffer(files.read(path, size * first, size * (last - first + 1)), _WHERE).tolist()
 
 
 def pack(key: bytes, document: Document) -> bytes:

@@ -218,8 +218,7 @@ class ReadStage(Stage):
 
     def failure(self, task: str) -> dict[str, Any]:
         """What is known of a part of which nothing can be read: ``reason``, ``bytes``, ``sha256``."""
-        found: dict[str, Any] = files.read_json(self.path(task, _FAILED))
-        return found
+        return files.read_json(self.path(task, _FAILED))
 
     def failures(self, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         """What is wrong with parts that cannot be read, or not to their end, in sentences by task."""

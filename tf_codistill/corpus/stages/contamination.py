@@ -99,7 +99,7 @@ class HeldOutStage(Stage):
     def grams(self, directory: str) -> Iterator[HeldOut]:
         """Opens what the tasks have gathered, which takes up room in a directory meanwhile."""
         facts = {task: self.facts(task) for task in self.sizes()}
-        spilled = [(self.path(task, ""), one["runs"]) for task, one in facts.items()]
+        spilled = shingles.spilled_by(self)
         firsts = np.cumsum([0, *(one["documents"] for one in facts.values())], dtype=_DOCUMENT)[:-1]
         num_grams = sum(one["grams"] for one in facts.values())
         with files.scratch(directory) as hashes, files.scratch(directory) as documents:

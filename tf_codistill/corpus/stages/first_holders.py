@@ -26,7 +26,7 @@ from typing import Any
 
 from tf_codistill import files
 from tf_codistill.corpus.document import Document
-from tf_codistill.corpus.stages import duplicates, partitioned
+from tf_codistill.corpus.stages import duplicates, partitioned, shingles
 from tf_codistill.corpus.stages.duplicates import DuplicatesStage, ParagraphHashes, Repeats
 from tf_codistill.corpus.stages.reading import DOCUMENTS
 from tf_codistill.jobs import stages
@@ -53,12 +53,13 @@ def find(
     doubtful = UndecidedStage(place("doubtful"), repeated, num_documents)
     if not (number := undecided(doubtful)):
         return repeated, facts
-    least = dataclasses.replace(repeated, directory=place("without-doubtful"), dropped=doubtful.dropped)
+    taken = shingles.spilled_by(doubtful)
+    least = dataclasses.replace(repeated, directory=place("without-doubtful"), dropped=taken)
     facts = stages.run(least, engine)
     left_open = UndecidedStage(place("open"), least, number, doubtful)
     if not undecided(left_open):
         return least, facts
-    dropped = (*left_open.dropped, _decide(left_open))
+    dropped = (*shingles.spilled_by(left_open), _decide(left_open))
     decided = dataclasses.replace(repeated, directory=place("decided"), dropped=dropped)
     return decided, stages.run(decided, engine)
 
@@ -107,11 +108,6 @@ class UndecidedStage(Stage):
                     number += 1
         advance(self.sizes()[task])
         return {"undecided": number, "runs": dropped.close()["runs"]}
-
-    @property
-    def dropped(self) -> list[tuple[str, int]]:
-        """Prefixes and runs of the paragraphs of documents that are dropped if so much is taken away."""
-        return [(self.path(task, ""), self.facts(task)["runs"]) for task in self.sizes()]
 
     def undecided(self, task: str) -> Iterator[tuple[int, Document]]:
         """The documents that a task has found, each with the position of its WET file."""

@@ -117,11 +117,6 @@ class SketchStage(Stage):
                 bands.add(entries.reshape(-1))
         return {"runs": bands.close(), "bands": bands.num_entries}
 
-    def bands(self, span: range) -> list[npt.NDArray[np.void]]:
-        """The bands in some partitions, of each token shard."""
-        spilled = [(self.path(task, ""), self.facts(task)["runs"]) for task in self.sizes()]
-        return shingles.gather(spilled, _BAND, span)
-
     def minima(self, places: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint16]:
         """The signatures of documents at some places, which are sorted: a row for each."""
         found = np.empty((len(places), _NUM_MINIMA), np.uint16)
@@ -160,7 +155,7 @@ class MatchStage(Stage):
 
     def do(self, task: str, advance: Advance) -> Mapping[str, Any]:
         """Compares the documents of a range and writes which are to be dropped."""
-        blocks = self.sketch.bands(self._ranges()[task])
+        blocks = shingles.gather(shingles.spilled_by(self.sketch), _BAND, self._ranges()[task])
         entries = np.concatenate(blocks)
         parts = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
         order = np.lexsort((entries["place"], entries["hash"]))

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tf_codistill.corpus.stages import partitioned
+from tf_codistill.jobs.stages import Stage
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -147,6 +148,11 @@ def gather(spilled: Iterable[tuple[str, int]], dtype: np.dtype, span: range) -> 
         runs = (partitioned.read(path, span.start, span.stop) for path in paths)
         found.append(np.frombuffer(b"".join(runs), dtype))
     return found
+
+
+def spilled_by(stage: Stage) -> list[tuple[str, int]]:
+    """What `gather` takes of a stage whose tasks each had a `Spill`, with its ``runs`` among their facts."""
+    return [(stage.path(task, ""), stage.facts(task)["runs"]) for task in stage.sizes()]
 
 
 def _run(prefix: str, number: int) -> str:

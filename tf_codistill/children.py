@@ -11,10 +11,13 @@ there is no such signal a child of a parent that was killed goes on.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
 from typing import IO
 
 TRY_AGAIN = 75
@@ -33,6 +36,23 @@ if os.getppid() != int(sys.argv[1]):
     os._exit(128 + signal.SIGKILL)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block by a `SystemExit`; one that was ignored, as by nohup, still is."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, _exit) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(TRY_AGAIN if number == signal.SIGTERM else 128 + number)
 
 
 def start(

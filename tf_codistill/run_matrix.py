@@ -29,7 +29,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import gin
@@ -341,25 +340,16 @@ def _commit() -> str | None:
 @contextlib.contextmanager
 def _stopping(running: list[_Running]) -> Iterator[None]:
     """Stops what is running when something ends the block, each with time for a checkpoint."""
-    heard = [
-        one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN
-    ]  # nohup
-    previous = {number: signal.signal(number, _exit) for number in heard}
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            for one in running:
-                one.process.send_signal(number)
-            deadline = time.monotonic() + _GRACE_SECS
-            while any(one.process.poll() is None for one in running) and time.monotonic() < deadline:
-                time.sleep(_POLL_SECS / 10)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+    with children.ended_by_signals():
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+                for one in running:
+                    one.process.send_signal(number)
+                deadline = time.monotonic() + _GRACE_SECS
+                while any(one.process.poll() is None for one in running) and time.monotonic() < deadline:
+                    time.sleep(_POLL_SECS / 10)
 
 
 def _shown(planned: Sequence[Trial], progress: Progress) -> Callable[[], None]:

@@ -253,7 +253,7 @@ def _commit(
     files.write(output.claim(DAMAGED), lines.encode("ascii"))
     promised = {name: checksum for task in facts.values() for name, checksum in task["sha256"].items()}
     marker = output.claim(files.MANIFEST)
-    output.remove_others([*promised, DAMAGED])
+    output.remove_others([*promised, DAMAGED, files.MANIFEST])
     parts: dict[str, list[dict[str, Any]]] = {}
     for task in write.shards:
         number = sum(facts[task]["classes"].values())

@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import TextIO
 
 from rich.console import Console
@@ -131,24 +130,15 @@ def _telling(workdir: str, groups: Sequence[int], console: Console) -> Iterator[
 @contextlib.contextmanager
 def _running(groups: Sequence[Group], grace_secs: float, console: Console) -> Iterator[None]:
     workers = [worker for group in groups for worker in group.workers]
-    heard = [
-        one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN
-    ]  # nohup
-    previous = {number: signal.signal(number, _exit) for number in heard}
-    try:
-        for group in groups:
-            group.start()
-        yield
-    finally:
-        if any(worker.exit_status() is None for worker in workers):
-            console.print("stopping the workers; Ctrl-C kills them", markup=False)
-        _stop(workers, grace_secs)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    sys.exit(children.TRY_AGAIN if number == signal.SIGTERM else 128 + number)
+    with children.ended_by_signals():
+        try:
+            for group in groups:
+                group.start()
+            yield
+        finally:
+            if any(worker.exit_status() is None for worker in workers):
+                console.print("stopping the workers; Ctrl-C kills them", markup=False)
+            _stop(workers, grace_secs)
 
 
 def _watch(groups: Sequence[Group], shown: display.Display, console: Console) -> None:

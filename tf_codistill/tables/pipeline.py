@@ -255,7 +255,7 @@ def _commit(
             part["shards"].append({"name": shard["name"], "num_rows": shard["num_rows"]})
     output_dir = work.output.directory
     names = {*known, *fitted.files(), shards.REJECTED, shards.PREPARATION}
-    work.output.remove_others(names)
+    work.output.remove_others([*names, files.MANIFEST])
     metadata = {
         "kind": "table",
         "format_version": shards.FORMAT_VERSION,

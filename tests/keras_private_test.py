@@ -13,8 +13,9 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import keras
 import numpy as np
@@ -279,6 +280,28 @@ def _value_specs() -> None:
     assert keras_private.specs_by_replica(tf.TensorSpec([1])) == ()
 
 
+def _create_device_dataset() -> None:
+    data = batches(*examples(0, 1))
+    with two_replicas().scope():
+        model = compiled(None)
+    calls = (lambda: model.fit(data, verbose=0), lambda: model.evaluate(data, verbose=0))
+    for call in (*calls, lambda: model.predict(data, verbose=0)):
+        told = _tuned(call)
+        assert told[:3] == [None, False, False], "the user's data set as it was, and each replica's not"
+        assert told == told[:3] * (len(told) // 3)
+    distributed = two_replicas().experimental_distribute_dataset(data)
+    assert _tuned(lambda: iter(distributed)) == [None, None, None]
+
+
+def _tuned(read: Callable[[], Any]) -> list[bool | None]:
+    """Whether TensorFlow is told to tune, or is told nothing, for each data set that is about to be read."""
+    told = []
+    hook = lambda dataset: told.append(dataset.options().autotune.enabled) or dataset  # noqa: E731
+    with mock.patch.object(tf.data.Dataset, "_apply_debug_options", hook):  # where conftest tells it, too
+        read()
+    return told
+
+
 CHECKS = {
     check.__name__: check
     for check in (
@@ -295,7 +318,7 @@ CHECKS = {
         *(_loss_tracker, _aggregate_additional_loss, _symbolic_build, _maybe_symbolic_build),
         *(_distributed_dataset, _eval_epoch_iterator, _clip_gradients, _fn_kwargs, _value_specs),
         *(_accumulators, _get_variable_index, _moments, _model_variables_moving_average),
-        *(_trainable_variables, _get_variable_index, _distribute_strategy),
+        *(_trainable_variables, _get_variable_index, _distribute_strategy, _create_device_dataset),
     )
 }
 
@@ -315,7 +338,8 @@ def test_a_private_name_is_where_it_is_said_to_be(private: keras_private.Private
     if private.owner != "tf.Tensor":  # to which it comes from outside
         module, _, name = private.owner.rpartition(".")
         owner = getattr(importlib.import_module(module), name)
-        assert private.name in set().union(*map(_private_names, owner.__mro__))
+        names = map(_private_names, owner.__mro__) if isinstance(owner, type) else [vars(owner)]
+        assert private.name in set().union(*names)
 
 
 @pytest.mark.parametrize("precision", ["int8", "bfloat16"], ids=lambda one: f"{KERAS}: {one}")

@@ -12,9 +12,11 @@ Two methods of these names are overridden where they belong, see `OVERRIDDEN`. N
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 
@@ -88,6 +90,11 @@ PRIVATE = (
         "tensorflow.python.distribute.values.PerReplicaSpec",
         "_value_specs",
         "the specification on each replica, which a public method would not tell from that of a composite",
+    ),
+    Private(
+        "tensorflow.python.data.ops.multi_device_iterator_ops",
+        "_create_device_dataset",
+        "what carries batches to a device; it takes no options from the data set that it reads",
     ),
 )
 
@@ -275,3 +282,23 @@ def restart_validation(model: Any) -> None:
 def specs_by_replica(spec: Any) -> Sequence[Any]:
     """The specification on each local replica of what is distributed; empty for anything else."""
     return getattr(spec, "_value_specs", ())
+
+
+@contextlib.contextmanager
+def untuned_devices() -> Iterator[None]:
+    """Lets TensorFlow not tune what carries batches to the devices, where there is nothing to be tuned.
+
+    The thread that tunes may miss that its iterator ends and sleep on, for up to a minute, and the end of
+    `fit` waits for it. Iterators that are made within this context have none of their own.
+    """
+    import tensorflow as tf
+
+    place: Any = importlib.import_module("tensorflow.python.data.ops.multi_device_iterator_ops")
+    create = place._create_device_dataset
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    place._create_device_dataset = lambda *args: create(*args).with_options(options)
+    try:
+        yield
+    finally:
+        place._create_device_dataset = create

@@ -273,7 +273,8 @@ class CodistillationModel(MultiWorkerModel):
                 callbacks = keras.callbacks.CallbackList(callbacks, model=self, **given.params)
             call.arguments["callbacks"] = callbacks
             try:
-                history = super().fit(*call.args, **call.kwargs)
+                with keras_private.untuned_devices():
+                    history = super().fit(*call.args, **call.kwargs)
             finally:
                 self.teachers.end()
         self.statistics.settle()
@@ -291,7 +292,7 @@ class CodistillationModel(MultiWorkerModel):
 
     @contextlib.contextmanager
     def _in_use(self) -> Iterator[None]:
-        with self.statistics.in_use():
+        with self.statistics.in_use(), keras_private.untuned_devices():
             with self.distribute_strategy.scope():
                 for state in self._second_states:
                     state.start()

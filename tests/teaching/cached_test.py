@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
@@ -131,6 +132,18 @@ def test_other_features_of_an_example_are_noticed(caplog: pytest.LogCaptureFixtu
         assert predictions(1.0, 3.0, [b"z", b"y"]) == [2.0, 6.0]
     assert asked == [[[1.0], [2.0]], [[3.0]], [[1.0]]]
     assert "example 8 has other features" in caplog.text
+
+
+def test_examples_of_other_lengths_are_refused_in_words() -> None:
+    cache, keys = Cache(1e6), tf.constant([[7, 0], [8, 0]], tf.int64)
+    for length in (3, 3, 4):
+        features = tf.fill([2, length, 5], float(length))
+        with contextlib.ExitStack() as stack:
+            if length == 4:
+                words = r"shapes \[\(4, 5\)\], those that are kept have \[\(3, 5\)\]; pad all"
+                stack.enter_context(pytest.raises(ValueError, match=words))
+            found = cache.predictions(lambda x: [x], features, keys, [features])
+            np.testing.assert_array_equal(found, [features])
 
 
 def test_several_outputs_and_teachers(tmp_path) -> None:

@@ -83,7 +83,7 @@ class Cache:
         kept = tf.numpy_function(self._merge, [ids, sums, missing, *rounded], [tf.float16] * len(asked))
         rows = [
             tf.cast(tf.ensure_shape(one, [ids.shape[0], *part.shape[1:]]), part.dtype)
-            for one, part in zip(kept, asked, strict=True)
+            for one, part in zip(keras.tree.flatten(kept), asked, strict=True)  # eagerly, one comes alone
         ]
         return keras.tree.pack_sequence_as(found, rows)
 
@@ -104,7 +104,10 @@ class Cache:
     ) -> list[np.ndarray]:
         """All rows of each output, those that were asked about and those that are kept; keeps the former."""
         with self._lock:
-            rows = [np.empty([len(ids_B), *part.shape[1:]], np.float16) for part in asked]
+            shapes = [part.shape[1:] for part in asked]
+            if self._kept and shapes != (known := [part.shape[1:] for part in self._kept]):
+                raise ValueError(_OTHER_SHAPES.format(shapes, known))
+            rows = [np.empty([len(ids_B), *shape], np.float16) for shape in shapes]
             is_known = np.ones(len(ids_B), bool)
             is_known[missing] = False
             if is_known.any():
@@ -136,6 +139,10 @@ class Cache:
 _CHANGED = (
     "example %d has other features than when its teachers' predictions were kept, so that they are computed "
     "again; leave cache_bytes of SavedTeachers out if features are augmented, or ids name several examples"
+)
+_OTHER_SHAPES = (
+    "the teachers' predictions of an example have the shapes {}, those that are kept have {}; pad all "
+    "examples to one length, or leave cache_bytes of SavedTeachers out"
 )
 _FULL = (
     "teachers' predictions of %d examples take up the %.3g bytes of cache_bytes; those of others are "

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.architecture_test import PROGRAMS
 from tf_codistill.reproducibility import measures
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
@@ -61,6 +62,13 @@ def test_blocks_of_the_page_about_churn_run(capsys: pytest.CaptureFixture[str]) 
     fields = set(re.findall(r"^\| `(.*)` \|", text, re.MULTILINE))
     told = {name for field in fields for name in field.split("`, `")}
     assert told == {*measures.RATIOS, "auc"}
+
+
+def test_the_readme_says_of_each_program_what_it_does() -> None:
+    text = (_REPOSITORY / "README.md").read_text(encoding="utf-8")
+    table = text.split("| Program | What it does |")[1].split("\n\n")[0]
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(PROGRAMS)
 
 
 def test_no_command_that_is_shown_writes_into_the_repository() -> None:

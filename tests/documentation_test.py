@@ -86,7 +86,13 @@ def test_no_command_that_is_shown_writes_into_the_repository() -> None:
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page: pathlib.Path) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
-    missing = [link for link in links if not (page.parent / link).exists()]
-    assert not missing
+def test_links_lead_somewhere(page: pathlib.Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8"))
+    targets = [(page.parent / name if name else page, anchor) for name, anchor in links]
+    assert [target for target, _ in targets if not target.exists()] == []
+    assert [link for link in targets if link[1] and link[1] not in _anchors(link[0])] == []
+
+
+def _anchors(page: pathlib.Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -235,7 +235,7 @@ def test_versions() -> None:
 
 
 @pytest.mark.parametrize("change", [{"num_tries": 0}, {"timeout_secs": 0.0}])
-def test_patience_of_nothing_is_refused(waits: Waits, change: dict[str, float]) -> None:
+def test_a_retry_policy_of_nothing_is_refused(waits: Waits, change: dict[str, float]) -> None:
     make: Callable[..., RetryPolicy] = waits.retry_policy
     with pytest.raises(ValueError, match="expected at least one try and a time above 0"):
         make(**change)

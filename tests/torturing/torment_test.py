@@ -46,7 +46,7 @@ def test_faults_wait_until_all_groups_train(job, tmp_path):
 
 
 def test_a_job_that_does_nothing_any_more_is_ended(job, monkeypatch):
-    monkeypatch.setattr(torment, "_PATIENCE_SECS", 0.5)
+    monkeypatch.setattr(torment, "_STALLED_SECS", 0.5)
     done = torment.torment(job, [], Console(file=io.StringIO()))
     assert done.statuses in ([75], [-signal.SIGTERM]), "the latter before it listens"
     assert victim.left_behind(job.workdir) == []

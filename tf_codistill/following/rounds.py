@@ -27,7 +27,7 @@ from tf_codistill.tasks.base import Task
 
 Clock = Callable[[], float]
 
-_PATIENCE_SECS = 60.0
+_TELL_AFTER_SECS = 60.0
 _WHY_NOTHING = (
     "groups publish where others learn from them; of a group alone bind PeerExchange.publish = 'always', and "
     "name --exchange_dir where they exchange elsewhere"
@@ -158,6 +158,6 @@ class _Quiet:
         sentence = "waiting for " + (", ".join(f"group {group}" for group in awaited or ()) or "the storage")
         if not self._members.held():
             sentence = f"warning: no snapshot of this run is in {self._exchange_dir!r} yet: {_WHY_NOTHING}"
-        if self._clock() - self._since > _PATIENCE_SECS and sentence != self._told:
+        if self._clock() - self._since > _TELL_AFTER_SECS and sentence != self._told:
             self._told = sentence
             self._show(sentence)

@@ -20,7 +20,7 @@ from tf_codistill.health import display, progress
 from tf_codistill.torturing import job, outcomes, plan, trail, victim
 
 _POLL_SECS = 0.1
-_PATIENCE_SECS = 900.0
+_STALLED_SECS = 900.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def torment(of: job.Job, faults: Sequence[plan.Planned], console: Console, *flag
     seen = _Progress(of)
     with victim.Victim(of, *flags) as running:
         with display.Display(of.workdir, range(of.num_groups), console) as shown:
-            while running.poll() is None and seen.secs_ago() < _PATIENCE_SECS:
+            while running.poll() is None and seen.secs_ago() < _STALLED_SECS:
                 began = began or (time.time() if _all_train(of) else 0.0)
                 if began and waiting and time.time() - began >= waiting[0].at_secs:
                     fault = waiting.pop(0)

@@ -343,6 +343,24 @@ def test_the_best_is_kept(tmp_path: pathlib.Path, mode: str, values: list[float]
         np.testing.assert_array_equal(one, other)
 
 
+def test_training_whose_weights_are_not_finite_ends(tmp_path: pathlib.Path) -> None:
+    """Although its loss may be: a rectifier takes NaN for 0."""
+    model = compiled(
+        lambda: keras.Sequential(
+            [
+                keras.Input((NUM_FEATURES,)),
+                keras.layers.Dense(4, "relu", name="hidden"),
+                keras.layers.Dense(NUM_CLASSES),
+            ]
+        )
+    )
+    poison = lambda: model.student.weights[1].assign([float("nan")] * 4)  # noqa: E731
+    ended = At(7, lambda: pytest.fail("training went on"))
+    with pytest.raises(ValueError, match="hidden/kernel' is not finite after step 4; training ends"):
+        fit(model, tmp_path, At(3, poison), ended, checkpointing=Patient(str(tmp_path), every_steps=2))
+    assert steps_in(tmp_path) == [2]
+
+
 def test_a_monitored_value_that_is_not_there_is_told_of(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -34,11 +34,16 @@ from tf_codistill.training.checkpoint.progress import NONE, Found, Position, Tra
 _FAILED = -2
 
 
+class _DivergedError(ValueError):
+    """No later checkpoint would be any better."""
+
+
 class Checkpointing(keras.callbacks.Callback):
     """Saves checkpoints, and lets `fit` go on from the newest complete one.
 
     All workers of a group need it. A damaged checkpoint is passed over with a warning. Steps are those of
-    `fit`, that is batches, also where gradients accumulate.
+    `fit`, that is batches, also where gradients accumulate. Weights that are not finite are not saved; `fit`
+    then ends with a `ValueError`, by the next checkpoint at the latest.
     """
 
     def __init__(
@@ -262,6 +267,9 @@ class Checkpointing(keras.callbacks.Callback):
 
     def _save(self, rank: float | None = None, metrics: state.Replicas | None = None) -> None:
         """Copies everything to the host, and lets a thread write it."""
+        self._join()
+        if isinstance(self._failure, _DivergedError):
+            self._wait()
         progress, step = self._progress, self.model.batches()
         self._is_due, self._saved_at, self._counted_from = False, self._clock(), step
         best = progress.best if math.isfinite(progress.best) else None
@@ -276,8 +284,12 @@ class Checkpointing(keras.callbacks.Callback):
 
     def _save_finite(self, step: int, shared: checkpoints.Arrays, *rest: Any) -> None:
         """Nobody could go on from weights that are not finite, and an older checkpoint would go for them."""
-        if weights.first_not_finite(shared["weights"]) is not None:
-            raise ValueError("weights are not finite; the one before stays")
+        if (position := weights.first_not_finite(shared["weights"])) is not None:
+            held = [weight for student in self.model.students for weight in student.weights]
+            raise _DivergedError(
+                f"weight {held[position].path!r} is not finite after step {step}; training ends, as it would "
+                "not come back, and the checkpoint before stays: lower the learning rate, or clip gradients"
+            )
         self._store.save(step, shared, *rest)
 
     def _write(self, act: Callable[..., None], step: int, *arguments: Any) -> None:

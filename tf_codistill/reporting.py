@@ -121,7 +121,8 @@ def share_of_ensemble(baseline: str, run: str, rows: Mapping[str, Mapping[str, A
     alone = [row for name, row in rows.items() if name.startswith(f"{baseline}, group")]
     ensemble = rows.get(f"{baseline}, {runs.ENSEMBLE}", {})
     name = loss_among(columns(rows))
-    if not models or not alone or any(name not in row for row in (*models, *alone, ensemble)):
+    needed = [*models, *alone, ensemble]
+    if name is None or not models or not alone or any(name not in row for row in needed):
         return None
     single = statistics.mean(row[name] for row in alone)
     what = f"the ensemble of {baseline}, {ensemble[name]:.3f} in place of {single:.3f}"

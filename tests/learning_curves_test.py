@@ -63,6 +63,8 @@ def test_nan_never_counts_as_best_or_as_reached(tmp_path):
     _write(str(tmp_path), 0, [4.0, math.nan, 5.0])
     curve = learning_curves.read_run("broken", str(tmp_path)).curves[0]
     assert curve.best == 4.0
+    _write(str(tmp_path), 1, [math.inf, 3.5, -math.inf])
+    assert learning_curves.read_run("broken", str(tmp_path)).best == 3.5
     assert curve.first_reaching(3.0) is None
 
 
@@ -97,6 +99,7 @@ def test_group_without_finite_validation(tmp_path):
         pytest.param([[9.0, 8.0, 7.0]], id="never passes"),
         pytest.param([[3.0]], id="one validation"),
         pytest.param([[3.0, math.nan, 3.0]], id="diverged"),
+        pytest.param([[math.inf, 3.0, -math.inf], [3.0, math.nan]], id="infinite"),
     ],
 )
 def test_picture_is_a_png(tmp_path, losses):

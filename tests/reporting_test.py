@@ -1,7 +1,9 @@
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tf_codistill import files, reporting
 from tf_codistill.learning_curves import Curve, Run
@@ -54,6 +56,22 @@ def test_conclusion(run, sentence):
     assert reporting.conclusion(ALONE, run) == sentence
 
 
+def test_conclusion_of_a_run_that_diverged_in_the_end():
+    assert reporting.conclusion(ALONE, _run("wild", [3.0, np.nan])).endswith(
+        "after 25 % of its steps, and ended with a loss that is not finite"
+    )
+
+
+def test_names_of_runs_are_text(tmp_path):
+    names = ["[/b] a|b", r"$\x", r"$y^"]
+    reporting.write_report([_run(name, [4.0, 3.0]) for name in names], [], str(tmp_path))
+    assert r"| [/b] a\|b | 0 |" in (tmp_path / "report.md").read_text()
+    text = io.StringIO()
+    rows = {name: {"loss": 1.0} for name in names}
+    Console(file=text, width=99).print(reporting.terminal_table(rows, "[/t]"))
+    assert all(name in text.getvalue() for name in (*names, "[/t]"))
+
+
 def test_conclusion_names_a_baseline_of_several_groups():
     pair = _run("independent pair", [4.0, 3.0], [4.0, 3.5])
     assert reporting.conclusion(pair, ALONE) == (
@@ -73,6 +91,8 @@ def test_share_of_what_the_ensemble_gains():
     rows["alone, ensemble"] = {"loss": 3.6}
     assert "gains nothing" in reporting.share_of_ensemble("alone", "two", rows)
     assert reporting.share_of_ensemble("two", "alone", rows) is None
+    assert reporting.share_of_ensemble("alone", "three", rows) is None
+    rows["three, group 0"] = {"carried_state_loss": 3.0}  # of another kind of model
     assert reporting.share_of_ensemble("alone", "three", rows) is None
 
 

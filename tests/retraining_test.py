@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import pathlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tf_codistill import retraining
+from tf_codistill import evaluation, experiment, retraining
 from tf_codistill.reproducibility.predictions import Predictions
 from tf_codistill.retraining import AGAIN, CHURN, PEERS, Retraining
 from tf_codistill.run_matrix import Setting, Trial
@@ -132,3 +133,12 @@ def test_other_examples_are_named() -> None:
 def test_what_is_refused(wrong: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Retraining(settings={"lone": LONE}, **wrong)
+
+
+def test_predictions_of_a_setting_with_a_slash_are_kept(tmp_path: pathlib.Path, monkeypatch) -> None:
+    monkeypatch.setattr(experiment, "of_run", lambda *_: SimpleNamespace(task=None))
+    monkeypatch.setattr(evaluation, "from_saved_model", lambda *_: None)
+    trial = Trial("lr/0.1", LONE, 1, str(tmp_path))
+    monkeypatch.setattr(evaluation, "predictions", lambda *_: predict(trial, 0))
+    retraining.Predicting("w", [], str(tmp_path))(trial, 0)
+    assert (tmp_path / "predictions" / "lr_0.1_seed_1_group_0.parquet").exists()

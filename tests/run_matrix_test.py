@@ -212,3 +212,36 @@ def test_what_is_refused(wrong: dict[str, int], tmp_path: pathlib.Path) -> None:
 def test_a_setting_of_the_wrong_type_is_named() -> None:
     with pytest.raises(ValueError, match="gin_files is 'lone.gin'; expected a list of strings"):
         Setting(gin_files="lone.gin")
+
+
+def test_one_that_fails_leaves_others_alone_if_runs_have_ended_before(child, tmp_path: pathlib.Path) -> None:
+    child()
+    run_matrix.train(planned(tmp_path, lone=[1]), str(tmp_path))
+    child("if seed == 2: sys.exit('error: diverged')")
+    with pytest.raises(ChildProcessError, match="1 of 2 runs failed"):
+        run_matrix.train(planned(tmp_path, lone=[2, 3]), str(tmp_path), max_workers=1)
+    assert len(left(tmp_path, "ended")) == 2
+
+
+def test_a_row_that_was_left_unfinished_is_passed_over(child, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "runs.jsonl").write_text('{"setting": "lone", "se')
+    assert run_matrix.rows(str(tmp_path)) == []
+    child()
+    run_matrix.train(planned(tmp_path, lone=[1]), str(tmp_path))
+    assert [row["status"] for row in run_matrix.rows(str(tmp_path))] == ["done"]
+
+
+def test_runs_at_their_end_are_not_read_again(child, tmp_path: pathlib.Path, monkeypatch) -> None:
+    child("time.sleep(0.3 * (seed - 1))")
+    looked: list[int] = []
+    monkeypatch.setattr(Trial, "steps", _noting(looked, Trial.steps))
+    run_matrix.train(planned(tmp_path, lone=[1, 3]), str(tmp_path), max_workers=2)
+    assert looked.count(3) - looked.count(1) > 3
+
+
+def _noting(seeds: list[int], steps):
+    def noted(trial: Trial):
+        seeds.append(trial.seed)
+        return steps(trial)
+
+    return noted

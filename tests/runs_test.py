@@ -82,6 +82,8 @@ def test_a_last_line_cut_anywhere_is_passed_over(tmp_path: pathlib.Path) -> None
     for length in range(len(whole), len(both)):
         path.write_bytes(both[:length])
         assert [record["step"] for record in runs.read_metrics(str(path))] == [10]
+        runs.append_metrics(str(path), "restart", 5)  # by whoever has found the process killed
+        assert [record["step"] for record in runs.read_metrics(str(path))] == [10, 5]
 
 
 def test_a_line_that_is_no_record_is_named(tmp_path: pathlib.Path) -> None:

@@ -54,7 +54,7 @@ def main(*arguments: str) -> None:
         comparison = model_comparison.compare(found, task, question)
     if _JSON.value:
         files.write_json(_JSON.value, comparison.to_json())
-    terminal.console().print(page.as_table(comparison), *(f"* {note}" for note in comparison.notes), sep="\n")
+    terminal.console().print(page.as_table(comparison), page.notes(comparison), sep="\n")
     if _OUTPUT_DIR.value:
         print(f"page: {page.write_page(comparison, _OUTPUT_DIR.value)}")
 

@@ -44,8 +44,8 @@ class Curve:
 
     @property
     def best_index(self) -> int:
-        """Index of the first validation that has the lowest loss."""
-        return int(np.nanargmin(self.losses))
+        """Index of the first validation that has the lowest finite loss."""
+        return int(np.argmin(np.where(np.isfinite(self.losses), self.losses, np.inf)))
 
     @property
     def best(self) -> float:
@@ -170,7 +170,7 @@ def _draw_panel(axes: Axes, shown: Sequence[Run], over_time: bool) -> None:
     axes.set_xlim(0, end * 1.38)  # room for the labels at the ends of the lines
     axes.axhline(baseline.best, color=pictures.COLOURS[0], linewidth=1, linestyle=(0, (5, 4)))
     axes.annotate(
-        f"best of {baseline.name}: {baseline.best:.3f}",
+        pictures.plain(f"best of {baseline.name}: {baseline.best:.3f}"),
         (0, baseline.best),
         xytext=(6, 4),
         textcoords="offset points",
@@ -223,7 +223,7 @@ def _label_ends(axes: Axes, shown: Sequence[Run], over_time: bool) -> None:
         x = max(_along(curve, over_time)[-1] for curve in run.curves)
         ends.append(
             (
-                min(max(final, low + gap / 2), high - gap / 2),
+                min(max(final, low + gap / 2), high - gap / 2) if np.isfinite(final) else high - gap / 2,
                 x,
                 final,
                 run,
@@ -235,7 +235,7 @@ def _label_ends(axes: Axes, shown: Sequence[Run], over_time: bool) -> None:
         height = max(target, height + gap)
         groups = f", mean of {len(run.curves)}" if len(run.curves) > 1 else ""
         axes.annotate(
-            f"{run.name}\n{final:.3f}{groups}",
+            pictures.plain(f"{run.name}\n{final:.3f}{groups}"),
             (x, height),
             xytext=(7, 0),
             textcoords="offset points",
@@ -252,7 +252,8 @@ def _label_ends(axes: Axes, shown: Sequence[Run], over_time: bool) -> None:
 def _loss_range(shown: Sequence[Run]) -> tuple[float, float]:
     """The losses worth showing: from the lowest up to where the end of training still has room."""
     baseline, lowest = shown[0].best, min(run.best for run in shown)
-    highest = max(float(np.nanmax(curve.losses)) for run in shown for curve in run.curves)
+    losses = np.concatenate([curve.losses for run in shown for curve in run.curves])
+    highest = float(losses[np.isfinite(losses)].max())
     top = baseline + max(4 * (baseline - lowest), 0.3 * (highest - baseline), 0.01)
     return lowest - 0.08 * (top - lowest), top
 

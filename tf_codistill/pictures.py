@@ -62,9 +62,14 @@ def new_figure(title: str) -> Figure:
     """A wide figure with its title at the left, in several lines if it is long."""
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.04)
     figure = Figure(figsize=(12, 5.2), dpi=150, layout=layout, facecolor="white")
-    lines = textwrap.fill(title, _TITLE_CHARACTERS)
+    lines = plain(textwrap.fill(title, _TITLE_CHARACTERS))
     figure.suptitle(lines, x=0.012, ha="left", fontsize=14, fontweight="bold")
     return figure
+
+
+def plain(text: str) -> str:
+    """Text that Matplotlib takes for text, and not for a formula."""
+    return text.replace("$", r"\$")
 
 
 def png(figure: Figure) -> bytes:

@@ -65,11 +65,12 @@ def _share() -> float:
     found = summary.Summary(results.read(_RESULTS.value), _BASELINE.value)
     if _SETTING.value not in found.settings:
         raise ValueError(f"--setting is {_SETTING.value!r}; expected one of {found.settings}")
-    share, number = found.share_of_steps(_SETTING.value), len(found.results(_SETTING.value))
-    if share.number < number:
+    share, number = found.share_of_steps(_SETTING.value), found.below_baseline(_SETTING.value).number
+    if share.number < max(number, 1):
         raise ValueError(
             f"{_SETTING.value!r} passes the best loss of {found.baseline!r} in {share.number} of {number} "
-            "seeds, so that there is no share of steps to plan with; give --share in place of --results"
+            "seeds that both have, so that there is no share of steps to plan with; give --share in place of "
+            "--results"
         )
     return share.mean
 

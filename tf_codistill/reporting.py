@@ -10,13 +10,15 @@ validation loss that the baseline ever had: at which step did each of its groups
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Column, Table
 
-from tf_codistill import files, runs
+from tf_codistill import files, runs, terminal
 from tf_codistill.learning_curves import Curve, Run, draw
 
 PICTURE = "learning_curves.png"
@@ -66,9 +68,9 @@ def terminal_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """
     titles = columns(rows)
     figures = (Column(name, justify="right") for name in titles.values())
-    shown = Table(Column("model", no_wrap=True), *figures, title=title)
+    shown = Table(Column("model", no_wrap=True), *figures, title=escape(title))
     for name, row in rows.items():
-        shown.add_row(name, *cells(row, titles))
+        shown.add_row(escape(terminal.visible(name)), *cells(row, titles))
     return shown
 
 
@@ -97,8 +99,10 @@ def conclusion(baseline: Run, run: Run) -> str:
 
 
 def _ending(baseline: Run, run: Run) -> str:
-    difference = statistics.mean(curve.final for curve in run.curves) - baseline.best
+    difference = statistics.fmean(curve.final for curve in run.curves) - baseline.best
     where = f"ended {abs(difference):.3f} {'below' if difference <= 0 else 'above'} it"
+    if not math.isfinite(difference):
+        where = "ended with a loss that is not finite"
     return f", and {where}" if len(run.curves) == 1 else f"; in the mean its groups {where}"
 
 
@@ -117,7 +121,8 @@ def share_of_ensemble(baseline: str, run: str, rows: Mapping[str, Mapping[str, A
     alone = [row for name, row in rows.items() if name.startswith(f"{baseline}, group")]
     ensemble = rows.get(f"{baseline}, {runs.ENSEMBLE}", {})
     name = loss_among(columns(rows))
-    if name is None or name not in ensemble or not models:
+    needed = [*models, *alone, ensemble]
+    if name is None or not models or not alone or any(name not in row for row in needed):
         return None
     single = statistics.mean(row[name] for row in alone)
     what = f"the ensemble of {baseline}, {ensemble[name]:.3f} in place of {single:.3f}"
@@ -246,13 +251,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     Args:
         header: Titles of the columns.
-        rows: Cells of each row.
+        rows: Cells of each row, as text.
 
     Returns:
         The table, without a line feed at its end.
     """
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+    lines = ([cell.replace("|", r"\|") for cell in cells] for cells in (header, rule, *rows))
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def _minutes(secs: float) -> str:

@@ -25,7 +25,7 @@ import gin
 import matplotlib
 import numpy as np
 
-from tf_codistill import evaluation, experiment, files, pictures, runs
+from tf_codistill import evaluation, experiment, files, pictures, reporting, runs
 from tf_codistill.reproducibility import comparing, prediction_files
 from tf_codistill.reproducibility.comparison import ModelComparison
 from tf_codistill.reproducibility.intervals import Bootstrap, Estimate
@@ -188,7 +188,7 @@ class Predicting:
         if place not in self._done:
             member = evaluation.from_saved_model(self._task, runs.student_path(trial.workdir, group))
             found = evaluation.predictions(self._task, [member], runs.run_id(trial.workdir))
-            name = f"{trial.name}_seed_{trial.seed}_group_{group}.parquet"
+            name = f"{trial.name}_seed_{trial.seed}_group_{group}.parquet".replace("/", "_")
             prediction_files.write(files.join(self._directory, name), found)
             self._done[place] = found
         return self._done[place]
@@ -229,14 +229,14 @@ def write(rows: Sequence[Row], output_dir: str) -> str:
         The table, as text.
     """
     shown = [name for name in _TITLES if name in rows[0].figures]
-    lines = [["", *(_TITLES[name] for name in shown), f"churn less than {rows[0].name}"]]
-    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
+    header = ["", *(_TITLES[name] for name in shown), f"churn less than {rows[0].name}"]
+    lines = []
     for row in rows:
         less = "no churn" if row.is_control else ""
         if row.reduction:
             less = "{:.1%} ({:.1%} to {:.1%})".format(*dataclasses.astuple(row.reduction))
         lines.append([row.name, *(str(row.figures.get(name, "")) for name in shown), less])
-    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    table = reporting.table(header, lines) + "\n"
     records = [
         {
             "name": row.name,
@@ -268,5 +268,5 @@ def _picture(rows: Sequence[Row]) -> bytes:
             one.set_xlabel(title)
             one.grid(axis="x", color=pictures.GRID)
             one.set_axisbelow(True)
-        axes[0].set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
+        axes[0].set_yticks(range(len(rows)), [pictures.plain(row.name) for row in reversed(rows)])
         return pictures.png(figure)

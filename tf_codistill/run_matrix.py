@@ -34,7 +34,7 @@ from typing import Any
 import gin
 import psutil
 
-from tf_codistill import children, files, settings
+from tf_codistill import children, files, runs, settings
 from tf_codistill.health import progress
 from tf_codistill.jobs.progress import Progress
 
@@ -167,7 +167,7 @@ class Trial:
             name = changed[0]
             raise ValueError(
                 f"{name} of the run in {self.workdir!r} was {before.get(name)!r} when it began, and is "
-                f"{setting[name]!r} now; name another --workdir, or delete the run"
+                f"{setting[name]!r} now; name another directory for all, or delete the run"
             )
 
     def command(self) -> list[str]:
@@ -213,7 +213,7 @@ def train(
 ) -> None:
     """Trains those runs that are not done.
 
-    A run that fails leaves the others alone, unless none has ended well before it: then they would all fail.
+    A run that fails leaves the others alone, unless none has ever ended well: then they would all fail.
 
     Args:
         planned: The runs.
@@ -233,10 +233,11 @@ def train(
     max_workers = _checked_workers(max_workers, threads)
     files.make_directory(workdir)
     waiting = _waiting(planned, workdir)
-    has_succeeded = len(waiting) < len(planned)
+    ended = rows(workdir)
+    has_succeeded = len(waiting) < len(planned) or any(row["status"] == "done" for row in ended)
     running: list[_Running] = []
     failures: list[str] = []
-    largest = max([0, *(row["memory_bytes"] for row in rows(workdir))])  # that a run has had in the end
+    largest = max([0, *(row["memory_bytes"] for row in ended)])  # that a run has had in the end
     with Progress(f"{len(planned)} runs", 1, "steps") as progress, _stopping(running):
         show = _shown(planned, progress)
         while waiting or running:
@@ -323,8 +324,9 @@ class _Running:
             row["validation_loss"] = [
                 progress.read_status(self.run.workdir, group).validation_loss for group in groups
             ]
-        with open(files.join(workdir, _ROWS), "a", encoding="utf-8") as rows:
-            rows.write(json.dumps(row) + "\n")
+        path = files.join(workdir, _ROWS)
+        runs.repair_metrics(path)
+        files.append(path, (json.dumps(row) + "\n").encode())
         return f"{self.run.workdir}: {' '.join(said) or f'exit status {code}'}" if code else None
 
 
@@ -355,10 +357,15 @@ def _stopping(running: list[_Running]) -> Iterator[None]:
 def _shown(planned: Sequence[Trial], progress: Progress) -> Callable[[], None]:
     """What shows how far all runs are; of those that have not begun it expects what the others have."""
     shown = 0
+    found: list[tuple[int, int | None]] = [(0, None)] * len(planned)
 
     def show() -> None:
         nonlocal shown
-        found = [run.steps() for run in planned]
+        for place, run in enumerate(planned):
+            if (
+                found[place][0] != found[place][1]
+            ):  # whoever is at the end stays there, and reading takes time
+                found[place] = run.steps()
         known = [total for _, total in found if total]
         if known:
             progress.expect(round(sum(known) * len(planned) / len(known)))
@@ -376,10 +383,11 @@ def rows(workdir: str) -> list[dict[str, Any]]:
         workdir: Directory of the matrix.
 
     Returns:
-        A row for each run that has ended: ``setting``, ``seed``, ``status`` (``done``, ``failed``), ``secs``,
-        ``memory_bytes``, ``steps``, ``workdir``, ``commit`` and ``validation_loss`` of each group.
+        A row for each run that has ended, but for a last one that was left unfinished: ``setting``, ``seed``,
+        ``status`` (``done``, ``failed``), ``secs``, ``memory_bytes``, ``steps``, ``workdir``, ``commit`` and
+        ``validation_loss`` of each group.
     """
     path = files.join(workdir, _ROWS)
     if not files.exists(path):
         return []
-    return [json.loads(line) for line in files.read(path).decode("utf-8").splitlines()]
+    return [json.loads(line) for line in files.read(path).decode("utf-8").split("\n")[:-1]]

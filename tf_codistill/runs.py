@@ -180,7 +180,7 @@ def groups(workdir: str) -> list[int]:
 
 
 def append_metrics(path: str, kind: str, step: int, **values: float | int | str) -> None:
-    """Appends one line to a metrics file.
+    """Appends one line to a metrics file, in place of a last one that a killed process left unfinished.
 
     Args:
         path: The metrics file; created if it is not there.
@@ -194,6 +194,7 @@ def append_metrics(path: str, kind: str, step: int, **values: float | int | str)
     """
     if kind not in KINDS:
         raise ValueError(f"kind of metrics is {kind!r}; expected one of {', '.join(KINDS)}")
+    repair_metrics(path)
     files.append(path, _line({"kind": kind, "step": int(step), **values}))
 
 
@@ -228,10 +229,10 @@ def read_metrics(path: str, kind: str | None = None, max_bytes: int | None = Non
 
 def repair_metrics(path: str) -> None:
     """Drops a last line that a killed process left unfinished, so that the next one does not follow in it."""
-    content = files.read(path) if files.exists(path) else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        files.write(path, whole)
+    size = files.size_bytes(path) if files.exists(path) else 0
+    if size and files.read(path, size - 1) != b"\n":
+        content = files.read(path)
+        files.write(path, content[: content.rfind(b"\n") + 1])
 
 
 def rewind_metrics(path: str, step: int) -> None:

@@ -33,14 +33,14 @@ def main() -> None:
     program.check_bindings()
     path = _RESULTS.value or files.join(_OUTPUT_DIR.value, "results.jsonl")
     known, expected = results.read(path), what.expected()
+    results.check_alike([*known, *expected])
 
     def missing() -> list[results.Result]:
         return [one for one in expected if not any(one.is_of(other) for other in known)]
 
     def keep_what_is_done(*_: object) -> None:
         for one in sweep.finished(missing(), _OUTPUT_DIR.value, sweep.measure):
-            known.append(one)
-            results.write(path, sweep.in_order(known, expected))
+            known[:] = sweep.keep(path, one, expected)
 
     files.make_directory(os.path.dirname(path) or ".")  # before runs whose results would be lost
     keep_what_is_done()  # before it was stopped

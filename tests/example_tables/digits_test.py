@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_codistill.example_tables import digits
+from tf_codistill import files
+from tf_codistill.example_tables import digits, flights
 
 datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn comes with the extra 'digits'")
 
@@ -41,3 +42,10 @@ def test_what_is_missing_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ValueError, match=r"scikit-learn is not installed .*; install tf_codistill\[digits\]"):
         digits.write(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [digits, flights])
+def test_a_directory_with_something_else_is_refused(tmp_path: pathlib.Path, kind) -> None:
+    files.commit(str(tmp_path), {"kind": "other"})
+    with pytest.raises(ValueError, match="holds something else than .*; name another directory"):
+        kind.write(str(tmp_path))

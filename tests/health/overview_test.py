@@ -78,6 +78,7 @@ def test_what_is_not_finite_is_null(tmp_path):
     log(tmp_path, 0, start(200), train(50, loss=float("nan"), distillation_loss=float("inf")))
     (group,) = overview.figures(_overview(tmp_path))["groups"]
     assert (group["loss"], group["distillation_loss"]) == (None, None)
+    assert overview.figures(_overview(tmp_path, silent_secs=float("inf")))["silent_limit_secs"] is None
 
 
 def test_tables(tmp_path):

@@ -1,5 +1,8 @@
+import sys
+
 import pytest
 
+from tests import toy_runs
 from tests.toy_runs import end, log, start, train, validation
 from tf_codistill.health import progress
 
@@ -66,3 +69,10 @@ def test_a_run_is_finished_when_every_group_is(tmp_path):
 def test_an_end_before_the_last_step_is_not_finished(tmp_path):
     log(tmp_path, 0, start(20), end(20), start(30, step=20))
     assert progress.finished_steps(str(tmp_path), range(1)) is None
+
+
+def test_figures_that_nobody_expects_are_unknown(tmp_path):
+    toy_runs.log(tmp_path, 0, toy_runs.start(100), *2 * [toy_runs.train(10, 9.0, failed_publications=1e308)])
+    toy_runs.log(tmp_path, 0, toy_runs.train(20, 5.0))  # time does not go back
+    status = progress.read_status(str(tmp_path), 0)
+    assert (status.failed_publications, status.eta_secs) == (sys.maxsize, None)

@@ -106,6 +106,8 @@ def test_teachers_are_known_without_a_log(tmp_path):
     assert _read(tmp_path).teachers == (Tutor(2),)
     log(tmp_path, 0, train(150, staleness_steps=40.0))
     assert _read(tmp_path).teachers == (Tutor(2, 110, 40),)
+    log(tmp_path, 0, train(160, staleness_steps=float("inf")))
+    assert _read(tmp_path).teachers == (Tutor(2),)
     learns_from(tmp_path, 0, peer=1)
     assert _read(tmp_path).teachers == (Tutor(1), Tutor(2)), "the mean over two is of neither"
 

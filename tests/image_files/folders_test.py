@@ -57,6 +57,11 @@ def test_classes_that_do_not_fit_are_counted() -> None:
         ({"train": {"a": 1}}, 0.0, "1 classes with images; expected at least 2"),
         ({"train": {"a": 1, "b": 1}, "test": {}}, 0.0, "part 'test' of 'photos' has no image"),
         (
+            {"train": {"a": 1, "caf\udce9": 1}},
+            0.0,
+            r"class 'caf\\udce9' of 'photos' has a name that is no UTF-8; rename its folder",
+        ),
+        (
             {"train": {"a": 1, "b": 1}, "validation": {"a": 8, "d": 2}},
             0.19,
             "2 of 10 images in part 'validation' .* that training lacks, among them 'd'",

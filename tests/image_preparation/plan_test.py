@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
+import tarfile
 from collections.abc import Mapping
 
 import pytest
@@ -40,6 +42,21 @@ def test_parts_and_classes_are_folders(tmp_path: pathlib.Path) -> None:
     assert sorted(found["train"]) == [("x/train/a/1.jpg", "a", 0), ("x/train/b/1.jpg", "b", 1)]
     assert found["validation"] == [("x/val/a/2.jpg", "a", 0)]
     assert found["test"] == [("x/test/b/3.png", "b", 1)]
+
+
+def test_of_a_file_that_an_archive_has_twice_the_last_counts(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "added_to.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, content in (("train/a/1.jpg", b"old"), ("train/b/1.jpg", b""), ("train/a/1.jpg", b"newer")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    made = plan.make(Sources(str(path)), ImageSettings(validation_share=0.0), str(tmp_path / "work"))
+    rows = plan.read(made.directory, "train-00000-of-00001")
+    assert sorted((one.name, one.num_bytes) for one, _, _ in rows) == [
+        ("train/a/1.jpg", 5),
+        ("train/b/1.jpg", 0),
+    ]
 
 
 def test_a_share_is_held_out_by_a_hash(tmp_path: pathlib.Path) -> None:

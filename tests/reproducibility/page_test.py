@@ -7,9 +7,12 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 from matplotlib import image
+from matplotlib.figure import Figure
 from rich.console import Console
 
+from tf_codistill import pictures
 from tf_codistill.reproducibility import page
 from tf_codistill.reproducibility.comparing import compare
 from tf_codistill.reproducibility.comparison import ModelComparison
@@ -35,9 +38,9 @@ def test_a_page_with_pictures(tmp_path: pathlib.Path) -> None:
     path = page.write_page(found, str(tmp_path / "new"))
     text = pathlib.Path(path).read_text(encoding="utf-8")
     assert "<script>" not in text
-    pictures = re.findall(r'<img src="([^"]+)"', text)
-    assert pictures == ["churn.png", "slices_1.png"]
-    for name in pictures:
+    names = re.findall(r'<img src="([^"]+)"', text)
+    assert names == ["churn.png", "slices_1.png"]
+    for name in names:
         pixels = image.imread(tmp_path / "new" / name)
         assert pixels.shape[0] > 500
         assert np.ptp(pixels[..., :3]) > 0.5, "something is drawn"
@@ -70,3 +73,20 @@ def test_a_table_for_the_terminal() -> None:
     assert f"{found.overall['flip_rate'].value:.2%}" in shown
     assert f"auc of {EVIL}1" in shown
     assert "3 pairs of models on 80 examples" in shown
+
+
+def test_notes_are_text_too() -> None:
+    found = comparison()
+    text = io.StringIO()
+    Console(file=text, width=2000).print(page.notes(found))
+    assert text.getvalue().splitlines() == [f"* {note}" for note in found.notes]
+
+
+def test_values_stand_in_pictures_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(pictures, "png", lambda figure: figures.append(figure) or b"")
+    (slices,) = comparison().slices.values()
+    page.draw_slices(EVIL, slices)
+    labels = figures[0].axes[0].get_yticklabels()
+    shown = [label._preprocess_math(label.get_text()) for label in labels]
+    assert (f"{EVIL} ({slices[0].num_examples})", False) in shown

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tf_codistill import files
-from tf_codistill.reproducibility import prediction_files
+from tf_codistill.reproducibility import prediction_files, questions, sources
 from tf_codistill.reproducibility.predictions import Predictions
 
 RNG = np.random.default_rng(0)
@@ -181,3 +181,22 @@ def test_a_table_without_keys_is_joined_row_by_row(tmp_path: pathlib.Path) -> No
         prediction_files.join(Predictions(np.zeros(3)), "p", known)
     with pytest.raises(ValueError, match=r"arrays of '.*' have the lengths \{'label': 2, 'origin': 3\}"):
         table(tmp_path, label=[1, 0], origin=["a", "b", "c"])
+
+
+def test_keys_that_cannot_be_told_apart_are_refused(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "hashed.csv"  # of 64 bits without a sign, which Arrow reads as floating point
+    path.write_text("id,probability\n13835058055282163713,0.2\n13835058055282163714,0.7\n")
+    with pytest.raises(
+        ValueError, match="are numbers too large to be told apart, such as 13835058055282163712"
+    ):
+        prediction_files.read(str(path))
+
+
+def test_no_two_predictions_are_kept_under_one_name(tmp_path: pathlib.Path) -> None:
+    for name in "xy":
+        np.save(tmp_path / f"{name}.npy", np.array([0.1, 0.2]))
+    found = sources.parse([f"a b={tmp_path}/x.npy", f"a_b={tmp_path}/y.npy"])
+    with pytest.raises(
+        ValueError, match="predictions of a b, a_b would be kept as a_b, a_b; give each another"
+    ):
+        questions.answer(found, questions.Question(save_dir=str(tmp_path / "kept")))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tf_codistill.reproducibility.slicing import assign
 
@@ -42,3 +43,10 @@ def test_the_rarest_of_many_words_share_a_slice() -> None:
     assert names[codes[-1]] == "(11 others)"
     assert names[codes[0]] == "w00"
     assert (codes == 19).sum() == sum(range(1, 12))
+
+
+@pytest.mark.parametrize("number", [3, 200])
+def test_numbers_that_differ_have_names_that_differ(number: int) -> None:
+    codes, names = assign(1_700_000_000.5 + np.arange(number))
+    assert len(set(names)) == len(names) == codes.max() + 1
+    assert names[0] == ("1,700,000,000.5" if number == 3 else "1,700,000,000.5 to 1,700,000,019.5")

@@ -97,6 +97,40 @@ def test_a_seed_in_which_a_group_never_passes_is_not_counted() -> None:
     assert Summary([lone(1, 0), two(1, 1.0)]).share_of_steps("two").number == 0
 
 
+def test_a_seed_that_the_baseline_lacks_is_no_seed_that_never_passes(tmp_path: pathlib.Path) -> None:
+    report = pages.write([lone(1, 0.0), *(two(seed, 0.0) for seed in (1, 2, 3))], str(tmp_path))
+    assert "| two | 3 | 0.700 ± 0.000 | 0.700 ± 0.000 | 0.300 | 83% | 333% |" in report
+    assert "| two | 1 | 1.100 | 1.100 |  |  |  |" in pages.write([lone(1, 0.0), two(2, 0.4)], str(tmp_path))
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_a_figure_that_is_not_finite_is_shown_and_ends_no_report(odd: float, tmp_path: pathlib.Path) -> None:
+    assert (interval([1.0, odd, 2.0]).text(), interval([1.0, odd]).number) == (str(odd), 2)
+    diverged = dataclasses.replace(lone(2, 0.0), curves=[curve(2.0, odd, 1.0, odd)])
+    report = pages.write([lone(1, 0.0), diverged], str(tmp_path))
+    assert f"| lone | 2 | 1.000 ± 0.000 | {odd} |" in report
+
+
+def test_a_loss_that_not_all_have_says_nothing_of_the_ensemble() -> None:
+    other = dataclasses.replace(two(1, 0.0), held_out={"group 0": {"carried_state_loss": 1.0}})
+    found = Summary([lone(1, 0.0), other, ENSEMBLE])
+    assert found.share_of_ensemble("carried_state_loss") == {}
+
+
+def test_a_mean_is_of_runs_that_differ_in_their_seed_alone() -> None:
+    changed = {"trained_with": Setting(gin_files=["a.gin"], bindings=["A = 2"])}
+    others = (
+        {"trained_with": Setting(gin_files=["a.gin"], bindings=["A = 2"])},
+        {"measured_with": ["C = 3"]},
+    )
+    for change in others:
+        with pytest.raises(
+            ValueError, match="results of 'lone' with seeds 1 and 2 are of runs that were not"
+        ):
+            Summary([lone(1, 0.0), dataclasses.replace(lone(2, 0.0), **change)])
+    assert Summary([lone(1, 5.0), dataclasses.replace(lone(1, 0.0), **changed)]).best("lone").mean == 1.0
+
+
 def test_bands_against_numpy() -> None:
     band = Summary(RESULTS).band("two", "accuracy")
     seeds = [[c.figures["accuracy"] for c in one.curves] for one in RESULTS if one.setting == "two"]

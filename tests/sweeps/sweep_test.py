@@ -10,7 +10,7 @@ import pytest
 
 from tf_codistill import run_matrix, runs
 from tf_codistill.run_matrix import Setting, Trial
-from tf_codistill.sweeps import sweep
+from tf_codistill.sweeps import results, sweep
 from tf_codistill.sweeps.results import Result
 from tf_codistill.sweeps.sweep import Sweep
 
@@ -127,3 +127,14 @@ def test_of_an_ensemble_the_ensemble_is_kept(tmp_path: pathlib.Path, monkeypatch
     (found,) = sweep.finished([pair], str(tmp_path), lambda *_: row)
     assert found == dataclasses.replace(pair, held_out={"ensemble": {"loss": 0.5}})
     assert isinstance(found, Result)
+
+
+def test_what_another_sweep_has_kept_meanwhile_is_kept(tmp_path: pathlib.Path) -> None:
+    path, expected = str(tmp_path / "results.jsonl"), example(ensembles={}).expected()
+    keeping = [dataclasses.replace(one, held_out={"group 0": {"loss": 1.0}}) for one in expected]
+    mine, other = keeping[2], keeping[0]
+    assert sweep.keep(path, mine, expected) == [mine]
+    results.write(path, [*results.read(path), other])
+    found = sweep.keep(path, keeping[1], expected)
+    assert [(one.setting, one.seed) for one in found] == [("lone", 1), ("two", 1), ("lone", 2)]
+    assert len(results.read(path)) == 3

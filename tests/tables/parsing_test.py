@@ -159,3 +159,11 @@ def test_a_schema_that_cannot_be_is_refused(settings: dict[str, Any], sentence: 
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         TableSettings(**{"schema": COMMAS, **settings})
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_short_rows_are_counted_if_they_are_good(quote: str) -> None:
+    schema = TableSchema(label="y", numeric=["a", "b"], categorical=[], header=False, min_columns=2)
+    found = parsed(f"1,2\n9,2\n0,1,{quote}2{quote}\n".encode(), schema)
+    assert (found.num_short, found.counts) == (1, {"label_not_0_or_1": 1})
+    np.testing.assert_array_equal(found.rows.numbers, [[2, math.nan], [1, 2]])

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tf_codistill import files
+from tf_codistill.example_tables import writing
 
 NUM_IMAGES = 1797
 ENLARGED = 4
@@ -43,10 +44,10 @@ def write(output_dir: str) -> dict[str, Any]:
         The manifest.
 
     Raises:
-        ValueError: scikit-learn is not installed, or has other images than are known.
+        ValueError: scikit-learn is not installed, or has other images than are known; or the directory holds
+            something else.
     """
-    if (manifest := files.read_manifest(output_dir)) is not None:
-        files.verify(output_dir, manifest, contents=False)
+    if (manifest := writing.there(output_dir, "digits")) is not None:
         return manifest
     images, labels = _digits()
     places = [(part, number) for part, size in _PARTS.items() for number in range(size)]

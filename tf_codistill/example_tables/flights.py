@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
 from tf_codistill import files
+from tf_codistill.example_tables import writing
 
 LABEL = "late"
 LATE_MINUTES = 15
@@ -52,10 +53,10 @@ def write(output_dir: str) -> dict[str, Any]:
         The manifest.
 
     Raises:
-        ValueError: The package is not installed, or has other files than are known.
+        ValueError: The package is not installed, or has other files than are known; or the directory holds
+            something else.
     """
-    if (manifest := files.read_manifest(output_dir)) is not None:
-        files.verify(output_dir, manifest, contents=False)
+    if (manifest := writing.there(output_dir, "flights")) is not None:
         return manifest
     found = {name: _read(name) for name in (_FLIGHTS, _WEATHER)}
     made, facts = table(*found.values())

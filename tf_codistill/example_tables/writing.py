@@ -108,14 +108,13 @@ def write(
         )
     made: dict[str, Any] = {"kind": _KIND, **dataclasses.asdict(clicks), "num_rows": num_rows}
     made |= {"num_files": num_files, "compressed": compressed}
-    if (manifest := files.read_manifest(output_dir)) is not None:
+    if (manifest := there(output_dir, _KIND)) is not None:
         for name, value in made.items():
             if manifest.get(name) != value:
                 raise ValueError(
                     f"{name} of the rows in {output_dir!r} is {manifest.get(name)!r}, not {value!r}; name "
                     "another directory, or delete this one"
                 )
-        files.verify(output_dir, manifest, contents=False)
         return manifest
     work_dir = output_dir.rstrip("/") + ".work"
     key = stages.fingerprint(made)
@@ -146,6 +145,26 @@ def summary(manifest: Mapping[str, Any], directory: str) -> str:
         f"{manifest['num_clicks'] / manifest['num_rows']:.2%} clicked; best possible log loss "
         f"{manifest['best_log_loss']:.4f}, of the last file {last['best_log_loss']:.4f}"
     )
+
+
+def there(directory: str, kind: str) -> dict[str, Any] | None:
+    """The manifest of what is in a directory already; None if nothing is.
+
+    Args:
+        directory: The directory.
+        kind: What is to be in it, as its manifest calls that.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: It holds something else, or something is missing.
+    """
+    if (manifest := files.read_manifest(directory)) is not None:
+        if manifest.get("kind") != kind:
+            raise ValueError(f"{directory!r} holds something else than {kind}; name another directory")
+        files.verify(directory, manifest, contents=False)
+    return manifest
 
 
 def say_if_there(directory: str) -> None:

@@ -86,7 +86,6 @@ class Findings:
             figures[one.name] = told | figures[one.name]
         for name, values in figures.items():
             line |= {f"{_plain(name)}/{figure}": value for figure, value in values.items()}
-        runs.repair_metrics(self.path)  # of an attempt that failed, or a process that was killed
         runs.append_metrics(self.path, "validation", step, **line)
         for one in members:
             self._note(one.held or Ref(one.group))

@@ -87,7 +87,7 @@ def figures(overview: Overview) -> dict[str, Any]:
     return {
         "workdir": text(overview.workdir),
         "time": overview.at,
-        "silent_limit_secs": overview.silent_secs,
+        "silent_limit_secs": None if _is_odd(overview.silent_secs) else overview.silent_secs,
         "groups": [group_figures(overview, health) for health in overview.groups],
         "evaluation": overview.evaluated and dataclasses.asdict(overview.evaluated),
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -117,7 +118,9 @@ def read_status(workdir: str, group: int) -> Status:
         is_ended=bool(records) and records[-1]["kind"] == "end" and step >= (num_steps or 0),
         num_restarts=len(restarts),
         restart_reason=str(restarts[-1].get("reason", "")) if restarts else None,
-        failed_publications=round(sum(finite(record, "failed_publications") or 0.0 for record in train)),
+        failed_publications=int(
+            min(sum(finite(record, "failed_publications") or 0.0 for record in train), sys.maxsize)
+        ),
         out_of_order=runs.out_of_order(records),
         curves={
             name: _thinned(validations if name == CURVES[0] else train, name.removeprefix("validation_"))
@@ -183,7 +186,9 @@ def _secs_per_step(train: Sequence[Mapping[str, Any]]) -> float | None:
     first = train[0] if len(train) > 1 else {"step": 0, "elapsed_secs": 0.0}
     steps = train[-1]["step"] - first["step"]
     ends = [finite(record, "elapsed_secs") for record in (first, train[-1])]
-    return (ends[1] - ends[0]) / steps if steps > 0 and ends[0] is not None and ends[1] is not None else None
+    if steps <= 0 or ends[0] is None or ends[1] is None or ends[1] < ends[0]:
+        return None
+    return (ends[1] - ends[0]) / steps
 
 
 def _thinned(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:

@@ -263,7 +263,7 @@ def _teachers(exchange_dir: str, status: Status, log: logs.Log | None) -> list[T
         if (match := runs.GROUP.fullmatch(name))
         and files.exists(files.join(exchange_dir, name, f"{runs.READER}{status.group}"))
     ]
-    mean = status.train.get("staleness_steps")
+    mean = finite(status.train, "staleness_steps")
     if len(peers) == 1 and mean:  # the mean over all teachers is that of the one
         return [Tutor(peers[0], status.step - round(mean), round(mean))]
     return [Tutor(peer) for peer in sorted(peers)]

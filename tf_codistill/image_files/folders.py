@@ -122,7 +122,8 @@ def check_classes(
         training lacks, whose images have to be left out.
 
     Raises:
-        ValueError: One of the shares is larger, there are fewer than two classes, or a part has no image.
+        ValueError: One of the shares is larger, there are fewer than two classes, a part has no image, or the
+            name of a class is no text in UTF-8.
     """
     training = {name: number for name, number in numbers["train"].items() if number}
     classes, empty = sorted(training), sorted(numbers["train"].keys() - training.keys())
@@ -133,6 +134,8 @@ def check_classes(
             f"{_shown(empty)}; add images, remove their folders, or allow a larger max_damaged_share, which "
             f"is {max_damaged_share}"
         )
+    if odd := [name for name in classes if name.encode("utf-8", "replace").decode() != name]:
+        raise ValueError(f"class {odd[0]!r} of {where!r} has a name that is no UTF-8; rename its folder")
     if len(classes) < 2:
         raise ValueError(f"{where!r} has {len(classes)} classes with images; expected at least 2")
     unknown = {}

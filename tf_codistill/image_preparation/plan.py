@@ -187,9 +187,9 @@ def _located(source: str, work_dir: str) -> Iterable[Located]:
 
 
 def _add(found: _Found, located: Iterable[Located], part: str | None, labels: list[str] | None) -> None:
-    """Adds the images of a source, all of one part if that is given."""
+    """Adds the images of a source, all of one part if that is given; of one name that an archive has last."""
     flat: list[Located] = []
-    for one in located:
+    for one in {one.name: one for one in located}.values():
         *above, name = one.name.split("/")
         if any(map(folders.is_hidden, filter(None, (*above, name)))):
             continue

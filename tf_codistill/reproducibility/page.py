@@ -64,6 +64,11 @@ def as_table(comparison: ModelComparison) -> Table:
     return table
 
 
+def notes(comparison: ModelComparison) -> str:
+    """What a reader has to know, a line each, for a terminal."""
+    return "\n".join(f"* {escape(terminal.visible(note))}" for note in comparison.notes)
+
+
 def title_of(comparison: ModelComparison) -> str:
     """What was compared, in a few words."""
     pairs = comparison.counted_pairs()
@@ -106,8 +111,8 @@ def draw(comparison: ModelComparison) -> bytes:
     with matplotlib.rc_context(pictures.STYLE):
         estimate = comparison.overall["mean_absolute_difference"]
         figure = pictures.new_figure(
-            _plain(f"{title_of(comparison)}: mean absolute difference {estimate.value:.4f} ")
-            + f"({estimate.low:.4f} to {estimate.high:.4f})"
+            f"{title_of(comparison)}: mean absolute difference {estimate.value:.4f} "
+            f"({estimate.low:.4f} to {estimate.high:.4f})"
         )
         left, right = figure.subplots(1, 2, width_ratios=[2, 3])
         _draw_scatter(left, comparison)
@@ -126,7 +131,7 @@ def draw_slices(column: str, slices: Sequence[Slice]) -> bytes:
         The picture as PNG.
     """
     with matplotlib.rc_context(pictures.STYLE):
-        figure = pictures.new_figure(_plain(f"Flips and differences by {column}"))
+        figure = pictures.new_figure(f"Flips and differences by {column}")
         for axes, name in zip(
             figure.subplots(1, 2, sharey=True), ("flip_rate", "mean_absolute_difference"), strict=True
         ):
@@ -142,7 +147,7 @@ def draw_slices(column: str, slices: Sequence[Slice]) -> bytes:
                 ecolor=pictures.INK,
                 capsize=2,
             )
-            labels = [_plain(f"{one.value} ({one.num_examples:,})") for one in slices]
+            labels = [f"{one.value} ({one.num_examples:,})" for one in slices]
             axes.set_yticks(range(len(slices)), labels, parse_math=False)
             axes.grid(axis="x", color=pictures.GRID, linewidth=0.8)
             axes.set_axisbelow(True)
@@ -164,8 +169,8 @@ def _draw_scatter(axes: Axes, comparison: ModelComparison) -> None:
     axes.set_aspect("equal")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.set_xlabel(_plain(f"probability by {pair.first}"))
-    axes.set_ylabel(_plain(f"probability by {pair.second}"))
+    axes.set_xlabel(pictures.plain(f"probability by {pair.first}"))
+    axes.set_ylabel(pictures.plain(f"probability by {pair.second}"))
 
 
 def _draw_histogram(axes: Axes, comparison: ModelComparison) -> None:
@@ -173,7 +178,7 @@ def _draw_histogram(axes: Axes, comparison: ModelComparison) -> None:
     largest = max(float(pair.differences.max()) for pair in pairs) or 1.0
     bins = np.linspace(0, largest, 41).tolist()
     for pair, colour in zip(pairs[:_MAX_PAIRS], pictures.COLOURS, strict=False):
-        label = _plain(f"{pair.first}, {pair.second}")
+        label = pictures.plain(f"{pair.first}, {pair.second}")
         axes.hist(pair.differences, bins, histtype="step", color=colour, linewidth=1.4, label=label)
     axes.set_yscale("log")
     axes.grid(axis="y", color=pictures.GRID, linewidth=0.8)
@@ -265,8 +270,3 @@ def _words(name: str) -> str:
 
 def _slice_picture(index: int) -> str:
     return f"slices_{index}.png"
-
-
-def _plain(text: str) -> str:
-    """Text that Matplotlib takes for text, and not for a formula."""
-    return text.replace("$", r"\$")

@@ -42,6 +42,7 @@ VISIT = "visit"
 _OF_CLASS = re.compile(r"(?:probability|prediction)_(\d+)")
 _RUN = b"tf_codistill.run"
 _COUNTED = "counted"
+_MOST_EXACT = 2.0**53  # from here on a floating point number stands for several whole ones
 
 
 def is_file_of_predictions(path: str) -> bool:
@@ -289,11 +290,16 @@ def _whole(path: str, name: str, array: Array) -> Array:
 
 
 def _known(path: str, name: str, keys: Array) -> Array:
-    """Keys as integers or strings; none is missing."""
+    """Keys as numbers that are told apart, or strings; none is missing."""
     missing = [value is None or value != value for value in keys.reshape(-1).tolist()]
     if any(missing):
         raise ValueError(
             f"{name} of {path!r} are missing, for example {missing.index(True)} for one; give all"
+        )
+    if keys.dtype.kind == "f" and (large := np.abs(keys) >= _MOST_EXACT).any():
+        raise ValueError(
+            f"{name} of {path!r} are numbers too large to be told apart, such as {keys[large][0]:.0f}; keep "
+            "them in a .parquet file, or put a letter before each"
         )
     return keys.astype(str) if keys.dtype.kind == "O" else keys
 

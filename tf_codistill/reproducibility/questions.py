@@ -55,15 +55,21 @@ def answer(
         The comparison.
 
     Raises:
-        ValueError: A file is not what it should be, or does not fit the rest.
+        ValueError: A file is not what it should be, or does not fit the rest; or the predictions of two are
+            to be kept under one name.
     """
-    found = {}
+    found: dict[str, Predictions] = {}
+    kept = {source.name: re.sub(r"[^\w.-]+", "_", source.name) for source in sources}
+    if question.save_dir and len(set(kept.values())) < len(kept):
+        raise ValueError(
+            f"predictions of {', '.join(kept)} would be kept as {', '.join(kept.values())}; give "
+            "each another name, as in first=PATH"
+        )
     for source in sources:
         one = prediction_files.read(source.path) if source.has_predictions or not predict else predict(source)
         if question.save_dir:
             files.make_directory(question.save_dir)
-            name = re.sub(r"[^\w.-]+", "_", source.name)
-            prediction_files.write(files.join(question.save_dir, f"{name}.parquet"), one)
+            prediction_files.write(files.join(question.save_dir, f"{kept[source.name]}.parquet"), one)
         if question.table is not None:
             one = prediction_files.join(one, source.name, question.table)
         found[source.name] = one

@@ -44,11 +44,12 @@ def assign(column: Array) -> tuple[Array, list[str]]:
 def _of_numbers(numbers: Array) -> tuple[Array, list[str]]:
     values, codes = np.unique(numbers, return_inverse=True)
     if len(values) <= _MAX_VALUES:
-        return codes, [_shown(value) for value in values]
+        return codes, _shown(values)
     edges = np.unique(np.quantile(numbers, np.arange(1, _PARTS) / _PARTS, method="higher"))
     _, codes = np.unique(np.searchsorted(edges, numbers, side="right"), return_inverse=True)
     parts = [numbers[codes == code] for code in range(codes.max() + 1)]
-    return codes, [f"{_shown(part.min())} to {_shown(part.max())}" for part in parts]
+    ends = _shown(np.array([end for part in parts for end in (part.min(), part.max())]))
+    return codes, [f"{low} to {high}" for low, high in zip(ends[::2], ends[1::2], strict=True)]
 
 
 def _of_words(words: Array) -> tuple[Array, list[str]]:
@@ -61,5 +62,12 @@ def _of_words(words: Array) -> tuple[Array, list[str]]:
     return place[codes], [*values[frequent].tolist(), f"({len(values) - len(frequent):,} others)"]
 
 
-def _shown(value: float) -> str:
-    return f"{value:,}" if isinstance(value, (int, np.integer)) else f"{value:,.6g}"
+def _shown(numbers: Array) -> list[str]:
+    """Numbers as text, with as many digits as tell them apart."""
+    if numbers.dtype.kind in "iu":
+        return [f"{number:,}" for number in numbers.tolist()]
+    for digits in range(6, 18):
+        found = [f"{number:,.{digits}g}" for number in numbers.tolist()]
+        if len(set(found)) == len(set(numbers.tolist())):
+            break
+    return found

@@ -90,13 +90,17 @@ def _trained(summary: Summary, name: str) -> list[str]:
     row = [name, str(len(found)), summary.best(name).text(), summary.final(name).text()]
     if name == summary.baseline:
         return [*row, "", "", ""]
-    passes = (summary.share_of_steps(name), summary.share_of_compute(name))
-    return [*row, summary.below_baseline(name).text(), *(_share(one, len(found)) for one in passes)]
+    passes, below = (
+        (summary.share_of_steps(name), summary.share_of_compute(name)),
+        summary.below_baseline(name),
+    )
+    return [*row, below.text(), *(_share(one, below.number) for one in passes)]
 
 
 def _share(share: Interval, number: int) -> str:
+    """A share of those of `number` seeds that the baseline has, too."""
     if not share.number:
-        return f"in none of {number}"
+        return f"in none of {number}" if number else ""
     return _percent(share) + ("" if share.number == number else f" in {share.number} of {number}")
 
 
@@ -139,5 +143,5 @@ def _picture(bands: dict[str, Band], figure: str) -> bytes:
 def _draw(axes: Axes, along: np.ndarray, band: Band, colour: str, name: str) -> None:
     axes.grid(color=pictures.GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.plot(along, band.means, color=colour, linewidth=1.9, label=name)
+    axes.plot(along, band.means, color=colour, linewidth=1.9, label=pictures.plain(name))
     axes.fill_between(along, band.lows, band.highs, color=colour, alpha=0.15, linewidth=0)

@@ -60,8 +60,29 @@ class Result:
         return self._description() == other._description()
 
     def _description(self) -> str:
-        named = (self.setting, self.seed, self.members, self.measured_with)
-        return json.dumps([*named, dataclasses.asdict(self.trained_with)])
+        return json.dumps([self.setting, self.seed, self.members, self._way()])
+
+    def _way(self) -> str:
+        return json.dumps([self.measured_with, dataclasses.asdict(self.trained_with)])
+
+
+def check_alike(results: Sequence[Result]) -> None:
+    """Checks that a mean over the seeds of a setting is one of runs that differ in nothing else.
+
+    Args:
+        results: Any results; of each setting and seed the last counts.
+
+    Raises:
+        ValueError: Two of a setting are of runs that were not trained and measured alike.
+    """
+    first: dict[str, Result] = {}
+    for one in {(one.setting, one.seed): one for one in results}.values():
+        if one._way() != first.setdefault(one.setting, one)._way():
+            raise ValueError(
+                f"results of {one.setting!r} with seeds {first[one.setting].seed} and {one.seed} are of runs "
+                "that were not trained and measured alike; give one setting another name, or take the lines "
+                "of the other out of the results"
+            )
 
 
 def read(path: str) -> list[Result]:

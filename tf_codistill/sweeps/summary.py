@@ -27,7 +27,7 @@ from scipy import special
 
 from tf_codistill.learning_curves import Curve
 from tf_codistill.runs import ENSEMBLE
-from tf_codistill.sweeps.results import Result
+from tf_codistill.sweeps.results import Result, check_alike
 
 
 class Interval(NamedTuple):
@@ -35,7 +35,7 @@ class Interval(NamedTuple):
 
     Attributes:
         mean: The mean; nan of nothing.
-        low: Lower end of the interval; nan if there are fewer than two seeds.
+        low: Lower end of the interval; nan if there are fewer than two seeds, or one is not finite.
         high: Upper end.
         number: How many seeds there are.
     """
@@ -66,7 +66,8 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     if len(values) < 2:
         return Interval(values[0] if values else math.nan, math.nan, math.nan, len(values))
     mean = statistics.fmean(values)
-    error = statistics.stdev(values) / math.sqrt(len(values))
+    deviation = statistics.stdev(values) if math.isfinite(mean) else math.nan
+    error = deviation / math.sqrt(len(values))
     half = float(special.stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
     return Interval(mean, mean - half, mean + half, len(values))
 
@@ -102,13 +103,15 @@ class Summary:
         baseline: Name of the baseline.
 
     Raises:
-        ValueError: No run has curves, or none those of the baseline.
+        ValueError: No run has curves, or none those of the baseline; or results of a setting are of runs
+            that were not trained and measured alike.
     """
 
     def __init__(self, results: Sequence[Result], baseline: str | None = None) -> None:
         self._by_name: dict[str, dict[int, Result]] = {}
         for one in results:
             self._by_name.setdefault(one.setting, {})[one.seed] = one
+        check_alike(results)
         trained = [name for name, by_seed in self._by_name.items() if all(r.curves for r in by_seed.values())]
         if not trained or baseline not in (None, *trained):
             raise ValueError(
@@ -220,7 +223,7 @@ class Summary:
         ensemble = next(of_baseline, None)
         if ensemble is None:
             return {}
-        single, best = found[self.baseline][figure], found[ensemble][figure]
+        single, best = (found.get(name, {}).get(figure, {}) for name in (self.baseline, ensemble))
         gains = {seed: single[seed] - best[seed] for seed in single.keys() & best.keys()}
         if not gains or min(gains.values()) <= 0:
             return {}

@@ -24,6 +24,7 @@ import gin
 from tf_codistill import evaluation, experiment, files, learning_curves
 from tf_codistill.run_matrix import Matrix, Trial
 from tf_codistill.runs import ENSEMBLE
+from tf_codistill.sweeps import results
 from tf_codistill.sweeps.results import Result
 
 SECOND_MEMBERS = 1000
@@ -150,6 +151,22 @@ def in_order(known: Sequence[Result], expected: Sequence[Result]) -> list[Result
     """Results as a sweep expects them, whichever run ended first; others behind them."""
     places = {(one.setting, one.seed): place for place, one in enumerate(expected)}
     return sorted(known, key=lambda one: places.get((one.setting, one.seed), len(places)))
+
+
+def keep(path: str, one: Result, expected: Sequence[Result]) -> list[Result]:
+    """Adds a result to a file, in which another sweep may have kept some meanwhile.
+
+    Args:
+        path: The file.
+        one: The result.
+        expected: Results that there are to be.
+
+    Returns:
+        All that the file has by now, in order.
+    """
+    known = in_order([*results.read(path), one], expected)
+    results.write(path, known)
+    return known
 
 
 def measure(trials: Sequence[Trial], measured_with: Sequence[str]) -> dict[str, evaluation.Row]:

@@ -83,10 +83,11 @@ class TextParser:
         if b"\r" in content:
             self._reject_returns(array, ends, rejected)
         if self._schema.quoted and b'"' in content:
-            fields, num_short = self._quoted(line, rejected), 0
+            fields, numbers = self._quoted(line, rejected)
         else:
-            fields, num_short = self._plain(content, array, ends, rejected)
+            fields, numbers = self._plain(content, array, ends, rejected)
         rows = values(self._schema, fields, rejected)
+        num_short = int((~rejected.is_bad & (numbers < len(self._names))).sum())
         return Parsed(rows, len(ends), num_short, rejected.counts, rejected.first(line))
 
     def _reject_returns(self, array: npt.NDArray[Any], ends: npt.NDArray[Any], rejected: Rejected) -> None:
@@ -95,20 +96,19 @@ class TextParser:
 
     def _plain(
         self, content: bytes, array: npt.NDArray[Any], ends: npt.NDArray[Any], rejected: Rejected
-    ) -> tuple[list[pa.Array], int]:
-        """The fields of lines without quotes."""
+    ) -> tuple[list[pa.Array], npt.NDArray[Any]]:
+        """The fields of lines without quotes, and how many each line has."""
         separators = np.flatnonzero(array == self._separator[0])
         numbers = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
         self._reject_lengths(numbers, rejected)
-        is_short = ~rejected.is_bad & (numbers < len(self._names))
-        if is_short.any() or rejected.is_bad.any():
-            missing = len(self._names) - numbers
+        missing = len(self._names) - numbers
+        if missing.any() or rejected.is_bad.any():
             lines = content.split(b"\n")
             content = b"".join(
                 lines[index] + self._separator * missing[index] + b"\n"
                 for index in np.flatnonzero(~rejected.is_bad).tolist()
             )
-        return self._fields(content), int(is_short.sum())
+        return self._fields(content), numbers
 
     def _reject_lengths(self, numbers: npt.NDArray[Any], rejected: Rejected) -> None:
         wrong = np.flatnonzero((numbers > len(self._names)) | (numbers < self._least))
@@ -141,8 +141,8 @@ class TextParser:
         )
         return [one.chunk(0) if one.num_chunks == 1 else one.combine_chunks() for one in table.columns]
 
-    def _quoted(self, line: Any, rejected: Rejected) -> list[pa.Array]:
-        """The fields of lines of which some have quotes, one line after the other."""
+    def _quoted(self, line: Any, rejected: Rejected) -> tuple[list[pa.Array], npt.NDArray[Any]]:
+        """The same of lines of which some have quotes, one line after the other."""
         fields: dict[int, list[bytes]] = {}
         for index in np.flatnonzero(~rejected.is_bad).tolist():
             found = self._split(line(index))
@@ -157,7 +157,8 @@ class TextParser:
         good = [found for found in fields.values() if self._least <= len(found) <= len(self._names)]
         for found in good:
             found += [b""] * (len(self._names) - len(found))
-        return [as_text(pa.array([found[column] for found in good], pa.binary())) for column in self._columns]
+        columns = [[found[column] for found in good] for column in self._columns]
+        return [as_text(pa.array(column, pa.binary())) for column in columns], numbers
 
     def _split(self, line: bytes) -> list[bytes] | None:
         """The fields of a line; None if its quotes are wrong."""

@@ -113,12 +113,20 @@ def test_the_index_of_records_is_made_once_and_again_when_files_change(
     monkeypatch.setattr(others.records, "scan", lambda path: scanned.append(path) or scan(path))
     assert open_images(str(tmp_path)).fingerprint == fingerprint
     assert scanned == []
-    (tmp_path / "image_index-train.npz").write_bytes(b"PK damaged")
-    assert open_images(str(tmp_path)).fingerprint == fingerprint
-    assert len(scanned) == 2
+    kept = tmp_path / "image_index-train.npz"
+    for damaged in (b"PK damaged", kept.read_bytes()[:-99]):
+        kept.write_bytes(damaged)
+        assert open_images(str(tmp_path)).fingerprint == fingerprint
+    assert len(scanned) == 4
     write_others(tmp_path, first_label=0)  # of the same sizes
     assert open_images(str(tmp_path)).fingerprint != fingerprint
-    assert len(scanned) == 6
+    assert len(scanned) == 8
+
+
+def test_a_part_may_be_one_file(tmp_path: pathlib.Path) -> None:
+    write_others(tmp_path)
+    (tmp_path / "train-00000-of-00002").rename(tmp_path / "train.tfrecord")
+    assert open_images(str(tmp_path)).part("train").num_images == 12
 
 
 def test_an_index_that_cannot_be_kept_is_made_anew(

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from absl import logging
 from tf_codistill import files
 from tf_codistill.image_files import folders, records
 
-_SHARD = re.compile(r"([A-Za-z]+)[-_.].*(?:-of-\d+|\.tfrecords?)(?:\.tfrecords?)?")
+_SHARD = re.compile(r"([A-Za-z]+)(?:[-_.].*)?(?:-of-\d+|\.tfrecords?)(?:\.tfrecords?)?")
 _NUM_TOLD = 3
 _SIGNED_BYTES = 1 << 12
 
@@ -195,5 +196,5 @@ def _read(path: str) -> Index:
         texts = {int(label): text for label, text in about["texts"].items()}
         damaged = [(name, number, kind) for name, number, kind in about["damaged"]]
         return Index(rows, damaged, texts, about["signatures"])
-    except (ValueError, KeyError, OSError, EOFError):
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
         return Index([], [], {}, {})

@@ -351,6 +351,21 @@ def two_headed() -> keras.Model:
     )
 
 
+def test_logs_of_uneven_batches_are_means_over_rows() -> None:
+    x, y = (part[: ROWS + 1] for part in examples(2))
+    model = compiled(num_students=2, distillation_weight=0.5)
+    model.optimizer.learning_rate = 0.0
+    logs = {name: values[0] for name, values in model.fit(x, y, batch_size=ROWS, verbose=0).history.items()}
+    assert logs["total_loss"] == pytest.approx(logs["loss"] + 0.5 * logs["distillation_loss"], rel=1e-5)
+    found = model.evaluate(x, y, batch_size=ROWS, verbose=0, return_dict=True)
+    for number, student in enumerate(model.students):
+        expected = pytest.approx(float(xent()(y, student(x))), rel=1e-5)
+        assert logs[f"student_{number}_task_loss"] == expected
+        assert found[f"student_{number}_task_loss"] == expected
+    mean = sum(student(x) for student in model.students) / 2
+    assert found["ensemble_task_loss"] == pytest.approx(float(xent()(y, mean)), rel=1e-5)
+
+
 def test_outputs_and_regularisers_are_those_of_each_student() -> None:
     fellows = FellowStudents(2, refresh_every_steps=2)
     model = CodistillationModel(two_headed, fellows, {"kind": losses.SquaredLogits()})

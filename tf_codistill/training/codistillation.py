@@ -223,8 +223,8 @@ class CodistillationModel(MultiWorkerModel):
     def _note_for_keras(self, students: Sequence[StudentStep]) -> None:
         """Notes the mean of task losses as ``loss``, and the metrics given to `compile`."""
         mean = total([one.task_loss for one in students]) / len(students)
-        batch_size = tf.shape(keras.tree.flatten(students[0].batch.features)[0])[0]
-        keras_private.loss_tracker(self).update_state(of_whole_batch(mean), sample_weight=batch_size)
+        tracker, rows = keras_private.loss_tracker(self), students[0].num_rows()
+        tracker.update_state(of_whole_batch(mean), sample_weight=rows)
         for batch, prediction, *_ in students:
             self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)
 
@@ -236,7 +236,7 @@ class CodistillationModel(MultiWorkerModel):
         task, ensemble = students[0].task, None
         if len(students) > 1 and task.losses is not None:
             ensemble = task.loss(mean_of(predictions))
-        self.meters.note_task_losses([one.task_loss for one in students], ensemble)
+        self.meters.note_task_losses([one.task_loss for one in students], students[0].num_rows(), ensemble)
         self._note_for_keras(students)
 
     def predict_step(self, data: Any) -> Any:

@@ -527,6 +527,20 @@ def test_students_whose_outputs_differ_are_refused() -> None:
         model.fit(batches(*examples(1)), verbose=0)
 
 
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_last_batch_of_fewer_rows_than_students_leaves_no_nan(run_eagerly: bool) -> None:
+    def model_fn() -> keras.Model:
+        layers = [keras.layers.BatchNormalization(), keras.layers.Dense(NUM_CLASSES)]
+        return keras.Sequential([keras.Input((NUM_FEATURES,)), *layers])
+
+    x, y = (part[: ROWS + 1] for part in examples(2))
+    model = CodistillationModel(model_fn, FellowStudents(2, batches="different"))
+    model.compile("sgd", xent(), run_eagerly=run_eagerly, jit_compile=False)
+    logs = model.fit(x, y, batch_size=ROWS, verbose=0).history
+    assert all(np.isfinite(values).all() for values in logs.values()), logs
+    assert all(np.isfinite(array).all() for arrays in weights_of(model) for array in arrays)
+
+
 def test_a_batch_that_cannot_be_dealt_out_is_refused() -> None:
     x, y = examples(1)
     with pytest.raises(ValueError, match="11 rows .* 3 students"):

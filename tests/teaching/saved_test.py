@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.toy_experiments import VOCABULARY_SIZE, toy_experiment, write_language_corpus
-from tests.toy_models import batches, compiled, deep, examples, regression
+from tests.toy_models import NUM_CLASSES, NUM_FEATURES, batches, compiled, deep, examples, regression
 from tf_codistill import checkpoints, losses, runs, tokens
 from tf_codistill.inputs.frequencies import unigram_frequencies
 from tf_codistill.teaching.saved import SavedTeachers
@@ -42,6 +42,18 @@ def test_models_of_other_architectures_teach(tmp_path) -> None:
     for frozen, teacher in zip(teachers.frozen, saved.values(), strict=True):
         for one, other in zip(frozen.get_weights(), teacher.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_teacher_of_another_precision_than_the_students_teaches(tmp_path) -> None:
+    def half() -> keras.Model:
+        layers = [keras.Input((NUM_FEATURES,)), keras.layers.Dense(NUM_CLASSES, dtype="mixed_bfloat16")]
+        return keras.Sequential(layers)
+
+    regression().save(tmp_path / "teacher.keras")
+    teachers = SavedTeachers([str(tmp_path / "teacher.keras")], model_fns=[regression])
+    logs = compiled(teachers, model_fn=half).fit(batches(*examples(0, 2)), verbose=0).history
+    assert logs["distillation_loss"][0] > 0
+    assert logs["dropped_teachers"] == [0.0]
 
 
 def test_two_phase_distillation_goes_on_where_it_stopped(corpus, tmp_path) -> None:

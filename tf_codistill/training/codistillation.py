@@ -23,7 +23,7 @@ import tensorflow as tf
 from tf_codistill import keras_private, recurrent_state, schedules
 from tf_codistill.batches import Batch, batch_of
 from tf_codistill.groups import decisions
-from tf_codistill.teaching.base import ModelFn, Teaching
+from tf_codistill.teaching.base import ModelFn, Taught, Teaching
 from tf_codistill.training import whole_batch
 from tf_codistill.training.checkpoint.replica_statistics import ReplicaStatistics
 from tf_codistill.training.checkpoint.resuming import resuming
@@ -191,9 +191,15 @@ class CodistillationModel(MultiWorkerModel):
         predictions = [one.prediction for one in students]
         is_due = (tf.add_n(list(weights.values())) > 0) & self.teachers.any_present(step)
         weigh = self.distillation.teacher_weights
+
+        def asked() -> list[tuple[Taught, tf.Tensor]]:
+            taught = self.teachers.teach(features, keys, step, predictions)
+            cast = [one.in_types_of(own) for one, own in zip(taught, predictions, strict=True)]
+            return [(one, weigh(one)) for one in cast]
+
         taught = tf.cond(
             is_due,
-            lambda: [(one, weigh(one)) for one in self.teachers.teach(features, keys, step, predictions)],
+            asked,
             lambda: [(one, one.present_PB) for one in self.teachers.wait(features, predictions)],
         )
         return [self.distillation.soft_targets(one, given, weights) for one, given in taught]

@@ -118,7 +118,8 @@ def _takes_logits(loss: keras.losses.Loss) -> bool | None:
 
 def is_binary(loss: keras.losses.Loss) -> bool:
     """Whether a cross-entropy is one of logistic outputs."""
-    return loss.fn.__name__.startswith("binary")
+    function = getattr(loss.fn, "func", loss.fn)  # of a functools.partial
+    return getattr(function, "__name__", "").startswith("binary")
 
 
 def _equal(loss: keras.losses.Loss, prediction: tf.Tensor) -> tf.Tensor:

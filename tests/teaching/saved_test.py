@@ -23,7 +23,7 @@ def corpus(tmp_path_factory) -> str:
 def test_a_saved_model_teaches(tmp_path) -> None:
     teacher = regression()
     teacher.save(tmp_path / "teacher.keras")
-    teachers = SavedTeachers([str(tmp_path / "teacher.keras")])
+    teachers = SavedTeachers([tmp_path / "teacher.keras"])
     model = compiled(teachers)
     assert teachers.steps() == [-1], "no file is touched before training"
     model.fit(batches(*examples(0, 2)), verbose=0)
@@ -87,10 +87,14 @@ def test_two_phase_distillation_goes_on_where_it_stopped(corpus, tmp_path) -> No
         ("absent.keras", "absent.keras"),
         ("absent", "absent.*checkpoint"),
         ("wide.keras", "does not fit the teacher"),
+        ("damaged.keras", "damaged.keras' cannot be loaded: Bad CRC-32"),
     ],
 )
 def test_a_source_that_cannot_teach_is_named(tmp_path, source: str, message: str) -> None:
     keras.Sequential([keras.Input((5,)), keras.layers.Dense(9)]).save(tmp_path / "wide.keras")
+    content = bytearray((tmp_path / "wide.keras").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "damaged.keras").write_bytes(content)
     model = compiled(SavedTeachers([str(tmp_path / source)]))
     with pytest.raises(ValueError, match=message):
         model.fit(batches(*examples(0, 2)), verbose=0)
@@ -100,6 +104,8 @@ def test_a_source_that_cannot_teach_is_named(tmp_path, source: str, message: str
 def test_the_number_of_sources_must_fit() -> None:
     with pytest.raises(ValueError, match="is empty"):
         SavedTeachers([])
+    with pytest.raises(ValueError, match=r"sources is 'a.keras'; expected .*\['a.keras'\]"):
+        SavedTeachers("a.keras")
     with pytest.raises(ValueError, match="2 sources, but 1 model_fns"):
         SavedTeachers(["a", "b"], model_fns=[regression])
     with pytest.raises(ValueError, match="precision is 'int4'"):

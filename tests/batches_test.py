@@ -53,6 +53,19 @@ def test_interleaving_puts_dealt_out_parts_together() -> None:
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_of_fewer_rows_than_parts_each_part_has_one() -> None:
+    for rows in ([3], [3, 4]):
+        given = np.array(rows)
+        of_unknown_size = tf.function(
+            lambda x, one: every_nth(Batch(x), one, 3).features,
+            input_signature=[tf.TensorSpec([None], tf.int64)] + [tf.TensorSpec([], tf.int32)],
+        )
+        for one in range(3):
+            expected = [rows[one % len(rows)]]
+            np.testing.assert_array_equal(every_nth(Batch(given), one, 3).features, expected)
+            np.testing.assert_array_equal(of_unknown_size(given, one), expected)
+
+
 def test_what_a_batch_lacks_no_part_of_it_has() -> None:
     part = every_nth(Batch(X), 1, 2)
     np.testing.assert_array_equal(part.features, X[1::2])

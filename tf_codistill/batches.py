@@ -170,9 +170,12 @@ def every_nth(batch: Batch, first: int, number: int) -> Batch:
         number: Distance from row to row.
 
     Returns:
-        A batch with 1 / number of the rows.
+        A batch with 1 / number of the rows; of fewer rows than that with one of them, as a model whose batch
+        is empty normalises by NaN.
     """
-    return keras.tree.map_structure(lambda part: None if part is None else part[first::number], batch)
+    rows = num_rows(batch)
+    start = first % (tf.maximum(tf.shape(_first_part(batch))[0], 1) if rows is None else max(rows, 1))
+    return keras.tree.map_structure(lambda part: None if part is None else part[start::number], batch)
 
 
 def interleave(batches: Sequence[Any]) -> Any:
@@ -194,4 +197,8 @@ def interleave(batches: Sequence[Any]) -> Any:
 
 def num_rows(batch: Batch) -> int | None:
     """How many examples there are, if that is known before any is read."""
-    return keras.tree.flatten(batch.features)[0].shape[0]
+    return _first_part(batch).shape[0]
+
+
+def _first_part(batch: Batch) -> Any:
+    return keras.tree.flatten(batch.features)[0]

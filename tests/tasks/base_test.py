@@ -54,6 +54,15 @@ def test_a_saved_model_is_loaded_or_the_file_named(tmp_path: pathlib.Path) -> No
         assert (one == other).all()
 
 
+def test_an_error_without_a_word_names_the_file_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(keras.saving, "load_model", fail)
+    with pytest.raises(ValueError, match=r"model 'student\.keras' cannot be loaded"):
+        Points().load_model("student.keras")
+
+
 def test_a_task_that_says_nothing_else_is_served_as_its_model_is(tmp_path: pathlib.Path) -> None:
     task = Points()
     model = task.make_model()

@@ -351,6 +351,21 @@ def two_headed() -> keras.Model:
     )
 
 
+def test_logs_of_uneven_batches_are_means_over_rows() -> None:
+    x, y = (part[: ROWS + 1] for part in examples(2))
+    model = compiled(num_students=2, distillation_weight=0.5)
+    model.optimizer.learning_rate = 0.0
+    logs = {name: values[0] for name, values in model.fit(x, y, batch_size=ROWS, verbose=0).history.items()}
+    assert logs["total_loss"] == pytest.approx(logs["loss"] + 0.5 * logs["distillation_loss"], rel=1e-5)
+    found = model.evaluate(x, y, batch_size=ROWS, verbose=0, return_dict=True)
+    for number, student in enumerate(model.students):
+        expected = pytest.approx(float(xent()(y, student(x))), rel=1e-5)
+        assert logs[f"student_{number}_task_loss"] == expected
+        assert found[f"student_{number}_task_loss"] == expected
+    mean = sum(student(x) for student in model.students) / 2
+    assert found["ensemble_task_loss"] == pytest.approx(float(xent()(y, mean)), rel=1e-5)
+
+
 def test_outputs_and_regularisers_are_those_of_each_student() -> None:
     fellows = FellowStudents(2, refresh_every_steps=2)
     model = CodistillationModel(two_headed, fellows, {"kind": losses.SquaredLogits()})
@@ -510,6 +525,20 @@ def test_students_whose_outputs_differ_are_refused() -> None:
     model.compile("sgd", xent())
     with pytest.raises(ValueError, match=r"student 1 has outputs of shapes .*\(9,\).*student 0 of .*\(4,\)"):
         model.fit(batches(*examples(1)), verbose=0)
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_a_last_batch_of_fewer_rows_than_students_leaves_no_nan(run_eagerly: bool) -> None:
+    def model_fn() -> keras.Model:
+        layers = [keras.layers.BatchNormalization(), keras.layers.Dense(NUM_CLASSES)]
+        return keras.Sequential([keras.Input((NUM_FEATURES,)), *layers])
+
+    x, y = (part[: ROWS + 1] for part in examples(2))
+    model = CodistillationModel(model_fn, FellowStudents(2, batches="different"))
+    model.compile("sgd", xent(), run_eagerly=run_eagerly, jit_compile=False)
+    logs = model.fit(x, y, batch_size=ROWS, verbose=0).history
+    assert all(np.isfinite(values).all() for values in logs.values()), logs
+    assert all(np.isfinite(array).all() for arrays in weights_of(model) for array in arrays)
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused() -> None:

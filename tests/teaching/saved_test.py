@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.toy_experiments import VOCABULARY_SIZE, toy_experiment, write_language_corpus
-from tests.toy_models import batches, compiled, deep, examples, regression
+from tests.toy_models import NUM_CLASSES, NUM_FEATURES, batches, compiled, deep, examples, regression
 from tf_codistill import checkpoints, losses, runs, tokens
 from tf_codistill.inputs.frequencies import unigram_frequencies
 from tf_codistill.teaching.saved import SavedTeachers
@@ -23,7 +23,7 @@ def corpus(tmp_path_factory) -> str:
 def test_a_saved_model_teaches(tmp_path) -> None:
     teacher = regression()
     teacher.save(tmp_path / "teacher.keras")
-    teachers = SavedTeachers([str(tmp_path / "teacher.keras")])
+    teachers = SavedTeachers([tmp_path / "teacher.keras"])
     model = compiled(teachers)
     assert teachers.steps() == [-1], "no file is touched before training"
     model.fit(batches(*examples(0, 2)), verbose=0)
@@ -42,6 +42,18 @@ def test_models_of_other_architectures_teach(tmp_path) -> None:
     for frozen, teacher in zip(teachers.frozen, saved.values(), strict=True):
         for one, other in zip(frozen.get_weights(), teacher.get_weights(), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_teacher_of_another_precision_than_the_students_teaches(tmp_path) -> None:
+    def half() -> keras.Model:
+        layers = [keras.Input((NUM_FEATURES,)), keras.layers.Dense(NUM_CLASSES, dtype="mixed_bfloat16")]
+        return keras.Sequential(layers)
+
+    regression().save(tmp_path / "teacher.keras")
+    teachers = SavedTeachers([str(tmp_path / "teacher.keras")], model_fns=[regression])
+    logs = compiled(teachers, model_fn=half).fit(batches(*examples(0, 2)), verbose=0).history
+    assert logs["distillation_loss"][0] > 0
+    assert logs["dropped_teachers"] == [0.0]
 
 
 def test_two_phase_distillation_goes_on_where_it_stopped(corpus, tmp_path) -> None:
@@ -75,10 +87,14 @@ def test_two_phase_distillation_goes_on_where_it_stopped(corpus, tmp_path) -> No
         ("absent.keras", "absent.keras"),
         ("absent", "absent.*checkpoint"),
         ("wide.keras", "does not fit the teacher"),
+        ("damaged.keras", "damaged.keras' cannot be loaded: Bad CRC-32"),
     ],
 )
 def test_a_source_that_cannot_teach_is_named(tmp_path, source: str, message: str) -> None:
     keras.Sequential([keras.Input((5,)), keras.layers.Dense(9)]).save(tmp_path / "wide.keras")
+    content = bytearray((tmp_path / "wide.keras").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "damaged.keras").write_bytes(content)
     model = compiled(SavedTeachers([str(tmp_path / source)]))
     with pytest.raises(ValueError, match=message):
         model.fit(batches(*examples(0, 2)), verbose=0)
@@ -88,6 +104,8 @@ def test_a_source_that_cannot_teach_is_named(tmp_path, source: str, message: str
 def test_the_number_of_sources_must_fit() -> None:
     with pytest.raises(ValueError, match="is empty"):
         SavedTeachers([])
+    with pytest.raises(ValueError, match=r"sources is 'a.keras'; expected .*\['a.keras'\]"):
+        SavedTeachers("a.keras")
     with pytest.raises(ValueError, match="2 sources, but 1 model_fns"):
         SavedTeachers(["a", "b"], model_fns=[regression])
     with pytest.raises(ValueError, match="precision is 'int4'"):

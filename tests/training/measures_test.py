@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
@@ -173,6 +174,7 @@ def test_logistic_outputs_are_classes_of_their_own(width: int) -> None:
         ("softmax", keras.losses.CategoricalCrossentropy(), True, math.log(NUM_CLASSES)),
         ("sigmoid", "binary_crossentropy", True, math.log(2)),
         (None, keras.losses.CategoricalCrossentropy(from_logits=True), True, math.log(NUM_CLASSES)),
+        (None, functools.partial(keras.losses.binary_crossentropy, from_logits=True), True, math.log(2)),
         (None, lambda y, p: tf.reduce_mean((y - p) ** 2, -1), True, 0.0),
     ],
 )

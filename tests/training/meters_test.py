@@ -132,13 +132,13 @@ def test_means_over_students_and_each_by_itself() -> None:
 
 def test_validation_notes_each_student_and_the_ensemble() -> None:
     found, _ = meters((1,), (0,))
-    found.note_task_losses([tf.constant(1.0), tf.constant(2.0)], tf.constant(0.5))
-    found.note_task_losses([tf.constant(3.0), tf.constant(6.0)], tf.constant(1.5))
+    found.note_task_losses([tf.constant(1.0), tf.constant(2.0)], tf.constant(6.0), tf.constant(0.5))
+    found.note_task_losses([tf.constant(3.0), tf.constant(6.0)], tf.constant(2.0), tf.constant(1.5))
     logs = results(found)
-    assert (logs["student_0_task_loss"], logs["student_1_task_loss"]) == (2.0, 4.0)
-    assert logs["ensemble_task_loss"] == 1.0
+    assert (logs["student_0_task_loss"], logs["student_1_task_loss"]) == (1.5, 3.0)
+    assert logs["ensemble_task_loss"] == 0.75
     alone, _ = meters(())
-    alone.note_task_losses([tf.constant(1.0)])
+    alone.note_task_losses([tf.constant(1.0)], tf.constant(6.0))
     assert set(results(alone).values()) == {0.0}, "Keras's own loss says it already"
 
 
@@ -146,6 +146,6 @@ def test_keras_resets_what_is_noted() -> None:
     model = keras.Sequential()
     found, _ = meters((1,), (0,))
     model.mine = found
-    found.note_task_losses([tf.constant(1.0), tf.constant(2.0)], tf.constant(0.5))
+    found.note_task_losses([tf.constant(1.0), tf.constant(2.0)], tf.constant(6.0), tf.constant(0.5))
     model.reset_metrics()
     assert set(results(found).values()) == {0.0}

@@ -253,6 +253,20 @@ def test_a_resumed_run_draws_what_the_straight_one_drew(tmp_path, refresh: int) 
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_replica_that_has_no_row_of_the_last_batch_leaves_no_nan(share: float) -> None:
+    x, y = examples(0, 2)
+    rows = BATCH + 1
+    with two_replicas().scope():
+        model = compiled(FrozenTeachers(1), teaching_share=share)
+        model.build_for_data(batches(x, y).element_spec)
+        model.teachers.refresh(0, snapshot_of(regression()))
+    logs = model.fit(x[:rows], y[:rows], batch_size=BATCH, verbose=0).history
+    assert all(np.isfinite(values).all() for values in logs.values()), logs
+    assert logs["distillation_loss"][0] > 0
+    assert logs["dropped_teachers"] == [0.0]
+
+
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match=f"teaching_share is {share}; expected more than 0 and at most 1"):

@@ -247,7 +247,8 @@ class Task(abc.ABC):
         try:
             return keras.saving.load_model(path, compile=False)
         except Exception as error:  # Keras has a type of its own for each way in which a file can be bad
-            raise ValueError(f"model {path!r} cannot be loaded: {str(error).splitlines()[0]}") from error
+            reason = str(error).split("\n")[0]
+            raise ValueError(f"model {path!r} cannot be loaded: {reason}") from error
 
     def keep_beside_model(self, directory: str, is_writer: bool = True) -> None:
         """Keeps what serving needs beside a model that is to be trained, or checks what is there already.

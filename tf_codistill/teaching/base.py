@@ -79,6 +79,14 @@ class Taught(NamedTuple):
     predictions: list[Any]
     present_PB: tf.Tensor
 
+    def in_types_of(self, prediction: Any) -> Taught:
+        """The same with predictions in the types of a student's, as those of `Teaching.wait` are."""
+        cast = [
+            keras.tree.map_structure(lambda theirs, own: tf.cast(theirs, own.dtype), one, prediction)
+            for one in self.predictions
+        ]
+        return self._replace(predictions=cast)
+
 
 class Teaching:
     """Who teaches the students of one process, and with what; this kind: one student, and nobody.

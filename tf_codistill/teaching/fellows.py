@@ -140,7 +140,8 @@ class FellowStudents(Teaching):
         if self._share_batch:
             return [batch] * number
         rows = num_rows(batch)
-        if rows is not None and rows % number:
+        # Eagerly a last batch says how many rows it has, too, which may be any number.
+        if rows is not None and rows % number and not tf.executing_eagerly():
             raise ValueError(
                 f"a batch of {rows} rows on one replica cannot be dealt out to {number} students; with "
                 f"batches='different' its size has to be a multiple of {number}"

@@ -34,7 +34,7 @@ class SavedTeachers(FrozenTeachers):
 
     def __init__(
         self,
-        sources: Sequence[str],
+        sources: Sequence[str | os.PathLike[str]],
         precision: str = "float32",
         model_fns: Sequence[ModelFn] | None = None,
         cache_bytes: float | None = None,
@@ -51,8 +51,11 @@ class SavedTeachers(FrozenTeachers):
                 with keys and without augmentation, and steps that XLA does not compile. None to keep nothing.
 
         Raises:
-            ValueError: There is no source, there are not as many models, or no memory to keep anything.
+            ValueError: There is no source, or a single string, there are not as many models, or no memory to
+                keep anything.
         """
+        if isinstance(sources, str):
+            raise ValueError(f"sources is {sources!r}; expected a sequence of them, such as [{sources!r}]")
         if not sources:
             raise ValueError("sources of SavedTeachers is empty; name a saved model or a group's directory")
         if model_fns is not None and len(model_fns) != len(sources):
@@ -62,7 +65,7 @@ class SavedTeachers(FrozenTeachers):
         self.cache = None if cache_bytes is None else Cache(cache_bytes)
         self.on_host = cache_bytes is not None
         super().__init__(len(sources), precision)
-        self._sources = list(sources)
+        self._sources = [os.fspath(source) for source in sources]
         self._model_fns = model_fns
 
     def names(self) -> list[str]:
@@ -149,7 +152,7 @@ def _read(source: str, index: int) -> Snapshot:
     if source.endswith(".keras"):
         try:
             saved = keras.saving.load_model(source, compile=False)
-        except (OSError, TypeError, ValueError) as error:
+        except Exception as error:  # Keras has a type of its own for each way in which a file can be bad
             raise ValueError(f"model {source!r} cannot be loaded: {error}") from error
         arrays, lanes = weights.values(saved.weights), []
     else:

@@ -23,7 +23,7 @@ import tensorflow as tf
 from tf_codistill import keras_private, recurrent_state, schedules
 from tf_codistill.batches import Batch, batch_of
 from tf_codistill.groups import decisions
-from tf_codistill.teaching.base import ModelFn, Teaching
+from tf_codistill.teaching.base import ModelFn, Taught, Teaching
 from tf_codistill.training import whole_batch
 from tf_codistill.training.checkpoint.replica_statistics import ReplicaStatistics
 from tf_codistill.training.checkpoint.resuming import resuming
@@ -191,9 +191,15 @@ class CodistillationModel(MultiWorkerModel):
         predictions = [one.prediction for one in students]
         is_due = (tf.add_n(list(weights.values())) > 0) & self.teachers.any_present(step)
         weigh = self.distillation.teacher_weights
+
+        def asked() -> list[tuple[Taught, tf.Tensor]]:
+            taught = self.teachers.teach(features, keys, step, predictions)
+            cast = [one.in_types_of(own) for one, own in zip(taught, predictions, strict=True)]
+            return [(one, weigh(one)) for one in cast]
+
         taught = tf.cond(
             is_due,
-            lambda: [(one, weigh(one)) for one in self.teachers.teach(features, keys, step, predictions)],
+            asked,
             lambda: [(one, one.present_PB) for one in self.teachers.wait(features, predictions)],
         )
         return [self.distillation.soft_targets(one, given, weights) for one, given in taught]
@@ -223,8 +229,8 @@ class CodistillationModel(MultiWorkerModel):
     def _note_for_keras(self, students: Sequence[StudentStep]) -> None:
         """Notes the mean of task losses as ``loss``, and the metrics given to `compile`."""
         mean = total([one.task_loss for one in students]) / len(students)
-        batch_size = tf.shape(keras.tree.flatten(students[0].batch.features)[0])[0]
-        keras_private.loss_tracker(self).update_state(of_whole_batch(mean), sample_weight=batch_size)
+        tracker, rows = keras_private.loss_tracker(self), students[0].num_rows()
+        tracker.update_state(of_whole_batch(mean), sample_weight=rows)
         for batch, prediction, *_ in students:
             self.compute_metrics(batch.features, batch.targets, prediction, batch.sample_weight)
 
@@ -236,7 +242,7 @@ class CodistillationModel(MultiWorkerModel):
         task, ensemble = students[0].task, None
         if len(students) > 1 and task.losses is not None:
             ensemble = task.loss(mean_of(predictions))
-        self.meters.note_task_losses([one.task_loss for one in students], ensemble)
+        self.meters.note_task_losses([one.task_loss for one in students], students[0].num_rows(), ensemble)
         self._note_for_keras(students)
 
     def predict_step(self, data: Any) -> Any:

@@ -66,7 +66,13 @@ class SoftTargets:
 
     def num_dropped(self) -> tf.Tensor:
         """How many teachers were left out of the mean, because their predictions are not finite."""
-        return tf.reduce_sum(tf.reduce_mean(self.present_PB - self.teacher_weights_PB, axis=1))
+        return tf.reduce_sum(mean_over_rows(self.present_PB - self.teacher_weights_PB))
+
+
+def mean_over_rows(values_PB: tf.Tensor) -> tf.Tensor:
+    """Means [P] over rows; 0 on a replica that has none, as of a last batch of fewer rows than replicas."""
+    rows = tf.cast(tf.shape(values_PB)[1], values_PB.dtype)
+    return tf.math.divide_no_nan(tf.reduce_sum(values_PB, axis=1), rows)
 
 
 class Distillation:

@@ -20,7 +20,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_codistill import metrics
-from tf_codistill.training.distillation import Distillation, SoftTargets
+from tf_codistill.training.distillation import Distillation, SoftTargets, mean_over_rows
 from tf_codistill.training.outputs import aligned, masked_like, weight_of
 from tf_codistill.training.task_losses import StudentStep, TaskLosses, is_binary
 
@@ -80,7 +80,7 @@ class TeacherMeasures:
             lambda: {name: tf.zeros(num_values if name in _PARTS[2:] else []) for name in measures},
         )
         counts = tf.cast(is_due, tf.float32)
-        weights_P = tf.reduce_mean(targets.teacher_weights_PB, axis=1)
+        weights_P = mean_over_rows(targets.teacher_weights_PB)
         for name in ("teacher_agreement", "teacher_kl"):
             yield name, values.get(name, tf.constant(0.0)), counts
         for name in ("teacher_task_loss", "chance_task_loss"):

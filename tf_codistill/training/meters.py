@@ -1,4 +1,4 @@
-"""All that a codistillation step logs beside the task's loss and metrics: averages over an epoch.
+"""All that a codistillation step logs beside the task's loss and metrics: averages over the rows of an epoch.
 
     total_loss  distillation_loss  distillation_weight  staleness_steps  dropped_teachers    of the method
     kind_distillation_loss ...                                                   of each output that was named
@@ -91,17 +91,20 @@ class Meters(keras.metrics.Metric):
             ]
             of_each = [part for part in parts if part[0] in _PARTS_OF_EACH and of_student]
             noted += parts + [(of_student + name, value, counts) for name, value, counts in of_each]
-        self.update_state(noted)
+        self.update_state(noted, students[0].num_rows())
 
-    def note_task_losses(self, losses: Sequence[tf.Tensor], ensemble: tf.Tensor | None = None) -> None:
-        """Notes the task loss of each student on one replica, and that of the mean of their predictions."""
-        self.update_state(self._of_tasks(losses) + ([] if ensemble is None else [(_ENSEMBLE, ensemble, 1.0)]))
+    def note_task_losses(
+        self, losses: Sequence[tf.Tensor], rows: tf.Tensor, ensemble: tf.Tensor | None = None
+    ) -> None:
+        """Notes each student's task loss of one replica's rows, and that of the mean of their predictions."""
+        of_ensemble = [] if ensemble is None else [(_ENSEMBLE, ensemble, 1.0)]
+        self.update_state(self._of_tasks(losses) + of_ensemble, rows)
 
-    def update_state(self, noted: Iterable[tuple[str, Any, Any]]) -> None:
-        """Adds to averages: name, value, and its weight, all scalars."""
+    def update_state(self, noted: Iterable[tuple[str, Any, Any]], rows: tf.Tensor) -> None:
+        """Adds to averages over rows, of which a last batch has fewer: name, value and weight, scalars."""
         sums: dict[str, list[Any]] = {name: [] for name in self.names}
         for name, value, counts in noted:
-            counts = tf.cast(counts, tf.float32)
+            counts = tf.cast(counts, tf.float32) * rows
             sums[name].append(tf.stack([tf.cast(value, tf.float32) * counts, counts]))
         self._sums.assign_add(tf.stack([_sum(terms) for terms in sums.values()], axis=1))
 

@@ -87,8 +87,10 @@ class Sampling:
         size = rows_of(students[0].batch.features)
         number = max(1, round(self.share * size)) if isinstance(size, int) else self._number(size)
         keys = self._uniform([size], place)
-        drawn = tf.sort(tf.math.top_k(keys, number, sorted=False).indices)
-        return [_drawn(student, drawn, tf.cast(number / size, tf.float32)) for student in students]
+        # A slice, as a replica may have no row: of a last batch of fewer rows than replicas.
+        drawn = tf.sort(tf.argsort(keys, direction="DESCENDING")[:number])
+        share = tf.cast(number / tf.maximum(size, 1), tf.float32)
+        return [_drawn(student, drawn, share) for student in students]
 
     def _number(self, size: tf.Tensor) -> tf.Tensor:
         return tf.maximum(1, tf.cast(tf.round(self.share * tf.cast(size, tf.float64)), tf.int32))

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tf_codistill import keras_private
 from tf_codistill.batches import Batch
+from tf_codistill.teaching.base import rows_of
 from tf_codistill.training.outputs import by_name, masked_like, structured, weighed
 from tf_codistill.training.whole_batch import ReplicaFractions, is_mean, of_whole_batch
 
@@ -102,6 +103,11 @@ class StudentStep(NamedTuple):
     task_loss: tf.Tensor
     share: tf.Tensor | None = None
 
+    def num_rows(self) -> tf.Tensor:
+        """How many rows the replica's batch has, those that are not drawn too, float32."""
+        rows = tf.cast(rows_of(self.prediction), tf.float32)
+        return rows if self.share is None else rows / self.share
+
 
 def _takes_logits(loss: keras.losses.Loss) -> bool | None:
     """Whether a cross-entropy gets logits, not probabilities; None for a loss that is no cross-entropy."""
@@ -112,7 +118,8 @@ def _takes_logits(loss: keras.losses.Loss) -> bool | None:
 
 def is_binary(loss: keras.losses.Loss) -> bool:
     """Whether a cross-entropy is one of logistic outputs."""
-    return loss.fn.__name__.startswith("binary")
+    function = getattr(loss.fn, "func", loss.fn)  # of a functools.partial
+    return getattr(function, "__name__", "").startswith("binary")
 
 
 def _equal(loss: keras.losses.Loss, prediction: tf.Tensor) -> tf.Tensor:

@@ -2,8 +2,8 @@
 
 report = torture(Settings(workdir="runs/torture", minutes=10, mtbf_secs=20, num_groups=3), console)
 
-<workdir>/data/            rows and table
-          rehearsal/       a short run without faults: how many steps fit the time
+<workdir>/rehearsal/       a short run without faults, on data of its own: how many steps fit the time
+          data/            rows and table for so many
           tortured/        the run under faults, with its trail
           control_1/ ...   the same with other seeds and without faults: how fast it is, and where it ends
 """
@@ -91,12 +91,12 @@ def torture(settings: Settings, console: Console) -> Report:
     """
     if files.names(settings.workdir):
         raise ValueError(f"in {settings.workdir!r} there is something already; name another directory")
-    table, seed = job.make_table(files.join(settings.workdir, "data")), settings.seed
+    table, seed = job.make_table(files.join(settings.workdir, "rehearsal_data")), settings.seed
     rehearsal = settings.job(table, "rehearsal", _REHEARSAL_STEPS, seed)
     _run_whole(rehearsal, console)
     every, fitting = job.VALIDATE_EVERY, outcomes.rate(_trails([rehearsal])) * 60 * settings.minutes
     num_steps = max(1, round(_KEPT_SHARE * fitting / every)) * every
-    faults = settings.faults()
+    table, faults = job.make_table(files.join(settings.workdir, "data"), num_steps), settings.faults()
     console.print(f"{num_steps} steps under {len(faults)} faults, if all find their groups", markup=False)
     tortured = settings.job(table, "tortured", num_steps, seed)
     done = torment(tortured, faults, console, f"--hang_secs={settings.hang_secs}")

@@ -5,9 +5,9 @@
     job.command()                   python -m tf_codistill.launch --num_groups=3 ... --gin_bindings=...
 
 A step takes some milliseconds, so that there are thousands of them between two faults, checkpoints every few
-seconds and an exchange every second: as often as a large job has them in an hour. Batches are small, so that
-rows are not read often enough to be learned by heart: a model that overfits is the better the staler its
-teachers are, and the final loss would tell of faults where nothing is wrong.
+seconds and an exchange every second: as often as a large job has them in an hour. Rows are read twice, so
+that they are not learned by heart: a model that overfits is the better the staler its teachers are, and the
+final loss would tell of faults where nothing is wrong.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tf_codistill.tables import pipeline, sources
 from tf_codistill.tables.schema import TableSettings, criteo_schema
 
 NUM_ROWS = 200_000
+_VISITS = 2
 LOG_EVERY = 50
 """Steps between two lines of metrics, and between two exchanges."""
 CHECKPOINT_EVERY = 250
@@ -120,11 +121,12 @@ class Job:
         return "\n".join(lines) + "\n"
 
 
-def make_table(directory: str) -> str:
+def make_table(directory: str, num_steps: int = 0) -> str:
     """Makes the rows and the table that training reads, unless they are there.
 
     Args:
         directory: Where to.
+        num_steps: Steps for which it has rows enough; there are `NUM_ROWS` at least.
 
     Returns:
         The directory of the table.
@@ -134,7 +136,8 @@ def make_table(directory: str) -> str:
     """
     rows, table = files.join(directory, "rows"), files.join(directory, "table")
     clicks = synthetic_clicks.SyntheticClicks()
-    writing.write(rows, NUM_ROWS, clicks, engines.Local(1), num_files=1)
+    num_rows = max(NUM_ROWS, num_steps * Job.batch_size // _VISITS)
+    writing.write(rows, num_rows, clicks, engines.Local(1), num_files=1)
     settings = TableSettings(schema=criteo_schema(), validation_share=0.05, test_share=0.0, min_count=5)
     pipeline.prepare(sources.matching([files.join(rows, "*.txt")]), table, settings)
     return table

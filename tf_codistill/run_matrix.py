@@ -362,9 +362,7 @@ def _shown(planned: Sequence[Trial], progress: Progress) -> Callable[[], None]:
     def show() -> None:
         nonlocal shown
         for place, run in enumerate(planned):
-            if (
-                found[place][0] != found[place][1]
-            ):  # whoever is at the end stays there, and reading takes time
+            if found[place][0] != found[place][1]:  # whoever is at the end stays there
                 found[place] = run.steps()
         known = [total for _, total in found if total]
         if known:

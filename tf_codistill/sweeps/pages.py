@@ -90,10 +90,8 @@ def _trained(summary: Summary, name: str) -> list[str]:
     row = [name, str(len(found)), summary.best(name).text(), summary.final(name).text()]
     if name == summary.baseline:
         return [*row, "", "", ""]
-    passes, below = (
-        (summary.share_of_steps(name), summary.share_of_compute(name)),
-        summary.below_baseline(name),
-    )
+    passes = (summary.share_of_steps(name), summary.share_of_compute(name))
+    below = summary.below_baseline(name)
     return [*row, below.text(), *(_share(one, below.number) for one in passes)]
 
 

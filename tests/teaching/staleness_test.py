@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from tests.replicas import two_replicas
-from tests.toy_models import batches, compiled, examples, publish, regression, snapshot_of
+from tests.toy_models import BATCH, batches, compiled, examples, publish, regression, snapshot_of
 from tests.workers import run_workers
 from tf_codistill import weights
 from tf_codistill.exchange.snapshot import Ref, Swap
@@ -128,7 +128,7 @@ def test_within_an_execution_of_several_steps_each_counts(tmp_path: pathlib.Path
     data = batches(*examples(0, 8))
     model.fit(data, verbose=0, shuffle=False)
     counts = float(model.meters._sums.value[1, model.meters.names.index("staleness_steps")])
-    assert counts == 5.0, "four of the first execution, and one of the second"
+    assert counts == 5.0 * BATCH, "rows of four steps of the first execution, and of one of the second"
 
 
 def test_a_teacher_without_a_share_changes_nothing(tmp_path: pathlib.Path) -> None:

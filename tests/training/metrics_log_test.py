@@ -71,7 +71,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_leaves_the_checkpoint_befor
 ) -> None:
     class Diverges(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if self.model.step() == 4:
+            if self.model.step() == 5:
                 kernel = self.model.student.trainable_variables[0]
                 kernel.assign(kernel * math.nan)
 
@@ -80,7 +80,7 @@ def test_a_loss_that_is_not_finite_ends_training_and_leaves_the_checkpoint_befor
     assert [record["step"] for record in records(tmp_path, "train")] == [3]
     found = checkpoints.newest_complete(str(tmp_path / "checkpoints"))
     assert found is not None
-    assert found[0] == 2
+    assert found[0] == 4
 
 
 def test_a_run_that_died_twice_tells_of_each_interval_once(tmp_path: pathlib.Path) -> None:

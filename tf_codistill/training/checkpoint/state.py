@@ -103,18 +103,12 @@ def redealt(model: Any, owns: Sequence[dict[str, Any]], redealing: Redealing) ->
         ValueError: It cannot be dealt out.
     """
     parts = {name: list(zip(*(own[name] for own in owns), strict=True)) for name in owns[0]}
-    # What a step notes in the meters counts once for each replica, in Keras's metrics for each example.
-    averages = {id(one) for one in model.meters.variables}
-    metrics = dict(enumerate(_metrics(model)))
     return {
         "replicas": [
             *map(redealing.replicas, parts["replicas"][:-1]),
             model.batches_seen.redealt(parts["replicas"][-1], redealing),
         ],
-        "metrics": [
-            redealing.replicas(one) if id(metrics.get(index)) in averages else redealing.sums(one)
-            for index, one in enumerate(parts["metrics"])
-        ],
+        "metrics": [redealing.sums(one) for one in parts["metrics"]],
         "lanes": [redealing.lanes(one) for one in parts["lanes"]],
         "teacher_lanes": model.teachers.redeal([own["teacher_lanes"] for own in owns], redealing),
     }

@@ -267,9 +267,6 @@ class Checkpointing(keras.callbacks.Callback):
 
     def _save(self, rank: float | None = None, metrics: state.Replicas | None = None) -> None:
         """Copies everything to the host, and lets a thread write it."""
-        self._join()
-        if isinstance(self._failure, _DivergedError):
-            self._wait()
         progress, step = self._progress, self.model.batches()
         self._is_due, self._saved_at, self._counted_from = False, self._clock(), step
         best = progress.best if math.isfinite(progress.best) else None
@@ -302,6 +299,8 @@ class Checkpointing(keras.callbacks.Callback):
                 self._failure = error
 
         self._join()
+        if isinstance(self._failure, _DivergedError):
+            self._wait()
         self._writing = threading.Thread(target=write, name="checkpointing", daemon=True)
         self._writing.start()
 

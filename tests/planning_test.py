@@ -92,6 +92,8 @@ def test_at_the_share_that_breaks_even_both_take_as_long() -> None:
         ({"share": 0.0}, "share is 0.0; expected more than 0"),
         ({"larger_batch_share": -1.0}, "larger_batch_share is -1.0"),
         ({"dollars_per_hour": -1.0}, "dollars_per_hour is -1.0"),
+        ({"dollars_per_hour": float("nan")}, "dollars_per_hour is nan"),
+        ({"share": float("inf")}, "share is inf"),
     ],
 )
 def test_what_is_refused(changes: dict, words: str) -> None:

@@ -16,6 +16,7 @@ them, so that a step takes what it took; what a larger all-reduce takes is left 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -78,11 +79,11 @@ class Scenario:
             *(("num_groups", 2), ("workers_per_group", 1), ("num_steps", 1)),
             *(("burn_in_steps", 0), ("dollars_per_hour", 0)),
         ):
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
         for name in ("share", "larger_batch_share"):
             value = getattr(self, name)
-            if value is not None and not 0 < value:
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; expected more than 0, such as 0.75")
 
 

@@ -45,8 +45,11 @@ def main() -> None:
     files.make_directory(os.path.dirname(path) or ".")  # before runs whose results would be lost
     keep_what_is_done()  # before it was stopped
     runs = sweep.trials(missing(), _OUTPUT_DIR.value)
-    run_matrix.train(runs, _OUTPUT_DIR.value, when_done=keep_what_is_done, **program.matrix_limits())
-    print(pages.write(sweep.in_order(known, expected), _OUTPUT_DIR.value))
+    try:
+        run_matrix.train(runs, _OUTPUT_DIR.value, when_done=keep_what_is_done, **program.matrix_limits())
+    finally:  # of what there is, where a run has failed or Ctrl-C was pressed
+        if any(one.curves for one in known):
+            print(pages.write(sweep.in_order(known, expected), _OUTPUT_DIR.value))
 
 
 if __name__ == "__main__":

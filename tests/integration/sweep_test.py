@@ -30,6 +30,11 @@ Sweep.settings = {'lone': @lone/Setting(), 'slow': @slow/Setting(), 'two': @two/
 two/Setting.gin_files = ['{place}/toy.gin']
 two/Setting.num_groups = 2
 """
+BROKEN = """
+Sweep.settings = {'lone': @lone/Setting(), 'slow': @slow/Setting(), 'broken': @broken/Setting()}
+broken/Setting.gin_files = ['{place}/toy.gin']
+broken/Setting.bindings = ['Experiment.num_steps = 7']
+"""
 
 
 @pytest.fixture
@@ -77,9 +82,13 @@ def test_killed_and_continued_it_tells_what_the_runs_have_written(
     again = programs.succeed("report", f"--results={path}", f"--output_dir={place / 'again'}")
     assert again.output == written.output
     os.rename(place / "out", place / "gone")
-    kept = programs.succeed("sweep", *given)
-    assert kept.output == written.output, "what has a result is not trained again"
-    assert not (place / "out" / "lone").exists()
+    with (place / "sweep.gin").open("a") as file:
+        file.write(BROKEN.replace("{place}", str(place)))
+    kept = programs.run("sweep", *given)
+    assert kept.status == 1
+    assert "num_steps is 7" in kept.error
+    assert kept.output == written.output, "what there is is told, although a run has failed"
+    assert not (place / "out" / "lone").exists(), "what has a result is not trained again"
 
 
 @pytest.mark.slow

@@ -50,6 +50,18 @@ def test_two_of_one_name_are_called_by_their_paths(tmp_path: pathlib.Path) -> No
     assert [source.name for source in found] == [f"{one}/group_0", f"{other}/group_0"]
 
 
+def test_a_path_with_an_equals_sign_is_a_path(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("rate=0.1.csv", "0.2.csv"):
+        (tmp_path / name).touch()
+    assert parse(["rate=0.1.csv", "rate=0.2.csv"]) == [
+        PredictionSource("rate=0.1", "rate=0.1.csv"),
+        PredictionSource("rate", "0.2.csv"),
+    ]
+
+
 def test_what_is_not_there_is_named(tmp_path: pathlib.Path) -> None:
     run = write_run(tmp_path / "run", 0)
     (tmp_path / "empty").mkdir()

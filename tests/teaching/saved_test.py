@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 
 import keras
 import numpy as np
@@ -104,6 +105,8 @@ def test_a_source_that_cannot_teach_is_named(tmp_path, source: str, message: str
 def test_the_number_of_sources_must_fit() -> None:
     with pytest.raises(ValueError, match="is empty"):
         SavedTeachers([])
+    with pytest.raises(ValueError, match=r"sources is PosixPath\('a.keras'\); expected a sequence"):
+        SavedTeachers(pathlib.Path("a.keras"))
     with pytest.raises(ValueError, match=r"sources is 'a.keras'; expected .*\['a.keras'\]"):
         SavedTeachers("a.keras")
     with pytest.raises(ValueError, match="2 sources, but 1 model_fns"):

@@ -154,6 +154,15 @@ def test_xla_and_replicas_that_are_taught_unequally(options: dict[str, Any]) -> 
     assert logs["distillation_loss"] == pytest.approx(psi, rel=1e-5)
 
 
+def test_a_mean_over_weights_is_one_over_those_of_all_rows() -> None:
+    psi = losses.SoftCrossEntropy(reduction="mean_with_sample_weight")
+    scale_B = np.linspace(0.0, 2.0, BATCH).astype("float32")
+    for sample_weight, scale in ((None, 1.0), (scale_B, scale_B / scale_B.mean())):
+        before, _, logs = one_step(Prepared(list(LOGITS_PBC), PARTS), psi, sample_weight)
+        _, expected = expected_step(before, LOGITS_PBC, PARTS, scale)
+        assert logs["distillation_loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def log_softmax(z: np.ndarray) -> np.ndarray:
     return np.log(softmax(z))
 
@@ -231,7 +240,8 @@ def test_a_row_with_one_broken_output_is_dropped_from_all_that_are_distilled() -
     assert found["kind",] == pytest.approx({"kind": each["kind"].mean()}, rel=1e-4)
 
 
-def test_rows_of_masked_sequences_are_taught_as_a_whole() -> None:
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "mean_with_sample_weight"])
+def test_rows_of_masked_sequences_are_taught_as_a_whole(reduction: str) -> None:
     window = 3
 
     def model_fn() -> keras.Model:
@@ -245,7 +255,9 @@ def test_rows_of_masked_sequences_are_taught_as_a_whole() -> None:
     logits = rng.normal(size=(BATCH, window, NUM_CLASSES)).astype("float32")
     logits[0, 0, 0] = np.nan
     present_B = PARTS[:1]
-    model = CodistillationModel(model_fn, Prepared([logits], present_B))
+    model = CodistillationModel(
+        model_fn, Prepared([logits], present_B), losses.SoftCrossEntropy(reduction=reduction)
+    )
     model.compile(keras.optimizers.SGD(0.0), xent(), jit_compile=False)
     logs = model.fit(keyed((ids, y)), verbose=0).history
     taught_BT = np.where(np.arange(BATCH) == 0, 0.0, present_B[0])[:, None] * (ids > 0)

@@ -81,7 +81,8 @@ def parse(arguments: Sequence[str]) -> list[PredictionSource]:
             f"{len(arguments)} of at least two things to compare are named; expected files of predictions "
             f"({', '.join(KINDS)}), saved models (.keras) or directories of runs"
         )
-    given = [match.groups() if (match := _NAMED.fullmatch(one)) else (None, one) for one in arguments]
+    named = [None if files.exists(one) else _NAMED.fullmatch(one) for one in arguments]
+    given = [match.groups() if match else (None, one) for match, one in zip(named, arguments, strict=True)]
     paths = [path.rstrip("/") or path for _, path in given]
     short = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     names = [

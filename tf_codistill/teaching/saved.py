@@ -54,7 +54,7 @@ class SavedTeachers(FrozenTeachers):
             ValueError: There is no source, or a single string, there are not as many models, or no memory to
                 keep anything.
         """
-        if isinstance(sources, str):
+        if isinstance(sources, str | os.PathLike):
             raise ValueError(f"sources is {sources!r}; expected a sequence of them, such as [{sources!r}]")
         if not sources:
             raise ValueError("sources of SavedTeachers is empty; name a saved model or a group's directory")

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
-from tf_codistill import losses, schedules
+from tf_codistill import keras_private, losses, schedules
 from tf_codistill.exchange.predictions.forms import LOGITS
 from tf_codistill.teaching.base import Taught
 from tf_codistill.training.outputs import Outputs, aligned, by_name, weight_of
@@ -198,14 +198,16 @@ class Distillation:
             return {}
 
         def value(name: str) -> tf.Tensor:
-            psi, target = self.psi(name), None
+            psi, target, part = self.psi(name), None, 1.0
             weight, fraction = weight_of(student.batch.sample_weight, name), student.fractions.get(name)
             if psi.needs_teachers:
                 predictions = [one[name] for one in targets.predictions]
                 target = psi.aggregate(predictions, targets.teacher_weights_PB)
-                taught_B = targets.taught_B()
+                taught_B, every = targets.taught_B(), weight
                 weight = taught_B if weight is None else aligned(taught_B, len(weight.shape)) * weight
-            loss = psi(target, outputs[name], weight)
+                if psi.reduction == "mean_with_sample_weight":  # which divides by the weight of taught rows
+                    part = tf.cast(_share_of_weight(weight, every, outputs[name]), psi.dtype)
+            loss = psi(target, outputs[name], weight) * part
             if psi.reduction == "sum" and student.share is not None:
                 return loss / student.share
             return loss if fraction is None or not is_mean(psi) else loss * fraction
@@ -282,6 +284,15 @@ def _of(given: Any, name: str) -> Any:
 
 def _schedule(weight: schedules.Schedule | float) -> schedules.Schedule:
     return weight if callable(weight) else schedules.Constant(weight)
+
+
+def _share_of_weight(weight: tf.Tensor, every: tf.Tensor | None, output: tf.Tensor) -> tf.Tensor:
+    """What weights of positions sum up to, as a share of the sum of those of all; `every` is None for 1."""
+    every, mask = tf.ones_like(weight) if every is None else every, keras_private.mask(output)
+    kept = 1.0 if mask is None else tf.cast(mask, tf.float32)
+    axes = len(weight.shape) if mask is None else max(len(weight.shape), len(mask.shape))
+    part, whole = (tf.reduce_sum(aligned(one, axes) * kept) for one in (weight, every))
+    return tf.math.divide_no_nan(part, whole)
 
 
 def _is_finite(outputs: Outputs) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -14,6 +15,9 @@ import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 from tensorflow.python.framework import ops
+
+# What a script starts in the background ignores it, and so would all that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Replicas and groups of one process that wait for each other occupy a thread each.
 tf.config.threading.set_inter_op_parallelism_threads(4)

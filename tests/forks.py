@@ -25,7 +25,6 @@ import json, os, runpy, signal, sys
 import tensorflow
 from tf_codistill import experiment
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a script starts in the background
 
 def child(work):
     for target, path in ((1, work["output"]), (2, work["error"])):

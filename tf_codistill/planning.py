@@ -80,11 +80,11 @@ class Scenario:
             *(("burn_in_steps", 0), ("dollars_per_hour", 0)),
         ):
             if not least <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {least}, and finite")
         for name in ("share", "larger_batch_share"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}; expected more than 0, such as 0.75")
+                raise ValueError(f"{name} is {value}; expected more than 0 and finite, such as 0.75")
 
 
 @dataclasses.dataclass(frozen=True)

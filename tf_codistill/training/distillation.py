@@ -198,16 +198,17 @@ class Distillation:
             return {}
 
         def value(name: str) -> tf.Tensor:
-            psi, target, part = self.psi(name), None, 1.0
+            psi, target = self.psi(name), None
             weight, fraction = weight_of(student.batch.sample_weight, name), student.fractions.get(name)
             if psi.needs_teachers:
                 predictions = [one[name] for one in targets.predictions]
                 target = psi.aggregate(predictions, targets.teacher_weights_PB)
                 taught_B, every = targets.taught_B(), weight
                 weight = taught_B if weight is None else aligned(taught_B, len(weight.shape)) * weight
-                if psi.reduction == "mean_with_sample_weight":  # which divides by the weight of taught rows
-                    part = tf.cast(_share_of_weight(weight, every, outputs[name]), psi.dtype)
-            loss = psi(target, outputs[name], weight) * part
+            loss = psi(target, outputs[name], weight)
+            if psi.needs_teachers and psi.reduction == "mean_with_sample_weight":
+                # Which divides by the weight of taught rows.
+                loss *= tf.cast(_share_of_weight(weight, every, outputs[name]), loss.dtype)
             if psi.reduction == "sum" and student.share is not None:
                 return loss / student.share
             return loss if fraction is None or not is_mean(psi) else loss * fraction

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import dataclasses
 import inspect
+import itertools
 import random
 import re
 import textwrap
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.toy_crawls import SETTINGS, contents, write_crawl
@@ -103,6 +104,7 @@ def wrap(paragraphs: list[str], width: int, between: str = "\n\n") -> str:
 
 
 @settings(max_examples=60, deadline=None)
+@example(5081, 129, 3)
 @given(st.integers(0, 1 << 20), st.integers(44, 140), st.integers(3, 12))
 def test_wrapped_prose_becomes_its_paragraphs_again(seed: int, width: int, num_paragraphs: int) -> None:
     rng = random.Random(seed)
@@ -110,8 +112,12 @@ def test_wrapped_prose_becomes_its_paragraphs_again(seed: int, width: int, num_p
     text = wrap(paragraphs, width)
     document = Document.of_text(text, url="u", language="eng", first=7, wet_file="a.warc.wet")
     joined = unwrapped(document)
-    assert joined.paragraphs == tuple(paragraphs)
     lines = text.split("\n")
+    inside = sum(bool(line) and following[:1].islower() for line, following in itertools.pairwise(lines))
+    if inside < 8:  # as 3 short paragraphs of long lines may have: fewer prove nothing
+        assert joined == document
+        return
+    assert joined.paragraphs == tuple(paragraphs)
     starts = [7 + n for n, line in enumerate(lines) if line and (n == 0 or not lines[n - 1])]
     assert joined == dataclasses.replace(document, paragraphs=joined.paragraphs, numbers=tuple(starts))
 
@@ -208,9 +214,9 @@ def test_a_cause_is_told_if_it_is_the_one_of_most_drops_and_these_are_many() -> 
 def test_explanations_show_paragraphs(wet_files: list[str]) -> None:
     drawn = draw(WetFiles(wet_files[2:]), SETTINGS, num_documents=3)
     assert drawn.counts == {"kept": 30}
-    for example in drawn.kept:
-        assert [len(text) > 300 for text in example.document.paragraphs] == [False, False, *[True] * 4]
-        assert set(example.taken_away.values()) == {"LongParagraphs"}
+    for sample in drawn.kept:
+        assert [len(text) > 300 for text in sample.document.paragraphs] == [False, False, *[True] * 4]
+        assert set(sample.taken_away.values()) == {"LongParagraphs"}
 
 
 def test_the_key_of_a_page_is_that_of_its_lines(wet_files: list[str]) -> None:
